@@ -1,0 +1,142 @@
+package asm
+
+import "unsafe"
+
+// Lane is the number of keys in a block of an S tile, and the multiple to
+// which dimensions are padded.
+const Lane = 16
+
+// ScoreArgs: S = Q·Kᵀ for one row tile of R rows; K panels are C keys wide.
+//
+//	S[j/16][r][j%16] = Σ_d Q[d][r]·K[j/C][d][j%C]    r < R, j < Panels·C
+type ScoreArgs struct {
+	Q      *float32 // [D][R]
+	K      *float32 // [Panels][D][C]
+	S      *float32 // [Panels·C/16][R][16], written
+	D      int      // > 0, a multiple of 16
+	Panels int      // > 0
+}
+
+// ValueArgs: O = alpha·O + P·V for one row tile of R rows.
+//
+//	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[k][c]    c < Cols
+//
+// Value walks the keys inside a column tile (V is hot in L2). DecodeValue
+// walks column tiles inside a block of 16 keys (V is streamed once), converts
+// V in registers and prefetches Prefetch bytes ahead of each load.
+type ValueArgs struct {
+	P        *float32       // [⌈Keys/16⌉][R][16]
+	V        unsafe.Pointer // [Keys] rows of Cols elements
+	VStride  int            // bytes from row to row
+	O        *float32       // [R] rows of Cols float32
+	OStride  int            // bytes from row to row
+	Alpha    *float32       // [R]
+	Keys     int            // > 0
+	Cols     int            // > 0, a multiple of 16
+	Prefetch int            // bytes ahead (DecodeValue only)
+}
+
+// DecodeScoreArgs: S = Q·Kᵀ for R rows against K in plain rows.
+//
+//	S[j/16][r][j%16] = Σ_d Q[r][d]·K[j][d]    r < R, j < Keys
+//
+// Elements of the last block beyond Keys are left as they were.
+type DecodeScoreArgs struct {
+	Q        *float32       // [R][D]
+	K        unsafe.Pointer // [Keys] rows of D elements
+	KStride  int            // bytes from row to row
+	S        *float32       // [⌈Keys/16⌉][R][16], written
+	D        int            // > 0, a multiple of 16
+	Keys     int            // > 0
+	Prefetch int            // bytes ahead of each load of K
+}
+
+// SoftmaxArgs: the online softmax (Milakov and Gimelshein, arXiv 1805.02867) of
+// an S tile, in place, in base 2. For each row r, over the keys
+// Lo[r] ≤ j < Hi[r]:
+//
+//	m = max(M[r], max S[r][j]);  P[r][j] = 2^(S[r][j] − m), 0 outside
+//	Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r] + Σ P[r][j];  M[r] = m
+//
+// When m is −Inf (nothing seen yet) P is 0 and Alpha is 1. M starts at −Inf, L
+// at 0. 2^x has an error below 4 ulp; results below 2^−126 may be 0 or any
+// value up to 2^−126. A NaN or +Inf score in range leaves a NaN in L.
+// Stride is in bytes.
+type SoftmaxArgs struct {
+	S      *float32 // [Blocks][16] a row, blocks Stride bytes apart
+	Stride int      // bytes from block to block; rows are 64 bytes apart
+	Rows   int      // > 0
+	Blocks int      // > 0, blocks of 16 keys
+	Lo, Hi *int32   // [Rows], 0 ≤ Lo, Hi ≤ 16·Blocks; Lo ≥ Hi: no key
+	M      *float32 // [Rows], read and written
+	L      *float32 // [Rows], read and written
+	Alpha  *float32 // [Rows], written
+}
+
+// ModifyArgs is shared by the ops that change scores in place, over all
+// 16·Blocks keys of each row:
+//
+//	Softcap  S = Cap·tanh(S)
+//	Alibi    S += Slope[r]·(Delta[r] + j)
+//	Bias     S += log2(e)·Bias[r][j]
+//	Mask     S = Mask[r][j] ≠ 0 ? S : −Inf
+type ModifyArgs struct {
+	S      *float32  // as in SoftmaxArgs
+	Stride int       // as in SoftmaxArgs
+	Rows   int       // > 0
+	Blocks int       // > 0
+	Cap    float32   // Softcap: in units of S
+	Slope  *float32  // Alibi: [Rows], in units of S
+	Delta  *float32  // Alibi: [Rows], position of key 0 minus the query's
+	Bias   **float32 // Bias: [Rows] pointers to 16·Blocks float32
+	Mask   **byte    // Mask: [Rows] pointers to 16·Blocks bytes, 0 or 1
+}
+
+// PackArgs: Panels·W rows of D elements become panels of float32.
+//
+//	Dst[p][d][w] = Src[p·W + w][d]    p < Panels, d < D, w < W
+type PackArgs struct {
+	Src       unsafe.Pointer
+	SrcStride int      // bytes from row to row
+	Dst       *float32 // [Panels][D][W]
+	D         int      // > 0, a multiple of 16
+	Panels    int      // > 0
+}
+
+// ConvertArgs: rows of float32, scaled, with zeros up to a multiple of 16 columns.
+//
+//	Dst[r][c] = Scale·Src[r][c] (c < Cols), 0 (Cols ≤ c < ⌈Cols/16⌉·16)
+type ConvertArgs struct {
+	Src       unsafe.Pointer
+	SrcStride int // bytes from row to row
+	Dst       *float32
+	DstStride int // bytes from row to row
+	Rows      int // > 0
+	Cols      int // > 0, any
+	Scale     float32
+}
+
+// FinishArgs: one row of the result in the output type, rounded to nearest even.
+//
+//	x = Scale·O[c];  Dst[c] = x;  NonFinite = 1 if any x is NaN or ±Inf, else 0
+type FinishArgs struct {
+	O         *float32
+	Dst       unsafe.Pointer
+	Cols      int // > 0, any
+	Scale     float32
+	NonFinite int32 // written
+}
+
+// PeakArgs: Iters rounds of independent FMA chains that fill the FMA ports;
+// the kernel's Flops is the number of operations of a round.
+type PeakArgs struct {
+	Iters int
+}
+
+// ReadArgs: reads Bytes bytes (and converts them, for f16 and bf16), Iters
+// times over.
+type ReadArgs struct {
+	Src   unsafe.Pointer
+	Bytes int // > 0, a multiple of 1024
+	Iters int // > 0
+}

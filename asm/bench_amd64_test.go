@@ -1,0 +1,142 @@
+//go:build amd64 && !purego
+
+package asm_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/gqa-go/gqa/asm"
+)
+
+// aligned returns n float32 that begin a cache line. They are written to, since
+// the system maps untouched memory to one page of zeros, which is always cached.
+func aligned(n int) []float32 {
+	x := make([]float32, n+16)
+	skip := 0
+	for uintptr(unsafe.Pointer(&x[skip]))%64 != 0 {
+		skip++
+	}
+	x = x[skip : skip+n]
+	for i := range x {
+		x[i] = 1e-3
+	}
+	return x
+}
+
+// batch is how many flops are timed at once: some tens of microseconds, so that
+// batches run undisturbed even on a busy machine.
+const batch = 2e6
+
+// rate is GFLOP/s over batches, at the fastest tenth.
+func rate(flops int, call func(), more func() bool) float64 {
+	calls := max(1, batch/flops)
+	var rates []float64
+	for more() {
+		start := time.Now()
+		for range calls {
+			call()
+		}
+		rates = append(rates, float64(calls*flops)/float64(time.Since(start).Nanoseconds()))
+	}
+	slices.Sort(rates)
+	return rates[len(rates)*9/10]
+}
+
+// peak measures the FMA peak of an ISA in GFLOP/s.
+func peak(b *testing.B, isa asm.ISA) float64 {
+	b.Helper()
+	k, ok := asm.Lookup("peak_f32_" + string(isa))
+	if !ok {
+		return 102
+	}
+	const iters = 1000
+	n := 0
+	return rate(iters*k.Flops, func() { asm.Peak(k.ID, &asm.PeakArgs{Iters: iters}) }, func() bool { n++; return n <= 100 })
+}
+
+// report gives GFLOP/s and the share of the peak, measured before and after, and
+// the rate at which K or V is read.
+func report(b *testing.B, isa asm.ISA, flops, bytes int, call func()) {
+	before := peak(b, isa)
+	gflops := rate(flops, call, b.Loop)
+	b.ReportMetric(gflops, "GFLOP/s")
+	b.ReportMetric(100*gflops/max(before, peak(b, isa)), "%peak")
+	b.ReportMetric(gflops*float64(bytes)/float64(flops), "GB/s")
+	b.ReportMetric(0, "ns/op")
+}
+
+// many is a number of keys whose K or V comes from memory, not from the caches.
+const many = 1 << 17
+
+func BenchmarkScore(b *testing.B) {
+	for _, k := range kernels(asm.OpScore) {
+		for _, d := range []int{64, 128} {
+			for _, keys := range []int{256, 512} {
+				b.Run(fmt.Sprintf("kernel=%s/D=%d/keys=%d", k.Name, d, keys), func(b *testing.B) {
+					needs(b, k)
+					q, kk, s := aligned(d*k.Rows), aligned(keys*d), aligned(keys*k.Rows)
+					a := asm.ScoreArgs{Q: &q[0], K: &kk[0], S: &s[0], D: d, Panels: keys / k.Cols}
+					report(b, k.ISA, 2*k.Rows*keys*d, 4*keys*d, func() { asm.Score(k.ID, &a) })
+				})
+			}
+		}
+	}
+}
+
+func BenchmarkValue(b *testing.B) {
+	benchmarkValue(b, asm.OpValue, asm.Value, []int{256, 512})
+}
+
+func BenchmarkDecodeValue(b *testing.B) {
+	benchmarkValue(b, asm.OpDecodeValue, asm.DecodeValue, []int{256, many})
+}
+
+func benchmarkValue(b *testing.B, op asm.Op, run func(asm.ID, *asm.ValueArgs), keys []int) {
+	for _, k := range kernels(op) {
+		for _, cols := range []int{64, 128} {
+			for _, n := range keys {
+				b.Run(fmt.Sprintf("kernel=%s/D=%d/keys=%d", k.Name, cols, n), func(b *testing.B) {
+					needs(b, k)
+					bytes := n * cols * size(k.Type)
+					p, v, o, alpha := aligned(n*k.Rows), aligned(bytes/4), aligned(k.Rows*cols), aligned(k.Rows)
+					a := asm.ValueArgs{
+						P: &p[0], V: unsafe.Pointer(&v[0]), VStride: cols * size(k.Type), O: &o[0], OStride: 4 * cols,
+						Alpha: &alpha[0], Keys: n, Cols: cols, Prefetch: prefetch(n),
+					}
+					report(b, k.ISA, 2*k.Rows*n*cols, bytes, func() { run(k.ID, &a) })
+				})
+			}
+		}
+	}
+}
+
+func BenchmarkDecodeScore(b *testing.B) {
+	for _, k := range kernels(asm.OpDecodeScore) {
+		for _, d := range []int{64, 128} {
+			for _, keys := range []int{256, many} {
+				b.Run(fmt.Sprintf("kernel=%s/D=%d/keys=%d", k.Name, d, keys), func(b *testing.B) {
+					needs(b, k)
+					bytes := keys * d * size(k.Type)
+					q, kk, s := aligned(k.Rows*d), aligned(bytes/4), aligned(keys*k.Rows)
+					a := asm.DecodeScoreArgs{
+						Q: &q[0], K: unsafe.Pointer(&kk[0]), KStride: d * size(k.Type), S: &s[0], D: d, Keys: keys,
+						Prefetch: prefetch(keys),
+					}
+					report(b, k.ISA, 2*k.Rows*keys*d, bytes, func() { asm.DecodeScore(k.ID, &a) })
+				})
+			}
+		}
+	}
+}
+
+// prefetch is the distance for keys rows; 0 where they are in cache.
+func prefetch(keys int) int {
+	if keys < many {
+		return 0
+	}
+	return 8192
+}

@@ -1,0 +1,648 @@
+//go:build amd64 && !purego
+
+package asm_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gqa-go/gqa/asm"
+	"github.com/gqa-go/gqa/internal/guard"
+	"github.com/gqa-go/gqa/internal/half"
+)
+
+var (
+	inf    = float32(math.Inf(1))
+	negInf = float32(math.Inf(-1))
+	nan    = float32(math.NaN())
+)
+
+// each runs test for every kernel of the op.
+func each(t *testing.T, op asm.Op, test func(t *testing.T, k asm.Kernel)) {
+	t.Helper()
+	for _, k := range kernels(op) {
+		t.Run(k.Name, func(t *testing.T) {
+			needs(t, k)
+			test(t, k)
+		})
+	}
+}
+
+// tile is an S tile, blocks Stride apart, that ends at a guard: rows beyond
+// those that an op works on, and the space between blocks, hold a canary.
+type tile struct {
+	data               []float32
+	rows, blocks, step int // step: elements from block to block
+}
+
+const canary = -98765
+
+func newTile(tb testing.TB, rows, blocks, gap int) *tile {
+	s := &tile{rows: rows, blocks: blocks, step: rows*asm.Lane + gap}
+	s.data = guard.Slice[float32](tb, (blocks-1)*s.step+rows*asm.Lane)
+	for i := range s.data {
+		s.data[i] = canary
+	}
+	return s
+}
+
+// at is the index of a score.
+func (s *tile) at(r, j int) int { return j/asm.Lane*s.step + r*asm.Lane + j%asm.Lane }
+
+func (s *tile) keys() int { return s.blocks * asm.Lane }
+
+// set fills every score.
+func (s *tile) set(f func(r, j int) float32) {
+	for r := range s.rows {
+		for j := range s.keys() {
+			s.data[s.at(r, j)] = f(r, j)
+		}
+	}
+}
+
+// intact reports whether what lies between the blocks is untouched.
+func (s *tile) intact(t *testing.T) {
+	t.Helper()
+	for i, x := range s.data {
+		if i%s.step >= s.rows*asm.Lane {
+			require.Equalf(t, float32(canary), x, "element %d lies between the blocks", i)
+		}
+	}
+}
+
+// ulps is |got − want| in units of the last place of want, at least those of the
+// smallest normal number.
+func ulps(got float32, want float64) float64 {
+	_, e := math.Frexp(want)
+	return math.Abs(float64(got)-want) / math.Ldexp(1, max(e, -125)-24)
+}
+
+// softmaxCase holds the inputs of one row.
+type softmaxCase struct {
+	name   string
+	lo, hi int
+	m, l   float32
+	score  func(j int) float32
+}
+
+// check compares row r of the result with float64.
+func (c softmaxCase) check(t *testing.T, s *tile, r int, m, l, alpha float32) {
+	t.Helper()
+	most := float64(c.m)
+	bad := false
+	for j := c.lo; j < c.hi; j++ {
+		x := float64(c.score(j))
+		bad = bad || math.IsNaN(x) || math.IsInf(x, 1)
+		most = max(most, x)
+	}
+	if bad {
+		require.Truef(t, math.IsNaN(float64(l)), "%s: L = %v, want NaN", c.name, l)
+		return
+	}
+	require.Equalf(t, float32(most), m, "%s: M", c.name)
+	sum := 0.0
+	for j := range s.keys() {
+		got := s.data[s.at(r, j)]
+		x := math.Inf(-1)
+		if j >= c.lo && j < c.hi {
+			x = float64(c.score(j) - float32(most))
+		}
+		switch {
+		case math.IsInf(x, -1) || math.IsInf(most, -1):
+			require.Zerof(t, got, "%s: P[%d]", c.name, j)
+			continue
+		case x < -126:
+			require.Truef(t, got >= 0 && got <= 0x1p-126, "%s: P[%d] = %g, want 0 … 2^−126", c.name, j, got)
+		default:
+			require.Lessf(t, ulps(got, math.Exp2(x)), 4.0, "%s: P[%d] = %g, want %g", c.name, j, got, math.Exp2(x))
+		}
+		sum += float64(got)
+	}
+	wantAlpha := 1.0
+	if !math.IsInf(most, -1) {
+		wantAlpha = math.Exp2(float64(c.m - float32(most)))
+	}
+	require.InDeltaf(t, wantAlpha, alpha, 4*0x1p-23*wantAlpha+0x1p-126, "%s: Alpha", c.name)
+	want := float64(alpha)*float64(c.l) + sum
+	require.InDeltaf(t, want, l, want*float64(s.keys()+2)*0x1p-24, "%s: L", c.name)
+}
+
+func softmax(t *testing.T, k asm.Kernel, blocks, gap int, cases []softmaxCase) {
+	t.Helper()
+	rows := len(cases)
+	s := newTile(t, rows, blocks, gap)
+	s.set(func(r, j int) float32 {
+		if j < cases[r].lo || j >= cases[r].hi {
+			return nan // nothing that may count
+		}
+		return cases[r].score(j)
+	})
+	lo, hi := make([]int32, rows), make([]int32, rows)
+	m, l, alpha := guard.Slice[float32](t, rows), guard.Slice[float32](t, rows), guard.Slice[float32](t, rows)
+	for r, c := range cases {
+		lo[r], hi[r], m[r], l[r] = int32(c.lo), int32(c.hi), c.m, c.l
+	}
+	lo, hi = guard.ReadOnly(t, lo), guard.ReadOnly(t, hi)
+	asm.Softmax(k.ID, &asm.SoftmaxArgs{
+		S: &s.data[0], Stride: 4 * s.step, Rows: rows, Blocks: blocks,
+		Lo: &lo[0], Hi: &hi[0], M: &m[0], L: &l[0], Alpha: &alpha[0],
+	})
+	s.intact(t)
+	for r, c := range cases {
+		c.name = fmt.Sprintf("%s, blocks=%d, keys %d … %d", c.name, blocks, c.lo, c.hi)
+		c.check(t, s, r, m[r], l[r], alpha[r])
+	}
+}
+
+// Every range of keys, in tiles of up to 6 blocks.
+func TestSoftmaxRange(t *testing.T) {
+	each(t, asm.OpSoftmax, func(t *testing.T, k asm.Kernel) {
+		rng := newSource(1)
+		for blocks := 1; blocks <= 6; blocks++ {
+			keys := blocks * asm.Lane
+			var cases []softmaxCase
+			scores := make([]float32, keys)
+			for i := range scores {
+				scores[i] = 8 * float32(rng.NormFloat64())
+			}
+			score := func(j int) float32 { return scores[j] }
+			step := 1 + blocks/3*6
+			for lo := 0; lo <= keys; lo += step {
+				for hi := 0; hi <= keys; hi += step {
+					cases = append(cases, softmaxCase{"random", lo, hi, float32(4 * rng.NormFloat64()), 10 * rng.Float32(), score})
+				}
+				cases = append(cases, softmaxCase{"first", lo, keys, negInf, 0, score})
+			}
+			softmax(t, k, blocks, blocks%2*16, cases)
+		}
+	})
+}
+
+func TestSoftmaxSpecial(t *testing.T) {
+	constant := func(x float32) func(int) float32 { return func(int) float32 { return x } }
+	one := func(at int, x float32) func(int) float32 {
+		return func(j int) float32 {
+			if j == at {
+				return x
+			}
+			return float32(j % 7)
+		}
+	}
+	signalling := math.Float32frombits(0x7f800001)
+	odd := math.Float32frombits(0xffc00001) // its low bits must not reach the exponent
+	cases := []softmaxCase{
+		{"nothing seen", 0, 0, negInf, 0, constant(nan)},
+		{"Lo > Hi", 30, 20, 3, 7, constant(nan)},
+		{"all −Inf, first", 0, 80, negInf, 0, constant(negInf)},
+		{"all −Inf, later", 0, 80, 5, 3, constant(negInf)},
+		{"some −Inf", 0, 80, negInf, 0, func(j int) float32 { return []float32{negInf, float32(j)}[j%2] }},
+		{"uniform", 0, 80, negInf, 0, constant(-1e30)},
+		{"huge", 0, 80, negInf, 0, func(j int) float32 { return []float32{3e38, -3e38}[j%2] }},
+		{"far below M", 0, 80, 200, 1, constant(0)},
+		{"falling", 0, 80, 0, 1, func(j int) float32 { return -120 - float32(j)/8 }},
+		{"denormal", 0, 80, negInf, 0, func(j int) float32 { return float32(j) * 0x1p-149 }},
+		{"+Inf", 0, 80, negInf, 0, one(40, inf)},
+		{"+Inf, later", 0, 80, 4, 2, one(79, inf)},
+		{"+Inf in M", 0, 80, inf, nan, one(79, inf)},
+	}
+	for j := range 80 {
+		cases = append(cases,
+			softmaxCase{"NaN", 0, 80, negInf, 0, one(j, nan)},
+			softmaxCase{"signalling NaN", 0, 80, 1, 1, one(j, signalling)},
+			softmaxCase{"NaN with a payload", j, 80, negInf, 0, one(j, odd)},
+			softmaxCase{"NaN at the end", 0, j + 1, negInf, 0, one(j, odd)},
+			softmaxCase{"only a NaN", 0, 80, negInf, 0, func(i int) float32 { return []float32{negInf, odd}[max(0, 1-max(i-j, j-i))] }},
+		)
+	}
+	each(t, asm.OpSoftmax, func(t *testing.T, k asm.Kernel) { softmax(t, k, 5, 0, cases) })
+}
+
+// exp2 over a sweep of [−150, 0] and near 0.
+func TestExp2(t *testing.T) {
+	each(t, asm.OpSoftmax, func(t *testing.T, k asm.Kernel) {
+		const blocks = 64
+		steps := 4000
+		if k.ISA == asm.AVX512 {
+			steps = 100 // it may be emulated
+		}
+		n := steps * blocks * asm.Lane
+		s := make([]float32, blocks*asm.Lane)
+		x := make([]float32, len(s))
+		var worst, total float64
+		normal := 0
+		for step := range steps {
+			for i := range x {
+				switch j := step*len(x) + i; {
+				case j%16 == 0:
+					x[i] = -math.Float32frombits(uint32(j) * 977 % 0x3f800000) // all magnitudes below 1
+				default:
+					x[i] = -150 * float32(j) / float32(n)
+				}
+			}
+			x[0] = 0
+			copy(s, x)
+			lo, hi, m, l, alpha := int32(0), int32(len(s)), negInf, float32(0), float32(0)
+			asm.Softmax(k.ID, &asm.SoftmaxArgs{
+				S: &s[0], Stride: 4 * asm.Lane, Rows: 1, Blocks: blocks, Lo: &lo, Hi: &hi, M: &m, L: &l, Alpha: &alpha,
+			})
+			require.Equal(t, float32(1), s[0], "2^0")
+			for i, got := range s {
+				if x[i] < -126 {
+					if got < 0 || got > 0x1p-126 {
+						require.Failf(t, "below the normal range", "2^%v = %g", x[i], got)
+					}
+					continue
+				}
+				e := ulps(got, math.Exp2(float64(x[i])))
+				if e > worst {
+					worst = e
+				}
+				total += e
+				normal++
+			}
+		}
+		t.Logf("largest error %.2f ulp, mean %.2f", worst, total/float64(normal))
+		require.Less(t, worst, 4.0)
+		require.Less(t, total/float64(normal), 1.0)
+	})
+}
+
+// modify runs an op on a tile with the scores given and compares with want, in
+// absolute terms by tolerance.
+func modify(t *testing.T, k asm.Kernel, run func(asm.ID, *asm.ModifyArgs), rows, blocks, gap int, args asm.ModifyArgs,
+	score func(r, j int) float32, want func(r, j int, x float64) (y, tolerance float64)) {
+	t.Helper()
+	s := newTile(t, rows, blocks, gap)
+	s.set(score)
+	args.S, args.Stride, args.Rows, args.Blocks = &s.data[0], 4*s.step, rows, blocks
+	run(k.ID, &args)
+	s.intact(t)
+	for r := range rows {
+		for j := range s.keys() {
+			got := float64(s.data[s.at(r, j)])
+			y, tolerance := want(r, j, float64(score(r, j)))
+			same := math.IsNaN(y) && math.IsNaN(got) || y == got || math.Abs(y-got) <= tolerance
+			require.Truef(t, same, "rows=%d blocks=%d: S[%d][%d] = %v became %v, want %v ± %v", rows, blocks, r, j, score(r, j), got, y, tolerance)
+		}
+	}
+}
+
+// overflow is y, infinite where float32 has no finite value for it.
+func overflow(y float64) float64 {
+	if math.IsInf(float64(float32(y)), 0) {
+		return float64(float32(y))
+	}
+	return y
+}
+
+// shapes of tiles: rows, blocks, gap.
+var shapes = [][3]int{{1, 1, 0}, {1, 2, 5}, {2, 3, 16}, {3, 4, 0}, {6, 5, 0}, {4, 9, 3}}
+
+// wild are scores with all that is special among them.
+func wild(r, j int) float32 {
+	special := []float32{0, float32(math.Copysign(0, -1)), inf, negInf, nan, math.Float32frombits(0x7f800001), 1e-40, -1e-40, 3e38, -3e38, 1e-6, 88, -88}
+	if i := (r*37 + j) % 29; i < len(special) {
+		return special[i]
+	}
+	return float32(math.Sin(float64(r*100+j))) * float32(j%11)
+}
+
+func TestSoftcap(t *testing.T) {
+	each(t, asm.OpSoftcap, func(t *testing.T, k asm.Kernel) {
+		for _, bound := range []float32{1, 30, 50 * math.Log2E} {
+			want := func(_, _ int, x float64) (float64, float64) {
+				// float64 has no error worth a mention here.
+				y := float64(bound) * math.Tanh(x)
+				tolerance := 1.5e-7 * float64(bound)
+				if math.IsInf(x, 0) || math.Abs(x) > 12 {
+					tolerance = 0
+					y = math.Copysign(float64(bound), x)
+				}
+				return y, tolerance
+			}
+			for _, s := range shapes {
+				modify(t, k, asm.Softcap, s[0], s[1], s[2], asm.ModifyArgs{Cap: bound}, wild, want)
+			}
+			for _, scale := range []float64{1e-9, 1e-4, 1e-2, 0.3, 1, 4, 20} {
+				sweep := func(r, j int) float32 { return float32(scale * (float64(r*640+j)/1280 - 1)) }
+				modify(t, k, asm.Softcap, 4, 40, 0, asm.ModifyArgs{Cap: bound}, sweep, want)
+			}
+			// Near 0 the error is relative.
+			small := func(r, j int) float32 { return float32(j-300) * 0x1p-20 }
+			modify(t, k, asm.Softcap, 1, 40, 0, asm.ModifyArgs{Cap: bound}, small, func(_, _ int, x float64) (float64, float64) {
+				y := float64(bound) * math.Tanh(x)
+				return y, math.Abs(y) * 5e-7
+			})
+		}
+	})
+}
+
+func TestAlibi(t *testing.T) {
+	each(t, asm.OpAlibi, func(t *testing.T, k asm.Kernel) {
+		rng := newSource(2)
+		for _, s := range shapes {
+			slope := rng.floats(t, s[0])
+			delta := make([]float32, s[0])
+			for r := range delta {
+				delta[r] = -float32(r * 1_000_003)
+			}
+			delta = guard.ReadOnly(t, delta)
+			modify(t, k, asm.Alibi, s[0], s[1], s[2], asm.ModifyArgs{Slope: &slope[0], Delta: &delta[0]}, wild,
+				func(r, j int, x float64) (float64, float64) {
+					y := x + float64(slope[r])*(float64(delta[r])+float64(j))
+					return overflow(y), math.Abs(y)*0x1p-24 + 0x1p-150 // one rounding
+				})
+		}
+	})
+}
+
+func TestBias(t *testing.T) {
+	each(t, asm.OpBias, func(t *testing.T, k asm.Kernel) {
+		for _, s := range shapes {
+			bias := make([][]float32, s[0])
+			rows := make([]*float32, s[0])
+			for r := range bias {
+				x := make([]float32, s[1]*asm.Lane)
+				for j := range x {
+					x[j] = wild(r+5, j*3)
+				}
+				bias[r] = guard.ReadOnly(t, x)
+				rows[r] = &bias[r][0]
+			}
+			modify(t, k, asm.Bias, s[0], s[1], s[2], asm.ModifyArgs{Bias: &rows[0]}, wild,
+				func(r, j int, x float64) (float64, float64) {
+					b := math.Log2E * float64(bias[r][j])
+					y := x + b
+					// One rounding, and that of log2(e).
+					return overflow(y), (math.Abs(y)+math.Abs(b))*0x1p-24 + 0x1p-150
+				})
+		}
+	})
+}
+
+func TestMask(t *testing.T) {
+	each(t, asm.OpMask, func(t *testing.T, k asm.Kernel) {
+		for _, s := range shapes {
+			mask := make([][]byte, s[0])
+			rows := make([]*byte, s[0])
+			for r := range mask {
+				x := make([]byte, s[1]*asm.Lane)
+				for j := range x {
+					x[j] = byte((r + j*j/3) % 2)
+				}
+				mask[r] = guard.ReadOnly(t, x)
+				rows[r] = &mask[r][0]
+			}
+			modify(t, k, asm.Mask, s[0], s[1], s[2], asm.ModifyArgs{Mask: &rows[0]}, wild,
+				func(r, j int, x float64) (float64, float64) {
+					if mask[r][j] == 0 {
+						x = math.Inf(-1)
+					}
+					return x, 0
+				})
+		}
+	})
+}
+
+func TestPack(t *testing.T) {
+	each(t, asm.OpPack, func(t *testing.T, k asm.Kernel) {
+		for _, c := range []struct{ d, panels, gap int }{{16, 1, 0}, {16, 2, 2}, {48, 3, 0}, {64, 1, 6}, {80, 2, 128}} {
+			w := k.Cols
+			src := newSource(3).matrix(t, k.Type, c.panels*w, c.d, c.gap)
+			dst := guard.Slice[float32](t, c.panels*c.d*w)
+			asm.Pack(k.ID, &asm.PackArgs{Src: src.pointer(), SrcStride: src.stride, Dst: &dst[0], D: c.d, Panels: c.panels})
+			for i, got := range dst {
+				p, d := i/(c.d*w), i/w%c.d
+				require.Equalf(t, src.at(p*w+i%w, d), float64(got), "D=%d panels=%d: Dst[%d][%d][%d]", c.d, c.panels, p, d, i%w)
+			}
+		}
+	})
+}
+
+// halves holds every 16-bit pattern.
+func halves() []byte {
+	var b []byte
+	for h := range 1 << 16 {
+		b = binary.LittleEndian.AppendUint16(b, uint16(h))
+	}
+	return b
+}
+
+// widened is the value of a 16-bit pattern.
+func widened(t asm.DType, h uint16) float32 {
+	if t == asm.F16 {
+		return half.F16ToF32(h)
+	}
+	return half.BF16ToF32(h)
+}
+
+// same compares values; every NaN equals every other.
+func same(a, b float32) bool { return a == b || a != a && b != b }
+
+// Every 16-bit pattern through Pack and Convert.
+func TestWiden(t *testing.T) {
+	src := halves()
+	check := func(t *testing.T, k asm.Kernel, dst []float32, at func(h int) int) {
+		t.Helper()
+		for h := range 1 << 16 {
+			got, want := dst[at(h)], widened(k.Type, uint16(h))
+			if !same(got, want) || math.Signbit(float64(got)) != math.Signbit(float64(want)) && got == got {
+				require.Failf(t, "wrong value", "%s %#04x became %v, want %v", k.Type, h, got, want)
+			}
+		}
+	}
+	each(t, asm.OpPack, func(t *testing.T, k asm.Kernel) {
+		if k.Type == asm.F32 {
+			require.Equal(t, 4, size(k.Type)) // nothing to widen
+			return
+		}
+		d := 1 << 16 / (2 * k.Cols)
+		dst := make([]float32, 1<<16)
+		asm.Pack(k.ID, &asm.PackArgs{Src: unsafe.Pointer(&src[0]), SrcStride: 2 * d, Dst: &dst[0], D: d, Panels: 2})
+		check(t, k, dst, func(h int) int {
+			row, col := h/d, h%d
+			return (row/k.Cols*d+col)*k.Cols + row%k.Cols
+		})
+	})
+	each(t, asm.OpConvert, func(t *testing.T, k asm.Kernel) {
+		if k.Type == asm.F32 {
+			require.Equal(t, 4, size(k.Type))
+			return
+		}
+		dst := make([]float32, 1<<16)
+		for _, cols := range []int{1 << 10, 8} { // in vectors, and in the tail
+			stride := (cols + 15) / 16 * 16
+			dst = make([]float32, 1<<16/cols*stride)
+			asm.Convert(k.ID, &asm.ConvertArgs{
+				Src: unsafe.Pointer(&src[0]), SrcStride: 2 * cols, Dst: &dst[0], DstStride: 4 * stride, Rows: 1 << 16 / cols, Cols: cols, Scale: 1,
+			})
+			check(t, k, dst, func(h int) int { return h/cols*stride + h%cols })
+		}
+	})
+}
+
+func TestConvert(t *testing.T) {
+	each(t, asm.OpConvert, func(t *testing.T, k asm.Kernel) {
+		for cols := 1; cols <= 70; cols++ {
+			rows, gap := 1+cols%3, cols%4*2
+			src := newSource(uint64(cols)).matrix(t, k.Type, rows, cols, gap)
+			padded := (cols + 15) / 16 * 16
+			stride := padded + cols%2
+			dst := guard.Slice[float32](t, (rows-1)*stride+padded)
+			for i := range dst {
+				dst[i] = canary
+			}
+			const scale = 0.3
+			asm.Convert(k.ID, &asm.ConvertArgs{
+				Src: src.pointer(), SrcStride: src.stride, Dst: &dst[0], DstStride: 4 * stride, Rows: rows, Cols: cols, Scale: scale,
+			})
+			for i, got := range dst {
+				r, c := i/stride, i%stride
+				want := float32(0)
+				switch {
+				case c >= padded:
+					want = canary
+				case c < cols:
+					want = float32(scale) * float32(src.at(r, c))
+				}
+				require.Equalf(t, want, got, "Cols=%d: Dst[%d][%d]", cols, r, c)
+			}
+		}
+		// Zeros stay zeros whatever the scale.
+		src, dst := newSource(9).matrix(t, k.Type, 1, 3, 0), guard.Slice[float32](t, 16)
+		asm.Convert(k.ID, &asm.ConvertArgs{Src: src.pointer(), Dst: &dst[0], Rows: 1, Cols: 3, Scale: inf})
+		require.Equal(t, make([]float32, 13), dst[3:])
+	})
+}
+
+// narrowed is x in a type, as bits.
+func narrowed(t asm.DType, x float32) uint32 {
+	switch t {
+	case asm.F16:
+		return uint32(half.F32ToF16(x))
+	case asm.BF16:
+		return uint32(half.F32ToBF16(x))
+	}
+	return math.Float32bits(x)
+}
+
+// finish runs Finish on o and checks every element and the flag.
+func finish(t *testing.T, k asm.Kernel, o []float32, scale float32) {
+	t.Helper()
+	o = guard.ReadOnly(t, o)
+	dst := guard.Slice[byte](t, len(o)*size(k.Type))
+	args := asm.FinishArgs{O: &o[0], Dst: unsafe.Pointer(&dst[0]), Cols: len(o), Scale: scale, NonFinite: 77}
+	asm.Finish(k.ID, &args)
+	var bad int32
+	for i, x := range o {
+		x *= scale
+		if x-x != 0 {
+			bad = 1
+		}
+		var got uint32
+		if k.Type == asm.F32 {
+			got = binary.LittleEndian.Uint32(dst[4*i:])
+		} else {
+			got = uint32(binary.LittleEndian.Uint16(dst[2*i:]))
+		}
+		if x != x && k.Type != asm.F32 {
+			back := widened(k.Type, uint16(got))
+			require.Truef(t, back != back, "Dst[%d] = %#x of a NaN", i, got)
+			continue
+		}
+		if x != x {
+			back := math.Float32frombits(got)
+			require.Truef(t, back != back, "Dst[%d] = %#x of a NaN", i, got)
+			continue
+		}
+		if want := narrowed(k.Type, x); got != want {
+			require.Equalf(t, want, got, "Cols=%d Scale=%v: Dst[%d] of %v (%#x)", len(o), scale, i, x, math.Float32bits(x))
+		}
+	}
+	require.Equalf(t, bad, args.NonFinite, "Cols=%d Scale=%v: NonFinite", len(o), scale)
+}
+
+func TestFinish(t *testing.T) {
+	each(t, asm.OpFinish, func(t *testing.T, k asm.Kernel) {
+		for cols := 1; cols <= 70; cols++ {
+			o := slices.Clone(newSource(uint64(cols)).floats(t, cols))
+			finish(t, k, o, 0.37)
+			for _, x := range []float32{nan, inf, negInf, math.Float32frombits(0xff800001), math.Float32frombits(0x7fffffff), 3e38} {
+				at := (cols * 7) % cols
+				for _, at := range []int{at, 0, cols - 1} {
+					p := slices.Clone(o)
+					p[at] = x
+					finish(t, k, p, 2)
+				}
+			}
+		}
+		finish(t, k, []float32{0, 1}, inf)
+		finish(t, k, []float32{0, 1}, 0)
+	})
+}
+
+// Rounding, at every value of the type, its midpoints and their neighbours.
+func TestFinishRounding(t *testing.T) {
+	each(t, asm.OpFinish, func(t *testing.T, k asm.Kernel) {
+		var o []float32
+		for h := range 1 << 16 {
+			x := math.Float32bits(widened(map[bool]asm.DType{true: asm.F16, false: asm.BF16}[k.Type == asm.F16], uint16(h)))
+			bits := uint32(1) << 15 // half of the last place of BF16
+			if k.Type == asm.F16 {
+				bits = 1 << 12
+			}
+			for _, d := range []uint32{0, 1, bits - 1, bits, bits + 1} {
+				o = append(o, math.Float32frombits(x+d))
+			}
+		}
+		for _, x := range []float32{65504, 65519.996, 65520, 0x1p-24, 0x1p-25, 0x1.000002p-25, 0x1.8p-24, 0x1p-14, 3.4e38} {
+			o = append(o, x, -x)
+		}
+		finish(t, k, o, 1)
+	})
+}
+
+// The limits' kernels count as they should: Read must not run past its bytes.
+func TestRead(t *testing.T) {
+	each(t, asm.OpRead, func(t *testing.T, k asm.Kernel) {
+		for _, n := range []int{1024, 3072, 8192} {
+			src := guard.ReadOnly(t, make([]byte, n))
+			require.NotPanics(t, func() { asm.Read(k.ID, &asm.ReadArgs{Src: unsafe.Pointer(&src[0]), Bytes: n, Iters: 3}) })
+		}
+		require.Zero(t, k.Flops)
+		require.Positive(t, k.Bytes)
+	})
+}
+
+func TestPeak(t *testing.T) {
+	each(t, asm.OpPeak, func(t *testing.T, k asm.Kernel) {
+		for _, n := range []int{0, 1, 100} {
+			require.NotPanics(t, func() { asm.Peak(k.ID, &asm.PeakArgs{Iters: n}) })
+		}
+		require.Positive(t, k.Flops)
+	})
+}
+
+func TestCPUID(t *testing.T) {
+	most, b, c, d := asm.CPUID(0, 0)
+	require.Positive(t, most)
+	vendor := string(slices.Concat(bytes4(b), bytes4(d), bytes4(c)))
+	require.Regexp(t, `^[ -~]{12}$`, vendor)
+	_, _, c, _ = asm.CPUID(1, 0)
+	const osxsave, avx = 1 << 27, 1 << 28
+	if c&osxsave == 0 {
+		require.False(t, features["AVX"], "AVX without OSXSAVE")
+		return
+	}
+	eax, _ := asm.XGETBV()
+	require.NotZero(t, eax&1, "XCR0: x87 state")
+	require.Equal(t, features["AVX"], c&avx != 0 && eax&6 == 6)
+}
+
+func bytes4(x uint32) []byte { return binary.LittleEndian.AppendUint32(nil, x) }

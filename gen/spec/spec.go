@@ -1,0 +1,169 @@
+// Package spec holds the one list of kernels from which everything else
+// follows: assembly, stubs, registry, dispatch, tests, benchmarks and the
+// table of variants in the docs.
+package spec
+
+import "fmt"
+
+// Op is what a kernel computes; asm/doc.go defines each precisely.
+type Op string
+
+const (
+	Score       Op = "score"        // S = Q·Kᵀ of one row tile, K in panels
+	Value       Op = "value"        // O = alpha·O + P·V of one row tile
+	DecodeScore Op = "decode_score" // S = Q·Kᵀ of few rows, K in plain rows
+	DecodeValue Op = "decode_value" // O = alpha·O + P·V of few rows, V streamed once
+	Softmax     Op = "softmax"      // online softmax of an S tile, in place
+	Softcap     Op = "softcap"      // S = cap·tanh(S)
+	Alibi       Op = "alibi"        // S += slope·(j − i)
+	Bias        Op = "bias"         // S += log2(e)·bias
+	Mask        Op = "mask"         // S = −Inf where the mask is false
+	Pack        Op = "pack"         // rows → panels [D][W] of float32
+	Convert     Op = "convert"      // rows → rows of scaled float32, zero padded
+	Finish      Op = "finish"       // one row of O, scaled, → output type
+	Peak        Op = "peak"         // FMA chains: the machine's limit
+	Read        Op = "read"         // loads (and conversions): the machine's limit
+)
+
+// DType is the element type that a kernel reads (Finish: writes).
+type DType string
+
+const (
+	F32  DType = "f32"
+	F16  DType = "f16"
+	BF16 DType = "bf16"
+)
+
+// Size is the number of bytes of one element.
+func (t DType) Size() int {
+	if t == F32 {
+		return 4
+	}
+	return 2
+}
+
+// ISA is an instruction set; it is also the suffix of kernel names and the
+// name of the variant.
+type ISA string
+
+const (
+	AVX2   ISA = "avx2"
+	AVX512 ISA = "avx512"
+	NEON   ISA = "neon"
+)
+
+// Spec is one kernel. Rows and Cols are the register tile:
+// Score, Value and DecodeValue: query rows × keys or columns of V;
+// DecodeScore: query rows × keys a step; Pack: Cols is the panel's width W.
+// The other ops have no tile.
+type Spec struct {
+	Op         Op
+	DType      DType
+	Rows, Cols int
+	ISA        ISA
+}
+
+// Name is the kernel's one name: file, symbol, registry, profile, benchmarks.
+func (s Spec) Name() string {
+	tile := ""
+	switch {
+	case s.Op == Pack:
+		tile = fmt.Sprintf("_w%d", s.Cols)
+	case s.Rows > 0:
+		tile = fmt.Sprintf("_%dx%d", s.Rows, s.Cols)
+	}
+	return fmt.Sprintf("%s_%s%s_%s", s.Op, s.DType, tile, s.ISA)
+}
+
+// Tile is a register tile, rows × columns.
+type Tile struct{ Rows, Cols int }
+
+// Set is all that is chosen by hand for one ISA.
+type Set struct {
+	ISA ISA
+	// Many holds the tiles of the many-rows family (Score and Value), the
+	// default first.
+	Many []Tile
+	// DecodeScore and DecodeValue hold the tiles of the few-rows family: one
+	// for each number of rows at least, the default of a number first.
+	DecodeScore []Tile
+	DecodeValue []Tile
+}
+
+// Sets is the list. A new register tile is one entry here.
+var Sets = []Set{
+	{
+		ISA:         AVX2,
+		Many:        []Tile{{6, 16}, {4, 16}, {3, 32}},
+		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 2}, {1, 4}},
+		DecodeValue: []Tile{{1, 64}, {2, 32}, {3, 32}, {4, 16}, {1, 32}},
+	},
+	{
+		ISA:         AVX512,
+		Many:        []Tile{{12, 32}, {8, 32}, {6, 64}},
+		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 4}, {4, 2}},
+		DecodeValue: []Tile{{1, 128}, {2, 64}, {3, 64}, {4, 64}, {4, 32}},
+	},
+	{
+		ISA:         NEON,
+		Many:        []Tile{{6, 16}, {4, 16}},
+		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 4}, {4, 2}},
+		DecodeValue: []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 16}, {1, 16}},
+	},
+}
+
+// List expands Sets to every kernel, in a fixed order.
+func List() []Spec {
+	var list []Spec
+	for _, set := range Sets {
+		add := func(op Op, t DType, rows, cols int) {
+			list = append(list, Spec{op, t, rows, cols, set.ISA})
+		}
+		types := []DType{F32, F16, BF16}
+		widths := map[int]bool{}
+		width := func(w int) {
+			if widths[w] {
+				return
+			}
+			widths[w] = true
+			for _, t := range types {
+				add(Pack, t, 0, w)
+			}
+		}
+		for _, t := range set.Many {
+			add(Score, F32, t.Rows, t.Cols)
+			add(Value, F32, t.Rows, t.Cols)
+			width(t.Cols)
+			// Q is packed from its converted float32 rows.
+			if !widths[t.Rows] {
+				widths[t.Rows] = true
+				add(Pack, F32, 0, t.Rows)
+			}
+		}
+		for _, t := range types {
+			for _, tile := range set.DecodeScore {
+				add(DecodeScore, t, tile.Rows, tile.Cols)
+			}
+			for _, tile := range set.DecodeValue {
+				add(DecodeValue, t, tile.Rows, tile.Cols)
+			}
+		}
+		for _, op := range []Op{Softmax, Softcap, Alibi, Bias, Mask, Peak} {
+			add(op, F32, 0, 0)
+		}
+		for _, op := range []Op{Convert, Finish, Read} {
+			for _, t := range types {
+				add(op, t, 0, 0)
+			}
+		}
+	}
+	return list
+}
+
+// Output is what an emitter makes of a Spec.
+type Output struct {
+	Asm      []byte   // the whole .s file
+	Requires []string // CPU features, computed from the instructions emitted
+	Flops    int      // floating-point operations of one step of the inner loop
+	Bytes    int      // bytes that one step of the inner loop reads
+}

@@ -1,0 +1,237 @@
+package x86
+
+import (
+	"fmt"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/gqa-go/gqa/gen/spec"
+)
+
+// decodeScore emits S = Q·Kᵀ against K in plain rows: C keys at a time, R × C
+// vectors of partial sums along D, summed across by transposing adds.
+func (e *emitter) decodeScore() {
+	rows, cols, t := e.spec.Rows, e.spec.Cols, e.spec.DType
+	e.maths = "S[j/16][r][j%16] = Σ_d Q[r][d]·K[j][d]    r < R, j < Keys"
+	e.step, e.flops, e.bytes = "one d", 2*rows*cols, 4*rows+t.Size()*cols
+
+	g := rowDots{
+		e: e, rows: rows, dtype: t,
+		q: e.gp("Q, at d"), k: e.param("K"), ahead: e.gp("K + Prefetch, at d"), d: e.gp("elements of D left"),
+	}
+	s := e.param("S")
+	j := e.gp("key")
+	next := e.gp("key of the next step")
+	g.keyStride = newStrides(e, "KStride", cols, func(r reg.GPPhysical) { e.MOVQ(e.arg("KStride"), r) })
+	if rows > 1 {
+		g.rowStride = newStrides(e, "4·D", rows, func(r reg.GPPhysical) {
+			e.MOVQ(e.arg("D"), r)
+			e.SHLQ(operand.Imm(2), r)
+		})
+	}
+	acc := e.vec("partial sums of S[r][key]", rows*cols)
+	g.qv = e.vec("Q[r][d]", rows)
+	g.kv = e.vec("K[key][d]; sums", min(e.room(), 4))
+
+	e.XORQ(j, j)
+	e.Label("keys")
+	e.LEAQ(at(j, cols), next)
+	e.CMPQ(next, e.arg("Keys"))
+	e.JGT(operand.LabelRef("rest"))
+	g.dots(acc, cols, "")
+	e.note("sums across, stored")
+	g.storeSteps(acc, cols, s)
+	e.note("on to the next block after 16 keys")
+	e.ADDQ(imm(4*cols), s)
+	e.MOVQ(next, j)
+	if rows > 1 {
+		e.TESTQ(operand.I32(lane-1), j)
+		e.JNZ(operand.LabelRef("keys"))
+		e.ADDQ(imm(4*lane*(rows-1)), s)
+	}
+	e.JMP(operand.LabelRef("keys"))
+
+	e.Label("rest")
+	e.CMPQ(j, e.arg("Keys"))
+	e.JGE(operand.LabelRef("done"))
+	e.Label("key")
+	g.dots(acc[:rows], 1, "_rest")
+	e.note("sums across, stored")
+	g.storeKey(acc[:4], s)
+	e.ADDQ(imm(4), s)
+	e.INCQ(j)
+	e.CMPQ(j, e.arg("Keys"))
+	e.JLT(operand.LabelRef("key"))
+	e.Label("done")
+	e.ret()
+}
+
+// rowDots emits dot products of rows of Q and rows of K.
+type rowDots struct {
+	e                    *emitter
+	rows                 int
+	dtype                spec.DType
+	q, k, ahead, d       reg.GPPhysical
+	rowStride, keyStride strides
+	qv, kv               []reg.VecPhysical
+}
+
+// dots fills acc[r·keys + c] with the partial sums of row r and key c, and moves
+// k on by keys rows.
+func (g *rowDots) dots(acc []reg.VecPhysical, keys int, suffix string) {
+	const unroll = 32 // elements: one cache line of 16-bit elements
+	e, size := g.e, g.dtype.Size()
+	body := func(n int) {
+		for c := range keys {
+			for line := 0; line < n*size; line += 64 {
+				e.PREFETCHT0(g.keyStride.mem(g.ahead, c, line))
+			}
+		}
+		// Vectors of bf16 come in pairs, of the even and the odd groups of four, where
+		// loading K so saves more than loading Q so costs.
+		groups := g.dtype == spec.BF16 && n >= 2*e.lanes && keys >= g.rows
+		for d := 0; d < n; d += e.lanes {
+			pair, parity := d/(2*e.lanes)*(2*e.lanes), d/e.lanes%2
+			e.note("S[0..%d][0..%d] += Q[d+%d..]·K[d+%d..]", g.rows-1, keys-1, d, d)
+			for r := range g.rows {
+				if groups {
+					g.loadQGroups(r, pair, parity)
+				} else {
+					e.VMOVUPS(g.rowStride.mem(g.q, r, 4*d), g.qv[r])
+				}
+			}
+			for c := range keys {
+				x := g.kv[c%len(g.kv)]
+				if groups {
+					e.loadGroups(g.keyStride.mem(g.k, c, size*pair), parity, x)
+				} else {
+					e.loadAs(g.dtype, g.keyStride.mem(g.k, c, size*d), x)
+				}
+				for r := range g.rows {
+					e.VFMADD231PS(x, g.qv[r], acc[r*keys+c])
+				}
+			}
+		}
+		e.ADDQ(imm(4*n), g.q)
+		e.ADDQ(imm(size*n), g.k)
+		e.ADDQ(imm(size*n), g.ahead)
+	}
+	e.MOVQ(e.arg("Q"), g.q)
+	e.MOVQ(e.arg("Prefetch"), g.ahead)
+	e.ADDQ(g.k, g.ahead)
+	e.MOVQ(e.arg("D"), g.d)
+	e.zero(acc...)
+	e.SUBQ(imm(unroll), g.d)
+	e.JLT(operand.LabelRef("half" + suffix))
+	e.Label("steps" + suffix)
+	body(unroll)
+	e.SUBQ(imm(unroll), g.d)
+	e.JGE(operand.LabelRef("steps" + suffix))
+	e.Label("half" + suffix)
+	e.ADDQ(imm(unroll), g.d)
+	e.JZ(operand.LabelRef("summed" + suffix))
+	body(unroll / 2)
+	e.Label("summed" + suffix)
+	e.note("K on to the next row")
+	e.MOVQ(e.arg("D"), g.d)
+	e.IMUL3Q(operand.I8(int8(size)), g.d, g.d)
+	e.SUBQ(g.d, g.k)
+	e.LEAQ(indexed(g.k, g.keyStride.once, uint8(keys), 0), g.k)
+}
+
+// loadQGroups loads of row r's two vectors from element d on the groups of four
+// that loadGroups loads of K.
+func (g *rowDots) loadQGroups(r, d, parity int) {
+	e, x := g.e, g.qv[r]
+	if e.avx512() {
+		lanes := operand.Imm([]uint64{0x88, 0xDD}[parity])
+		e.VMOVUPS(g.rowStride.mem(g.q, r, 4*d), x)
+		e.VSHUFF32X4(lanes, g.rowStride.mem(g.q, r, 4*(d+e.lanes)), x, x)
+		return
+	}
+	e.VMOVUPS(g.rowStride.mem(g.q, r, 4*(d+4*parity)), x)
+	e.VBLENDPS(operand.Imm(0xF0), g.rowStride.mem(g.q, r, 4*(d+4*parity+4)), x, x)
+}
+
+// storeSteps stores the sums of rows × keys accumulators at s.
+func (g *rowDots) storeSteps(acc []reg.VecPhysical, keys int, s reg.GPPhysical) {
+	for i := 0; i < len(acc); i += 4 {
+		x := g.across(acc[i : i+4])
+		r, c := i/keys, i%keys
+		to := at(s, 4*(r*lane+c))
+		if keys >= 4 {
+			g.e.VMOVUPS(x, to)
+		} else {
+			g.e.VMOVLPS(x, to)
+			g.e.VMOVHPS(x, to.Offset(4*lane))
+		}
+	}
+}
+
+// storeKey stores the sums of one key; the accumulators beyond the rows are not looked at.
+func (g *rowDots) storeKey(acc []reg.VecPhysical, s reg.GPPhysical) {
+	x := g.across(acc)
+	g.e.VMOVSS(x, at(s, 0))
+	for r := 1; r < g.rows; r++ {
+		g.e.VEXTRACTPS(imm(r), x, at(s, 4*r*lane))
+	}
+}
+
+// across sums each of four vectors into one element of the vector returned.
+func (g *rowDots) across(a []reg.VecPhysical) reg.VecPhysical {
+	e, tmp := g.e, g.kv[0]
+	for i := 0; i < 4; i += 2 {
+		e.VUNPCKLPS(a[i+1], a[i], tmp)
+		e.VUNPCKHPS(a[i+1], a[i], a[i])
+		e.VADDPS(tmp, a[i], a[i])
+	}
+	e.VUNPCKLPD(a[2], a[0], tmp)
+	e.VUNPCKHPD(a[2], a[0], a[0])
+	e.VADDPS(tmp, a[0], a[0])
+	x := a[0]
+	if e.avx512() {
+		e.VEXTRACTF64X4(operand.Imm(1), x, tmp.AsY())
+		e.VADDPS(tmp.AsY(), x.AsY(), x.AsY())
+		e.VEXTRACTF32X4(operand.Imm(1), x.AsY(), tmp.AsX())
+	} else {
+		e.VEXTRACTF128(operand.Imm(1), x, tmp.AsX())
+	}
+	e.VADDPS(tmp.AsX(), x.AsX(), x.AsX())
+	return x.AsX().(reg.VecPhysical)
+}
+
+// strides addresses up to eight rows by one stride and its odd multiples.
+type strides struct {
+	once reg.GPPhysical
+	odd  map[int]reg.GPPhysical
+}
+
+// newStrides hands out the registers that n rows need and fills them: load puts
+// the stride into its register.
+func newStrides(e *emitter, name string, n int, load func(once reg.GPPhysical)) strides {
+	s := strides{once: e.gp(name), odd: map[int]reg.GPPhysical{}}
+	load(s.once)
+	for i := 3; i < n; i += 2 {
+		s.odd[i] = e.gp(fmt.Sprintf("%d·%s", i, name))
+		base, scale := s.once, uint8(i-1)
+		if i == 7 {
+			base, scale = s.odd[3], 4
+		}
+		e.LEAQ(indexed(base, s.once, scale, 0), s.odd[i])
+	}
+	return s
+}
+
+// mem is base + i rows + disp.
+func (s strides) mem(base reg.GPPhysical, i, disp int) operand.Mem {
+	switch i {
+	case 0:
+		return at(base, disp)
+	case 1, 2, 4:
+		return indexed(base, s.once, uint8(i), disp)
+	case 6:
+		return indexed(base, s.odd[3], 2, disp)
+	}
+	return indexed(base, s.odd[i], 1, disp)
+}

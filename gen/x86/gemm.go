@@ -1,0 +1,369 @@
+package x86
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/gqa-go/gqa/gen/spec"
+)
+
+// lane is the number of keys in a block of an S tile (asm.Lane).
+const lane = 16
+
+// score emits S = Q·Kᵀ: for each panel a register tile that grows along D.
+func (e *emitter) score() {
+	const step = "one d"
+	rows, cols := e.spec.Rows, e.spec.Cols
+	vecs := cols / e.lanes
+	e.maths = "S[j/16][r][j%16] = Σ_d Q[d][r]·K[j/C][d][j%C]    r < R, j < Panels·C"
+	e.step, e.flops, e.bytes = step, 2*rows*cols, 4*(rows+cols)
+
+	q, k, s := e.gp("Q, at d"), e.param("K"), e.param("S")
+	panels, d := e.param("Panels"), e.gp("elements of D left")
+	t := e.newOuter(rows, vecs, "S[r][v]", "Q[d][r]", "K[d][v]")
+
+	e.Label("panel")
+	e.MOVQ(e.arg("Q"), q)
+	e.MOVQ(e.arg("D"), d)
+	t.zero()
+	unroll := e.lanes
+	e.Label("steps")
+	for i := range unroll {
+		e.note("S[0..%d] += Q[d+%d]·K[d+%d]", rows-1, i, i)
+		t.step(
+			func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(at(q, 4*(i*rows+r)), dst) },
+			func(v int, dst reg.VecPhysical) { e.VMOVUPS(at(k, 4*(i*cols+v*e.lanes)), dst) },
+		)
+	}
+	e.ADDQ(imm(4*unroll*rows), q)
+	e.ADDQ(imm(4*unroll*cols), k)
+	e.SUBQ(imm(unroll), d)
+	e.JNZ(operand.LabelRef("steps"))
+
+	e.note("store S: [C/16][R][16]")
+	for r, row := range t.acc {
+		for v, x := range row {
+			key := v * e.lanes
+			e.VMOVUPS(x, at(s, 4*(key/lane*rows*lane+r*lane+key%lane)))
+		}
+	}
+	e.ADDQ(imm(4*rows*cols), s)
+	e.DECQ(panels)
+	e.JNZ(operand.LabelRef("panel"))
+	e.ret()
+}
+
+// span is the number of keys whose V DecodeValue takes from memory before it turns
+// to the next ones: few, so that V is read almost in order and stays in L1, but
+// enough to make little of the traffic to O.
+func span(t spec.DType) int { return 128 / t.Size() }
+
+// value emits O = alpha·O + P·V: for each column tile a register tile that grows
+// along the keys.
+//
+// Value takes all keys for a column tile. DecodeValue, which streams V once, takes
+// a span of keys for all column tiles, and O rests in memory between spans.
+func (e *emitter) value() {
+	rows, cols, t := e.spec.Rows, e.spec.Cols, e.spec.DType
+	stream := e.spec.Op == spec.DecodeValue
+	e.maths = "O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[k][c]    r < R, c < Cols"
+	e.step, e.flops, e.bytes = "one key", 2*rows*cols, 4*rows+t.Size()*cols
+
+	v0, stride, o, alpha := e.param("V"), e.param("VStride"), e.param("O"), e.param("Alpha")
+	left := e.param("Cols")
+	p, v, keys, orow, i := e.gp("P, at key"), e.gp("V, at key"), e.gp("keys left"), e.gp("O, at row"), e.gp("key in block")
+	var ahead reg.GPPhysical
+	if stream {
+		ahead = e.param("Prefetch")
+	}
+	tile := e.newOuter(rows, cols/e.lanes, "O[r][c]", "P[r][k]", "V[k][c]")
+
+	p0, keys0 := e.arg("P"), e.arg("Keys")
+	var rest, ones operand.Mem
+	if stream {
+		p0, keys0, rest, ones = e.frame, e.frame.Offset(8), e.frame.Offset(16), e.frame.Offset(24)
+		e.note("1 for each row: alpha after the first span")
+		for r := range rows {
+			e.MOVL(operand.U32(math.Float32bits(1)), ones.Offset(4*r))
+		}
+		e.MOVQ(e.arg("P"), p)
+		e.MOVQ(p, p0)
+		e.MOVQ(e.arg("Keys"), keys)
+		e.Label("span")
+		e.note("keys of this span, and of the rest")
+		e.MOVQ(keys, i)
+		e.SUBQ(imm(span(t)), i)
+		e.MOVQ(i, rest)
+		e.MOVQ(operand.I32(int32(span(t))), i)
+		e.CMPQ(keys, i)
+		e.CMOVQGT(i, keys)
+		e.MOVQ(keys, keys0)
+	}
+
+	e.columns(left, cols, func(width int) {
+		sets := tile.narrow(width / e.lanes)
+		load, finish := e.rowOf(t, width, v)
+		step := func(s *outer, a func(r int) operand.Mem) {
+			if stream {
+				for line := 0; line < width*t.Size(); line += 64 {
+					e.PREFETCHT0(indexed(v, ahead, 1, line))
+				}
+			}
+			s.step(func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(a(r), dst) }, load)
+			e.ADDQ(stride, v)
+		}
+		name := fmt.Sprintf("_%d", width)
+		e.MOVQ(p0, p)
+		e.MOVQ(v0, v)
+		e.MOVQ(keys0, keys)
+		for _, set := range sets {
+			set.zero()
+		}
+		e.SUBQ(imm(lane), keys)
+		e.JLT(operand.LabelRef("rest" + name))
+		e.Label("block" + name)
+		for key := range lane {
+			e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, key, key)
+			step(sets[key%len(sets)], func(r int) operand.Mem { return at(p, 4*(r*lane+key)) })
+		}
+		e.ADDQ(imm(4*rows*lane), p)
+		e.SUBQ(imm(lane), keys)
+		e.JGE(operand.LabelRef("block" + name))
+
+		e.Label("rest" + name)
+		e.ADDQ(imm(lane), keys)
+		e.JZ(operand.LabelRef("finish" + name))
+		e.XORQ(i, i)
+		e.Label("key" + name)
+		step(sets[0], func(r int) operand.Mem { return indexed(p, i, 4, 4*r*lane) })
+		e.INCQ(i)
+		e.CMPQ(i, keys)
+		e.JLT(operand.LabelRef("key" + name))
+
+		e.Label("finish" + name)
+		sum := fold(sets)
+		finish(sum)
+		e.scaleAdd(sum, alpha, o, orow)
+		e.ADDQ(imm(t.Size()*width), v0)
+		e.ADDQ(imm(4*width), o)
+	})
+	if stream {
+		e.note("to the next span: V span rows down, back to column 0")
+		e.MOVQ(rest, keys)
+		e.MOVQ(e.arg("Cols"), left)
+		e.IMUL3Q(operand.I8(int8(t.Size())), left, v)
+		e.SUBQ(v, v0)
+		e.IMUL3Q(operand.I8(int8(span(t))), stride, v)
+		e.ADDQ(v, v0)
+		e.MOVQ(e.arg("O"), o)
+		e.ADDQ(imm(4*rows*span(t)), p0)
+		e.LEAQ(ones, alpha)
+		e.TESTQ(keys, keys)
+		e.JG(operand.LabelRef("span"))
+	}
+	e.ret()
+}
+
+// rowOf returns what loads vector c of width elements of type t at base as
+// float32, and what puts the sums over such vectors into order.
+//
+// Pairs of vectors of bf16 come from one interleaving of the elements with zeros
+// each, which is cheaper than widening and shifting, but works within 128 bits:
+// the first of a pair holds the even groups of four columns, the second the odd.
+func (e *emitter) rowOf(t spec.DType, width int, base reg.GPPhysical) (load func(c int, dst reg.VecPhysical), finish func(*outer)) {
+	if t != spec.BF16 || width < 2*e.lanes {
+		return func(c int, dst reg.VecPhysical) { e.loadAs(t, at(base, t.Size()*c*e.lanes), dst) }, func(*outer) {}
+	}
+	load = func(c int, dst reg.VecPhysical) {
+		e.loadGroups(at(base, t.Size()*(c&^1)*e.lanes), c%2, dst)
+	}
+	finish = func(s *outer) {
+		e.note("columns into order")
+		tmp := s.hold[0]
+		for _, row := range s.acc {
+			for c := 0; c < len(row); c += 2 {
+				even, odd := row[c], row[c+1]
+				if e.avx512() {
+					e.VSHUFF32X4(operand.Imm(0x44), odd, even, tmp)
+					e.VSHUFF32X4(operand.Imm(0xEE), odd, even, odd)
+					e.VSHUFF32X4(operand.Imm(0xD8), tmp, tmp, even)
+					e.VSHUFF32X4(operand.Imm(0xD8), odd, odd, odd)
+				} else {
+					e.VPERM2F128(operand.Imm(0x20), odd, even, tmp)
+					e.VPERM2F128(operand.Imm(0x31), odd, even, odd)
+					e.VMOVAPS(tmp, even)
+				}
+			}
+		}
+	}
+	return load, finish
+}
+
+// scaleAdd stores acc + alpha·O to O. It uses the registers of the factors.
+func (e *emitter) scaleAdd(t *outer, alpha, o, orow reg.GPPhysical) {
+	e.note("O = alpha·O + the sums")
+	if t.rows > 1 {
+		e.MOVQ(o, orow)
+	} else {
+		orow = o
+	}
+	for r, row := range t.acc {
+		a := t.pass[0]
+		e.VBROADCASTSS(at(alpha, 4*r), a)
+		for c, x := range row {
+			e.VFMADD231PS(at(orow, 4*c*e.lanes), a, x)
+			e.VMOVUPS(x, at(orow, 4*c*e.lanes))
+		}
+		if r+1 < t.rows {
+			e.ADDQ(e.arg("OStride"), orow)
+		}
+	}
+}
+
+// loadAs loads a vector of elements of type t as float32.
+func (e *emitter) loadAs(t spec.DType, m operand.Mem, dst reg.VecPhysical) {
+	switch t {
+	case spec.F32:
+		e.VMOVUPS(m, dst)
+	case spec.F16:
+		e.VCVTPH2PS(m, dst)
+	case spec.BF16:
+		e.VPMOVZXWD(m, dst)
+		e.VPSLLD(operand.Imm(16), dst, dst)
+	default:
+		e.fail(fmt.Errorf("data type %q is unknown", t))
+	}
+}
+
+// loadGroups loads of two vectors' worth of bf16 the even (0) or odd (1) groups of
+// four as float32.
+func (e *emitter) loadGroups(m operand.Mem, parity int, dst reg.VecPhysical) {
+	e.zero(dst)
+	if parity == 0 {
+		e.VPUNPCKLWD(m, dst, dst)
+	} else {
+		e.VPUNPCKHWD(m, dst, dst)
+	}
+}
+
+// columns covers left columns, a multiple of 16, by tiles of the full width, then
+// by one each of its halves down to 16.
+func (e *emitter) columns(left reg.GPPhysical, width int, tile func(width int)) {
+	for w := width; w >= lane; w /= 2 {
+		next := fmt.Sprintf("narrower_%d", w)
+		e.Label(fmt.Sprintf("columns_%d", w))
+		e.CMPQ(left, imm(w))
+		e.JLT(operand.LabelRef(next))
+		tile(w)
+		e.SUBQ(imm(w), left)
+		if w == width {
+			e.JMP(operand.LabelRef(fmt.Sprintf("columns_%d", w)))
+		}
+		e.Label(next)
+	}
+}
+
+// outer is a register tile that grows by outer products: acc[r][v] += a[r]·b[v],
+// a broadcast from memory, b a row of vectors. Of a and b the smaller stays in
+// registers for the step; the other passes through the registers left over.
+type outer struct {
+	e     *emitter
+	rows  int
+	acc   [][]reg.VecPhysical // [rows][vectors]
+	holdA bool
+	hold  []reg.VecPhysical
+	pass  []reg.VecPhysical
+}
+
+// newOuter hands out the registers of a rows × vecs tile of c, its factors a and b.
+func (e *emitter) newOuter(rows, vecs int, c, a, b string) *outer {
+	t := &outer{e: e, rows: rows, holdA: rows < vecs}
+	acc := e.vec(c, rows*vecs)
+	for r := range rows {
+		t.acc = append(t.acc, acc[r*vecs:(r+1)*vecs])
+	}
+	hold, pass := b, a
+	if t.holdA {
+		hold, pass = a, b
+	}
+	t.hold = e.vec(hold, min(rows, vecs))
+	t.pass = e.vec(pass, max(1, min(e.room(), 4)))
+	return t
+}
+
+// narrow is the tile of the first vecs vectors, in the same registers. Where
+// that leaves too few independent chains to hide the latency of an FMA, there
+// are several sets of accumulators for steps to take turns on; fold adds them.
+func (t *outer) narrow(vecs int) (sets []*outer) {
+	var regs []reg.VecPhysical
+	for _, row := range t.acc {
+		regs = append(regs, row...)
+	}
+	chains := t.rows * vecs
+	n := 1
+	for 2*n*chains <= len(regs) && n*chains < 8 {
+		n *= 2
+	}
+	for range n {
+		s := *t
+		s.acc = nil
+		for range t.rows {
+			s.acc = append(s.acc, regs[:vecs])
+			regs = regs[vecs:]
+		}
+		sets = append(sets, &s)
+	}
+	return sets
+}
+
+// fold adds the accumulators of all sets into the first's.
+func fold(sets []*outer) *outer {
+	for n := len(sets) / 2; n > 0; n /= 2 {
+		for i := range n {
+			for r, row := range sets[i].acc {
+				for v, x := range row {
+					sets[i].e.VADDPS(sets[i+n].acc[r][v], x, x)
+				}
+			}
+		}
+	}
+	return sets[0]
+}
+
+// zero clears the accumulators.
+func (t *outer) zero() {
+	for _, row := range t.acc {
+		t.e.zero(row...)
+	}
+}
+
+// step adds one outer product; a(r, dst) broadcasts a[r], b(v, dst) loads b[v].
+func (t *outer) step(a, b func(i int, dst reg.VecPhysical)) {
+	rows, vecs := len(t.acc), len(t.acc[0])
+	if t.holdA {
+		for r := range rows {
+			a(r, t.hold[r])
+		}
+		for v := range vecs {
+			x := t.pass[v%len(t.pass)]
+			b(v, x)
+			for r := range rows {
+				t.e.VFMADD231PS(x, t.hold[r], t.acc[r][v])
+			}
+		}
+		return
+	}
+	for v := range vecs {
+		b(v, t.hold[v])
+	}
+	for r := range rows {
+		x := t.pass[r%len(t.pass)]
+		a(r, x)
+		for v := range vecs {
+			t.e.VFMADD231PS(t.hold[v], x, t.acc[r][v])
+		}
+	}
+}

@@ -1,0 +1,224 @@
+package x86
+
+import (
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// exp2 computes 2^x, x = n + f with n the nearest integer, as 2^n·p(f).
+//
+// Adding magic rounds x and leaves n + 127, the exponent of 2^n, in the low bits
+// of the sum: a shift makes it a float. The product, unlike an addition to the
+// exponent, keeps every NaN. At the least x, 2^n is 0.
+type exp2 struct {
+	e           *emitter
+	least       reg.VecPhysical
+	magic       reg.VecPhysical
+	coefficient []reg.VecPhysical // of f^0, f^1, …
+}
+
+const (
+	exp2Least = -127
+	exp2Magic = 0x1.8p23 + 127
+)
+
+// exp2Coefficients is the minimax polynomial of 2^f on [−½, ½] with p(0) = 1:
+// relative error 9.2e-8; 2.1 ulp (mean 0.7) as evaluated.
+var exp2Coefficients = []uint32{0x3f800000, 0x3f317215, 0x3e75fcde, 0x3d635ba9, 0x3c1e7544, 0x3aaddd0a}
+
+func (e *emitter) newExp2() exp2 {
+	x := exp2{e: e, least: e.constant("least exponent", float(exp2Least)), magic: e.constant("1.5·2^23 + 127", float(exp2Magic))}
+	x.coefficient = e.vec("coefficients of 2^f", len(exp2Coefficients))
+	for i, c := range exp2Coefficients {
+		e.fill(c, x.coefficient[i])
+	}
+	return x
+}
+
+// split turns x into f and n into 2^n; tmp is lost.
+func (x exp2) split(f, n, tmp reg.VecPhysical) {
+	x.e.VADDPS(x.magic, f, n)
+	x.e.VSUBPS(x.magic, n, tmp)
+	x.e.VSUBPS(tmp, f, f)
+	x.e.VPSLLD(operand.Imm(23), n, n)
+}
+
+// apply replaces each x by 2^x, 0 below the least x; n and p are temporaries, one
+// for each x.
+func (x exp2) apply(v, n, p []reg.VecPhysical) {
+	e := x.e
+	for i := range v {
+		// The second source goes through when either is a NaN.
+		e.VMAXPS(v[i], x.least, v[i])
+	}
+	for i := range v {
+		x.split(v[i], n[i], p[i])
+	}
+	c := x.coefficient
+	top := len(c) - 1
+	for i := range v {
+		e.VMOVAPS(c[top], p[i])
+	}
+	for k := top - 1; k >= 0; k-- {
+		for i := range v {
+			e.VFMADD213PS(c[k], v[i], p[i])
+		}
+	}
+	for i := range v {
+		e.VMULPS(n[i], p[i], v[i])
+	}
+}
+
+// softmax emits the online softmax of an S tile. Keys of a row's first and last
+// block that are out of range become −Inf first; so both passes, maximum and
+// exp2, run over whole blocks.
+func (e *emitter) softmax() {
+	e.maths = `m = max(M[r], max_{Lo ≤ j < Hi} S[r][j])
+P[r][j] = 2^(S[r][j] − m), 0 outside
+Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r] + Σ_j P[r][j];  M[r] = m`
+	e.step, e.flops, e.bytes = "one block of 16 keys, both passes", 18*lane, 2*4*lane
+
+	const pass1 = 4 // vectors a step
+	per := lane / e.lanes
+	t := e.newTile(pass1 / per)
+	lo, hi, tmp := e.gp("Lo; its block"), e.gp("Hi; its block"), e.gp("pointer")
+
+	pow := e.newExp2()
+	m := e.vec("m", 1)[0]
+	sum := e.vec("Σ P", 1)[0]
+	// Exp2 of AVX2 has registers for one block at a time.
+	pass2 := min(e.room()/3, pass1)
+	v, n, p := e.vec("S; f; P", pass2), e.vec("2^n", pass2), e.vec("n; p(f)", pass2)
+	out := e.lanemask("keys out of range", n[0])
+
+	t.rows(func() {
+		e.note("range of keys; none if Lo ≥ Hi")
+		e.MOVLQSX(t.element("Lo", tmp), lo)
+		e.MOVLQSX(t.element("Hi", tmp), hi)
+		e.CMPQ(lo, hi)
+		e.JLT(operand.LabelRef("range"))
+		e.XORQ(lo, lo)
+		e.XORQ(hi, hi)
+		e.Label("range")
+
+		e.note("−Inf before Lo in its block")
+		e.edge(t, lo, tmp, "lo", func(limit, keys reg.VecPhysical, m operand.Mem) {
+			e.VPCMPGTD(keys, limit, out)
+			e.fill(negInf, v[0])
+			e.VMOVUPS(m, p[0])
+			e.choose(out, v[0], p[0], v[0])
+		}, v[0], p[0])
+		e.note("−Inf from Hi on in its block")
+		e.edge(t, hi, tmp, "hi", func(limit, keys reg.VecPhysical, m operand.Mem) {
+			e.VPCMPGTD(keys, limit, out)
+			e.fill(negInf, v[0])
+			e.choose(out, m, v[0], v[0])
+		}, v[0], p[0])
+		e.note("blocks in range: Lo/16 up to ⌈Hi/16⌉")
+		e.SHRQ(operand.Imm(4), lo)
+		e.ADDQ(imm(lane-1), hi)
+		e.SHRQ(operand.Imm(4), hi)
+
+		e.note("maximum")
+		maxima := append([]reg.VecPhysical{m, sum}, append(v, n...)...)[:pass1]
+		e.VBROADCASTSS(t.element("M", tmp), m)
+		for _, x := range maxima[1:] {
+			e.VMOVAPS(m, x)
+		}
+		t.from(lo, hi)
+		t.blocks("max", func(blocks int) {
+			t.vectors(blocks, func(i int, s operand.Mem) { e.VMAXPS(s, maxima[i], maxima[i]) })
+		})
+		for k := pass1 / 2; k > 0; k /= 2 {
+			for i := range k {
+				e.VMAXPS(maxima[i+k], maxima[i], maxima[i])
+			}
+		}
+		e.across(m, sum, e.VMAXPS)
+
+		e.note("M and Alpha; as long as no key was seen, 2^(−Inf − 0) = 0 and 2^(0 − 0) = 1")
+		old := v[0]
+		e.VBROADCASTSS(t.element("M", tmp), old)
+		e.VMOVSS(m.AsX(), indexed(tmp, t.row, 4, 0))
+		e.VMOVD(m.AsX(), tmp.As32())
+		e.CMPL(tmp.As32(), operand.U32(negInf))
+		e.JNE(operand.LabelRef("seen"))
+		e.zero(m, old)
+		e.Label("seen")
+		e.VSUBPS(m, old, old)
+		pow.apply(v[:1], n[:1], p[:1])
+		e.VMOVSS(old.AsX(), t.element("Alpha", tmp))
+
+		e.note("P and its sum")
+		e.zero(sum)
+		t.from(lo, hi)
+		wide := *t
+		wide.unroll = pass2 / per
+		wide.blocks("exp2", func(blocks int) {
+			x := v[:blocks*per]
+			t.vectors(blocks, func(i int, s operand.Mem) {
+				e.VMOVUPS(s, x[i])
+				e.VSUBPS(m, x[i], x[i])
+			})
+			pow.apply(x, n[:len(x)], p[:len(x)])
+			t.vectors(blocks, func(i int, s operand.Mem) { e.VMOVUPS(x[i], s) })
+			for k := len(x) / 2; k > 0; k /= 2 {
+				for i := range k {
+					e.VADDPS(x[i+k], x[i], x[i])
+				}
+			}
+			e.VADDPS(x[0], sum, sum)
+		})
+		e.across(sum, v[0], e.VADDPS)
+		e.note("L")
+		e.VMOVSS(t.element("L", tmp), v[0].AsX())
+		e.MOVQ(e.arg("Alpha"), tmp)
+		e.VFMADD231SS(indexed(tmp, t.row, 4, 0), v[0].AsX(), sum.AsX())
+		e.VMOVSS(sum.AsX(), t.element("L", tmp))
+
+		e.note("0 in the blocks out of range")
+		e.zero(v[0])
+		clear := func(blocks int) {
+			t.vectors(blocks, func(_ int, s operand.Mem) { e.VMOVUPS(v[0], s) })
+		}
+		one := *t
+		one.unroll = 1
+		e.MOVQ(t.s, t.p)
+		e.MOVQ(lo, t.n)
+		one.blocks("before", clear)
+		e.MOVQ(e.arg("Blocks"), tmp)
+		t.from(hi, tmp)
+		one.blocks("after", clear)
+	})
+	e.ret()
+}
+
+// from points p at block first and counts the blocks up to end in n.
+func (t *tile) from(first, end reg.GPPhysical) {
+	e := t.e
+	e.MOVQ(first, t.p)
+	e.IMULQ(t.strides.once, t.p)
+	e.ADDQ(t.s, t.p)
+	e.MOVQ(end, t.n)
+	e.SUBQ(first, t.n)
+}
+
+// edge points p at the block that key lies in and, unless key is its first,
+// replaces the block's vectors by what body leaves in limit. Body finds there
+// key's place in the block, in every lane, and the places of the vector in keys.
+func (e *emitter) edge(t *tile, key, tmp reg.GPPhysical, name string, body func(limit, keys reg.VecPhysical, m operand.Mem), limit, keys reg.VecPhysical) {
+	e.MOVQ(key, tmp)
+	e.ANDQ(imm(lane-1), tmp)
+	e.JZ(operand.LabelRef(name + "_whole"))
+	e.MOVQ(key, t.p)
+	e.SHRQ(operand.Imm(4), t.p)
+	e.IMULQ(t.strides.once, t.p)
+	e.ADDQ(t.s, t.p)
+	t.vectors(1, func(i int, m operand.Mem) {
+		e.broadcast(tmp, limit)
+		e.iota(i*e.lanes, keys)
+		body(limit, keys, m)
+		e.VMOVUPS(limit, m)
+	})
+	e.Label(name + "_whole")
+}
