@@ -1,0 +1,160 @@
+package kernels
+
+import (
+	"errors"
+	"fmt"
+	"math"
+)
+
+// DType is the type of the elements of a tensor.
+type DType uint8
+
+const (
+	F32  DType = iota // float32
+	F16               // IEEE binary16, held in uint16
+	BF16              // bfloat16, held in uint16
+)
+
+func (t DType) String() string {
+	switch t {
+	case F32:
+		return "f32"
+	case F16:
+		return "f16"
+	case BF16:
+		return "bf16"
+	}
+	return fmt.Sprintf("DType(%d)", uint8(t))
+}
+
+// ParseDType is the inverse of [DType.String].
+func ParseDType(s string) (DType, error) {
+	for _, t := range []DType{F32, F16, BF16} {
+		if t.String() == s {
+			return t, nil
+		}
+	}
+	return 0, fmt.Errorf("type %q: expected f32, f16 or bf16", s)
+}
+
+// MarshalText writes the name of the type.
+func (t DType) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText reads the name of a type.
+func (t *DType) UnmarshalText(b []byte) (err error) {
+	*t, err = ParseDType(string(b))
+	return err
+}
+
+// size is the number of bytes of an element.
+func (t DType) size() int {
+	if t == F32 {
+		return 4
+	}
+	return 2
+}
+
+// ErrUnsupported is wrapped by errors about combinations that no kernel
+// computes.
+var ErrUnsupported = errors.New("unsupported")
+
+// Window keeps the keys i − Left ≤ j ≤ i + Right, where i is the query's
+// position; −1 means no limit. So Left = N keeps N + 1 keys, the query's own
+// included (ONNX's left_window_size; a window of W tokens in llama.cpp, vLLM
+// or Mistral is Left = W − 1).
+type Window struct{ Left, Right int }
+
+// Config says what a layer computes. Zero values mean: no option.
+type Config struct {
+	Heads, KVHeads int // query heads; key/value heads, a divisor of Heads
+	KeyDim         int // elements of a query and of a key
+	ValueDim       int // elements of a value and of an output; 0: KeyDim
+
+	Query, Key, Value, Output DType
+
+	Scale   float32 // of q·k; 0: 1/√KeyDim
+	Causal  bool    // query i sees the keys j ≤ i
+	Window  *Window // nil: none
+	Softcap float32 // c > 0: s becomes c·tanh(s/c) (Gemma 2, arXiv 2408.00118)
+
+	// AlibiSlopes, one a query head: s += slope·(j − i) (Press et al.,
+	// arXiv 2108.12409).
+	AlibiSlopes []float32
+	// Sinks, one a query head: a logit that joins the softmax's denominator
+	// and has no value (gpt-oss; −Inf: none).
+	Sinks []float32
+}
+
+const (
+	maxHeads  = 1 << 16
+	maxDim    = 1 << 13
+	maxLength = 1 << 30
+)
+
+// validate checks c and fills its defaults in. It copies what c refers to.
+func (c Config) validate() (Config, error) {
+	if c.ValueDim == 0 {
+		c.ValueDim = c.KeyDim
+	}
+	for _, f := range []struct {
+		name       string
+		value, max int
+	}{{"Heads", c.Heads, maxHeads}, {"KVHeads", c.KVHeads, maxHeads}, {"KeyDim", c.KeyDim, maxDim}, {"ValueDim", c.ValueDim, maxDim}} {
+		if f.value < 1 || f.value > f.max {
+			return c, fmt.Errorf("kernels: Config.%s = %d: expected 1 … %d", f.name, f.value, f.max)
+		}
+	}
+	if c.Heads%c.KVHeads != 0 {
+		return c, fmt.Errorf("kernels: Config.Heads = %d: expected a multiple of KVHeads = %d", c.Heads, c.KVHeads)
+	}
+	for _, f := range []struct {
+		name  string
+		value DType
+	}{{"Query", c.Query}, {"Key", c.Key}, {"Value", c.Value}, {"Output", c.Output}} {
+		if f.value > BF16 {
+			return c, fmt.Errorf("kernels: Config.%s = %v: expected F32, F16 or BF16", f.name, f.value)
+		}
+	}
+	if !finite(c.Scale) {
+		return c, fmt.Errorf("kernels: Config.Scale = %v: expected a finite number (0: 1/√KeyDim)", c.Scale)
+	}
+	if c.Scale == 0 {
+		c.Scale = float32(1 / math.Sqrt(float64(c.KeyDim)))
+	}
+	if !finite(c.Softcap) || c.Softcap < 0 {
+		return c, fmt.Errorf("kernels: Config.Softcap = %v: expected 0 (none) or a positive finite number", c.Softcap)
+	}
+	if c.Window != nil {
+		w := *c.Window
+		if w.Left < -1 || w.Right < -1 || w.Left > maxLength || w.Right > maxLength {
+			return c, fmt.Errorf("kernels: Config.Window = {%d, %d}: expected −1 (no limit) … %d", w.Left, w.Right, maxLength)
+		}
+		c.Window = &w
+	}
+	if err := perHead("AlibiSlopes", c.AlibiSlopes, c.Heads, false); err != nil {
+		return c, err
+	}
+	if err := perHead("Sinks", c.Sinks, c.Heads, true); err != nil {
+		return c, err
+	}
+	c.AlibiSlopes = append([]float32(nil), c.AlibiSlopes...)
+	c.Sinks = append([]float32(nil), c.Sinks...)
+	return c, nil
+}
+
+func perHead(name string, x []float32, heads int, negInf bool) error {
+	if x == nil {
+		return nil
+	}
+	if len(x) != heads {
+		return fmt.Errorf("kernels: Config.%s has %d elements: expected one for each of %d heads", name, len(x), heads)
+	}
+	for h, v := range x {
+		if !finite(v) && !(negInf && math.IsInf(float64(v), -1)) {
+			return fmt.Errorf("kernels: Config.%s[%d] = %v: expected a finite number", name, h, v)
+		}
+	}
+	return nil
+}
+
+func finite(x float32) bool { return x-x == 0 }

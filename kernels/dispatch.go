@@ -1,0 +1,102 @@
+package kernels
+
+import "github.com/gqa-go/gqa/asm"
+
+// The methods below run a kernel: its assembly by ID, or the portable Go of the
+// same op. Direct calls all the way keep the arguments off the heap.
+
+func (k kernel) score(a *asm.ScoreArgs) {
+	if k.id == portableID {
+		k.portableScore(a)
+	} else {
+		asm.Score(k.id, a)
+	}
+}
+
+func (k kernel) value(a *asm.ValueArgs) {
+	if k.id == portableID {
+		k.portableValue(a)
+	} else {
+		asm.Value(k.id, a)
+	}
+}
+
+func (k kernel) decodeScore(a *asm.DecodeScoreArgs) {
+	if k.id == portableID {
+		k.portableDecodeScore(a)
+	} else {
+		asm.DecodeScore(k.id, a)
+	}
+}
+
+func (k kernel) decodeValue(a *asm.ValueArgs) {
+	if k.id == portableID {
+		k.portableValue(a)
+	} else {
+		asm.DecodeValue(k.id, a)
+	}
+}
+
+func (k kernel) softmax(a *asm.SoftmaxArgs) {
+	if k.id == portableID {
+		portableSoftmax(a)
+	} else {
+		asm.Softmax(k.id, a)
+	}
+}
+
+func (k kernel) softcap(a *asm.ModifyArgs) {
+	if k.id == portableID {
+		portableSoftcap(a)
+	} else {
+		asm.Softcap(k.id, a)
+	}
+}
+
+func (k kernel) alibi(a *asm.ModifyArgs) {
+	if k.id == portableID {
+		portableAlibi(a)
+	} else {
+		asm.Alibi(k.id, a)
+	}
+}
+
+func (k kernel) bias(a *asm.ModifyArgs) {
+	if k.id == portableID {
+		portableBias(a)
+	} else {
+		asm.Bias(k.id, a)
+	}
+}
+
+func (k kernel) mask(a *asm.ModifyArgs) {
+	if k.id == portableID {
+		portableMask(a)
+	} else {
+		asm.Mask(k.id, a)
+	}
+}
+
+func (k kernel) pack(a *asm.PackArgs) {
+	if k.id == portableID {
+		k.portablePack(a)
+	} else {
+		asm.Pack(k.id, a)
+	}
+}
+
+func (k kernel) convert(a *asm.ConvertArgs) {
+	if k.id == portableID {
+		k.portableConvert(a)
+	} else {
+		asm.Convert(k.id, a)
+	}
+}
+
+func (k kernel) finish(a *asm.FinishArgs) {
+	if k.id == portableID {
+		k.portableFinish(a)
+	} else {
+		asm.Finish(k.id, a)
+	}
+}

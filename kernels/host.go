@@ -1,0 +1,143 @@
+package kernels
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/gqa-go/gqa/asm"
+	"golang.org/x/sys/cpu"
+)
+
+// Caches holds the sizes of the data caches that one core sees, in bytes.
+type Caches struct {
+	L1 int `json:"l1"`
+	L2 int `json:"l2"`
+	L3 int `json:"l3"`
+}
+
+// HostInfo describes the machine.
+type HostInfo struct {
+	CPU      string   `json:"cpu"`
+	Features []string `json:"features"` // those that kernels require and this CPU and system have
+	Caches   Caches   `json:"caches"`
+}
+
+// Host describes this machine. Sizes of caches that the system does not tell are
+// small guesses.
+var Host = sync.OnceValue(func() HostInfo {
+	h := HostInfo{CPU: cpuName(), Caches: caches()}
+	for _, f := range knownFeatures() {
+		if f.has {
+			h.Features = append(h.Features, f.name)
+		}
+	}
+	return h
+})
+
+type feature struct {
+	name string
+	has  bool
+}
+
+// knownFeatures maps the names that the generators compute to what the CPU has and
+// the system has enabled: x/sys/cpu reports AVX and wider only after OSXSAVE and
+// XCR0 say so, and every kernel requires AVX with what builds on it.
+func knownFeatures() []feature {
+	switch runtime.GOARCH {
+	case "amd64":
+		x := &cpu.X86
+		avx512 := x.HasAVX512F
+		return []feature{
+			{"SSE", true}, {"SSE2", true},
+			{"SSE3", x.HasSSE3}, {"SSSE3", x.HasSSSE3}, {"SSE4.1", x.HasSSE41}, {"SSE4.2", x.HasSSE42},
+			{"AVX", x.HasAVX}, {"AVX2", x.HasAVX2},
+			{"FMA3", x.HasAVX && x.HasFMA}, {"F16C", x.HasAVX && x.HasF16C},
+			{"AVX512F", avx512}, {"AVX512BW", avx512 && x.HasAVX512BW},
+			{"AVX512DQ", avx512 && x.HasAVX512DQ}, {"AVX512VL", avx512 && x.HasAVX512VL},
+		}
+	case "arm64":
+		// Go requires ASIMD of every arm64 CPU.
+		return []feature{{"ASIMD", true}}
+	}
+	return nil
+}
+
+// missing says why this host cannot run kernels of an ISA that require features;
+// empty: it can.
+func (h HostInfo) missing(isa asm.ISA, requires []string) string {
+	arch := "amd64"
+	if isa == asm.NEON {
+		arch = "arm64"
+	}
+	if runtime.GOARCH != arch {
+		return fmt.Sprintf("needs %s, this is %s", arch, runtime.GOARCH)
+	}
+	if tagPureGo {
+		return "built with the tag purego"
+	}
+	var lack []string
+	for _, r := range requires {
+		found := false
+		for _, f := range h.Features {
+			found = found || f == r
+		}
+		if !found {
+			lack = append(lack, r)
+		}
+	}
+	if len(lack) > 0 {
+		return "the CPU or the system lacks " + strings.Join(lack, ", ")
+	}
+	return ""
+}
+
+func cpuName() string {
+	f, err := os.Open("/proc/cpuinfo")
+	if err == nil {
+		defer func() { _ = f.Close() }()
+		for sc := bufio.NewScanner(f); sc.Scan(); {
+			k, v, _ := strings.Cut(sc.Text(), ":")
+			if strings.TrimSpace(k) == "model name" {
+				return strings.TrimSpace(v)
+			}
+		}
+	}
+	return runtime.GOOS + "/" + runtime.GOARCH
+}
+
+// caches reads what Linux says of the first core; elsewhere it takes sizes that
+// nearly every CPU of the last years has.
+func caches() Caches {
+	c := Caches{L1: 32 << 10, L2: 512 << 10, L3: 4 << 20}
+	dirs, _ := filepath.Glob("/sys/devices/system/cpu/cpu0/cache/index*")
+	read := func(dir, name string) string {
+		b, _ := os.ReadFile(filepath.Join(dir, name))
+		return strings.TrimSpace(string(b))
+	}
+	for _, d := range dirs {
+		size := read(d, "size")
+		n, err := strconv.Atoi(strings.TrimRight(size, "KM"))
+		if err != nil || n <= 0 || read(d, "type") == "Instruction" {
+			continue
+		}
+		n <<= 10
+		if strings.HasSuffix(size, "M") {
+			n <<= 10
+		}
+		switch read(d, "level") {
+		case "1":
+			c.L1 = n
+		case "2":
+			c.L2 = n
+		case "3":
+			c.L3 = n
+		}
+	}
+	return c
+}

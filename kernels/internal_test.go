@@ -1,0 +1,104 @@
+package kernels
+
+import (
+	"runtime"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gqa-go/gqa/asm"
+)
+
+// A variant runs only where every feature that its kernels use is there.
+func TestSelectionByFeatures(t *testing.T) {
+	for _, isa := range []asm.ISA{asm.AVX512, asm.AVX2, asm.NEON} {
+		t.Run(string(isa), func(t *testing.T) {
+			required := newVariant(isa, HostInfo{}).requires
+			require.NotEmpty(t, required)
+			other := (isa == asm.NEON) != (runtime.GOARCH == "arm64") || !slices.Contains([]string{"amd64", "arm64"}, runtime.GOARCH)
+			if tagPureGo || other {
+				require.NotEmpty(t, newVariant(isa, HostInfo{Features: required}).missing)
+				return
+			}
+			require.Empty(t, newVariant(isa, HostInfo{Features: required}).missing)
+			for i, f := range required {
+				lacking := HostInfo{Features: slices.Delete(slices.Clone(required), i, i+1)}
+				list := newVariants(lacking)
+				require.NotEqual(t, string(isa), preferred(list).name, "without %s", f)
+				for _, v := range list {
+					if v.name == string(isa) {
+						require.Contains(t, v.missing, f)
+					}
+				}
+			}
+		})
+	}
+	require.Equal(t, PureGo, preferred(newVariants(HostInfo{})).name)
+}
+
+// Every feature that a kernel of this architecture requires is one that the
+// host is asked for; else the kernel could never run.
+func TestFeaturesAreKnown(t *testing.T) {
+	known := map[string]bool{}
+	for _, f := range knownFeatures() {
+		known[f.name] = true
+	}
+	arch := map[asm.ISA]string{asm.AVX2: "amd64", asm.AVX512: "amd64", asm.NEON: "arm64"}
+	for _, k := range asm.List() {
+		if arch[k.ISA] != runtime.GOARCH {
+			continue
+		}
+		for _, f := range k.Requires {
+			require.True(t, known[f], "%s requires %s", k.Name, f)
+		}
+	}
+}
+
+// Every variant has a kernel wherever the drivers look one up.
+func TestVariantsAreComplete(t *testing.T) {
+	for _, v := range variants() {
+		t.Run(v.name, func(t *testing.T) {
+			require.NotEmpty(t, v.tiles)
+			set := func(k kernel, what string) { require.NotEqual(t, kernel{}, k, what) }
+			for _, dt := range []DType{F32, F16, BF16} {
+				for _, x := range v.tiles {
+					set(x.score, "score")
+					set(x.value, "value")
+					set(x.packQuery, "pack Q")
+					set(x.packKey[dt], "pack K")
+				}
+				for rows := 1; rows <= maxDecodeRows; rows++ {
+					require.NotEmpty(t, v.decodeScore[dt][rows], "decode score of %d rows of %v", rows, dt)
+					require.NotEmpty(t, v.decodeValue[dt][rows], "decode value of %d rows of %v", rows, dt)
+				}
+				if v.name != PureGo { // whose kernels of F32 are the zero kernel
+					set(v.convert[dt], "convert")
+					set(v.finish[dt], "finish")
+				}
+			}
+			if v.name != PureGo {
+				for _, k := range []kernel{v.softmax, v.softcap, v.alibi, v.bias, v.mask} {
+					set(k, "modifier")
+				}
+			}
+		})
+	}
+}
+
+// The rows of an item are shared between few-rows tiles without gap.
+func TestFewTile(t *testing.T) {
+	for limit := 1; limit <= maxDecodeRows; limit++ {
+		for rows := 1; rows <= 40; rows++ {
+			row, tiles := 0, 0
+			for row < rows {
+				n := fewTile(rows, row, limit)
+				require.True(t, 1 <= n && n <= limit, "tile of %d rows", n)
+				row += n
+				tiles++
+			}
+			require.Equal(t, rows, row)
+			require.Equal(t, (rows+limit-1)/limit, tiles)
+		}
+	}
+}

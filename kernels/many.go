@@ -1,0 +1,85 @@
+package kernels
+
+import (
+	"unsafe"
+)
+
+// many computes an item in GEMM form: K of a block of keys is packed into panels
+// and V converted, once for all rows; then score, softmax and value on one row
+// tile after another, while K and V stay in L2.
+func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
+	height := c.tile.rows
+	for row := 0; row < it.rows; row += height {
+		p.packQuery(w, c, s, it, row)
+	}
+	ksize, vsize := p.config.Key.size(), p.config.Value.size()
+	vdirect := p.config.Value == F32 && p.config.ValueDim == p.vd
+	for key := it.key0; key < it.key1; key += c.KeyBlock {
+		n := min(c.KeyBlock, it.key1-key)
+		p.packKeys(w, c, s.Key.row(it.kvHead, key), s.Key.PosStride*ksize, n)
+		v, vstride := s.Value.row(it.kvHead, key), s.Value.PosStride*vsize
+		if !vdirect {
+			p.convertRows(w, p.config.Value, v, vstride, n, p.config.ValueDim, w.values)
+			v, vstride = unsafe.Pointer(&w.values[0]), p.vd*4
+		}
+		for row := 0; row < it.rows; row += height {
+			rows := min(height, it.rows-row)
+			lo, hi := p.bounds(w, s, it.row+row, rows, height, key, n)
+			if lo >= hi {
+				continue
+			}
+			// Only the panels that some row sees.
+			lo = lo / c.tile.cols * c.tile.cols
+			for r := range height {
+				w.lo[r], w.hi[r] = max(w.lo[r]-int32(lo), 0), max(w.hi[r]-int32(lo), 0)
+			}
+			a := &w.score
+			a.Q, a.K, a.S = &w.query[row*p.kd], &w.panels[lo*p.kd], &w.scores[0]
+			a.D, a.Panels = p.kd, (hi-lo+c.tile.cols-1)/c.tile.cols
+			c.tile.score.score(a)
+			p.normalize(w, s, it.kvHead, tileArgs{it.row + row, rows, height, key + lo, hi - lo}, m[row:], l[row:])
+			b := &w.value
+			b.P, b.V, b.VStride = &w.scores[0], unsafe.Add(v, lo*vstride), vstride
+			b.O, b.OStride, b.Alpha = &o[row*p.vd], p.vd*4, &w.alpha[0]
+			b.Keys, b.Cols = hi-lo, p.vd
+			c.tile.value.value(b)
+		}
+	}
+}
+
+// packQuery converts, scales and packs the queries of one row tile: [kd][rows].
+func (p *Plan) packQuery(w *worker, c *recipe, s *Sequence, it *item, row int) {
+	height := c.tile.rows
+	rows := min(height, it.rows-row)
+	p.convertQuery(w, s, it, row, rows, w.stage)
+	clear(w.stage[rows*p.kd : height*p.kd])
+	a := &w.pack
+	a.Src, a.SrcStride, a.Dst = unsafe.Pointer(&w.stage[0]), p.kd*4, &w.query[row*p.kd]
+	a.D, a.Panels = p.kd, 1
+	c.tile.packQuery.pack(a)
+}
+
+// packKeys packs n keys into panels, zero keys after the last. Rows whose
+// dimension is padded, and the last partial panel, go through a converted copy.
+func (p *Plan) packKeys(w *worker, c *recipe, src unsafe.Pointer, stride, n int) {
+	cols := c.tile.cols
+	a := &w.pack
+	a.D = p.kd
+	direct := 0
+	if p.config.KeyDim == p.kd {
+		direct = n / cols
+	}
+	if direct > 0 {
+		a.Src, a.SrcStride, a.Dst, a.Panels = src, stride, &w.panels[0], direct
+		c.tile.packKey[p.config.Key].pack(a)
+	}
+	done := direct * cols
+	if done == n {
+		return
+	}
+	rest := up(n-done, cols)
+	p.convertRows(w, p.config.Key, unsafe.Add(src, done*stride), stride, n-done, p.config.KeyDim, w.stage)
+	clear(w.stage[(n-done)*p.kd : rest*p.kd])
+	a.Src, a.SrcStride, a.Dst, a.Panels = unsafe.Pointer(&w.stage[0]), p.kd*4, &w.panels[done*p.kd], rest/cols
+	c.tile.packKey[F32].pack(a)
+}

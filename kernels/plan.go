@@ -1,0 +1,217 @@
+package kernels
+
+import (
+	"fmt"
+	"math"
+	"strings"
+)
+
+// Plan is attention of one layer, ready to run: the validated Config, the
+// variant and the tuning for every phase and bucket of KV lengths. It is
+// immutable and safe for concurrent use.
+type Plan struct {
+	config   Config
+	group    int
+	kd, vd   int // padded dimensions
+	variant  *variant
+	reason   string
+	executor Executor
+	recipes  [nPhases][nBuckets]recipe
+	// softcap and queryScale are in units of log2: scores leave the score
+	// kernel multiplied by log2(e), or divided by the cap.
+	queryScale float32
+	softcap    float32
+	slopes     []float32
+}
+
+// recipe is a tuning with its kernels looked up.
+type recipe struct {
+	Tuning
+	source      string
+	tile        *tile
+	decodeScore [maxDecodeRows + 1]kernel
+	decodeValue [maxDecodeRows + 1]kernel
+}
+
+type options struct {
+	variant  string
+	profile  *Profile
+	executor Executor
+	threads  int
+	tuning   *Tuning
+}
+
+// Option says how to run a plan, not what it computes.
+type Option func(*options)
+
+// WithVariant forces a variant by name; it takes precedence over GQA_VARIANT.
+func WithVariant(name string) Option { return func(o *options) { o.variant = name } }
+
+// WithProfile uses a host's tuned choices where they fit.
+func WithProfile(p *Profile) Option { return func(o *options) { o.profile = p } }
+
+// WithExecutor injects what runs the work items, in place of a [Pool] of the plan's own.
+func WithExecutor(e Executor) Option { return func(o *options) { o.executor = e } }
+
+// WithThreads sizes the plan's own pool; 0: GOMAXPROCS. The caller of Run counts as
+// one thread.
+func WithThreads(n int) Option { return func(o *options) { o.threads = n } }
+
+// WithTuning fixes the tuning for every phase and length.
+func WithTuning(t Tuning) Option { return func(o *options) { o.tuning = &t } }
+
+// NewPlan validates a configuration and chooses how to run it.
+func NewPlan(config Config, opts ...Option) (*Plan, error) {
+	c, err := config.validate()
+	if err != nil {
+		return nil, err
+	}
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if o.threads < 0 || o.threads > 1<<12 {
+		return nil, fmt.Errorf("kernels: WithThreads(%d): expected 0 (GOMAXPROCS) … %d", o.threads, 1<<12)
+	}
+	p := &Plan{config: c, group: c.Heads / c.KVHeads, kd: pad(c.KeyDim), vd: pad(c.ValueDim)}
+	if p.variant, p.reason, err = selectVariant(o.variant); err != nil {
+		return nil, err
+	}
+	if err := p.makeRecipes(&o); err != nil {
+		return nil, err
+	}
+	p.queryScale = c.Scale * math.Log2E
+	if c.Softcap > 0 {
+		p.queryScale = c.Scale / c.Softcap
+		p.softcap = c.Softcap * math.Log2E
+	}
+	for _, s := range c.AlibiSlopes {
+		p.slopes = append(p.slopes, s*math.Log2E)
+	}
+	p.executor = o.executor
+	if p.executor == nil {
+		p.executor = NewPool(o.threads)
+	}
+	if n := p.executor.Workers(); n < 1 {
+		return nil, fmt.Errorf("kernels: WithExecutor: Workers() = %d: expected at least 1", n)
+	}
+	return p, nil
+}
+
+func (p *Plan) makeRecipes(o *options) error {
+	caches := Host().Caches
+	for i, phase := range Phases() {
+		for j, bucket := range Buckets() {
+			k := Case{p.variant.name, p.group, p.config.KeyDim, p.config.ValueDim, p.config.Key, p.config.Value, phase, bucket}
+			t, source := defaultTuning(p.variant, k, caches), "default"
+			if o.profile != nil {
+				for _, e := range o.profile.Entries {
+					if e.Case == k {
+						t, source = e.Tuning, "profile "+o.profile.Name
+					}
+				}
+			}
+			if o.tuning != nil {
+				t, source = *o.tuning, "option"
+			}
+			if err := t.validate(p.variant); err != nil {
+				return fmt.Errorf("kernels: %s: %w", source, err)
+			}
+			r := recipe{Tuning: t, source: source, tile: p.variant.many(t.Tile)}
+			for rows := 1; rows <= maxDecodeRows; rows++ {
+				r.decodeScore[rows] = pick(p.variant.decodeScore[p.streamType(p.config.Key, p.config.KeyDim)][rows], t.DecodeScore)
+				r.decodeValue[rows] = pick(p.variant.decodeValue[p.streamType(p.config.Value, p.config.ValueDim)][rows], t.DecodeValue)
+			}
+			p.recipes[i][j] = r
+		}
+	}
+	return nil
+}
+
+// streamType is the type that the few-rows kernels read: rows whose dimension is no
+// multiple of 16 are converted to padded float32 first.
+func (p *Plan) streamType(t DType, dim int) DType {
+	if dim%16 != 0 {
+		return F32
+	}
+	return t
+}
+
+// Config returns the configuration with its defaults filled in.
+func (p *Plan) Config() Config { return p.config }
+
+// Variant is the name of the variant in use.
+func (p *Plan) Variant() string { return p.variant.name }
+
+// recipe is how a sequence is computed; it depends on its lengths alone.
+func (p *Plan) recipe(s *Sequence) *recipe {
+	return &p.recipes[phaseIndex(s.QueryLen)][bucketIndex(s.KVLen)]
+}
+
+// Explanation says how a batch would be computed.
+type Explanation struct {
+	Variant   string                `json:"variant"`
+	Reason    string                `json:"reason"`
+	Workers   int                   `json:"workers"`
+	Sequences []SequenceExplanation `json:"sequences"`
+}
+
+// SequenceExplanation says how one sequence would be computed.
+type SequenceExplanation struct {
+	Queries  int    `json:"queries"`
+	Keys     int    `json:"keys"`
+	Rows     int    `json:"rows"` // a KV head: queries × group
+	Phase    Phase  `json:"phase"`
+	Family   string `json:"family"` // few-rows or many-rows
+	Tile     string `json:"tile"`   // register tile, or the few-rows tiles in turn
+	KeyBlock int    `json:"key_block"`
+	RowBlock int    `json:"row_block"`
+	Split    int    `json:"split"`
+	Items    int    `json:"items"` // independent work items
+	Source   string `json:"source"`
+	Tuning   Tuning `json:"tuning"`
+}
+
+// Explain tells the variant, tiles, blocks and splits that Run would use for a batch, and
+// where each choice came from. Only lengths and offsets are looked at.
+func (p *Plan) Explain(seqs []Sequence) Explanation {
+	e := Explanation{Variant: p.variant.name, Reason: p.reason, Workers: p.executor.Workers()}
+	var r run
+	for i := range seqs {
+		s := &seqs[i]
+		c := p.recipe(s)
+		rows := p.group * s.QueryLen
+		x := SequenceExplanation{
+			Queries: s.QueryLen, Keys: s.KVLen, Rows: rows, Phase: PhaseOf(s.QueryLen),
+			Split: c.Split, Source: c.source, Tuning: c.Tuning,
+		}
+		if rows <= c.FewRows {
+			x.Family, x.KeyBlock, x.RowBlock = "few-rows", c.DecodeBlock, rows
+			var tiles []string
+			for first := 0; first < rows; {
+				n := fewTile(rows, first, c.DecodeRows)
+				tiles = append(tiles, c.decodeScore[n].name)
+				first += n
+			}
+			x.Tile = strings.Join(tiles, " ")
+		} else {
+			x.Family, x.Tile, x.KeyBlock, x.RowBlock = "many-rows", c.Tile, c.KeyBlock, c.RowBlock
+		}
+		r = run{}
+		p.cut(&r, i, s)
+		x.Items = len(r.items)
+		e.Sequences = append(e.Sequences, x)
+	}
+	return e
+}
+
+// String is the explanation in a few lines.
+func (e Explanation) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "variant %s (%s), %d workers", e.Variant, e.Reason, e.Workers)
+	for _, s := range e.Sequences {
+		fmt.Fprintf(&b, "\n%s of %d queries on %d keys: %s, %d rows a KV head in blocks of %d, tile %s, %d keys a block, splits of %d, %d items (%s)",
+			s.Phase, s.Queries, s.Keys, s.Family, s.Rows, s.RowBlock, s.Tile, s.KeyBlock, s.Split, s.Items, s.Source)
+	}
+	return b.String()
+}

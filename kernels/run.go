@@ -1,0 +1,354 @@
+package kernels
+
+import (
+	"fmt"
+	"math"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/gqa-go/gqa/asm"
+)
+
+// Run computes attention for every sequence of a batch, which may mix prefill,
+// chunks and decode. Nothing is written when it returns an error. Outputs must not overlap
+// inputs or each other.
+func (p *Plan) Run(ws *Workspace, seqs []Sequence) error {
+	if ws == nil {
+		return fmt.Errorf("kernels: Run: Workspace is nil: expected one from NewWorkspace")
+	}
+	for i := range seqs {
+		if err := seqs[i].check(&p.config); err != nil {
+			return fmt.Errorf("kernels: Run: sequence %d: %w", i, err)
+		}
+	}
+	r := &ws.run
+	r.plan, r.seqs = p, seqs
+	r.items, r.groups, r.rows = r.items[:0], r.groups[:0], 0
+	var z sizes
+	for i := range seqs {
+		p.cut(r, i, &seqs[i])
+		p.grow(&z, &seqs[i])
+	}
+	grow(&r.o, r.rows*p.vd)
+	grow(&r.m, r.rows)
+	grow(&r.l, r.rows)
+	for len(r.workers) < p.executor.Workers() {
+		r.workers = append(r.workers, worker{})
+	}
+	for i := range r.workers {
+		r.workers[i].reserve(z)
+	}
+	if len(r.items) > 0 {
+		p.executor.Execute(len(r.items), r)
+	}
+	return nil
+}
+
+// grow raises z to what a sequence needs.
+func (p *Plan) grow(z *sizes, s *Sequence) {
+	r := p.recipe(s)
+	rows := p.group * s.QueryLen
+	z.kd, z.vd = p.kd, p.vd
+	if rows <= r.FewRows {
+		z.tile = max(z.tile, r.DecodeRows)
+		z.rows = max(z.rows, rows)
+		z.keys = max(z.keys, r.DecodeBlock)
+		return
+	}
+	z.tile = max(z.tile, r.tile.rows)
+	z.rows = max(z.rows, up(min(rows, r.RowBlock), r.tile.rows))
+	z.keys = max(z.keys, up(r.KeyBlock, r.tile.cols))
+}
+
+func up(n, multiple int) int { return (n + multiple - 1) / multiple * multiple }
+
+// limits is the range of keys that a query sees: causal, window and length.
+func (p *Plan) limits(s *Sequence, query int) (lo, hi int) {
+	i := query + s.offset()
+	hi = s.KVLen
+	if p.config.Causal {
+		hi = min(hi, i+1)
+	}
+	if w := p.config.Window; w != nil {
+		if w.Right >= 0 {
+			hi = min(hi, i+w.Right+1)
+		}
+		if w.Left >= 0 {
+			lo = min(max(lo, i-w.Left), s.KVLen)
+		}
+	}
+	return lo, max(lo, hi)
+}
+
+// cut appends the items of a sequence. The cut depends on the sequence's lengths and
+// the plan alone: that is why bits do not depend on threads or batch.
+func (p *Plan) cut(r *run, seq int, s *Sequence) {
+	c := p.recipe(s)
+	total := p.group * s.QueryLen
+	block, padding := c.RowBlock, c.tile.rows
+	if total <= c.FewRows {
+		block, padding = total, 1
+	}
+	for kvHead := range p.config.KVHeads {
+		// The last rows see the most keys: they go first.
+		for row := (total - 1) / max(block, 1) * block; row >= 0 && total > 0; row -= block {
+			rows := min(block, total-row)
+			lo, _ := p.limits(s, row/p.group)
+			_, hi := p.limits(s, (row+rows-1)/p.group)
+			it := item{seq: seq, kvHead: kvHead, row: row, rows: rows, key0: lo, key1: max(lo, hi), group: -1}
+			first := lo / c.Split
+			n := (it.key1+c.Split-1)/c.Split - first
+			if it.key1 == lo || n == 1 {
+				r.items = append(r.items, it)
+				continue
+			}
+			r.groups = append(r.groups, group{len(r.items), n, int32(n)})
+			it.group = len(r.groups) - 1
+			for i := range n {
+				it.key0 = max(lo, (first+i)*c.Split)
+				it.key1 = min(hi, (first+i+1)*c.Split)
+				it.partial = r.rows
+				r.rows += up(rows, padding)
+				r.items = append(r.items, it)
+			}
+		}
+	}
+}
+
+// Do implements [Task].
+func (r *run) Do(worker, i int) {
+	p, w, it := r.plan, &r.workers[worker], &r.items[i]
+	s := &r.seqs[it.seq]
+	c := p.recipe(s)
+	few := p.group*s.QueryLen <= c.FewRows
+	rows := it.rows
+	if !few {
+		rows = up(rows, c.tile.rows)
+	}
+	o, m, l := w.o, w.m, w.l
+	if it.group >= 0 {
+		o, m, l = r.o[it.partial*p.vd:], r.m[it.partial:], r.l[it.partial:]
+	}
+	o, m, l = o[:rows*p.vd], m[:rows], l[:rows]
+	clear(o)
+	clear(l)
+	for i := range m {
+		m[i] = float32(math.Inf(-1))
+	}
+	if few {
+		p.few(w, c, s, it, o, m, l)
+	} else {
+		p.many(w, c, s, it, o, m, l)
+	}
+	if it.group < 0 {
+		p.finish(w, s, it, o, m, l)
+		return
+	}
+	g := &r.groups[it.group]
+	if atomic.AddInt32(&g.pending, -1) > 0 {
+		return
+	}
+	p.mergeSplits(r, w, g)
+	p.finish(w, s, it, w.o, w.m, w.l)
+}
+
+// mergeSplits joins the partial results of a group in the order of its keys, into the
+// worker's rows.
+func (p *Plan) mergeSplits(r *run, w *worker, g *group) {
+	splits := r.items[g.first : g.first+g.n]
+	for row := range splits[0].rows {
+		m := float32(math.Inf(-1))
+		for i := range splits {
+			m = max(m, r.m[splits[i].partial+row])
+		}
+		o := w.o[row*p.vd:][:p.vd]
+		clear(o)
+		l := float32(0)
+		for i := range splits {
+			at := splits[i].partial + row
+			if math.IsInf(float64(r.m[at]), -1) {
+				continue
+			}
+			weight := float32(math.Exp2(float64(r.m[at] - m)))
+			l += weight * r.l[at]
+			for d, x := range r.o[at*p.vd:][:p.vd] {
+				o[d] += weight * x
+			}
+		}
+		w.m[row], w.l[row] = m, l
+	}
+}
+
+// finish writes the rows of an item: O/(Σ + sink) in the output type, and the
+// log-sum-exp.
+func (p *Plan) finish(w *worker, s *Sequence, it *item, o, m, l []float32) {
+	f := &w.finish
+	f.Cols = p.config.ValueDim
+	k := p.variant.finish[p.config.Output]
+	for r := range it.rows {
+		query, head := (it.row+r)/p.group, it.kvHead*p.group+(it.row+r)%p.group
+		top, scale, sum := p.denominator(head, m[r], l[r])
+		f.O, f.Dst, f.Scale = &o[r*p.vd], s.Output.row(head, query), scale
+		k.finish(f)
+		lse := math.Inf(-1)
+		if lo, hi := p.limits(s, query); f.NonFinite != 0 || !finite(l[r]) || l[r] == 0 && lo < hi {
+			lse = p.careful(w, s, query, head)
+		} else if s.LSE != nil && sum > 0 {
+			lse = (top + math.Log2(sum)) * math.Ln2
+		}
+		if s.LSE != nil {
+			s.LSE[head*s.QueryLen+query] = float32(lse)
+		}
+	}
+}
+
+// denominator joins the sink with the maximum m (in log2) and the sum l of a row:
+// the row's log-sum-exp is top + log2(sum), and its output O·scale.
+func (p *Plan) denominator(head int, m, l float32) (top float64, scale float32, sum float64) {
+	if p.config.Sinks == nil {
+		if l == 0 {
+			return 0, 0, 0
+		}
+		return float64(m), 1 / l, float64(l)
+	}
+	sink := float64(p.config.Sinks[head]) * math.Log2E
+	top = max(float64(m), sink)
+	if math.IsInf(top, -1) {
+		return 0, 0, 0
+	}
+	e := math.Exp2(float64(m) - top)
+	sum = float64(l)*e + math.Exp2(sink-top)
+	return top, float32(e / sum), sum
+}
+
+// convertQuery converts rows of an item's queries to float32, scaled, [n][kd].
+func (p *Plan) convertQuery(w *worker, s *Sequence, it *item, row, n int, dst []float32) {
+	c := &w.convert
+	size := p.config.Query.size()
+	c.SrcStride, c.DstStride = s.Query.HeadStride*size, p.kd*4
+	c.Cols, c.Scale = p.config.KeyDim, p.queryScale
+	for done := 0; done < n; done += c.Rows {
+		r := it.row + row + done
+		head := r % p.group
+		c.Rows = min(n-done, p.group-head)
+		c.Src = s.Query.row(it.kvHead*p.group+head, r/p.group)
+		c.Dst = &dst[done*p.kd]
+		p.variant.convert[p.config.Query].convert(c)
+	}
+}
+
+// convertRows converts n rows of K or V to padded float32 rows.
+func (p *Plan) convertRows(w *worker, t DType, src unsafe.Pointer, stride, n, dim int, dst []float32) {
+	c := &w.convert
+	c.Src, c.SrcStride, c.Dst, c.DstStride = src, stride, &dst[0], pad(dim)*4
+	c.Rows, c.Cols, c.Scale = n, dim, 1
+	p.variant.convert[t].convert(c)
+}
+
+// tileArgs names the rows and keys of an S tile.
+type tileArgs struct {
+	row, rows int // first row of the sequence's KV head, rows that exist
+	height    int // rows of the register tile
+	key, keys int // first key, number of keys
+}
+
+// bounds sets the key limits of the rows of a tile relative to key0, clipped to n
+// keys, and returns their union.
+func (p *Plan) bounds(w *worker, s *Sequence, row, rows, height, key0, n int) (lo, hi int) {
+	if rows == height {
+		// Most tiles lie off the diagonal; limits grow with the row.
+		_, first := p.limits(s, row/p.group)
+		last, _ := p.limits(s, (row+rows-1)/p.group)
+		if last <= key0 && first >= key0+n {
+			for r := range height {
+				w.lo[r], w.hi[r] = 0, int32(n)
+			}
+			return 0, n
+		}
+	}
+	lo = n
+	for r := range height {
+		a, b := 0, 0
+		if r < rows {
+			a, b = p.limits(s, (row+r)/p.group)
+			a, b = min(max(a-key0, 0), n), min(max(b-key0, 0), n)
+		}
+		w.lo[r], w.hi[r] = int32(a), int32(b)
+		if a < b {
+			lo, hi = min(lo, a), max(hi, b)
+		}
+	}
+	return lo, hi
+}
+
+// normalize applies the options to the scores of a tile, and the softmax. The
+// limits in w are relative to the tile's first key.
+func (p *Plan) normalize(w *worker, s *Sequence, kvHead int, t tileArgs, m, l []float32) {
+	blocks := (t.keys + asm.Lane - 1) / asm.Lane
+	stride := t.height * asm.Lane * 4
+	if p.softcap > 0 || p.slopes != nil || s.Bias != nil || s.Mask != nil {
+		w.modify.S, w.modify.Stride = &w.scores[0], stride
+		w.modify.Rows, w.modify.Blocks = t.rows, blocks
+		p.modify(w, s, kvHead, t)
+	}
+	a := &w.softmax
+	a.S, a.Stride, a.Rows, a.Blocks = &w.scores[0], stride, t.height, blocks
+	a.Lo, a.Hi, a.M, a.L, a.Alpha = &w.lo[0], &w.hi[0], &m[0], &l[0], &w.alpha[0]
+	p.variant.softmax.softmax(a)
+}
+
+// modify applies softcap, ALiBi, bias and mask, in this order.
+func (p *Plan) modify(w *worker, s *Sequence, kvHead int, t tileArgs) {
+	a, v := &w.modify, p.variant
+	if p.softcap > 0 {
+		a.Cap = p.softcap
+		v.softcap.softcap(a)
+	}
+	head := func(r int) int { return kvHead*p.group + (t.row+r)%p.group }
+	query := func(r int) int { return (t.row + r) / p.group }
+	if p.slopes != nil {
+		for r := range t.rows {
+			w.slope[r] = p.slopes[head(r)]
+			w.delta[r] = float32(t.key - query(r) - s.offset())
+		}
+		a.Slope, a.Delta = &w.slope[0], &w.delta[0]
+		v.alibi.alibi(a)
+	}
+	// Bias and mask end where the keys end: the last, partial block is read from a copy.
+	full, tail := t.keys/asm.Lane, t.keys%asm.Lane
+	if b := s.Bias; b != nil {
+		a.Bias = &w.bias[0]
+		for r := range t.rows {
+			row := b.Data[head(r)*b.HeadStride+query(r)*b.QueryStride+t.key:][:t.keys]
+			w.bias[r] = &row[0]
+			copy(w.biasTail[r*asm.Lane:][:asm.Lane], row[t.keys-tail:])
+		}
+		p.eachPart(w, t, full, tail, v.bias.bias, func(r int) { w.bias[r] = &w.biasTail[r*asm.Lane] })
+	}
+	if b := s.Mask; b != nil {
+		a.Mask = &w.mask[0]
+		for r := range t.rows {
+			row := b.Data[head(r)*b.HeadStride+query(r)*b.QueryStride+t.key:][:t.keys]
+			bytes := unsafe.Slice((*byte)(unsafe.Pointer(&row[0])), len(row))
+			w.mask[r] = &bytes[0]
+			copy(w.maskTail[r*asm.Lane:][:asm.Lane], bytes[t.keys-tail:])
+		}
+		p.eachPart(w, t, full, tail, v.mask.mask, func(r int) { w.mask[r] = &w.maskTail[r*asm.Lane] })
+	}
+}
+
+// eachPart calls a kernel on the full blocks of a tile, then on the partial one.
+func (p *Plan) eachPart(w *worker, t tileArgs, full, tail int, call func(*asm.ModifyArgs), useTail func(row int)) {
+	a := &w.modify
+	if full > 0 {
+		a.S, a.Blocks = &w.scores[0], full
+		call(a)
+	}
+	if tail > 0 {
+		for r := range t.rows {
+			useTail(r)
+		}
+		a.S, a.Blocks = &w.scores[full*t.height*asm.Lane], 1
+		call(a)
+	}
+}

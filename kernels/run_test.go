@@ -1,0 +1,315 @@
+package kernels_test
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gqa-go/gqa/fuzz"
+	"github.com/gqa-go/gqa/fuzz/fuzztest"
+	"github.com/gqa-go/gqa/kernels"
+)
+
+func TestRandom(t *testing.T) {
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		for seed := range uint64(fuzztest.Scale(400)) {
+			fuzztest.Check(t, fuzz.FromSeed(seed), variant)
+		}
+	})
+}
+
+// blocks is a tuning with blocks so small that small shapes cross them.
+func blocks(fewRows int) *fuzz.Tuning {
+	return &fuzz.Tuning{Tuning: kernels.Tuning{KeyBlock: 64, RowBlock: 24, Split: 128, FewRows: fewRows, DecodeBlock: 32, DecodeRows: 4}}
+}
+
+// shape is a case of one sequence.
+func shape(c kernels.Config, queries, keys int) fuzz.Case {
+	return fuzz.Case{
+		Source: "shape",
+		Config: c,
+		Tuning: blocks(8),
+		Sequences: []fuzz.Sequence{{
+			Queries: queries, Keys: keys, LSE: true, Seed: uint64(queries<<16 + keys),
+			Query: fuzz.Layout{AtEnd: true}, Key: fuzz.Layout{AtEnd: true, PositionMajor: true}, Value: fuzz.Layout{AtEnd: true},
+			Output: fuzz.Layout{AtEnd: true},
+		}},
+	}
+}
+
+var dtypes = []kernels.DType{kernels.F32, kernels.F16, kernels.BF16}
+
+func TestDimensions(t *testing.T) {
+	dims := []int{32, 40, 64, 72, 80, 96, 112, 128, 192, 256}
+	for d := 1; d <= 20; d++ {
+		dims = append(dims, d)
+	}
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		for i, d := range dims {
+			for j, dt := range dtypes {
+				if fuzztest.Emulated() && (i+j)%3 > 0 {
+					continue
+				}
+				c := kernels.Config{Heads: 2, KVHeads: 1, KeyDim: d, Key: dt, Value: dt, Causal: true}
+				fuzztest.Check(t, shape(c, 1, 33), variant)
+				fuzztest.Check(t, shape(c, 9, 33), variant)
+				// Dk ≠ Dv
+				c.ValueDim = dims[(i+7)%len(dims)]
+				fuzztest.Check(t, shape(c, 2, 17), variant)
+				fuzztest.Check(t, shape(c, 17, 17), variant)
+			}
+		}
+	})
+}
+
+func TestGroups(t *testing.T) {
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		for _, group := range []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 16} {
+			for _, kvHeads := range []int{1, 2, 3} {
+				for rows := 1; rows <= 4; rows++ {
+					c := kernels.Config{Heads: group * kvHeads, KVHeads: kvHeads, KeyDim: 16, Key: dtypes[rows%3], Value: dtypes[(rows+kvHeads)%3]}
+					x := shape(c, 3, 20)
+					x.Tuning.DecodeRows = rows
+					x.Tuning.FewRows = 64
+					fuzztest.Check(t, x, variant)
+					x.Tuning.FewRows = 0
+					fuzztest.Check(t, x, variant)
+				}
+			}
+		}
+	})
+}
+
+func TestLengths(t *testing.T) {
+	queries := []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 63, 64, 65, 130}
+	keys := []int{0, 1, 2, 3, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 127, 128, 129, 257}
+	if fuzztest.Emulated() {
+		queries, keys = []int{1, 3, 9, 17, 65}, []int{0, 1, 15, 17, 64, 129}
+	}
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		for i, q := range queries {
+			for j, kv := range keys {
+				c := kernels.Config{Heads: 2, KVHeads: 1, KeyDim: 16, Key: dtypes[(i+j)%3], Value: dtypes[(i+j)%3], Causal: (i+j)%2 == 0}
+				if j%3 == 0 {
+					c.Window = &kernels.Window{Left: 20, Right: -1}
+				}
+				fuzztest.Check(t, shape(c, q, kv), variant)
+			}
+		}
+	})
+}
+
+// Every tile of every family that a variant offers.
+func TestTiles(t *testing.T) {
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		many, score, value, err := kernels.Tiles(variant)
+		require.NoError(t, err)
+		check := func(c fuzz.Case) {
+			for _, dt := range dtypes {
+				c.Config.Key, c.Config.Value = dt, dt
+				for _, keys := range []int{15, 48, 100} {
+					c.Sequences[0].Keys = keys
+					fuzztest.Check(t, c, variant)
+				}
+			}
+		}
+		for i := range many {
+			c := shape(kernels.Config{Heads: 1, KVHeads: 1, KeyDim: 48, ValueDim: 80, Causal: true}, 25, 0)
+			c.Tuning.Many = i
+			check(c)
+		}
+		for rows := 1; rows <= 4; rows++ {
+			c := shape(kernels.Config{Heads: rows, KVHeads: 1, KeyDim: 48, ValueDim: 208}, 1, 0)
+			for i := range score {
+				c.Tuning.Score, c.Tuning.Value = i+1, i%len(value)+1
+				check(c)
+			}
+		}
+	})
+}
+
+// outputs are the bits that a case gives for each sequence.
+func outputs(t *testing.T, c fuzz.Case, variant string) [][]uint32 {
+	t.Helper()
+	b, err := fuzz.Build(c)
+	require.NoError(t, err)
+	p, done, err := b.Plan(variant)
+	require.NoError(t, err)
+	defer done()
+	require.NoError(t, b.Run(p, kernels.NewWorkspace()))
+	var list [][]uint32
+	for i := range c.Sequences {
+		list = append(list, b.Bits(i))
+	}
+	require.NoError(t, b.Close())
+	return list
+}
+
+// Bits depend neither on threads, nor on the order of the items, nor on the batch.
+func TestDeterminism(t *testing.T) {
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		for seed := range uint64(fuzztest.Scale(60)) {
+			c := fuzz.FromSeed(seed)
+			c.Threads, c.Order = 1, 0
+			want := outputs(t, c, variant)
+			for _, run := range []struct {
+				threads int
+				order   uint64
+			}{{2, 0}, {3, 0}, {7, 0}, {1, 5}, {3, 11}, {1, fuzz.Reverse}} {
+				c.Threads, c.Order = run.threads, run.order
+				require.Equal(t, want, outputs(t, c, variant), "%d threads, order %d: %v", run.threads, run.order, c)
+			}
+			c.Threads, c.Order = 1, 0
+			for i, s := range c.Sequences {
+				alone := c
+				alone.Sequences = []fuzz.Sequence{s}
+				require.Equal(t, want[i], outputs(t, alone, variant)[0], "sequence %d alone: %v", i, c)
+			}
+		}
+	})
+}
+
+func TestAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		for _, dt := range []kernels.DType{kernels.F32, kernels.F16} {
+			for _, threads := range []int{1, 2} {
+				t.Run(fmt.Sprintf("%v/%d", dt, threads), func(t *testing.T) {
+					c := shape(kernels.Config{
+						Heads: 4, KVHeads: 2, KeyDim: 24, Key: dt, Value: dt, Query: dt, Output: dt, Causal: true,
+						Window: &kernels.Window{Left: 200, Right: 0}, Softcap: 20, Sinks: make([]float32, 4), AlibiSlopes: make([]float32, 4),
+					}, 1, 300)
+					chunk, prefill := c.Sequences[0], c.Sequences[0]
+					chunk.Queries = 5
+					prefill.Queries = 70
+					prefill.Bias, prefill.Mask = &fuzz.Scores{}, &fuzz.Scores{}
+					c.Sequences = append(c.Sequences, chunk, prefill)
+					b, err := fuzz.Build(c)
+					require.NoError(t, err)
+					defer func() { require.NoError(t, b.Close()) }()
+					p, err := kernels.NewPlan(c.Config, kernels.WithVariant(variant), kernels.WithThreads(threads))
+					require.NoError(t, err)
+					ws, seqs := kernels.NewWorkspace(), b.Sequences()
+					require.NoError(t, p.Run(ws, seqs))
+					require.Zero(t, testing.AllocsPerRun(5, func() {
+						if err := p.Run(ws, seqs); err != nil {
+							panic(err)
+						}
+					}))
+				})
+			}
+		}
+	})
+}
+
+// One plan serves concurrent calls, each with a workspace of its own.
+func TestConcurrentRuns(t *testing.T) {
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		c := fuzz.FromSeed(3)
+		b, err := fuzz.Build(c)
+		require.NoError(t, err)
+		p, done, err := b.Plan(variant)
+		require.NoError(t, err)
+		defer done()
+		require.NoError(t, b.Close())
+		want := outputs(t, c, variant)
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				b, err := fuzz.Build(c)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				ws := kernels.NewWorkspace()
+				for range 5 {
+					if err := b.Run(p, ws); err != nil {
+						t.Error(err)
+					}
+					for i := range c.Sequences {
+						if fmt.Sprint(want[i]) != fmt.Sprint(b.Bits(i)) {
+							t.Errorf("sequence %d has other bits in a concurrent Run: %v", i, c)
+						}
+					}
+				}
+				if err := b.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// A workspace that served a large batch serves a small one, of another plan.
+func TestWorkspaceReuse(t *testing.T) {
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		ws := kernels.NewWorkspace()
+		for seed := range uint64(fuzztest.Scale(40)) {
+			c := fuzz.FromSeed(1000 + seed)
+			want := outputs(t, c, variant)
+			b, err := fuzz.Build(c)
+			require.NoError(t, err)
+			p, done, err := b.Plan(variant)
+			require.NoError(t, err)
+			require.NoError(t, b.Run(p, ws))
+			for i := range want {
+				require.Equal(t, want[i], b.Bits(i), "%v", c)
+			}
+			done()
+			require.NoError(t, b.Close())
+		}
+	})
+}
+
+func TestEmptyBatch(t *testing.T) {
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		p, err := kernels.NewPlan(small(), kernels.WithVariant(variant))
+		require.NoError(t, err)
+		ws := kernels.NewWorkspace()
+		require.NoError(t, p.Run(ws, nil))
+		require.NoError(t, p.Run(ws, make([]kernels.Sequence, 3)))
+	})
+}
+
+// A pool serves several plans, and Close ends it.
+func TestPool(t *testing.T) {
+	for _, n := range []int{1, 2, 7} {
+		pool := kernels.NewPool(n)
+		require.Equal(t, n, pool.Workers())
+		for _, items := range []int{0, 1, 2, 100} {
+			counts := make([]int32, items)
+			busy := make([]int32, n)
+			pool.Execute(items, &counter{counts: counts, busy: busy, t: t})
+			for i, c := range counts {
+				require.EqualValues(t, 1, c, "item %d of %d on %d workers", i, items, n)
+			}
+		}
+		pool.Close()
+		pool.Close()
+	}
+	require.Positive(t, kernels.NewPool(0).Workers())
+}
+
+type counter struct {
+	counts, busy []int32
+	mu           sync.Mutex
+	t            *testing.T
+}
+
+func (c *counter) Do(worker, item int) {
+	c.mu.Lock()
+	c.busy[worker]++
+	if c.busy[worker] != 1 {
+		c.t.Errorf("worker %d runs two items at once", worker)
+	}
+	c.counts[item]++
+	c.mu.Unlock()
+	c.mu.Lock()
+	c.busy[worker]--
+	c.mu.Unlock()
+}

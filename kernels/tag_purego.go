@@ -1,0 +1,6 @@
+//go:build purego
+
+package kernels
+
+// tagPureGo tells whether the build leaves assembly out.
+const tagPureGo = true

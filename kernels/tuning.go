@@ -1,0 +1,189 @@
+package kernels
+
+import (
+	"fmt"
+	"math"
+	"slices"
+)
+
+// Phase says how many tokens of a sequence are computed at once.
+type Phase string
+
+const (
+	Decode  Phase = "decode"  // 1 query
+	Chunk   Phase = "chunk"   // 2 … 63 queries: verification, short chunks
+	Prefill Phase = "prefill" // 64 queries and more
+)
+
+// Phases lists the phases.
+func Phases() []Phase { return []Phase{Decode, Chunk, Prefill} }
+
+// PhaseOf is the phase of a sequence with this number of queries.
+func PhaseOf(queries int) Phase { return Phases()[phaseIndex(queries)] }
+
+func phaseIndex(queries int) int {
+	switch {
+	case queries <= 1:
+		return 0
+	case queries < 64:
+		return 1
+	}
+	return 2
+}
+
+// Buckets lists the upper bounds of the buckets of KV lengths.
+func Buckets() []int { return []int{512, 4096, 32768, math.MaxInt32} }
+
+// BucketOf is the upper bound of the bucket of a KV length.
+func BucketOf(kv int) int { return Buckets()[bucketIndex(kv)] }
+
+const (
+	nPhases  = 3
+	nBuckets = 4
+)
+
+func bucketIndex(kv int) int {
+	switch {
+	case kv <= 512:
+		return 0
+	case kv <= 4096:
+		return 1
+	case kv <= 32768:
+		return 2
+	}
+	return 3
+}
+
+// Tuning says how a sequence is computed. It changes speed, and the result within
+// the tolerance.
+type Tuning struct {
+	Tile        string `json:"tile"`         // register tile of the many-rows family, "6x16"
+	KeyBlock    int    `json:"key_block"`    // keys packed at once, a multiple of 16
+	RowBlock    int    `json:"row_block"`    // query rows (tokens × group) of a work item
+	Split       int    `json:"split"`        // keys of a work item
+	FewRows     int    `json:"few_rows"`     // the few-rows family takes at most so many rows
+	DecodeBlock int    `json:"decode_block"` // keys scored at once in the few-rows family, a multiple of 16
+	DecodeRows  int    `json:"decode_rows"`  // rows of a register tile there, at most
+	DecodeScore string `json:"decode_score"` // score tile for tiles of its number of rows; empty: the default
+	DecodeValue string `json:"decode_value"` // value tile, likewise
+	Prefetch    int    `json:"prefetch"`     // bytes ahead in the few-rows family; 0: none
+}
+
+// Validate reports whether the kernels of a variant can run t.
+func (t Tuning) Validate(variantName string) error {
+	v, err := lookupVariant(variantName)
+	if err != nil {
+		return err
+	}
+	return t.validate(v)
+}
+
+func (t Tuning) validate(v *variant) error {
+	if v.many(t.Tile) == nil {
+		return fmt.Errorf("Tuning.Tile = %q: expected one of %v (%s)", t.Tile, v.manyNames(), v.name)
+	}
+	for _, f := range []struct {
+		name            string
+		value, min, max int
+		multiple        int
+	}{
+		{"KeyBlock", t.KeyBlock, 16, 4096, 16},
+		{"RowBlock", t.RowBlock, 1, 1 << 16, 1},
+		{"Split", t.Split, 64, maxLength, 16},
+		{"FewRows", t.FewRows, 0, 256, 1},
+		{"DecodeBlock", t.DecodeBlock, 16, 4096, 16},
+		{"DecodeRows", t.DecodeRows, 1, maxDecodeRows, 1},
+		{"Prefetch", t.Prefetch, 0, 1 << 20, 1},
+	} {
+		if f.value < f.min || f.value > f.max || f.value%f.multiple != 0 {
+			return fmt.Errorf("Tuning.%s = %d: expected %d … %d, a multiple of %d", f.name, f.value, f.min, f.max, f.multiple)
+		}
+	}
+	if t.DecodeScore != "" && !slices.Contains(v.decodeScoreNames(), t.DecodeScore) {
+		return fmt.Errorf("Tuning.DecodeScore = %q: expected one of %v (%s)", t.DecodeScore, v.decodeScoreNames(), v.name)
+	}
+	if t.DecodeValue != "" && !slices.Contains(v.decodeValueNames(), t.DecodeValue) {
+		return fmt.Errorf("Tuning.DecodeValue = %q: expected one of %v (%s)", t.DecodeValue, v.decodeValueNames(), v.name)
+	}
+	return nil
+}
+
+// Tiles lists the register tiles that a variant offers to the tuner.
+func Tiles(variantName string) (many, decodeScore, decodeValue []string, err error) {
+	v, err := lookupVariant(variantName)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return v.manyNames(), v.decodeScoreNames(), v.decodeValueNames(), nil
+}
+
+// Case is what a tuning was found for.
+type Case struct {
+	Variant  string `json:"variant"`
+	Group    int    `json:"group"` // query heads a KV head
+	KeyDim   int    `json:"key_dim"`
+	ValueDim int    `json:"value_dim"`
+	Key      DType  `json:"key"`
+	Value    DType  `json:"value"`
+	Phase    Phase  `json:"phase"`
+	Bucket   int    `json:"bucket"` // upper bound of the KV length, one of Buckets
+}
+
+// Entry is a tuning and what it was found for.
+type Entry struct {
+	Case
+	Tuning Tuning `json:"tuning"`
+}
+
+// Validate reports whether e can be used.
+func (e Entry) Validate() error {
+	if !slices.Contains(Phases(), e.Phase) {
+		return fmt.Errorf("Entry.Phase = %q: expected one of %v", e.Phase, Phases())
+	}
+	if !slices.Contains(Buckets(), e.Bucket) {
+		return fmt.Errorf("Entry.Bucket = %d: expected one of %v", e.Bucket, Buckets())
+	}
+	if e.Group < 1 || e.Group > maxHeads || e.KeyDim < 1 || e.KeyDim > maxDim || e.ValueDim < 1 || e.ValueDim > maxDim {
+		return fmt.Errorf("Entry of group %d, dims %d and %d: expected 1 … %d and 1 … %d", e.Group, e.KeyDim, e.ValueDim, maxHeads, maxDim)
+	}
+	return e.Tuning.Validate(e.Variant)
+}
+
+// Profile is a host's tuned choices; package tune finds, saves and loads them.
+// It must not be changed while plans are made from it.
+type Profile struct {
+	Name    string // where it came from, for Explain
+	Entries []Entry
+}
+
+// DefaultTuning is the tuning without a profile: it follows from the variant
+// and the sizes of the caches.
+func DefaultTuning(k Case) (Tuning, error) {
+	v, err := lookupVariant(k.Variant)
+	if err != nil {
+		return Tuning{}, err
+	}
+	return defaultTuning(v, k, Host().Caches), nil
+}
+
+func defaultTuning(v *variant, k Case, caches Caches) Tuning {
+	tile := v.tiles[0]
+	// K panels and V of a block take half of L2; the other half holds S, Q, O.
+	keyBlock := caches.L2 / 2 / (4 * (pad(k.KeyDim) + pad(k.ValueDim)))
+	t := Tuning{
+		Tile:        tile.name,
+		KeyBlock:    min(max(keyBlock/64*64, 64), 512),
+		RowBlock:    1024 / tile.rows * tile.rows,
+		Split:       2048,
+		FewRows:     2 * maxDecodeRows,
+		DecodeBlock: 128,
+		DecodeRows:  maxDecodeRows,
+		Prefetch:    8 << 10,
+	}
+	if k.Phase == Prefill {
+		t.Split = 1 << 16
+	}
+	return t
+}
+
+func pad(n int) int { return (n + 15) &^ 15 }

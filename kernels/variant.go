@@ -1,0 +1,237 @@
+package kernels
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/gqa-go/gqa/asm"
+)
+
+// PureGo is the variant in portable Go: always there, the last choice.
+const PureGo = "purego"
+
+// maxDecodeRows is the largest row tile of the few-rows family.
+const maxDecodeRows = 4
+
+// kernel is one kernel of a variant: assembly, or portable Go.
+type kernel struct {
+	id         asm.ID // portableID: the portable Go of the same op
+	dtype      DType
+	rows, cols int
+	name       string // of the tile
+}
+
+// portableID is the ID of no assembly kernel.
+const portableID asm.ID = 0
+
+func tileName(rows, cols int) string { return fmt.Sprintf("%dx%d", rows, cols) }
+
+// tile is a register tile of the many-rows family with the kernels it needs.
+type tile struct {
+	name         string
+	rows, cols   int
+	score, value kernel
+	packQuery    kernel
+	packKey      [3]kernel // by DType
+}
+
+// variant is a set of kernels for one instruction set.
+type variant struct {
+	name     string
+	requires []string
+	missing  string // why it cannot run here; empty: it can
+
+	tiles       []tile
+	decodeScore [3][maxDecodeRows + 1][]kernel // by DType and rows; the default first
+	decodeValue [3][maxDecodeRows + 1][]kernel
+	softmax     kernel
+	softcap     kernel
+	alibi       kernel
+	bias        kernel
+	mask        kernel
+	convert     [3]kernel // by DType
+	finish      [3]kernel // by DType
+}
+
+func (v *variant) many(name string) *tile {
+	for i := range v.tiles {
+		if v.tiles[i].name == name {
+			return &v.tiles[i]
+		}
+	}
+	return nil
+}
+
+func (v *variant) manyNames() []string {
+	var names []string
+	for _, t := range v.tiles {
+		names = append(names, t.name)
+	}
+	return names
+}
+
+func (v *variant) decodeScoreNames() []string { return tileNames(&v.decodeScore[F32]) }
+func (v *variant) decodeValueNames() []string { return tileNames(&v.decodeValue[F32]) }
+
+func tileNames(byRows *[maxDecodeRows + 1][]kernel) []string {
+	var names []string
+	for _, list := range byRows {
+		for _, k := range list {
+			names = append(names, k.name)
+		}
+	}
+	return names
+}
+
+// pick is the kernel for tiles of so many rows: the one asked for, else the default.
+func pick(list []kernel, name string) kernel {
+	for _, k := range list {
+		if k.name == name {
+			return k
+		}
+	}
+	return list[0]
+}
+
+// variants is the registry, in order of preference. It is built once and never
+// changed.
+var variants = sync.OnceValue(func() []*variant { return newVariants(Host()) })
+
+func newVariants(host HostInfo) []*variant {
+	var list []*variant
+	for _, isa := range []asm.ISA{asm.AVX512, asm.AVX2, asm.NEON} {
+		list = append(list, newVariant(isa, host))
+	}
+	return append(list, portableVariant())
+}
+
+// preferred is the first variant that runs here; portable Go always does.
+func preferred(list []*variant) *variant {
+	return list[slices.IndexFunc(list, func(v *variant) bool { return v.missing == "" })]
+}
+
+func newVariant(isa asm.ISA, host HostInfo) *variant {
+	v := &variant{name: string(isa)}
+	features := map[string]bool{}
+	pack := map[DType]map[int]kernel{F32: {}, F16: {}, BF16: {}}
+	value := map[string]kernel{}
+	for _, k := range asm.List() {
+		if k.ISA != isa {
+			continue
+		}
+		for _, f := range k.Requires {
+			if !features[f] {
+				features[f] = true
+				v.requires = append(v.requires, f)
+			}
+		}
+		t, err := ParseDType(string(k.Type))
+		if err != nil {
+			panic(err)
+		}
+		e := kernel{k.ID, t, k.Rows, k.Cols, tileName(k.Rows, k.Cols)}
+		switch k.Op {
+		case asm.OpScore:
+			v.tiles = append(v.tiles, tile{name: e.name, rows: k.Rows, cols: k.Cols, score: e})
+		case asm.OpValue:
+			value[e.name] = e
+		case asm.OpDecodeScore:
+			v.decodeScore[t][k.Rows] = append(v.decodeScore[t][k.Rows], e)
+		case asm.OpDecodeValue:
+			v.decodeValue[t][k.Rows] = append(v.decodeValue[t][k.Rows], e)
+		case asm.OpSoftmax:
+			v.softmax = e
+		case asm.OpSoftcap:
+			v.softcap = e
+		case asm.OpAlibi:
+			v.alibi = e
+		case asm.OpBias:
+			v.bias = e
+		case asm.OpMask:
+			v.mask = e
+		case asm.OpPack:
+			pack[t][k.Cols] = e
+		case asm.OpConvert:
+			v.convert[t] = e
+		case asm.OpFinish:
+			v.finish[t] = e
+		}
+	}
+	for i := range v.tiles {
+		t := &v.tiles[i]
+		t.value = value[t.name]
+		t.packQuery = pack[F32][t.rows]
+		for _, dt := range []DType{F32, F16, BF16} {
+			t.packKey[dt] = pack[dt][t.cols]
+		}
+	}
+	v.missing = host.missing(isa, v.requires)
+	return v
+}
+
+func lookupVariant(name string) (*variant, error) {
+	var names []string
+	for _, v := range variants() {
+		if v.name == name {
+			return v, nil
+		}
+		names = append(names, v.name)
+	}
+	return nil, fmt.Errorf("kernels: variant %q: expected one of %s", name, strings.Join(names, ", "))
+}
+
+// EnvVariant is the environment variable that forces a variant.
+const EnvVariant = "GQA_VARIANT"
+
+// selectVariant picks the variant: forced by name, else by the environment, else the
+// first that runs here. The reason tells which.
+func selectVariant(name string) (*variant, string, error) {
+	reason := "forced by option"
+	if name == "" {
+		name = os.Getenv(EnvVariant)
+		reason = "forced by " + EnvVariant
+	}
+	if name == "" {
+		return preferred(variants()), "first choice among the variants that this host runs", nil
+	}
+	v, err := lookupVariant(name)
+	if err != nil {
+		return nil, "", err
+	}
+	if v.missing != "" {
+		return nil, "", fmt.Errorf("kernels: variant %q: %w on this host: %s", name, ErrUnsupported, v.missing)
+	}
+	return v, reason, nil
+}
+
+// Variant describes one set of kernels.
+type Variant struct {
+	Name      string   `json:"name"`
+	Available bool     `json:"available"`
+	Selected  bool     `json:"selected"`
+	Reason    string   `json:"reason"` // why it was selected, or not
+	Requires  []string `json:"requires"`
+}
+
+// Variants lists all variants in order of preference and says which one a plan
+// without [WithVariant] uses. The error is about GQA_VARIANT.
+func Variants() ([]Variant, error) {
+	chosen, reason, err := selectVariant("")
+	var list []Variant
+	for _, v := range variants() {
+		w := Variant{Name: v.name, Available: v.missing == "", Selected: v == chosen, Requires: append([]string{}, v.requires...)}
+		switch {
+		case w.Selected:
+			w.Reason = reason
+		case !w.Available:
+			w.Reason = v.missing
+		case chosen != nil:
+			w.Reason = chosen.name + " was selected: " + reason
+		}
+		list = append(list, w)
+	}
+	return list, err
+}
