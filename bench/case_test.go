@@ -1,0 +1,182 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/gqa-go/gqa/kernels"
+	"github.com/stretchr/testify/require"
+)
+
+// count visits every pair, as the definition says.
+func count(c Case) (visible, keys int64) {
+	for j := range c.KV {
+		seen := int64(0)
+		for i := range c.Q {
+			pos := i + c.KV - c.Q
+			ok := !c.Causal || j <= pos
+			if w := c.Window; w != nil {
+				ok = ok && (w.Left < 0 || j >= pos-w.Left) && (w.Right < 0 || j <= pos+w.Right)
+			}
+			if ok {
+				seen++
+			}
+		}
+		visible += seen
+		keys += min(seen, 1)
+	}
+	return visible, keys
+}
+
+func TestFlopsAndBytesCountVisibleKeys(t *testing.T) {
+	windows := []*kernels.Window{nil, {Left: -1, Right: -1}, {Left: 0, Right: 0}, {Left: 3, Right: -1}, {Left: -1, Right: 2}, {Left: 2, Right: 4}, {Left: 100, Right: 100}}
+	for _, q := range []int{1, 2, 5, 16, 23} {
+		for _, kv := range []int{1, 2, 5, 16, 40} {
+			for _, causal := range []bool{false, true} {
+				for i, w := range windows {
+					t.Run(fmt.Sprintf("q=%d/kv=%d/causal=%v/window=%d", q, kv, causal, i), func(t *testing.T) {
+						c := Case{Heads: 6, KVHeads: 2, HeadDim: 5, Q: q, KV: kv, Causal: causal, Window: w, KVDType: kernels.F16}
+						pairs, keys := count(c)
+						require.Equal(t, 4*5*6*pairs, c.Flops())
+						require.Equal(t, 2*2*2*keys*5+2*4*6*int64(q)*5, c.Bytes())
+						c.KVDType = kernels.F32
+						require.Equal(t, 2*4*2*keys*5+2*4*6*int64(q)*5, c.Bytes())
+					})
+				}
+			}
+		}
+	}
+}
+
+func TestClosedForms(t *testing.T) {
+	c := Case{Heads: 32, KVHeads: 8, HeadDim: 128, Q: 2048, KV: 2048}
+	require.Equal(t, int64(4*128*32)*2048*2048, c.Flops())
+	c.Causal = true
+	require.Equal(t, int64(4*128*32)*2048*2049/2, c.Flops())
+	c.Q, c.KV = 1, 16384
+	require.Equal(t, int64(4*128*32)*16384, c.Flops())
+	require.Equal(t, int64(2*4*8*128)*16384+2*4*32*128, c.Bytes())
+}
+
+func TestLimit(t *testing.T) {
+	c := Case{Heads: 4, KVHeads: 1, HeadDim: 64, Q: 1, KV: 1000, KVDType: kernels.BF16}
+	ns, what := c.Limit(100, 1)
+	require.Equal(t, "memory", what)
+	require.Equal(t, float64(c.Bytes()), ns)
+	ns, what = c.Limit(0.5, 1e9)
+	require.Equal(t, "compute", what)
+	require.Equal(t, float64(2*c.Flops()), ns)
+}
+
+func TestMedianRound(t *testing.T) {
+	var rounds []Result
+	for _, x := range []float64{0.9, 0.1, 0.7, 1.4, 0.6} {
+		rounds = append(rounds, Result{OfBound: x, NS: 100 * x})
+	}
+	require.Equal(t, Result{OfBound: 0.7, NS: 70}, medianRound(rounds))
+}
+
+func TestStandard(t *testing.T) {
+	phases := map[kernels.Phase]int{}
+	for _, c := range Standard() {
+		r, err := c.resolve()
+		require.NoError(t, err)
+		require.Equal(t, r, c)
+		if c.Threads == 1 {
+			phases[c.Phase]++
+		}
+	}
+	require.Equal(t, map[kernels.Phase]int{kernels.Prefill: 3, kernels.Chunk: 2, kernels.Decode: 9}, phases)
+}
+
+func TestResolveRejects(t *testing.T) {
+	for want, c := range map[string]Case{
+		"Case.Q = 0":              {KV: 1},
+		"KV = -3":                 {Q: 1, KV: -3},
+		`Case.Phase = "train"`:    {Q: 2, KV: 4, Phase: "train"},
+		"Case.Threads = -1":       {Q: 1, KV: 1, Threads: -1},
+		"Config.Heads = 5":        {Q: 1, KV: 1, Heads: 5, KVHeads: 2, HeadDim: 16},
+		`variant "sse": expected`: {Q: 1, KV: 1, Heads: 2, KVHeads: 1, HeadDim: 16, Variant: "sse"},
+	} {
+		_, err := Measure(context.Background(), c, Options{})
+		require.ErrorContains(t, err, want)
+	}
+	_, err := Measure(context.Background(), Case{}, Options{Rounds: -1})
+	require.ErrorContains(t, err, "Options.Rounds = -1")
+}
+
+func TestMeasure(t *testing.T) {
+	for _, impl := range impls(t) {
+		for _, threads := range []int{1, 2} {
+			t.Run(fmt.Sprintf("%s/%d", impl, threads), func(t *testing.T) {
+				c := Case{Heads: 4, KVHeads: 2, HeadDim: 32, Q: 3, KV: 65, Threads: threads, Variant: impl, Causal: true, KVDType: kernels.F16}
+				r, err := Measure(context.Background(), c, Options{Rounds: 1})
+				require.NoError(t, err)
+				c.Phase = kernels.Chunk
+				require.Equal(t, c, r.Case)
+				require.Positive(t, r.PeakGFLOPS)
+				require.Positive(t, r.BandwidthGBs)
+				require.Equal(t, r.BoundNS/r.NS, r.OfBound)
+				require.Equal(t, float64(c.Flops())/r.NS, r.GFLOPS)
+
+				b, err := json.Marshal(r)
+				require.NoError(t, err)
+				var fields map[string]any
+				require.NoError(t, json.Unmarshal(b, &fields))
+				for _, f := range []string{
+					"case", "kv_dtype", "heads", "kv_heads", "head_dim", "q", "kv", "threads", "variant", "ns", "gflops",
+					"bytes", "peak_gflops", "bound_ns", "of_bound", "causal", "bandwidth_gbs", "cpu", "bound",
+				} {
+					require.Contains(t, fields, f)
+				}
+				require.Equal(t, "f16", fields["kv_dtype"])
+				require.Equal(t, "chunk", fields["case"])
+			})
+		}
+	}
+}
+
+func TestMeasureStopsWhenCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err := Measure(ctx, Case{Heads: 1, KVHeads: 1, HeadDim: 16, Q: 1, KV: 1}, Options{})
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestMeasureLimits(t *testing.T) {
+	_, err := MeasureLimits(context.Background(), "sse", 1)
+	require.ErrorContains(t, err, `variant "sse"`)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	l, err := MeasureLimits(ctx, kernels.PureGo, 1)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Positive(t, l.PeakGFLOPS)
+	require.Empty(t, l.Rates)
+}
+
+func TestLevels(t *testing.T) {
+	caches := kernels.Caches{L1: 48 << 10, L2: 2 << 20, L3: 32 << 20}
+	for _, threads := range []int{1, 2} {
+		l := levels(caches, threads)
+		require.Equal(t, []string{"L1", "L2", "L3", "DRAM"}, []string{l[0].name, l[1].name, l[2].name, l[3].name})
+		require.Less(t, l[0].bytes, threads*caches.L1)
+		require.Less(t, l[1].bytes, threads*caches.L2)
+		require.Greater(t, l[2].bytes, threads*caches.L2)
+		require.Less(t, l[2].bytes, caches.L3)
+		require.Greater(t, l[3].bytes, 2*caches.L3)
+		for _, x := range l {
+			require.Zero(t, x.bytes%granule)
+		}
+	}
+}
+
+func TestSplit(t *testing.T) {
+	m := &meter{threads: 3}
+	a, b, small := make([]byte, 10*granule), make([]byte, 3*granule), make([]byte, 2*granule)
+	parts := m.split([][]byte{a, small, b})
+	require.Len(t, parts, 2)
+	require.Equal(t, 3*granule, parts[0].bytes)
+	require.Equal(t, granule, parts[1].bytes)
+}

@@ -1,0 +1,28 @@
+// Package bench measures attention against the limits of the machine.
+//
+// # Bound
+//
+// The bound of a case is the time that no implementation on the same instructions
+// can beat:
+//
+//	bound = max(bytes / bandwidth, flops / peak)
+//
+// bytes is K and V of the keys that any query sees, once for the whole group, plus Q
+// and the output. flops is 2·(Dk + Dv) for each query head, query and key that it
+// sees: masked pairs are not counted, nor is the softmax. peak is the rate of
+// independent FMAs of the variant's own instruction set (purego: multiplications and
+// additions in plain Go). bandwidth is the rate of reading the very memory of K
+// and V, so it is that of the cache level that holds them. Both are measured
+// with as many threads as the case has, all at once.
+//
+// # Rule of measuring
+//
+// Shared machines drift and are interrupted, so a figure is only worth what the limits
+// beside it are. A measurement is an odd number of rounds. In each round the
+// limits are sampled, then attention, then the limits again. A limit of a round is the
+// best of its samples, before or after; the time of attention is the median of its
+// samples. The round reported is the one with the median share of its bound; all
+// numbers of a Result come from this one round.
+//
+// Runs follow each other on the same tensors: what fits a cache is in it.
+package bench

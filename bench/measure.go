@@ -1,0 +1,179 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/gqa-go/gqa/internal/workload"
+	"github.com/gqa-go/gqa/kernels"
+)
+
+// Options say how to measure. The zero value is good.
+type Options struct {
+	Rounds  int              // at most so many, made odd; 0: 7
+	Profile *kernels.Profile // tuned choices; nil: the defaults
+}
+
+const (
+	defaultRounds = 7
+	maxRounds     = 999
+	// minSample is the shortest sample of attention: shorter runs are repeated.
+	minSample = 2 * time.Millisecond
+	// attentionSamples is how many samples of attention a round has, unless they
+	// are long.
+	attentionSamples = 5
+	longSample       = 20 * time.Millisecond
+)
+
+// Result is one measurement: a case, how long it took, and its bound; package
+// documentation states the rule.
+type Result struct {
+	Case
+	CPU          string  `json:"cpu"`
+	NS           float64 `json:"ns"` // one Run
+	GFLOPS       float64 `json:"gflops"`
+	Bytes        int64   `json:"bytes"`
+	PeakGFLOPS   float64 `json:"peak_gflops"`
+	BandwidthGBs float64 `json:"bandwidth_gbs"`
+	Bound        string  `json:"bound"` // what limits: memory or compute
+	BoundNS      float64 `json:"bound_ns"`
+	OfBound      float64 `json:"of_bound"` // BoundNS/NS: 1 at the limit
+}
+
+// Limit bounds the time of a case, in ns, from a peak in GFLOP/s and a bandwidth in GB/s, and
+// says which of the two limits it.
+func (c Case) Limit(peak, bandwidth float64) (ns float64, what string) {
+	compute, memory := float64(c.Flops())/peak, float64(c.Bytes())/bandwidth
+	if memory > compute {
+		return memory, "memory"
+	}
+	return compute, "compute"
+}
+
+// Measure runs one case.
+func Measure(ctx context.Context, c Case, o Options) (Result, error) {
+	if o.Rounds < 0 || o.Rounds > maxRounds {
+		return Result{}, fmt.Errorf("bench: Options.Rounds = %d: expected 0 (%d) … %d", o.Rounds, defaultRounds, maxRounds)
+	}
+	if o.Rounds == 0 {
+		o.Rounds = defaultRounds
+	}
+	r, err := newRunner(c, o.Profile)
+	if err != nil {
+		return Result{}, err
+	}
+	defer r.close()
+	var rounds []Result
+	for len(rounds) < o.Rounds|1 {
+		if err := ctx.Err(); err != nil {
+			return Result{}, fmt.Errorf("bench: after %d of %d rounds: %w", len(rounds), o.Rounds|1, err)
+		}
+		peak, bandwidth := r.limits()
+		ns := r.sample()
+		p, b := r.limits()
+		rounds = append(rounds, r.result(ns, max(peak, p), max(bandwidth, b)))
+	}
+	return medianRound(rounds), nil
+}
+
+// medianRound is the round with the median share of the bound.
+func medianRound(rounds []Result) Result {
+	slices.SortFunc(rounds, func(a, b Result) int {
+		switch {
+		case a.OfBound < b.OfBound:
+			return -1
+		case a.OfBound > b.OfBound:
+			return 1
+		}
+		return 0
+	})
+	return rounds[len(rounds)/2]
+}
+
+// runner is a case, ready to run.
+type runner struct {
+	c     Case
+	plan  *kernels.Plan
+	pool  *kernels.Pool
+	ws    *kernels.Workspace
+	seqs  []kernels.Sequence
+	meter *meter
+}
+
+func newRunner(c Case, profile *kernels.Profile) (*runner, error) {
+	c, err := c.resolve()
+	if err != nil {
+		return nil, err
+	}
+	shape := c.shape()
+	pool := kernels.NewPool(c.Threads)
+	r := &runner{pool: pool, ws: kernels.NewWorkspace()}
+	opts := []kernels.Option{kernels.WithExecutor(pool), kernels.WithProfile(profile)}
+	if c.Variant != "" {
+		opts = append(opts, kernels.WithVariant(c.Variant))
+	}
+	if r.plan, err = kernels.NewPlan(shape.Config(), opts...); err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("bench: %w", err)
+	}
+	c.Variant = r.plan.Variant()
+	r.c, r.meter = c, newMeter(c.Variant, c.Threads)
+	r.seqs = []kernels.Sequence{shape.Sequence(1)}
+	if err := r.run(); err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("bench: %w", err)
+	}
+	return r, nil
+}
+
+func (r *runner) close() { r.pool.Close() }
+
+func (r *runner) run() error { return r.plan.Run(r.ws, r.seqs) }
+
+// mustRun runs again what has run before.
+func (r *runner) mustRun() {
+	if err := r.run(); err != nil {
+		panic(err)
+	}
+}
+
+// limits samples the peak, and the bandwidth of reading K and V where they lie.
+func (r *runner) limits() (peak, bandwidth float64) {
+	s := &r.seqs[0]
+	return r.meter.peakGFLOPS(), r.meter.bandwidthGBs(kernels.F32, workload.Memory(s.Key), workload.Memory(s.Value))
+}
+
+// sample is the time of one run in ns.
+func (r *runner) sample() float64 {
+	batch := func(n int) time.Duration {
+		start := time.Now()
+		for range n {
+			r.mustRun()
+		}
+		return time.Since(start)
+	}
+	once := batch(1)
+	n := max(1, int(minSample/max(once, 1)))
+	samples := attentionSamples
+	if once > longSample {
+		samples = 1
+	}
+	var ns []float64
+	for range samples {
+		ns = append(ns, float64(batch(n))/float64(n))
+	}
+	slices.Sort(ns)
+	return ns[len(ns)/2]
+}
+
+func (r *runner) result(ns, peak, bandwidth float64) Result {
+	x := Result{
+		Case: r.c, CPU: kernels.Host().CPU, NS: ns, GFLOPS: float64(r.c.Flops()) / ns, Bytes: r.c.Bytes(),
+		PeakGFLOPS: peak, BandwidthGBs: bandwidth,
+	}
+	x.BoundNS, x.Bound = r.c.Limit(peak, bandwidth)
+	x.OfBound = x.BoundNS / ns
+	return x
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/gqa-go/gqa/bench"
+	"github.com/gqa-go/gqa/kernels"
+	"github.com/jedib0t/go-pretty/v6/table"
+)
+
+type benchCmd struct {
+	Case    string      `placeholder:"prefill|chunk|decode" help:"Measure one case: prefill, chunk (a few queries on a long cache) or decode (one query)."`
+	Heads   *int        `placeholder:"N" help:"Query heads; default 32."`
+	KVHeads *int        `name:"kv-heads" placeholder:"N" help:"KV heads; default 8."`
+	HeadDim *int        `placeholder:"N" help:"Elements of a query, key and value; default 128."`
+	Q       *int        `name:"q" placeholder:"N" help:"Queries; default 2048 (prefill), 16 (chunk) or 1 (decode)."`
+	KV      *int        `name:"kv" placeholder:"N" help:"Keys; default 2048 (prefill) or 4096."`
+	KVDType *dtype      `name:"kv-dtype" placeholder:"f32|f16|bf16" help:"Type of K and V; default f32."`
+	Threads *int        `placeholder:"N" help:"Threads; 0: all; default 1."`
+	Variant variantName `placeholder:"NAME" help:"Measure this variant (see gqa info)."`
+	Causal  bool        `help:"Causal attention; only the flops of the visible keys count."`
+	JSON    bool        `name:"json" help:"Print JSON, one object a line."`
+}
+
+func (benchCmd) Help() string {
+	return `
+The bound of a case is max(bytes/bandwidth, flops/peak): the time to read K and V once at the rate of the memory that holds them, or to compute at the FMA peak of the variant's own instruction set. Both limits are measured beside the case; of bound = bound/time, 1 at the limit.
+
+Without --case it prints the standard table, for which the other flags replace the table's own values.
+
+Examples:
+
+	gqa bench
+	gqa bench --case prefill --causal --threads 2
+	gqa bench --case decode --heads 32 --kv-heads 8 --head-dim 128 --kv 4096 --kv-dtype f16 --json
+`
+}
+
+// Validate implements kong's hook: its errors are usage errors.
+func (c *benchCmd) Validate() error {
+	if c.Case != "" && !slices.Contains(kernels.Phases(), kernels.Phase(c.Case)) {
+		return fmt.Errorf("--case: %q: expected prefill, chunk or decode", c.Case)
+	}
+	for _, x := range c.cases() {
+		if err := checkHeads(x.Heads, x.KVHeads, x.HeadDim); err != nil {
+			return err
+		}
+		for _, f := range []struct {
+			flag          string
+			value, lo, hi int
+		}{{"q", x.Q, 1, 1 << 30}, {"kv", x.KV, 1, 1 << 30}, {"threads", x.Threads, 0, 1 << 10}} {
+			if err := inRange(f.flag, f.value, f.lo, f.hi); err != nil {
+				return err
+			}
+		}
+		if x.Phase == kernels.Decode && x.Q != 1 {
+			return fmt.Errorf("--q: %d: expected 1, which is what --case decode has", x.Q)
+		}
+	}
+	return nil
+}
+
+// cases is the case asked for, or the standard table; flags replace values.
+func (c *benchCmd) cases() []bench.Case {
+	list := bench.Standard()
+	if c.Case != "" {
+		x := bench.Case{Phase: kernels.Phase(c.Case), Heads: 32, KVHeads: 8, HeadDim: 128, Q: 1, KV: 4096, Threads: 1}
+		switch x.Phase {
+		case kernels.Prefill:
+			x.Q, x.KV = 2048, 2048
+		case kernels.Chunk:
+			x.Q = 16
+		}
+		list = []bench.Case{x}
+	}
+	var cases []bench.Case
+	for _, x := range list {
+		set(&x.Heads, c.Heads)
+		set(&x.KVHeads, c.KVHeads)
+		set(&x.HeadDim, c.HeadDim)
+		set(&x.Q, c.Q)
+		set(&x.KV, c.KV)
+		set(&x.Threads, c.Threads)
+		if c.KVDType != nil {
+			x.KVDType = c.KVDType.DType
+		}
+		x.Variant = string(c.Variant)
+		x.Causal = x.Causal || c.Causal
+		if c.Case == "" && c.Q != nil {
+			x.Phase = kernels.PhaseOf(x.Q)
+		}
+		if !slices.Contains(cases, x) { // values that were replaced may have been all that differed
+			cases = append(cases, x)
+		}
+	}
+	return cases
+}
+
+func set(value, flag *int) {
+	if flag != nil {
+		*value = *flag
+	}
+}
+
+func (c *benchCmd) Run(e *env) error {
+	cases := c.cases()
+	bar := e.progress(int64(len(cases)), "bench")
+	options := bench.Options{Profile: e.loadProfile()}
+	var rows []table.Row
+	for _, x := range cases {
+		r, err := bench.Measure(e.ctx, x, options)
+		if err != nil {
+			return err
+		}
+		_ = bar.Add(1)
+		if c.JSON {
+			if err := e.json(r); err != nil {
+				return err
+			}
+			continue
+		}
+		rows = append(rows, table.Row{
+			r.Phase, r.KVDType, fmt.Sprintf("%d/%d/%d", r.Heads, r.KVHeads, r.HeadDim), r.Q, r.KV, yes(r.Causal), r.Threads, r.Variant,
+			time.Duration(r.NS).Round(100 * time.Nanosecond), fmt.Sprintf("%.1f", r.GFLOPS), fmt.Sprintf("%.1f", r.PeakGFLOPS), fmt.Sprintf("%.3f", r.OfBound),
+		})
+	}
+	_ = bar.Finish()
+	if !c.JSON {
+		e.table(table.Row{"case", "kv type", "heads/kv/dim", "q", "kv", "causal", "threads", "variant", "time", "GFLOP/s", "peak", "of bound"}, rows...)
+	}
+	return nil
+}

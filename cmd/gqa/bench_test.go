@@ -1,0 +1,62 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/gqa-go/gqa/bench"
+	"github.com/gqa-go/gqa/kernels"
+	"github.com/stretchr/testify/require"
+)
+
+func TestBenchJSON(t *testing.T) {
+	hermetic(t)
+	code, stdout, stderr := gqa(t, "bench", "--case", "decode", "--heads", "4", "--kv-heads", "2", "--head-dim", "32", "--kv", "64", "--kv-dtype", "bf16", "--variant", "purego", "--causal", "--json")
+	require.Equal(t, exitOK, code, stderr)
+	require.Empty(t, stderr)
+	require.Equal(t, 1, strings.Count(stdout, "\n"))
+	require.Subset(t, keys(t, stdout), []string{
+		"case", "kv_dtype", "heads", "kv_heads", "head_dim", "q", "kv", "threads", "variant", "ns", "gflops", "bytes", "peak_gflops", "bound_ns", "of_bound",
+	})
+	var r bench.Result
+	require.NoError(t, json.Unmarshal([]byte(stdout), &r))
+	require.Equal(t, bench.Case{Phase: kernels.Decode, KVDType: kernels.BF16, Heads: 4, KVHeads: 2, HeadDim: 32, Q: 1, KV: 64, Threads: 1, Variant: "purego", Causal: true}, r.Case)
+	require.InEpsilon(t, r.BoundNS/r.NS, r.OfBound, 1e-9)
+	require.Positive(t, r.OfBound)
+	require.Positive(t, r.PeakGFLOPS)
+	require.Positive(t, r.Bytes)
+}
+
+func TestBenchTable(t *testing.T) {
+	hermetic(t)
+	code, stdout, stderr := gqa(t, "bench", "--case", "chunk", "--heads", "2", "--kv-heads", "1", "--head-dim", "16", "--q", "2", "--kv", "32")
+	require.Equal(t, exitOK, code, stderr)
+	require.Empty(t, stderr)
+	for _, w := range []string{"of bound", "GFLOP/s", "chunk", "2/1/16"} {
+		require.Contains(t, stdout, w)
+	}
+}
+
+func TestBenchCanceled(t *testing.T) {
+	hermetic(t)
+	code, stdout, stderr := gqaContext(t, canceled(t), "bench", "--case", "decode", "--heads", "1", "--kv-heads", "1", "--head-dim", "16", "--kv", "16", "--json")
+	require.Equal(t, exitError, code)
+	require.Empty(t, stdout)
+	require.Contains(t, stderr, "canceled")
+}
+
+func TestBenchCases(t *testing.T) {
+	n := func(i int) *int { return &i }
+	require.Equal(t, bench.Standard(), (&benchCmd{}).cases())
+
+	for phase, want := range map[kernels.Phase][2]int{kernels.Prefill: {2048, 2048}, kernels.Chunk: {16, 4096}, kernels.Decode: {1, 4096}} {
+		list := (&benchCmd{Case: string(phase)}).cases()
+		require.Equal(t, []bench.Case{{Phase: phase, Heads: 32, KVHeads: 8, HeadDim: 128, Q: want[0], KV: want[1], Threads: 1}}, list)
+	}
+
+	// In the table, flags replace values, and cases that become the same are one.
+	list := (&benchCmd{Q: n(1), KV: n(100), Threads: n(1), KVDType: &dtype{kernels.F16}, Heads: n(8), KVHeads: n(4), HeadDim: n(64), Variant: "purego"}).cases()
+	require.Equal(t, []bench.Case{{Phase: kernels.Decode, KVDType: kernels.F16, Heads: 8, KVHeads: 4, HeadDim: 64, Q: 1, KV: 100, Threads: 1, Variant: "purego", Causal: true}}, list)
+	require.Len(t, (&benchCmd{Case: "prefill", Q: n(32)}).cases(), 1)
+}

@@ -1,0 +1,403 @@
+package tune
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/gqa-go/gqa/kernels"
+	"github.com/stretchr/testify/require"
+)
+
+// fakeLab is a machine whose speed is a formula.
+type fakeLab struct {
+	clock time.Time
+	rnd   *rand.Rand
+	noise float64 // relative, of each sample
+	cost  func(p problem, t kernels.Tuning) float64
+	wrong func(t kernels.Tuning) bool
+
+	checks map[kernels.Tuning]bool
+	timed  int
+	after  func(timed int) // called after each sample
+}
+
+func newFakeLab(cost func(p problem, t kernels.Tuning) float64) *fakeLab {
+	return &fakeLab{clock: time.Unix(0, 0), rnd: rand.New(rand.NewPCG(1, 2)), cost: cost, checks: map[kernels.Tuning]bool{}}
+}
+
+func (l *fakeLab) check(_ problem, t kernels.Tuning) error {
+	if l.wrong != nil && l.wrong(t) {
+		return fmt.Errorf("candidate %+v is wrong", t)
+	}
+	l.checks[t] = true
+	return nil
+}
+
+func (l *fakeLab) time(p problem, t kernels.Tuning) (time.Duration, error) {
+	if !l.checks[t] {
+		return 0, fmt.Errorf("%+v is timed but was never checked", t)
+	}
+	d := time.Duration(1e6 * l.cost(p, t) * math.Exp(l.noise*l.rnd.NormFloat64()))
+	l.clock = l.clock.Add(d)
+	l.timed++
+	if l.after != nil {
+		l.after(l.timed)
+	}
+	return d, nil
+}
+
+func (l *fakeLab) now() time.Time { return l.clock }
+
+// request is one case of a layer of group 4 in portable Go, on any host.
+func request(t *testing.T, phase kernels.Phase) Request {
+	req, err := Request{
+		Heads: 32, KVHeads: 8, KeyDim: 128, Variant: kernels.PureGo, Threads: 2, Budget: time.Hour,
+		Phases: []kernels.Phase{phase}, Buckets: []int{4096},
+	}.resolve()
+	require.NoError(t, err)
+	return req
+}
+
+func searchOne(t *testing.T, req Request, l lab) CaseResult {
+	r, err := search(context.Background(), req, l)
+	require.NoError(t, err)
+	require.Len(t, r.Cases, 1)
+	require.NoError(t, r.Entries()[0].Validate())
+	return r.Cases[0]
+}
+
+// off is how many doublings a value is from the best one.
+func off(value, best int) float64 { return math.Abs(math.Log2(float64(value) / float64(best))) }
+
+func TestSearchFindsTheBest(t *testing.T) {
+	const group = 4
+	for _, test := range []struct {
+		phase kernels.Phase
+		cost  func(p problem, t kernels.Tuning) float64
+		want  func(t *kernels.Tuning)
+	}{
+		{kernels.Prefill, func(_ problem, t kernels.Tuning) float64 {
+			c := 1 + 0.1*off(t.KeyBlock, 192) + 0.1*off(t.RowBlock, 128)
+			if t.Tile != "8x32" {
+				c++
+			}
+			return c
+		}, func(t *kernels.Tuning) { t.Tile, t.KeyBlock, t.RowBlock = "8x32", 192, 128 }},
+		{kernels.Decode, func(p problem, t kernels.Tuning) float64 {
+			c := 1 + 0.1*off(t.DecodeBlock, 512) + 0.1*off(t.DecodeRows, 2) + float64(t.Prefetch)/1e5 + 0.05*off(t.Split, 512)
+			if group*p.queries > t.FewRows {
+				c = 9
+			}
+			return c
+		}, func(t *kernels.Tuning) { t.DecodeBlock, t.DecodeRows, t.Prefetch, t.Split = 512, 2, 0, 512 }},
+		// The many-rows family is the faster one even for one query.
+		{kernels.Decode, func(p problem, t kernels.Tuning) float64 {
+			if group*p.queries <= t.FewRows {
+				return 9
+			}
+			return 1 + 0.1*off(t.KeyBlock, 1024)
+		}, func(t *kernels.Tuning) { t.FewRows, t.KeyBlock = 0, 1024 }},
+		// The families cross between 8 and 16 queries.
+		{kernels.Chunk, func(p problem, t kernels.Tuning) float64 {
+			if group*p.queries <= t.FewRows {
+				return float64(p.queries)
+			}
+			return 12
+		}, func(t *kernels.Tuning) { t.FewRows = 8 * group }},
+		{kernels.Chunk, func(p problem, t kernels.Tuning) float64 {
+			if group*p.queries <= t.FewRows {
+				return 12
+			}
+			return float64(p.queries)
+		}, func(t *kernels.Tuning) { t.FewRows = 0 }},
+	} {
+		for _, noise := range []float64{0, 0.02} {
+			l := newFakeLab(test.cost)
+			l.noise = noise
+			r := searchOne(t, request(t, test.phase), l)
+			want := r.Default
+			test.want(&want)
+			if noise == 0 {
+				require.Equal(t, want, r.Tuned)
+				require.Equal(t, changes(r.Default, want), r.Changed)
+			}
+			require.NotEmpty(t, r.Changed)
+			require.Less(t, r.TunedTime, r.DefaultTime)
+			require.Positive(t, r.Candidates)
+		}
+	}
+}
+
+func TestTiesKeepTheDefault(t *testing.T) {
+	for _, phase := range kernels.Phases() {
+		for seed := range uint64(20) {
+			// A better tuning exists, but by less than the margin; and noise.
+			l := newFakeLab(func(_ problem, t kernels.Tuning) float64 { return 1 + 0.001*off(t.KeyBlock, 64) })
+			l.noise, l.rnd = 0.05, rand.New(rand.NewPCG(seed, 7))
+			r := searchOne(t, request(t, phase), l)
+			require.Equal(t, r.Default, r.Tuned)
+			require.Empty(t, r.Changed)
+			require.Equal(t, r.DefaultTime, r.TunedTime)
+		}
+	}
+}
+
+// A machine that gets slower and slower, and one that stalls, mislead nobody.
+func TestDriftAndStalls(t *testing.T) {
+	for name, disturb := range map[string]func(n int) float64{
+		"drift":  func(n int) float64 { return 1 + float64(n)/50 },
+		"stalls": func(n int) float64 { return 1 + 20*float64((n*n+n/3)%5/4) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, gain := range []float64{0, 0.2} {
+				n := 0
+				l := newFakeLab(func(_ problem, t kernels.Tuning) float64 {
+					n++
+					c := disturb(n)
+					if t.Tile == "8x32" {
+						c *= 1 - gain
+					}
+					return c
+				})
+				l.noise = 0.01
+				r := searchOne(t, request(t, kernels.Prefill), l)
+				if gain == 0 {
+					require.Equal(t, r.Default, r.Tuned)
+				} else {
+					require.Equal(t, []string{"tile 4x16 → 8x32"}, r.Changed)
+				}
+			}
+		})
+	}
+}
+
+func TestWrongCandidateIsAnErrorThatNamesIt(t *testing.T) {
+	l := newFakeLab(func(problem, kernels.Tuning) float64 { return 1 })
+	l.wrong = func(t kernels.Tuning) bool { return t.KeyBlock == 64 }
+	r, err := search(context.Background(), request(t, kernels.Prefill), l)
+	require.ErrorContains(t, err, "KeyBlock:64")
+	require.ErrorContains(t, err, "prefill on 4096 keys")
+	require.Empty(t, r.Cases)
+}
+
+func TestCancellationKeepsFinishedCases(t *testing.T) {
+	req := request(t, kernels.Prefill)
+	req.Phases = kernels.Phases()
+	ctx, cancel := context.WithCancel(context.Background())
+	l := newFakeLab(func(problem, kernels.Tuning) float64 { return 1 })
+	req.Progress = func(p Progress) {
+		if p.Done == 2 {
+			cancel()
+		}
+	}
+	r, err := search(ctx, req, l)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Len(t, r.Cases, 2)
+	require.Len(t, r.Entries(), 2)
+}
+
+func TestFailureOfTheLabIsAnError(t *testing.T) {
+	l := newFakeLab(func(problem, kernels.Tuning) float64 { return 1 })
+	l.after = func(int) { clear(l.checks) } // what is timed next was not checked
+	_, err := search(context.Background(), request(t, kernels.Decode), l)
+	require.ErrorContains(t, err, "never checked")
+}
+
+func TestBudget(t *testing.T) {
+	slow := func(p problem, t kernels.Tuning) float64 {
+		return 1 + 0.01*off(t.KeyBlock, 64) + off(t.DecodeBlock, 512)
+	}
+	unlimited := newFakeLab(slow)
+	req := request(t, kernels.Decode)
+	req.Phases, req.Buckets = kernels.Phases(), kernels.Buckets()
+	_, err := search(context.Background(), req, unlimited)
+	require.NoError(t, err)
+
+	for _, budget := range []time.Duration{0, 100 * time.Millisecond, time.Second} {
+		l := newFakeLab(slow)
+		req.Budget = budget
+		r, err := search(context.Background(), req, l)
+		require.NoError(t, err)
+		require.Len(t, r.Cases, len(req.Phases)*len(req.Buckets))
+		require.Less(t, l.timed, unlimited.timed)
+		// Each case may exceed its share by a round of each of its races.
+		require.LessOrEqual(t, l.clock.Sub(time.Unix(0, 0)), budget+12*100*time.Millisecond)
+		for _, c := range r.Cases {
+			require.Positive(t, c.DefaultTime)
+			require.NoError(t, kernels.Entry{Case: c.Case, Tuning: c.Tuned}.Validate())
+		}
+	}
+}
+
+func TestProgress(t *testing.T) {
+	req := request(t, kernels.Decode)
+	req.Phases = kernels.Phases()
+	var seen []Progress
+	req.Progress = func(p Progress) { seen = append(seen, p) }
+	_, err := search(context.Background(), req, newFakeLab(func(problem, kernels.Tuning) float64 { return 1 }))
+	require.NoError(t, err)
+	require.Equal(t, 0, seen[0].Done)
+	for i, p := range seen {
+		require.Equal(t, 3, p.Cases)
+		require.Equal(t, time.Hour, p.Budget)
+		if i > 0 {
+			require.GreaterOrEqual(t, p.Done, seen[i-1].Done)
+			require.GreaterOrEqual(t, p.Elapsed, seen[i-1].Elapsed)
+		}
+	}
+	require.Equal(t, 3, seen[len(seen)-1].Done)
+}
+
+func TestRequestRejects(t *testing.T) {
+	for want, req := range map[string]Request{
+		"Config.Heads":                   {},
+		"Request.Threads = -1":           {Threads: -1},
+		"Request.Budget = -1ns":          {Budget: -1},
+		`Request.Phases has "train"`:     {Phases: []kernels.Phase{"train"}},
+		"Request.Buckets has 7":          {Buckets: []int{7}},
+		`variant "sse"`:                  {Heads: 1, KVHeads: 1, KeyDim: 16, Variant: "sse"},
+		"Config.Key = DType(9)":          {Heads: 1, KVHeads: 1, KeyDim: 16, Key: 9},
+		"Config.Heads = 3: expected a m": {Heads: 3, KVHeads: 2, KeyDim: 16},
+	} {
+		_, err := Search(context.Background(), req)
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestSignTest(t *testing.T) {
+	ratios := func(wins, losses int) []float64 {
+		var x []float64
+		for range wins {
+			x = append(x, 0.9)
+		}
+		for range losses {
+			x = append(x, 1.1)
+		}
+		return x
+	}
+	require.InDelta(t, 1, signTest(ratios(0, 5)), 1e-12)
+	require.InDelta(t, 1.0/128, signTest(ratios(7, 0)), 1e-12)
+	require.InDelta(t, 12.0/2048, signTest(ratios(10, 1)), 1e-12)
+	require.InDelta(t, 56.0/1024, signTest(ratios(8, 2)), 1e-12)
+}
+
+func TestMedian(t *testing.T) {
+	x := []float64{3, 1, 2}
+	require.Equal(t, 2.0, median(x))
+	require.Equal(t, []float64{3, 1, 2}, x)
+	require.Equal(t, 2.5, median([]float64{4, 2, 3, 1}))
+	require.Zero(t, median(nil))
+}
+
+func TestCandidatesAreValidAndDiffer(t *testing.T) {
+	variants, err := kernels.Variants()
+	require.NoError(t, err)
+	for _, v := range variants {
+		for _, group := range []int{1, 3, 4, 7, 16, 300} {
+			req := Request{Heads: 2 * group, KVHeads: 2, KeyDim: 128, ValueDim: 64, Threads: 2, Variant: v.Name, Phases: kernels.Phases(), Buckets: kernels.Buckets()}
+			for _, c := range req.cases() {
+				s, err := newSearcher(req, c, nil)
+				require.NoError(t, err)
+				def, err := kernels.DefaultTuning(c)
+				require.NoError(t, err)
+				for _, walk := range [][]coordinate{manyRows, fewRows} {
+					for _, p := range append(s.few, s.many...) {
+						s.space.problem = p
+						for _, coordinate := range walk {
+							seen := map[kernels.Tuning]bool{}
+							for _, x := range s.space.candidates(coordinate, def) {
+								require.NoError(t, x.Validate(v.Name))
+								require.False(t, seen[x])
+								seen[x] = true
+							}
+							require.True(t, seen[def])
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestTileHeights(t *testing.T) {
+	require.Equal(t, []int{4}, tileHeights(4, 4))
+	require.Equal(t, []int{4, 3}, tileHeights(7, 4))
+	require.Equal(t, []int{2, 1}, tileHeights(3, 2))
+	require.Equal(t, []int{1}, tileHeights(1, 4))
+	require.Equal(t, []int{3}, tileHeights(9, 4))
+}
+
+func TestProblemsLieInTheirBucket(t *testing.T) {
+	req := Request{Heads: 64, KVHeads: 8, KeyDim: 256, ValueDim: 256, Threads: 4, Phases: kernels.Phases(), Buckets: kernels.Buckets()}
+	for _, c := range req.cases() {
+		s, err := newSearcher(req, kernels.Case{
+			Variant: kernels.PureGo, Group: c.Group, KeyDim: c.KeyDim, ValueDim: c.ValueDim, Phase: c.Phase, Bucket: c.Bucket,
+		}, nil)
+		require.NoError(t, err)
+		for _, p := range append(append(s.few, s.many...), s.probes...) {
+			require.Equal(t, c.Bucket, kernels.BucketOf(p.keys))
+			require.Equal(t, c.Phase, kernels.PhaseOf(p.queries))
+			require.LessOrEqual(t, p.kvHeads, req.KVHeads)
+			require.Positive(t, p.kvHeads)
+		}
+	}
+}
+
+func TestMachineChecksEveryVariantAgainstTheOracle(t *testing.T) {
+	variants, err := kernels.Variants()
+	require.NoError(t, err)
+	for _, v := range variants {
+		if !v.Available {
+			continue
+		}
+		for _, dt := range []kernels.DType{kernels.F32, kernels.F16, kernels.BF16} {
+			t.Run(fmt.Sprintf("%s/%v", v.Name, dt), func(t *testing.T) {
+				req, err := Request{Heads: 6, KVHeads: 2, KeyDim: 32, ValueDim: 48, Key: dt, Value: dt, Variant: v.Name, Threads: 2}.resolve()
+				require.NoError(t, err)
+				m := newMachine(req)
+				defer m.close()
+				tuning, err := kernels.DefaultTuning(req.cases()[0])
+				require.NoError(t, err)
+				for _, p := range []problem{{1, 100, 2}, {5, 50, 2}, {70, 90, 2}} {
+					require.NoError(t, m.check(p, tuning))
+					d, err := m.time(p, tuning)
+					require.NoError(t, err)
+					require.Positive(t, d)
+				}
+				require.Len(t, m.loaded, 1)
+				_, err = m.time(problem{71, 90, 2}, tuning)
+				require.NoError(t, err)
+				require.Len(t, m.loaded, 2)
+
+				// An answer that differs is found, and the candidate is named.
+				clear(m.checked)
+				for _, a := range m.oracle {
+					a.want.Output[0]++
+				}
+				require.ErrorContains(t, m.check(problem{1, 100, 2}, tuning), "candidate {Tile:"+tuning.Tile)
+			})
+		}
+	}
+}
+
+func TestSearchOnThisMachine(t *testing.T) {
+	req := Request{
+		Heads: 4, KVHeads: 2, KeyDim: 32, Threads: 2, Budget: 300 * time.Millisecond, Buckets: []int{512}, Phases: []kernels.Phase{kernels.Decode},
+	}
+	r, err := Search(context.Background(), req)
+	require.NoError(t, err)
+	require.Len(t, r.Cases, 1)
+	require.Positive(t, r.Cases[0].DefaultTime)
+	require.NoError(t, Save(profilePath(t), r.Entries()))
+
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	r, err = Search(ctx, req)
+	require.True(t, errors.Is(err, context.Canceled))
+	require.Empty(t, r.Cases)
+}
