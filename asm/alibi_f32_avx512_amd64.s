@@ -50,7 +50,7 @@ row:
 	VADDPS       Z0, Z4, Z3
 	MOVQ         AX, CX
 	MOVQ         24(DI), DX
-	SUBQ         $+4, DX
+	SUBQ         $0x04, DX
 	JLT          block_rest
 
 block:
@@ -71,11 +71,11 @@ block:
 	VMOVUPS     Z7, (CX)(R8*1)
 	VADDPS      Z1, Z3, Z3
 	LEAQ        (CX)(SI*4), CX
-	SUBQ        $+4, DX
+	SUBQ        $0x04, DX
 	JGE         block
 
 block_rest:
-	ADDQ $+4, DX
+	ADDQ $0x04, DX
 	JZ   block_done
 
 block_one:
@@ -88,7 +88,7 @@ block_one:
 	JNZ         block_one
 
 block_done:
-	ADDQ $+64, AX
+	ADDQ $0x40, AX
 	INCQ BX
 	CMPQ BX, 16(DI)
 	JLT  row

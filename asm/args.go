@@ -76,7 +76,8 @@ type SoftmaxArgs struct {
 // ModifyArgs is shared by the ops that change scores in place, over all
 // 16·Blocks keys of each row:
 //
-//	Softcap  S = Cap·tanh(S)
+//	Softcap  S = Cap·tanh(S), NaN for an infinite S: a product that overflowed may
+//	         have lost its sign
 //	Alibi    S += Slope[r]·(Delta[r] + j)
 //	Bias     S += log2(e)·Bias[r][j]
 //	Mask     S = Mask[r][j] ≠ 0 ? S : −Inf

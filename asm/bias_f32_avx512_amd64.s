@@ -38,7 +38,7 @@ row:
 	MOVQ (R9)(BX*8), R9
 	MOVQ AX, CX
 	MOVQ 24(DI), DX
-	SUBQ $+4, DX
+	SUBQ $0x04, DX
 	JLT  block_rest
 
 block:
@@ -56,24 +56,24 @@ block:
 	VMOVUPS     Z4, (CX)(R8*1)
 	ADDQ        $+256, R9
 	LEAQ        (CX)(SI*4), CX
-	SUBQ        $+4, DX
+	SUBQ        $0x04, DX
 	JGE         block
 
 block_rest:
-	ADDQ $+4, DX
+	ADDQ $0x04, DX
 	JZ   block_done
 
 block_one:
 	VMOVUPS     (R9), Z1
 	VFMADD213PS (CX), Z0, Z1
 	VMOVUPS     Z1, (CX)
-	ADDQ        $+64, R9
+	ADDQ        $0x40, R9
 	ADDQ        SI, CX
 	DECQ        DX
 	JNZ         block_one
 
 block_done:
-	ADDQ $+64, AX
+	ADDQ $0x40, AX
 	INCQ BX
 	CMPQ BX, 16(DI)
 	JLT  row

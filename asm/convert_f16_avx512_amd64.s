@@ -44,20 +44,20 @@ row:
 	MOVQ AX, DX
 	MOVQ BX, SI
 	MOVQ 40(DI), R8
-	SUBQ $+16, R8
+	SUBQ $0x10, R8
 	JLT  tail
 
 columns:
 	VCVTPH2PS (DX), Z1
 	VMULPS    Z0, Z1, Z1
 	VMOVUPS   Z1, (SI)
-	ADDQ      $+32, DX
-	ADDQ      $+64, SI
-	SUBQ      $+16, R8
+	ADDQ      $0x20, DX
+	ADDQ      $0x40, SI
+	SUBQ      $0x10, R8
 	JGE       columns
 
 tail:
-	ADDQ         $+16, R8
+	ADDQ         $0x10, R8
 	JZ           next
 	VMOVD        R8, X3
 	VPBROADCASTD X3, Z3

@@ -29,7 +29,7 @@
 //	Z9–Z12   K[key][d]; sums
 
 // func decode_score_bf16_1x8_avx512(a *DecodeScoreArgs)
-// Requires: AVX, AVX512F, AVX512VL, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
 TEXT ·decode_score_bf16_1x8_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), BX
@@ -56,7 +56,7 @@ keys:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half
 
 steps:
@@ -71,65 +71,67 @@ steps:
 
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VPMOVZXWD   (BX), Z9
-	VPSLLD      $0x10, Z9, Z9
+	VSHUFF32X4  $0x88, 64(AX), Z8, Z8
+	VPXORD      Z9, Z9, Z9
+	VPUNPCKLWD  (BX), Z9, Z9
 	VFMADD231PS Z9, Z8, Z0
-	VPMOVZXWD   (BX)(R10*1), Z10
-	VPSLLD      $0x10, Z10, Z10
+	VPXORD      Z10, Z10, Z10
+	VPUNPCKLWD  (BX)(R10*1), Z10, Z10
 	VFMADD231PS Z10, Z8, Z1
-	VPMOVZXWD   (BX)(R10*2), Z11
-	VPSLLD      $0x10, Z11, Z11
+	VPXORD      Z11, Z11, Z11
+	VPUNPCKLWD  (BX)(R10*2), Z11, Z11
 	VFMADD231PS Z11, Z8, Z2
-	VPMOVZXWD   (BX)(R11*1), Z12
-	VPSLLD      $0x10, Z12, Z12
+	VPXORD      Z12, Z12, Z12
+	VPUNPCKLWD  (BX)(R11*1), Z12, Z12
 	VFMADD231PS Z12, Z8, Z3
-	VPMOVZXWD   (BX)(R10*4), Z9
-	VPSLLD      $0x10, Z9, Z9
+	VPXORD      Z9, Z9, Z9
+	VPUNPCKLWD  (BX)(R10*4), Z9, Z9
 	VFMADD231PS Z9, Z8, Z4
-	VPMOVZXWD   (BX)(R12*1), Z10
-	VPSLLD      $0x10, Z10, Z10
+	VPXORD      Z10, Z10, Z10
+	VPUNPCKLWD  (BX)(R12*1), Z10, Z10
 	VFMADD231PS Z10, Z8, Z5
-	VPMOVZXWD   (BX)(R11*2), Z11
-	VPSLLD      $0x10, Z11, Z11
+	VPXORD      Z11, Z11, Z11
+	VPUNPCKLWD  (BX)(R11*2), Z11, Z11
 	VFMADD231PS Z11, Z8, Z6
-	VPMOVZXWD   (BX)(R13*1), Z12
-	VPSLLD      $0x10, Z12, Z12
+	VPXORD      Z12, Z12, Z12
+	VPUNPCKLWD  (BX)(R13*1), Z12, Z12
 	VFMADD231PS Z12, Z8, Z7
 
 	// S[0..0][0..7] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Z8
-	VPMOVZXWD   32(BX), Z9
-	VPSLLD      $0x10, Z9, Z9
+	VMOVUPS     (AX), Z8
+	VSHUFF32X4  $0xdd, 64(AX), Z8, Z8
+	VPXORD      Z9, Z9, Z9
+	VPUNPCKHWD  (BX), Z9, Z9
 	VFMADD231PS Z9, Z8, Z0
-	VPMOVZXWD   32(BX)(R10*1), Z10
-	VPSLLD      $0x10, Z10, Z10
+	VPXORD      Z10, Z10, Z10
+	VPUNPCKHWD  (BX)(R10*1), Z10, Z10
 	VFMADD231PS Z10, Z8, Z1
-	VPMOVZXWD   32(BX)(R10*2), Z11
-	VPSLLD      $0x10, Z11, Z11
+	VPXORD      Z11, Z11, Z11
+	VPUNPCKHWD  (BX)(R10*2), Z11, Z11
 	VFMADD231PS Z11, Z8, Z2
-	VPMOVZXWD   32(BX)(R11*1), Z12
-	VPSLLD      $0x10, Z12, Z12
+	VPXORD      Z12, Z12, Z12
+	VPUNPCKHWD  (BX)(R11*1), Z12, Z12
 	VFMADD231PS Z12, Z8, Z3
-	VPMOVZXWD   32(BX)(R10*4), Z9
-	VPSLLD      $0x10, Z9, Z9
+	VPXORD      Z9, Z9, Z9
+	VPUNPCKHWD  (BX)(R10*4), Z9, Z9
 	VFMADD231PS Z9, Z8, Z4
-	VPMOVZXWD   32(BX)(R12*1), Z10
-	VPSLLD      $0x10, Z10, Z10
+	VPXORD      Z10, Z10, Z10
+	VPUNPCKHWD  (BX)(R12*1), Z10, Z10
 	VFMADD231PS Z10, Z8, Z5
-	VPMOVZXWD   32(BX)(R11*2), Z11
-	VPSLLD      $0x10, Z11, Z11
+	VPXORD      Z11, Z11, Z11
+	VPUNPCKHWD  (BX)(R11*2), Z11, Z11
 	VFMADD231PS Z11, Z8, Z6
-	VPMOVZXWD   32(BX)(R13*1), Z12
-	VPSLLD      $0x10, Z12, Z12
+	VPXORD      Z12, Z12, Z12
+	VPUNPCKHWD  (BX)(R13*1), Z12, Z12
 	VFMADD231PS Z12, Z8, Z7
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps
 
 half:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed
 	PREFETCHT0 (CX)
 	PREFETCHT0 (CX)(R10*1)
@@ -166,9 +168,9 @@ half:
 	VPMOVZXWD   (BX)(R13*1), Z12
 	VPSLLD      $0x10, Z12, Z12
 	VFMADD231PS Z12, Z8, Z7
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed:
 	// K on to the next row
@@ -208,7 +210,7 @@ summed:
 	VMOVUPS       X4, 16(SI)
 
 	// on to the next block after 16 keys
-	ADDQ $+32, SI
+	ADDQ $0x20, SI
 	MOVQ R9, R8
 	JMP  keys
 
@@ -222,7 +224,7 @@ key:
 	ADDQ   BX, CX
 	MOVQ   32(DI), DX
 	VPXORD Z0, Z0, Z0
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half_rest
 
 steps_rest:
@@ -230,23 +232,25 @@ steps_rest:
 
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VPMOVZXWD   (BX), Z9
-	VPSLLD      $0x10, Z9, Z9
+	VSHUFF32X4  $0x88, 64(AX), Z8, Z8
+	VPXORD      Z9, Z9, Z9
+	VPUNPCKLWD  (BX), Z9, Z9
 	VFMADD231PS Z9, Z8, Z0
 
 	// S[0..0][0..0] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Z8
-	VPMOVZXWD   32(BX), Z9
-	VPSLLD      $0x10, Z9, Z9
+	VMOVUPS     (AX), Z8
+	VSHUFF32X4  $0xdd, 64(AX), Z8, Z8
+	VPXORD      Z9, Z9, Z9
+	VPUNPCKHWD  (BX), Z9, Z9
 	VFMADD231PS Z9, Z8, Z0
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps_rest
 
 half_rest:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed_rest
 	PREFETCHT0 (CX)
 
@@ -255,9 +259,9 @@ half_rest:
 	VPMOVZXWD   (BX), Z9
 	VPSLLD      $0x10, Z9, Z9
 	VFMADD231PS Z9, Z8, Z0
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed_rest:
 	// K on to the next row
@@ -281,7 +285,7 @@ summed_rest:
 	VEXTRACTF32X4 $0x01, Y0, X9
 	VADDPS        X9, X0, X0
 	VMOVSS        X0, (SI)
-	ADDQ          $+4, SI
+	ADDQ          $0x04, SI
 	INCQ          R8
 	CMPQ          R8, 40(DI)
 	JLT           key

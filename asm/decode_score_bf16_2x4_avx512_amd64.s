@@ -28,7 +28,7 @@
 //	Z10–Z13  K[key][d]; sums
 
 // func decode_score_bf16_2x4_avx512(a *DecodeScoreArgs)
-// Requires: AVX, AVX512F, AVX512VL, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
 TEXT ·decode_score_bf16_2x4_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), BX
@@ -55,7 +55,7 @@ keys:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half
 
 steps:
@@ -66,51 +66,55 @@ steps:
 
 	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
+	VSHUFF32X4  $0x88, 64(AX), Z8, Z8
 	VMOVUPS     (AX)(R12*1), Z9
-	VPMOVZXWD   (BX), Z10
-	VPSLLD      $0x10, Z10, Z10
+	VSHUFF32X4  $0x88, 64(AX)(R12*1), Z9, Z9
+	VPXORD      Z10, Z10, Z10
+	VPUNPCKLWD  (BX), Z10, Z10
 	VFMADD231PS Z10, Z8, Z0
 	VFMADD231PS Z10, Z9, Z4
-	VPMOVZXWD   (BX)(R10*1), Z11
-	VPSLLD      $0x10, Z11, Z11
+	VPXORD      Z11, Z11, Z11
+	VPUNPCKLWD  (BX)(R10*1), Z11, Z11
 	VFMADD231PS Z11, Z8, Z1
 	VFMADD231PS Z11, Z9, Z5
-	VPMOVZXWD   (BX)(R10*2), Z12
-	VPSLLD      $0x10, Z12, Z12
+	VPXORD      Z12, Z12, Z12
+	VPUNPCKLWD  (BX)(R10*2), Z12, Z12
 	VFMADD231PS Z12, Z8, Z2
 	VFMADD231PS Z12, Z9, Z6
-	VPMOVZXWD   (BX)(R11*1), Z13
-	VPSLLD      $0x10, Z13, Z13
+	VPXORD      Z13, Z13, Z13
+	VPUNPCKLWD  (BX)(R11*1), Z13, Z13
 	VFMADD231PS Z13, Z8, Z3
 	VFMADD231PS Z13, Z9, Z7
 
 	// S[0..1][0..3] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Z8
-	VMOVUPS     64(AX)(R12*1), Z9
-	VPMOVZXWD   32(BX), Z10
-	VPSLLD      $0x10, Z10, Z10
+	VMOVUPS     (AX), Z8
+	VSHUFF32X4  $0xdd, 64(AX), Z8, Z8
+	VMOVUPS     (AX)(R12*1), Z9
+	VSHUFF32X4  $0xdd, 64(AX)(R12*1), Z9, Z9
+	VPXORD      Z10, Z10, Z10
+	VPUNPCKHWD  (BX), Z10, Z10
 	VFMADD231PS Z10, Z8, Z0
 	VFMADD231PS Z10, Z9, Z4
-	VPMOVZXWD   32(BX)(R10*1), Z11
-	VPSLLD      $0x10, Z11, Z11
+	VPXORD      Z11, Z11, Z11
+	VPUNPCKHWD  (BX)(R10*1), Z11, Z11
 	VFMADD231PS Z11, Z8, Z1
 	VFMADD231PS Z11, Z9, Z5
-	VPMOVZXWD   32(BX)(R10*2), Z12
-	VPSLLD      $0x10, Z12, Z12
+	VPXORD      Z12, Z12, Z12
+	VPUNPCKHWD  (BX)(R10*2), Z12, Z12
 	VFMADD231PS Z12, Z8, Z2
 	VFMADD231PS Z12, Z9, Z6
-	VPMOVZXWD   32(BX)(R11*1), Z13
-	VPSLLD      $0x10, Z13, Z13
+	VPXORD      Z13, Z13, Z13
+	VPUNPCKHWD  (BX)(R11*1), Z13, Z13
 	VFMADD231PS Z13, Z8, Z3
 	VFMADD231PS Z13, Z9, Z7
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps
 
 half:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed
 	PREFETCHT0 (CX)
 	PREFETCHT0 (CX)(R10*1)
@@ -136,9 +140,9 @@ half:
 	VPSLLD      $0x10, Z13, Z13
 	VFMADD231PS Z13, Z8, Z3
 	VFMADD231PS Z13, Z9, Z7
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed:
 	// K on to the next row
@@ -178,11 +182,11 @@ summed:
 	VMOVUPS       X4, 64(SI)
 
 	// on to the next block after 16 keys
-	ADDQ  $+16, SI
+	ADDQ  $0x10, SI
 	MOVQ  R9, R8
 	TESTQ $+15, R8
 	JNZ   keys
-	ADDQ  $+64, SI
+	ADDQ  $0x40, SI
 	JMP   keys
 
 rest:
@@ -196,7 +200,7 @@ key:
 	MOVQ   32(DI), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half_rest
 
 steps_rest:
@@ -218,13 +222,13 @@ steps_rest:
 	VFMADD231PS Z10, Z8, Z0
 	VFMADD231PS Z10, Z9, Z1
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps_rest
 
 half_rest:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed_rest
 	PREFETCHT0 (CX)
 
@@ -235,9 +239,9 @@ half_rest:
 	VPSLLD      $0x10, Z10, Z10
 	VFMADD231PS Z10, Z8, Z0
 	VFMADD231PS Z10, Z9, Z1
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed_rest:
 	// K on to the next row
@@ -261,8 +265,8 @@ summed_rest:
 	VEXTRACTF32X4 $0x01, Y0, X10
 	VADDPS        X10, X0, X0
 	VMOVSS        X0, (SI)
-	VEXTRACTPS    $+1, X0, 64(SI)
-	ADDQ          $+4, SI
+	VEXTRACTPS    $0x01, X0, 64(SI)
+	ADDQ          $0x04, SI
 	INCQ          R8
 	CMPQ          R8, 40(DI)
 	JLT           key

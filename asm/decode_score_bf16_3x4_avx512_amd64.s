@@ -28,7 +28,7 @@
 //	Z15–Z18  K[key][d]; sums
 
 // func decode_score_bf16_3x4_avx512(a *DecodeScoreArgs)
-// Requires: AVX, AVX512F, AVX512VL, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
 TEXT ·decode_score_bf16_3x4_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), BX
@@ -59,7 +59,7 @@ keys:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half
 
 steps:
@@ -70,61 +70,67 @@ steps:
 
 	// S[0..2][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z12
+	VSHUFF32X4  $0x88, 64(AX), Z12, Z12
 	VMOVUPS     (AX)(R12*1), Z13
+	VSHUFF32X4  $0x88, 64(AX)(R12*1), Z13, Z13
 	VMOVUPS     (AX)(R12*2), Z14
-	VPMOVZXWD   (BX), Z15
-	VPSLLD      $0x10, Z15, Z15
+	VSHUFF32X4  $0x88, 64(AX)(R12*2), Z14, Z14
+	VPXORD      Z15, Z15, Z15
+	VPUNPCKLWD  (BX), Z15, Z15
 	VFMADD231PS Z15, Z12, Z0
 	VFMADD231PS Z15, Z13, Z4
 	VFMADD231PS Z15, Z14, Z8
-	VPMOVZXWD   (BX)(R10*1), Z16
-	VPSLLD      $0x10, Z16, Z16
+	VPXORD      Z16, Z16, Z16
+	VPUNPCKLWD  (BX)(R10*1), Z16, Z16
 	VFMADD231PS Z16, Z12, Z1
 	VFMADD231PS Z16, Z13, Z5
 	VFMADD231PS Z16, Z14, Z9
-	VPMOVZXWD   (BX)(R10*2), Z17
-	VPSLLD      $0x10, Z17, Z17
+	VPXORD      Z17, Z17, Z17
+	VPUNPCKLWD  (BX)(R10*2), Z17, Z17
 	VFMADD231PS Z17, Z12, Z2
 	VFMADD231PS Z17, Z13, Z6
 	VFMADD231PS Z17, Z14, Z10
-	VPMOVZXWD   (BX)(R11*1), Z18
-	VPSLLD      $0x10, Z18, Z18
+	VPXORD      Z18, Z18, Z18
+	VPUNPCKLWD  (BX)(R11*1), Z18, Z18
 	VFMADD231PS Z18, Z12, Z3
 	VFMADD231PS Z18, Z13, Z7
 	VFMADD231PS Z18, Z14, Z11
 
 	// S[0..2][0..3] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Z12
-	VMOVUPS     64(AX)(R12*1), Z13
-	VMOVUPS     64(AX)(R12*2), Z14
-	VPMOVZXWD   32(BX), Z15
-	VPSLLD      $0x10, Z15, Z15
+	VMOVUPS     (AX), Z12
+	VSHUFF32X4  $0xdd, 64(AX), Z12, Z12
+	VMOVUPS     (AX)(R12*1), Z13
+	VSHUFF32X4  $0xdd, 64(AX)(R12*1), Z13, Z13
+	VMOVUPS     (AX)(R12*2), Z14
+	VSHUFF32X4  $0xdd, 64(AX)(R12*2), Z14, Z14
+	VPXORD      Z15, Z15, Z15
+	VPUNPCKHWD  (BX), Z15, Z15
 	VFMADD231PS Z15, Z12, Z0
 	VFMADD231PS Z15, Z13, Z4
 	VFMADD231PS Z15, Z14, Z8
-	VPMOVZXWD   32(BX)(R10*1), Z16
-	VPSLLD      $0x10, Z16, Z16
+	VPXORD      Z16, Z16, Z16
+	VPUNPCKHWD  (BX)(R10*1), Z16, Z16
 	VFMADD231PS Z16, Z12, Z1
 	VFMADD231PS Z16, Z13, Z5
 	VFMADD231PS Z16, Z14, Z9
-	VPMOVZXWD   32(BX)(R10*2), Z17
-	VPSLLD      $0x10, Z17, Z17
+	VPXORD      Z17, Z17, Z17
+	VPUNPCKHWD  (BX)(R10*2), Z17, Z17
 	VFMADD231PS Z17, Z12, Z2
 	VFMADD231PS Z17, Z13, Z6
 	VFMADD231PS Z17, Z14, Z10
-	VPMOVZXWD   32(BX)(R11*1), Z18
-	VPSLLD      $0x10, Z18, Z18
+	VPXORD      Z18, Z18, Z18
+	VPUNPCKHWD  (BX)(R11*1), Z18, Z18
 	VFMADD231PS Z18, Z12, Z3
 	VFMADD231PS Z18, Z13, Z7
 	VFMADD231PS Z18, Z14, Z11
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps
 
 half:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed
 	PREFETCHT0 (CX)
 	PREFETCHT0 (CX)(R10*1)
@@ -155,9 +161,9 @@ half:
 	VFMADD231PS Z18, Z12, Z3
 	VFMADD231PS Z18, Z13, Z7
 	VFMADD231PS Z18, Z14, Z11
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed:
 	// K on to the next row
@@ -211,7 +217,7 @@ summed:
 	VMOVUPS       X8, 128(SI)
 
 	// on to the next block after 16 keys
-	ADDQ  $+16, SI
+	ADDQ  $0x10, SI
 	MOVQ  R9, R8
 	TESTQ $+15, R8
 	JNZ   keys
@@ -230,7 +236,7 @@ key:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half_rest
 
 steps_rest:
@@ -256,13 +262,13 @@ steps_rest:
 	VFMADD231PS Z15, Z13, Z1
 	VFMADD231PS Z15, Z14, Z2
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps_rest
 
 half_rest:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed_rest
 	PREFETCHT0 (CX)
 
@@ -275,9 +281,9 @@ half_rest:
 	VFMADD231PS Z15, Z12, Z0
 	VFMADD231PS Z15, Z13, Z1
 	VFMADD231PS Z15, Z14, Z2
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed_rest:
 	// K on to the next row
@@ -301,9 +307,9 @@ summed_rest:
 	VEXTRACTF32X4 $0x01, Y0, X15
 	VADDPS        X15, X0, X0
 	VMOVSS        X0, (SI)
-	VEXTRACTPS    $+1, X0, 64(SI)
-	VEXTRACTPS    $+2, X0, 128(SI)
-	ADDQ          $+4, SI
+	VEXTRACTPS    $0x01, X0, 64(SI)
+	VEXTRACTPS    $0x02, X0, 128(SI)
+	ADDQ          $0x04, SI
 	INCQ          R8
 	CMPQ          R8, 40(DI)
 	JLT           key

@@ -52,6 +52,8 @@ TEXT ·decode_score_bf16_3x4_neon(SB), 0, $128-8
 keys4:
 	CMP	$4, keys
 	BLT	keys1
+
+	// 4 keys: clear the sums, point at the rows of Q and K
 	VMOVI	$0, V1.B16
 	VMOVI	$0, V2.B16
 	VMOVI	$0, V3.B16
@@ -199,6 +201,8 @@ step4:
 
 keys1:
 	CBZ	keys, done
+
+	// 1 keys: clear the sums, point at the rows of Q and K
 	VMOVI	$0, V1.B16
 	VMOVI	$0, V2.B16
 	VMOVI	$0, V3.B16

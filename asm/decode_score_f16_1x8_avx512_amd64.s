@@ -56,7 +56,7 @@ keys:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half
 
 steps:
@@ -107,13 +107,13 @@ steps:
 	VCVTPH2PS   32(BX)(R13*1), Z12
 	VFMADD231PS Z12, Z8, Z7
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps
 
 half:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed
 	PREFETCHT0 (CX)
 	PREFETCHT0 (CX)(R10*1)
@@ -142,9 +142,9 @@ half:
 	VFMADD231PS Z11, Z8, Z6
 	VCVTPH2PS   (BX)(R13*1), Z12
 	VFMADD231PS Z12, Z8, Z7
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed:
 	// K on to the next row
@@ -184,7 +184,7 @@ summed:
 	VMOVUPS       X4, 16(SI)
 
 	// on to the next block after 16 keys
-	ADDQ $+32, SI
+	ADDQ $0x20, SI
 	MOVQ R9, R8
 	JMP  keys
 
@@ -198,7 +198,7 @@ key:
 	ADDQ   BX, CX
 	MOVQ   32(DI), DX
 	VPXORD Z0, Z0, Z0
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half_rest
 
 steps_rest:
@@ -214,13 +214,13 @@ steps_rest:
 	VCVTPH2PS   32(BX), Z9
 	VFMADD231PS Z9, Z8, Z0
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps_rest
 
 half_rest:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed_rest
 	PREFETCHT0 (CX)
 
@@ -228,9 +228,9 @@ half_rest:
 	VMOVUPS     (AX), Z8
 	VCVTPH2PS   (BX), Z9
 	VFMADD231PS Z9, Z8, Z0
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed_rest:
 	// K on to the next row
@@ -254,7 +254,7 @@ summed_rest:
 	VEXTRACTF32X4 $0x01, Y0, X9
 	VADDPS        X9, X0, X0
 	VMOVSS        X0, (SI)
-	ADDQ          $+4, SI
+	ADDQ          $0x04, SI
 	INCQ          R8
 	CMPQ          R8, 40(DI)
 	JLT           key

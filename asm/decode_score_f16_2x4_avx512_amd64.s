@@ -55,7 +55,7 @@ keys:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half
 
 steps:
@@ -96,13 +96,13 @@ steps:
 	VFMADD231PS Z13, Z8, Z3
 	VFMADD231PS Z13, Z9, Z7
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps
 
 half:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed
 	PREFETCHT0 (CX)
 	PREFETCHT0 (CX)(R10*1)
@@ -124,9 +124,9 @@ half:
 	VCVTPH2PS   (BX)(R11*1), Z13
 	VFMADD231PS Z13, Z8, Z3
 	VFMADD231PS Z13, Z9, Z7
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed:
 	// K on to the next row
@@ -166,11 +166,11 @@ summed:
 	VMOVUPS       X4, 64(SI)
 
 	// on to the next block after 16 keys
-	ADDQ  $+16, SI
+	ADDQ  $0x10, SI
 	MOVQ  R9, R8
 	TESTQ $+15, R8
 	JNZ   keys
-	ADDQ  $+64, SI
+	ADDQ  $0x40, SI
 	JMP   keys
 
 rest:
@@ -184,7 +184,7 @@ key:
 	MOVQ   32(DI), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half_rest
 
 steps_rest:
@@ -204,13 +204,13 @@ steps_rest:
 	VFMADD231PS Z10, Z8, Z0
 	VFMADD231PS Z10, Z9, Z1
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps_rest
 
 half_rest:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed_rest
 	PREFETCHT0 (CX)
 
@@ -220,9 +220,9 @@ half_rest:
 	VCVTPH2PS   (BX), Z10
 	VFMADD231PS Z10, Z8, Z0
 	VFMADD231PS Z10, Z9, Z1
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed_rest:
 	// K on to the next row
@@ -246,8 +246,8 @@ summed_rest:
 	VEXTRACTF32X4 $0x01, Y0, X10
 	VADDPS        X10, X0, X0
 	VMOVSS        X0, (SI)
-	VEXTRACTPS    $+1, X0, 64(SI)
-	ADDQ          $+4, SI
+	VEXTRACTPS    $0x01, X0, 64(SI)
+	ADDQ          $0x04, SI
 	INCQ          R8
 	CMPQ          R8, 40(DI)
 	JLT           key

@@ -59,7 +59,7 @@ keys:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half
 
 steps:
@@ -110,13 +110,13 @@ steps:
 	VFMADD231PS Z18, Z13, Z7
 	VFMADD231PS Z18, Z14, Z11
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps
 
 half:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed
 	PREFETCHT0 (CX)
 	PREFETCHT0 (CX)(R10*1)
@@ -143,9 +143,9 @@ half:
 	VFMADD231PS Z18, Z12, Z3
 	VFMADD231PS Z18, Z13, Z7
 	VFMADD231PS Z18, Z14, Z11
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed:
 	// K on to the next row
@@ -199,7 +199,7 @@ summed:
 	VMOVUPS       X8, 128(SI)
 
 	// on to the next block after 16 keys
-	ADDQ  $+16, SI
+	ADDQ  $0x10, SI
 	MOVQ  R9, R8
 	TESTQ $+15, R8
 	JNZ   keys
@@ -218,7 +218,7 @@ key:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half_rest
 
 steps_rest:
@@ -242,13 +242,13 @@ steps_rest:
 	VFMADD231PS Z15, Z13, Z1
 	VFMADD231PS Z15, Z14, Z2
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps_rest
 
 half_rest:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed_rest
 	PREFETCHT0 (CX)
 
@@ -260,9 +260,9 @@ half_rest:
 	VFMADD231PS Z15, Z12, Z0
 	VFMADD231PS Z15, Z13, Z1
 	VFMADD231PS Z15, Z14, Z2
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed_rest:
 	// K on to the next row
@@ -286,9 +286,9 @@ summed_rest:
 	VEXTRACTF32X4 $0x01, Y0, X15
 	VADDPS        X15, X0, X0
 	VMOVSS        X0, (SI)
-	VEXTRACTPS    $+1, X0, 64(SI)
-	VEXTRACTPS    $+2, X0, 128(SI)
-	ADDQ          $+4, SI
+	VEXTRACTPS    $0x01, X0, 64(SI)
+	VEXTRACTPS    $0x02, X0, 128(SI)
+	ADDQ          $0x04, SI
 	INCQ          R8
 	CMPQ          R8, 40(DI)
 	JLT           key

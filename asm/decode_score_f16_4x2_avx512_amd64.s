@@ -55,7 +55,7 @@ keys:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half
 
 steps:
@@ -94,13 +94,13 @@ steps:
 	VFMADD231PS Z13, Z10, Z5
 	VFMADD231PS Z13, Z11, Z7
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps
 
 half:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed
 	PREFETCHT0 (CX)
 	PREFETCHT0 (CX)(R10*1)
@@ -120,9 +120,9 @@ half:
 	VFMADD231PS Z13, Z9, Z3
 	VFMADD231PS Z13, Z10, Z5
 	VFMADD231PS Z13, Z11, Z7
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed:
 	// K on to the next row
@@ -164,7 +164,7 @@ summed:
 	VMOVHPS       X4, 192(SI)
 
 	// on to the next block after 16 keys
-	ADDQ  $+8, SI
+	ADDQ  $0x08, SI
 	MOVQ  R9, R8
 	TESTQ $+15, R8
 	JNZ   keys
@@ -184,7 +184,7 @@ key:
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half_rest
 
 steps_rest:
@@ -212,13 +212,13 @@ steps_rest:
 	VFMADD231PS Z12, Z10, Z2
 	VFMADD231PS Z12, Z11, Z3
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps_rest
 
 half_rest:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed_rest
 	PREFETCHT0 (CX)
 
@@ -232,9 +232,9 @@ half_rest:
 	VFMADD231PS Z12, Z9, Z1
 	VFMADD231PS Z12, Z10, Z2
 	VFMADD231PS Z12, Z11, Z3
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed_rest:
 	// K on to the next row
@@ -258,10 +258,10 @@ summed_rest:
 	VEXTRACTF32X4 $0x01, Y0, X12
 	VADDPS        X12, X0, X0
 	VMOVSS        X0, (SI)
-	VEXTRACTPS    $+1, X0, 64(SI)
-	VEXTRACTPS    $+2, X0, 128(SI)
-	VEXTRACTPS    $+3, X0, 192(SI)
-	ADDQ          $+4, SI
+	VEXTRACTPS    $0x01, X0, 64(SI)
+	VEXTRACTPS    $0x02, X0, 128(SI)
+	VEXTRACTPS    $0x03, X0, 192(SI)
+	ADDQ          $0x04, SI
 	INCQ          R8
 	CMPQ          R8, 40(DI)
 	JLT           key

@@ -65,7 +65,7 @@ keys:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half
 
 steps:
@@ -126,13 +126,13 @@ steps:
 	VFMADD231PS Z23, Z18, Z11
 	VFMADD231PS Z23, Z19, Z15
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps
 
 half:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed
 	PREFETCHT0 (CX)
 	PREFETCHT0 (CX)(R10*1)
@@ -164,9 +164,9 @@ half:
 	VFMADD231PS Z23, Z17, Z7
 	VFMADD231PS Z23, Z18, Z11
 	VFMADD231PS Z23, Z19, Z15
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed:
 	// K on to the next row
@@ -234,7 +234,7 @@ summed:
 	VMOVUPS       X12, 192(SI)
 
 	// on to the next block after 16 keys
-	ADDQ  $+16, SI
+	ADDQ  $0x10, SI
 	MOVQ  R9, R8
 	TESTQ $+15, R8
 	JNZ   keys
@@ -254,7 +254,7 @@ key:
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	SUBQ   $+32, DX
+	SUBQ   $0x20, DX
 	JLT    half_rest
 
 steps_rest:
@@ -282,13 +282,13 @@ steps_rest:
 	VFMADD231PS Z20, Z18, Z2
 	VFMADD231PS Z20, Z19, Z3
 	ADDQ        $+128, AX
-	ADDQ        $+64, BX
-	ADDQ        $+64, CX
-	SUBQ        $+32, DX
+	ADDQ        $0x40, BX
+	ADDQ        $0x40, CX
+	SUBQ        $0x20, DX
 	JGE         steps_rest
 
 half_rest:
-	ADDQ       $+32, DX
+	ADDQ       $0x20, DX
 	JZ         summed_rest
 	PREFETCHT0 (CX)
 
@@ -302,9 +302,9 @@ half_rest:
 	VFMADD231PS Z20, Z17, Z1
 	VFMADD231PS Z20, Z18, Z2
 	VFMADD231PS Z20, Z19, Z3
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	ADDQ        $+32, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	ADDQ        $0x20, CX
 
 summed_rest:
 	// K on to the next row
@@ -328,10 +328,10 @@ summed_rest:
 	VEXTRACTF32X4 $0x01, Y0, X20
 	VADDPS        X20, X0, X0
 	VMOVSS        X0, (SI)
-	VEXTRACTPS    $+1, X0, 64(SI)
-	VEXTRACTPS    $+2, X0, 128(SI)
-	VEXTRACTPS    $+3, X0, 192(SI)
-	ADDQ          $+4, SI
+	VEXTRACTPS    $0x01, X0, 64(SI)
+	VEXTRACTPS    $0x02, X0, 128(SI)
+	VEXTRACTPS    $0x03, X0, 192(SI)
+	ADDQ          $0x04, SI
 	INCQ          R8
 	CMPQ          R8, 40(DI)
 	JLT           key

@@ -52,6 +52,8 @@ TEXT ·decode_score_f32_1x8_neon(SB), 0, $128-8
 keys8:
 	CMP	$8, keys
 	BLT	keys1
+
+	// 8 keys: clear the sums, point at the rows of Q and K
 	VMOVI	$0, V0.B16
 	VMOVI	$0, V1.B16
 	VMOVI	$0, V2.B16
@@ -175,6 +177,8 @@ step8:
 
 keys1:
 	CBZ	keys, done
+
+	// 1 keys: clear the sums, point at the rows of Q and K
 	VMOVI	$0, V0.B16
 	MOVD	q, q0
 	MOVD	k, k0

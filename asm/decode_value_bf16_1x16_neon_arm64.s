@@ -70,6 +70,8 @@ columns16:
 	CMP	$16, left
 	BLT	done
 
+	// a tile of 16 columns
+
 	// accumulators = alpha·O
 	MOVD	o, oc
 	FLDPQ	(oc), (F2, F3)
@@ -168,7 +170,6 @@ one16:
 	CBNZ	groups, one16
 
 summed16:
-
 	// O = accumulators
 	MOVD	o, oc
 	FSTPQ	(F2, F3), (oc)
@@ -179,7 +180,6 @@ summed16:
 	B	columns16
 
 done:
-
 	// the next block: O is rescaled once
 	MOVW	$0x3f800000, tmp
 	VDUP	tmp, V0.S4

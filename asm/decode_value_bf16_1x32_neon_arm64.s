@@ -73,6 +73,8 @@ columns32:
 	CMP	$32, left
 	BLT	columns16
 
+	// a tile of 32 columns
+
 	// accumulators = alpha·O
 	MOVD	o, oc
 	FLDPQ	(oc), (F2, F3)
@@ -227,7 +229,6 @@ one32:
 	CBNZ	groups, one32
 
 summed32:
-
 	// O = accumulators
 	MOVD	o, oc
 	FSTPQ	(F2, F3), (oc)
@@ -242,6 +243,8 @@ summed32:
 columns16:
 	CMP	$16, left
 	BLT	done
+
+	// a tile of 16 columns
 
 	// accumulators = alpha·O
 	MOVD	o, oc
@@ -341,7 +344,6 @@ one16:
 	CBNZ	groups, one16
 
 summed16:
-
 	// O = accumulators
 	MOVD	o, oc
 	FSTPQ	(F2, F3), (oc)
@@ -352,7 +354,6 @@ summed16:
 	B	columns16
 
 done:
-
 	// the next block: O is rescaled once
 	MOVW	$0x3f800000, tmp
 	VDUP	tmp, V0.S4

@@ -74,6 +74,8 @@ columns32:
 	CMP	$32, left
 	BLT	columns16
 
+	// a tile of 32 columns
+
 	// accumulators = alpha·O
 	MOVD	o, oc
 	FLDPQ	(oc), (F1, F2)
@@ -338,7 +340,6 @@ one32:
 	CBNZ	groups, one32
 
 summed32:
-
 	// O = accumulators
 	MOVD	o, oc
 	FSTPQ	(F1, F2), (oc)
@@ -363,6 +364,8 @@ summed32:
 columns16:
 	CMP	$16, left
 	BLT	done
+
+	// a tile of 16 columns
 
 	// accumulators = alpha·O
 	MOVD	o, oc
@@ -520,7 +523,6 @@ one16:
 	CBNZ	groups, one16
 
 summed16:
-
 	// O = accumulators
 	MOVD	o, oc
 	FSTPQ	(F1, F2), (oc)
@@ -537,7 +539,6 @@ summed16:
 	B	columns16
 
 done:
-
 	// the next block: O is rescaled once
 	MOVW	$0x3f800000, tmp
 	VDUP	tmp, V0.S4

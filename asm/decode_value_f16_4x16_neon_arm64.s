@@ -68,6 +68,8 @@ columns16:
 	CMP	$16, left
 	BLT	done
 
+	// a tile of 16 columns
+
 	// accumulators = alpha·O
 	MOVD	o, oc
 	FLDPQ	(oc), (F1, F2)
@@ -253,7 +255,6 @@ one16:
 	CBNZ	groups, one16
 
 summed16:
-
 	// O = accumulators
 	MOVD	o, oc
 	FSTPQ	(F1, F2), (oc)
@@ -273,7 +274,6 @@ summed16:
 	B	columns16
 
 done:
-
 	// the next block: O is rescaled once
 	MOVW	$0x3f800000, tmp
 	VDUP	tmp, V0.S4

@@ -72,6 +72,8 @@ columns32:
 	CMP	$32, left
 	BLT	columns16
 
+	// a tile of 32 columns
+
 	// accumulators = alpha·O
 	MOVD	o, oc
 	FLDPQ	(oc), (F1, F2)
@@ -251,7 +253,6 @@ one32:
 	CBNZ	groups, one32
 
 summed32:
-
 	// O = accumulators
 	MOVD	o, oc
 	FSTPQ	(F1, F2), (oc)
@@ -271,6 +272,8 @@ summed32:
 columns16:
 	CMP	$16, left
 	BLT	done
+
+	// a tile of 16 columns
 
 	// accumulators = alpha·O
 	MOVD	o, oc
@@ -379,7 +382,6 @@ one16:
 	CBNZ	groups, one16
 
 summed16:
-
 	// O = accumulators
 	MOVD	o, oc
 	FSTPQ	(F1, F2), (oc)
@@ -393,7 +395,6 @@ summed16:
 	B	columns16
 
 done:
-
 	// the next block: O is rescaled once
 	MOVW	$0x3f800000, tmp
 	VDUP	tmp, V0.S4

@@ -75,6 +75,8 @@ columns32:
 	CMP	$32, left
 	BLT	columns16
 
+	// a tile of 32 columns
+
 	// accumulators = alpha·O
 	MOVD	o, oc
 	FLDPQ	(oc), (F1, F2)
@@ -309,7 +311,6 @@ one32:
 	CBNZ	groups, one32
 
 summed32:
-
 	// O = accumulators
 	MOVD	o, oc
 	FSTPQ	(F1, F2), (oc)
@@ -334,6 +335,8 @@ summed32:
 columns16:
 	CMP	$16, left
 	BLT	done
+
+	// a tile of 16 columns
 
 	// accumulators = alpha·O
 	MOVD	o, oc
@@ -471,7 +474,6 @@ one16:
 	CBNZ	groups, one16
 
 summed16:
-
 	// O = accumulators
 	MOVD	o, oc
 	FSTPQ	(F1, F2), (oc)
@@ -488,7 +490,6 @@ summed16:
 	B	columns16
 
 done:
-
 	// the next block: O is rescaled once
 	MOVW	$0x3f800000, tmp
 	VDUP	tmp, V0.S4

@@ -75,7 +75,7 @@ tail:
 element:
 	VMOVSS      (AX), X3
 	VMULSS      X0, X3, X3
-	VFMADD231SS X1, X3, X2
+	VFMADD231PS Y1, Y3, Y2
 	VCMPPS      $0x03, Y3, Y3, Y9
 	VPSRLD      $0x10, Y3, Y8
 	VPAND       Y4, Y8, Y7

@@ -54,7 +54,7 @@ TEXT ·finish_bf16_avx512(SB), $128-8
 	MOVQ         $0x0f0e0d0c0b0a0908, DX
 	VPINSRQ      $0x01, DX, X9, X9
 	VPMOVZXBD    X9, Z9
-	SUBQ         $+16, CX
+	SUBQ         $0x10, CX
 	JLT          tail
 
 columns:
@@ -70,13 +70,13 @@ columns:
 	VBLENDMPS   Z8, Z7, K1, Z3
 	VPMOVDW     Z3, Y3
 	VMOVUPS     Y3, (BX)
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	SUBQ        $+16, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	SUBQ        $0x10, CX
 	JGE         columns
 
 tail:
-	ADDQ         $+16, CX
+	ADDQ         $0x10, CX
 	JZ           done
 	VMOVD        CX, X10
 	VPBROADCASTD X10, Z10

@@ -51,7 +51,7 @@ tail:
 element:
 	VMOVSS      (AX), X3
 	VMULSS      X0, X3, X3
-	VFMADD231SS X1, X3, X2
+	VFMADD231PS Y1, Y3, Y2
 	VCVTPS2PH   $0x00, X3, X3
 	VPEXTRW     $0x00, X3, (BX)
 	ADDQ        $0x04, AX

@@ -39,7 +39,7 @@ TEXT ·finish_f16_avx512(SB), $128-8
 	MOVQ         $0x0f0e0d0c0b0a0908, DX
 	VPINSRQ      $0x01, DX, X4, X4
 	VPMOVZXBD    X4, Z4
-	SUBQ         $+16, CX
+	SUBQ         $0x10, CX
 	JLT          tail
 
 columns:
@@ -47,13 +47,13 @@ columns:
 	VFMADD231PS Z1, Z3, Z2
 	VCVTPS2PH   $0x00, Z3, Y3
 	VMOVUPS     Y3, (BX)
-	ADDQ        $+64, AX
-	ADDQ        $+32, BX
-	SUBQ        $+16, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+	SUBQ        $0x10, CX
 	JGE         columns
 
 tail:
-	ADDQ         $+16, CX
+	ADDQ         $0x10, CX
 	JZ           done
 	VMOVD        CX, X5
 	VPBROADCASTD X5, Z5

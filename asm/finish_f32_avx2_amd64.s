@@ -50,7 +50,7 @@ tail:
 element:
 	VMOVSS      (AX), X3
 	VMULSS      X0, X3, X3
-	VFMADD231SS X1, X3, X2
+	VFMADD231PS Y1, Y3, Y2
 	VMOVSS      X3, (BX)
 	ADDQ        $0x04, AX
 	ADDQ        $0x04, BX

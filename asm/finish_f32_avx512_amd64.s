@@ -39,20 +39,20 @@ TEXT ·finish_f32_avx512(SB), $128-8
 	MOVQ         $0x0f0e0d0c0b0a0908, DX
 	VPINSRQ      $0x01, DX, X4, X4
 	VPMOVZXBD    X4, Z4
-	SUBQ         $+16, CX
+	SUBQ         $0x10, CX
 	JLT          tail
 
 columns:
 	VMULPS      (AX), Z0, Z3
 	VFMADD231PS Z1, Z3, Z2
 	VMOVUPS     Z3, (BX)
-	ADDQ        $+64, AX
-	ADDQ        $+64, BX
-	SUBQ        $+16, CX
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, BX
+	SUBQ        $0x10, CX
 	JGE         columns
 
 tail:
-	ADDQ         $+16, CX
+	ADDQ         $0x10, CX
 	JZ           done
 	VMOVD        CX, X5
 	VPBROADCASTD X5, Z5

@@ -44,7 +44,7 @@ row:
 	MOVQ (R9)(BX*8), R9
 	MOVQ AX, CX
 	MOVQ 24(DI), DX
-	SUBQ $+4, DX
+	SUBQ $0x04, DX
 	JLT  block_rest
 
 block:
@@ -64,13 +64,13 @@ block:
 	VPCMPGTD  Z1, Z5, K4
 	VBLENDMPS (CX)(R8*1), Z0, K4, Z5
 	VMOVUPS   Z5, (CX)(R8*1)
-	ADDQ      $+64, R9
+	ADDQ      $0x40, R9
 	LEAQ      (CX)(SI*4), CX
-	SUBQ      $+4, DX
+	SUBQ      $0x04, DX
 	JGE       block
 
 block_rest:
-	ADDQ $+4, DX
+	ADDQ $0x04, DX
 	JZ   block_done
 
 block_one:
@@ -78,13 +78,13 @@ block_one:
 	VPCMPGTD  Z1, Z2, K1
 	VBLENDMPS (CX), Z0, K1, Z2
 	VMOVUPS   Z2, (CX)
-	ADDQ      $+16, R9
+	ADDQ      $0x10, R9
 	ADDQ      SI, CX
 	DECQ      DX
 	JNZ       block_one
 
 block_done:
-	ADDQ $+64, AX
+	ADDQ $0x40, AX
 	INCQ BX
 	CMPQ BX, 16(DI)
 	JLT  row

@@ -13,15 +13,13 @@
 //	DI       a
 //	AX       Src
 //	BX       Dst
-//	CX       Panels
-//	DX       Src, at d
-//	SI       Dst, at d
-//	R8       elements of D left
-//	R9       groups left
-//	R10      SrcStride
-//	R11      3·SrcStride
-//	R12      5·SrcStride
-//	R13      7·SrcStride
+//	CX       Src, at d
+//	DX       Dst, at d
+//	SI       elements of D left
+//	R8       SrcStride
+//	R9       3·SrcStride
+//	R10      5·SrcStride
+//	R11      7·SrcStride
 //	Y0–Y3    rows
 //	Y4–Y7    interleaved
 
@@ -31,30 +29,31 @@ TEXT ·pack_f16_w32_avx2(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ (DI), AX
 	MOVQ 16(DI), BX
-	MOVQ 32(DI), CX
-	MOVQ 8(DI), R10
-	LEAQ (R10)(R10*2), R11
-	LEAQ (R10)(R10*4), R12
-	LEAQ (R11)(R10*4), R13
+	MOVQ 8(DI), R8
+	LEAQ (R8)(R8*2), R9
+	LEAQ (R8)(R8*4), R10
+	LEAQ (R9)(R8*4), R11
+	MOVQ 32(DI), SI
+	MOVQ SI, 8(SP)
 
 panel:
-	MOVQ $+4, R9
+	MOVQ $+4, (SP)
 
 group:
-	MOVQ AX, DX
-	MOVQ BX, SI
-	MOVQ 24(DI), R8
+	MOVQ AX, CX
+	MOVQ BX, DX
+	MOVQ 24(DI), SI
 
 columns_8:
-	// columns 0… : rows i and i+4 side by side
-	VMOVUPS      (DX), X0
-	VINSERTF128  $0x01, (DX)(R10*4), Y0, Y0
-	VMOVUPS      (DX)(R10*1), X1
-	VINSERTF128  $0x01, (DX)(R12*1), Y1, Y1
-	VMOVUPS      (DX)(R10*2), X2
-	VINSERTF128  $0x01, (DX)(R11*2), Y2, Y2
-	VMOVUPS      (DX)(R11*1), X3
-	VINSERTF128  $0x01, (DX)(R13*1), Y3, Y3
+	// columns 0…
+	VMOVUPS      (CX), X0
+	VINSERTF128  $0x01, (CX)(R8*4), Y0, Y0
+	VMOVUPS      (CX)(R8*1), X1
+	VINSERTF128  $0x01, (CX)(R10*1), Y1, Y1
+	VMOVUPS      (CX)(R8*2), X2
+	VINSERTF128  $0x01, (CX)(R9*2), Y2, Y2
+	VMOVUPS      (CX)(R9*1), X3
+	VINSERTF128  $0x01, (CX)(R11*1), Y3, Y3
 	VPUNPCKLWD   Y1, Y0, Y4
 	VPUNPCKHWD   Y1, Y0, Y5
 	VPUNPCKLWD   Y3, Y2, Y6
@@ -65,38 +64,38 @@ columns_8:
 	VCVTPH2PS    X0, Y2
 	VEXTRACTI128 $0x01, Y0, X0
 	VCVTPH2PS    X0, Y3
-	VMOVUPS      Y2, (SI)
-	VMOVUPS      Y3, 128(SI)
+	VMOVUPS      Y2, (DX)
+	VMOVUPS      Y3, 128(DX)
 	VPERMQ       $0xd8, Y1, Y1
 	VCVTPH2PS    X1, Y2
 	VEXTRACTI128 $0x01, Y1, X1
 	VCVTPH2PS    X1, Y3
-	VMOVUPS      Y2, 256(SI)
-	VMOVUPS      Y3, 384(SI)
+	VMOVUPS      Y2, 256(DX)
+	VMOVUPS      Y3, 384(DX)
 	VPUNPCKLDQ   Y7, Y5, Y0
 	VPUNPCKHDQ   Y7, Y5, Y1
 	VPERMQ       $0xd8, Y0, Y0
 	VCVTPH2PS    X0, Y2
 	VEXTRACTI128 $0x01, Y0, X0
 	VCVTPH2PS    X0, Y3
-	VMOVUPS      Y2, 512(SI)
-	VMOVUPS      Y3, 640(SI)
+	VMOVUPS      Y2, 512(DX)
+	VMOVUPS      Y3, 640(DX)
 	VPERMQ       $0xd8, Y1, Y1
 	VCVTPH2PS    X1, Y2
 	VEXTRACTI128 $0x01, Y1, X1
 	VCVTPH2PS    X1, Y3
-	VMOVUPS      Y2, 768(SI)
-	VMOVUPS      Y3, 896(SI)
+	VMOVUPS      Y2, 768(DX)
+	VMOVUPS      Y3, 896(DX)
 
-	// columns 8… : rows i and i+4 side by side
-	VMOVUPS      16(DX), X0
-	VINSERTF128  $0x01, 16(DX)(R10*4), Y0, Y0
-	VMOVUPS      16(DX)(R10*1), X1
-	VINSERTF128  $0x01, 16(DX)(R12*1), Y1, Y1
-	VMOVUPS      16(DX)(R10*2), X2
-	VINSERTF128  $0x01, 16(DX)(R11*2), Y2, Y2
-	VMOVUPS      16(DX)(R11*1), X3
-	VINSERTF128  $0x01, 16(DX)(R13*1), Y3, Y3
+	// columns 8…
+	VMOVUPS      16(CX), X0
+	VINSERTF128  $0x01, 16(CX)(R8*4), Y0, Y0
+	VMOVUPS      16(CX)(R8*1), X1
+	VINSERTF128  $0x01, 16(CX)(R10*1), Y1, Y1
+	VMOVUPS      16(CX)(R8*2), X2
+	VINSERTF128  $0x01, 16(CX)(R9*2), Y2, Y2
+	VMOVUPS      16(CX)(R9*1), X3
+	VINSERTF128  $0x01, 16(CX)(R11*1), Y3, Y3
 	VPUNPCKLWD   Y1, Y0, Y4
 	VPUNPCKHWD   Y1, Y0, Y5
 	VPUNPCKLWD   Y3, Y2, Y6
@@ -107,40 +106,40 @@ columns_8:
 	VCVTPH2PS    X0, Y2
 	VEXTRACTI128 $0x01, Y0, X0
 	VCVTPH2PS    X0, Y3
-	VMOVUPS      Y2, 1024(SI)
-	VMOVUPS      Y3, 1152(SI)
+	VMOVUPS      Y2, 1024(DX)
+	VMOVUPS      Y3, 1152(DX)
 	VPERMQ       $0xd8, Y1, Y1
 	VCVTPH2PS    X1, Y2
 	VEXTRACTI128 $0x01, Y1, X1
 	VCVTPH2PS    X1, Y3
-	VMOVUPS      Y2, 1280(SI)
-	VMOVUPS      Y3, 1408(SI)
+	VMOVUPS      Y2, 1280(DX)
+	VMOVUPS      Y3, 1408(DX)
 	VPUNPCKLDQ   Y7, Y5, Y0
 	VPUNPCKHDQ   Y7, Y5, Y1
 	VPERMQ       $0xd8, Y0, Y0
 	VCVTPH2PS    X0, Y2
 	VEXTRACTI128 $0x01, Y0, X0
 	VCVTPH2PS    X0, Y3
-	VMOVUPS      Y2, 1536(SI)
-	VMOVUPS      Y3, 1664(SI)
+	VMOVUPS      Y2, 1536(DX)
+	VMOVUPS      Y3, 1664(DX)
 	VPERMQ       $0xd8, Y1, Y1
 	VCVTPH2PS    X1, Y2
 	VEXTRACTI128 $0x01, Y1, X1
 	VCVTPH2PS    X1, Y3
-	VMOVUPS      Y2, 1792(SI)
-	VMOVUPS      Y3, 1920(SI)
-	ADDQ         $0x20, DX
-	ADDQ         $+2048, SI
-	SUBQ         $0x10, R8
+	VMOVUPS      Y2, 1792(DX)
+	VMOVUPS      Y3, 1920(DX)
+	ADDQ         $0x20, CX
+	ADDQ         $+2048, DX
+	SUBQ         $0x10, SI
 	JNZ          columns_8
-	LEAQ         (AX)(R10*8), AX
+	LEAQ         (AX)(R8*8), AX
 	ADDQ         $0x20, BX
-	DECQ         R9
+	DECQ         (SP)
 	JNZ          group
 
-	// the last group ended 24 elements into the next panel
-	LEAQ -96(SI), BX
-	DECQ CX
+	// the last group began at element 24 of the panel, and ends there of the next
+	LEAQ -96(DX), BX
+	DECQ 8(SP)
 	JNZ  panel
 	VZEROUPPER
 	RET

@@ -6,141 +6,164 @@
 //
 //	Dst[p][d][w] = Src[p·W + w][d]    p < Panels, d < D, w < W
 //
-// Step: 16 columns of 8 rows: 0 flops, 256 bytes read.
+// Step: 16 columns of 16 rows: 0 flops, 512 bytes read.
 //
 // Registers:
 //
 //	DI       a
 //	AX       Src
 //	BX       Dst
-//	CX       Panels
-//	DX       Src, at d
-//	SI       Dst, at d
-//	R8       elements of D left
-//	R9       groups left
-//	R10      SrcStride
-//	R11      3·SrcStride
-//	R12      5·SrcStride
-//	R13      7·SrcStride
+//	CX       Src, at d
+//	DX       Dst, at d
+//	SI       elements of D left
+//	R8       SrcStride
+//	R9       3·SrcStride
+//	R10      5·SrcStride
+//	R11      7·SrcStride
+//	R12      Src, at d, 8 rows on
 //	Z0–Z3    rows
 //	Z4–Z7    interleaved
+//	Z8       0 2 4 6 1 3 5 7
 
 // func pack_f16_w32_avx512(a *PackArgs)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX512BW, AVX512F
 TEXT ·pack_f16_w32_avx512(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ (DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 32(DI), CX
-	MOVQ 8(DI), R10
-	LEAQ (R10)(R10*2), R11
-	LEAQ (R10)(R10*4), R12
-	LEAQ (R11)(R10*4), R13
+	MOVQ      a+0(FP), DI
+	MOVQ      (DI), AX
+	MOVQ      16(DI), BX
+	MOVQ      8(DI), R8
+	LEAQ      (R8)(R8*2), R9
+	LEAQ      (R8)(R8*4), R10
+	LEAQ      (R9)(R8*4), R11
+	MOVQ      $0x0705030106040200, R13
+	VMOVQ     R13, X8
+	VPMOVZXBQ X8, Z8
+	MOVQ      32(DI), SI
+	MOVQ      SI, 8(SP)
 
 panel:
-	MOVQ $+4, R9
+	MOVQ $+2, (SP)
 
 group:
-	MOVQ AX, DX
-	MOVQ BX, SI
-	MOVQ 24(DI), R8
+	MOVQ AX, CX
+	LEAQ (AX)(R8*8), R12
+	MOVQ BX, DX
+	MOVQ 24(DI), SI
 
-columns_8:
-	// columns 0… : rows i and i+4 side by side
-	VMOVUPS      (DX), X0
-	VINSERTF128  $0x01, (DX)(R10*4), Y0, Y0
-	VMOVUPS      (DX)(R10*1), X1
-	VINSERTF128  $0x01, (DX)(R12*1), Y1, Y1
-	VMOVUPS      (DX)(R10*2), X2
-	VINSERTF128  $0x01, (DX)(R11*2), Y2, Y2
-	VMOVUPS      (DX)(R11*1), X3
-	VINSERTF128  $0x01, (DX)(R13*1), Y3, Y3
-	VPUNPCKLWD   Y1, Y0, Y4
-	VPUNPCKHWD   Y1, Y0, Y5
-	VPUNPCKLWD   Y3, Y2, Y6
-	VPUNPCKHWD   Y3, Y2, Y7
-	VPUNPCKLDQ   Y6, Y4, Y0
-	VPUNPCKHDQ   Y6, Y4, Y1
-	VPERMQ       $0xd8, Y0, Y0
-	VCVTPH2PS    X0, Y2
-	VEXTRACTI128 $0x01, Y0, X0
-	VCVTPH2PS    X0, Y3
-	VMOVUPS      Y2, (SI)
-	VMOVUPS      Y3, 128(SI)
-	VPERMQ       $0xd8, Y1, Y1
-	VCVTPH2PS    X1, Y2
-	VEXTRACTI128 $0x01, Y1, X1
-	VCVTPH2PS    X1, Y3
-	VMOVUPS      Y2, 256(SI)
-	VMOVUPS      Y3, 384(SI)
-	VPUNPCKLDQ   Y7, Y5, Y0
-	VPUNPCKHDQ   Y7, Y5, Y1
-	VPERMQ       $0xd8, Y0, Y0
-	VCVTPH2PS    X0, Y2
-	VEXTRACTI128 $0x01, Y0, X0
-	VCVTPH2PS    X0, Y3
-	VMOVUPS      Y2, 512(SI)
-	VMOVUPS      Y3, 640(SI)
-	VPERMQ       $0xd8, Y1, Y1
-	VCVTPH2PS    X1, Y2
-	VEXTRACTI128 $0x01, Y1, X1
-	VCVTPH2PS    X1, Y3
-	VMOVUPS      Y2, 768(SI)
-	VMOVUPS      Y3, 896(SI)
+columns_16:
+	// columns 0…
+	VMOVUPS       (CX), X0
+	VINSERTF32X4  $0x01, (CX)(R8*4), Z0, Z0
+	VINSERTF32X4  $0x02, (R12), Z0, Z0
+	VINSERTF32X4  $0x03, (R12)(R8*4), Z0, Z0
+	VMOVUPS       (CX)(R8*1), X1
+	VINSERTF32X4  $0x01, (CX)(R10*1), Z1, Z1
+	VINSERTF32X4  $0x02, (R12)(R8*1), Z1, Z1
+	VINSERTF32X4  $0x03, (R12)(R10*1), Z1, Z1
+	VMOVUPS       (CX)(R8*2), X2
+	VINSERTF32X4  $0x01, (CX)(R9*2), Z2, Z2
+	VINSERTF32X4  $0x02, (R12)(R8*2), Z2, Z2
+	VINSERTF32X4  $0x03, (R12)(R9*2), Z2, Z2
+	VMOVUPS       (CX)(R9*1), X3
+	VINSERTF32X4  $0x01, (CX)(R11*1), Z3, Z3
+	VINSERTF32X4  $0x02, (R12)(R9*1), Z3, Z3
+	VINSERTF32X4  $0x03, (R12)(R11*1), Z3, Z3
+	VPUNPCKLWD    Z1, Z0, Z4
+	VPUNPCKHWD    Z1, Z0, Z5
+	VPUNPCKLWD    Z3, Z2, Z6
+	VPUNPCKHWD    Z3, Z2, Z7
+	VPUNPCKLDQ    Z6, Z4, Z0
+	VPUNPCKHDQ    Z6, Z4, Z1
+	VPERMQ        Z0, Z8, Z0
+	VCVTPH2PS     Y0, Z2
+	VEXTRACTF64X4 $0x01, Z0, Y0
+	VCVTPH2PS     Y0, Z3
+	VMOVUPS       Z2, (DX)
+	VMOVUPS       Z3, 128(DX)
+	VPERMQ        Z1, Z8, Z1
+	VCVTPH2PS     Y1, Z2
+	VEXTRACTF64X4 $0x01, Z1, Y1
+	VCVTPH2PS     Y1, Z3
+	VMOVUPS       Z2, 256(DX)
+	VMOVUPS       Z3, 384(DX)
+	VPUNPCKLDQ    Z7, Z5, Z0
+	VPUNPCKHDQ    Z7, Z5, Z1
+	VPERMQ        Z0, Z8, Z0
+	VCVTPH2PS     Y0, Z2
+	VEXTRACTF64X4 $0x01, Z0, Y0
+	VCVTPH2PS     Y0, Z3
+	VMOVUPS       Z2, 512(DX)
+	VMOVUPS       Z3, 640(DX)
+	VPERMQ        Z1, Z8, Z1
+	VCVTPH2PS     Y1, Z2
+	VEXTRACTF64X4 $0x01, Z1, Y1
+	VCVTPH2PS     Y1, Z3
+	VMOVUPS       Z2, 768(DX)
+	VMOVUPS       Z3, 896(DX)
 
-	// columns 8… : rows i and i+4 side by side
-	VMOVUPS      16(DX), X0
-	VINSERTF128  $0x01, 16(DX)(R10*4), Y0, Y0
-	VMOVUPS      16(DX)(R10*1), X1
-	VINSERTF128  $0x01, 16(DX)(R12*1), Y1, Y1
-	VMOVUPS      16(DX)(R10*2), X2
-	VINSERTF128  $0x01, 16(DX)(R11*2), Y2, Y2
-	VMOVUPS      16(DX)(R11*1), X3
-	VINSERTF128  $0x01, 16(DX)(R13*1), Y3, Y3
-	VPUNPCKLWD   Y1, Y0, Y4
-	VPUNPCKHWD   Y1, Y0, Y5
-	VPUNPCKLWD   Y3, Y2, Y6
-	VPUNPCKHWD   Y3, Y2, Y7
-	VPUNPCKLDQ   Y6, Y4, Y0
-	VPUNPCKHDQ   Y6, Y4, Y1
-	VPERMQ       $0xd8, Y0, Y0
-	VCVTPH2PS    X0, Y2
-	VEXTRACTI128 $0x01, Y0, X0
-	VCVTPH2PS    X0, Y3
-	VMOVUPS      Y2, 1024(SI)
-	VMOVUPS      Y3, 1152(SI)
-	VPERMQ       $0xd8, Y1, Y1
-	VCVTPH2PS    X1, Y2
-	VEXTRACTI128 $0x01, Y1, X1
-	VCVTPH2PS    X1, Y3
-	VMOVUPS      Y2, 1280(SI)
-	VMOVUPS      Y3, 1408(SI)
-	VPUNPCKLDQ   Y7, Y5, Y0
-	VPUNPCKHDQ   Y7, Y5, Y1
-	VPERMQ       $0xd8, Y0, Y0
-	VCVTPH2PS    X0, Y2
-	VEXTRACTI128 $0x01, Y0, X0
-	VCVTPH2PS    X0, Y3
-	VMOVUPS      Y2, 1536(SI)
-	VMOVUPS      Y3, 1664(SI)
-	VPERMQ       $0xd8, Y1, Y1
-	VCVTPH2PS    X1, Y2
-	VEXTRACTI128 $0x01, Y1, X1
-	VCVTPH2PS    X1, Y3
-	VMOVUPS      Y2, 1792(SI)
-	VMOVUPS      Y3, 1920(SI)
-	ADDQ         $+32, DX
-	ADDQ         $+2048, SI
-	SUBQ         $+16, R8
-	JNZ          columns_8
-	LEAQ         (AX)(R10*8), AX
-	ADDQ         $+32, BX
-	DECQ         R9
-	JNZ          group
+	// columns 8…
+	VMOVUPS       16(CX), X0
+	VINSERTF32X4  $0x01, 16(CX)(R8*4), Z0, Z0
+	VINSERTF32X4  $0x02, 16(R12), Z0, Z0
+	VINSERTF32X4  $0x03, 16(R12)(R8*4), Z0, Z0
+	VMOVUPS       16(CX)(R8*1), X1
+	VINSERTF32X4  $0x01, 16(CX)(R10*1), Z1, Z1
+	VINSERTF32X4  $0x02, 16(R12)(R8*1), Z1, Z1
+	VINSERTF32X4  $0x03, 16(R12)(R10*1), Z1, Z1
+	VMOVUPS       16(CX)(R8*2), X2
+	VINSERTF32X4  $0x01, 16(CX)(R9*2), Z2, Z2
+	VINSERTF32X4  $0x02, 16(R12)(R8*2), Z2, Z2
+	VINSERTF32X4  $0x03, 16(R12)(R9*2), Z2, Z2
+	VMOVUPS       16(CX)(R9*1), X3
+	VINSERTF32X4  $0x01, 16(CX)(R11*1), Z3, Z3
+	VINSERTF32X4  $0x02, 16(R12)(R9*1), Z3, Z3
+	VINSERTF32X4  $0x03, 16(R12)(R11*1), Z3, Z3
+	VPUNPCKLWD    Z1, Z0, Z4
+	VPUNPCKHWD    Z1, Z0, Z5
+	VPUNPCKLWD    Z3, Z2, Z6
+	VPUNPCKHWD    Z3, Z2, Z7
+	VPUNPCKLDQ    Z6, Z4, Z0
+	VPUNPCKHDQ    Z6, Z4, Z1
+	VPERMQ        Z0, Z8, Z0
+	VCVTPH2PS     Y0, Z2
+	VEXTRACTF64X4 $0x01, Z0, Y0
+	VCVTPH2PS     Y0, Z3
+	VMOVUPS       Z2, 1024(DX)
+	VMOVUPS       Z3, 1152(DX)
+	VPERMQ        Z1, Z8, Z1
+	VCVTPH2PS     Y1, Z2
+	VEXTRACTF64X4 $0x01, Z1, Y1
+	VCVTPH2PS     Y1, Z3
+	VMOVUPS       Z2, 1280(DX)
+	VMOVUPS       Z3, 1408(DX)
+	VPUNPCKLDQ    Z7, Z5, Z0
+	VPUNPCKHDQ    Z7, Z5, Z1
+	VPERMQ        Z0, Z8, Z0
+	VCVTPH2PS     Y0, Z2
+	VEXTRACTF64X4 $0x01, Z0, Y0
+	VCVTPH2PS     Y0, Z3
+	VMOVUPS       Z2, 1536(DX)
+	VMOVUPS       Z3, 1664(DX)
+	VPERMQ        Z1, Z8, Z1
+	VCVTPH2PS     Y1, Z2
+	VEXTRACTF64X4 $0x01, Z1, Y1
+	VCVTPH2PS     Y1, Z3
+	VMOVUPS       Z2, 1792(DX)
+	VMOVUPS       Z3, 1920(DX)
+	ADDQ          $0x20, CX
+	ADDQ          $0x20, R12
+	ADDQ          $+2048, DX
+	SUBQ          $0x10, SI
+	JNZ           columns_16
+	LEAQ          (AX)(R8*8), AX
+	LEAQ          (AX)(R8*8), AX
+	ADDQ          $0x40, BX
+	DECQ          (SP)
+	JNZ           group
 
-	// the last group ended 24 elements into the next panel
-	LEAQ -96(SI), BX
-	DECQ CX
+	// the last group began at element 16 of the panel, and ends there of the next
+	LEAQ -64(DX), BX
+	DECQ 8(SP)
 	JNZ  panel
 	VZEROUPPER
 	RET

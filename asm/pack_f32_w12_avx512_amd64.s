@@ -6,229 +6,164 @@
 //
 //	Dst[p][d][w] = Src[p·W + w][d]    p < Panels, d < D, w < W
 //
-// Step: 16 columns of 8 rows: 0 flops, 512 bytes read.
+// Step: 16 columns of 12 rows: 0 flops, 768 bytes read.
 //
 // Registers:
 //
 //	DI       a
 //	AX       Src
 //	BX       Dst
-//	CX       Panels
-//	DX       Src, at d
-//	SI       Dst, at d
-//	R8       elements of D left
-//	R9       groups left
-//	R10      SrcStride
-//	R11      3·SrcStride
-//	R12      5·SrcStride
-//	R13      7·SrcStride
+//	CX       Src, at d
+//	DX       Dst, at d
+//	SI       elements of D left
+//	R8       SrcStride
+//	R9       3·SrcStride
+//	R10      5·SrcStride
+//	R11      7·SrcStride
+//	R12      Src, at d, 8 rows on
 //	Z0–Z3    rows
 //	Z4–Z7    interleaved
+//	K1       the rows left over
 
 // func pack_f32_w12_avx512(a *PackArgs)
-// Requires: AVX
+// Requires: AVX, AVX512F
 TEXT ·pack_f32_w12_avx512(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ (DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 32(DI), CX
-	MOVQ 8(DI), R10
-	LEAQ (R10)(R10*2), R11
-	LEAQ (R10)(R10*4), R12
-	LEAQ (R11)(R10*4), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  (DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  8(DI), R8
+	LEAQ  (R8)(R8*2), R9
+	LEAQ  (R8)(R8*4), R10
+	LEAQ  (R9)(R8*4), R11
+	MOVL  $0x00000fff, R13
+	KMOVW R13, K1
+	MOVQ  32(DI), SI
+	MOVQ  SI, 8(SP)
 
 panel:
-	MOVQ $+1, R9
+	MOVQ AX, CX
+	LEAQ (AX)(R8*8), R12
+	MOVQ BX, DX
+	MOVQ 24(DI), SI
 
-group:
-	MOVQ AX, DX
-	MOVQ BX, SI
-	MOVQ 24(DI), R8
+columns_12:
+	// columns 0…
+	VMOVUPS      (CX), X0
+	VINSERTF32X4 $0x01, (CX)(R8*4), Z0, Z0
+	VINSERTF32X4 $0x02, (R12), Z0, Z0
+	VMOVUPS      (CX)(R8*1), X1
+	VINSERTF32X4 $0x01, (CX)(R10*1), Z1, Z1
+	VINSERTF32X4 $0x02, (R12)(R8*1), Z1, Z1
+	VMOVUPS      (CX)(R8*2), X2
+	VINSERTF32X4 $0x01, (CX)(R9*2), Z2, Z2
+	VINSERTF32X4 $0x02, (R12)(R8*2), Z2, Z2
+	VMOVUPS      (CX)(R9*1), X3
+	VINSERTF32X4 $0x01, (CX)(R11*1), Z3, Z3
+	VINSERTF32X4 $0x02, (R12)(R9*1), Z3, Z3
+	VUNPCKLPS    Z1, Z0, Z4
+	VUNPCKHPS    Z1, Z0, Z5
+	VUNPCKLPS    Z3, Z2, Z6
+	VUNPCKHPS    Z3, Z2, Z7
+	VUNPCKLPD    Z6, Z4, Z0
+	VUNPCKHPD    Z6, Z4, Z1
+	VMOVUPS      Z0, K1, (DX)
+	VMOVUPS      Z1, K1, 48(DX)
+	VUNPCKLPD    Z7, Z5, Z0
+	VUNPCKHPD    Z7, Z5, Z1
+	VMOVUPS      Z0, K1, 96(DX)
+	VMOVUPS      Z1, K1, 144(DX)
 
-columns_8:
-	// columns 0… : rows i and i+4 side by side
-	VMOVUPS     (DX), X0
-	VINSERTF128 $0x01, (DX)(R10*4), Y0, Y0
-	VMOVUPS     (DX)(R10*1), X1
-	VINSERTF128 $0x01, (DX)(R12*1), Y1, Y1
-	VMOVUPS     (DX)(R10*2), X2
-	VINSERTF128 $0x01, (DX)(R11*2), Y2, Y2
-	VMOVUPS     (DX)(R11*1), X3
-	VINSERTF128 $0x01, (DX)(R13*1), Y3, Y3
-	VUNPCKLPS   Y1, Y0, Y4
-	VUNPCKHPS   Y1, Y0, Y5
-	VUNPCKLPS   Y3, Y2, Y6
-	VUNPCKHPS   Y3, Y2, Y7
-	VUNPCKLPD   Y6, Y4, Y0
-	VUNPCKHPD   Y6, Y4, Y1
-	VMOVUPS     Y0, (SI)
-	VMOVUPS     Y1, 48(SI)
-	VUNPCKLPD   Y7, Y5, Y0
-	VUNPCKHPD   Y7, Y5, Y1
-	VMOVUPS     Y0, 96(SI)
-	VMOVUPS     Y1, 144(SI)
+	// columns 4…
+	VMOVUPS      16(CX), X0
+	VINSERTF32X4 $0x01, 16(CX)(R8*4), Z0, Z0
+	VINSERTF32X4 $0x02, 16(R12), Z0, Z0
+	VMOVUPS      16(CX)(R8*1), X1
+	VINSERTF32X4 $0x01, 16(CX)(R10*1), Z1, Z1
+	VINSERTF32X4 $0x02, 16(R12)(R8*1), Z1, Z1
+	VMOVUPS      16(CX)(R8*2), X2
+	VINSERTF32X4 $0x01, 16(CX)(R9*2), Z2, Z2
+	VINSERTF32X4 $0x02, 16(R12)(R8*2), Z2, Z2
+	VMOVUPS      16(CX)(R9*1), X3
+	VINSERTF32X4 $0x01, 16(CX)(R11*1), Z3, Z3
+	VINSERTF32X4 $0x02, 16(R12)(R9*1), Z3, Z3
+	VUNPCKLPS    Z1, Z0, Z4
+	VUNPCKHPS    Z1, Z0, Z5
+	VUNPCKLPS    Z3, Z2, Z6
+	VUNPCKHPS    Z3, Z2, Z7
+	VUNPCKLPD    Z6, Z4, Z0
+	VUNPCKHPD    Z6, Z4, Z1
+	VMOVUPS      Z0, K1, 192(DX)
+	VMOVUPS      Z1, K1, 240(DX)
+	VUNPCKLPD    Z7, Z5, Z0
+	VUNPCKHPD    Z7, Z5, Z1
+	VMOVUPS      Z0, K1, 288(DX)
+	VMOVUPS      Z1, K1, 336(DX)
 
-	// columns 4… : rows i and i+4 side by side
-	VMOVUPS     16(DX), X0
-	VINSERTF128 $0x01, 16(DX)(R10*4), Y0, Y0
-	VMOVUPS     16(DX)(R10*1), X1
-	VINSERTF128 $0x01, 16(DX)(R12*1), Y1, Y1
-	VMOVUPS     16(DX)(R10*2), X2
-	VINSERTF128 $0x01, 16(DX)(R11*2), Y2, Y2
-	VMOVUPS     16(DX)(R11*1), X3
-	VINSERTF128 $0x01, 16(DX)(R13*1), Y3, Y3
-	VUNPCKLPS   Y1, Y0, Y4
-	VUNPCKHPS   Y1, Y0, Y5
-	VUNPCKLPS   Y3, Y2, Y6
-	VUNPCKHPS   Y3, Y2, Y7
-	VUNPCKLPD   Y6, Y4, Y0
-	VUNPCKHPD   Y6, Y4, Y1
-	VMOVUPS     Y0, 192(SI)
-	VMOVUPS     Y1, 240(SI)
-	VUNPCKLPD   Y7, Y5, Y0
-	VUNPCKHPD   Y7, Y5, Y1
-	VMOVUPS     Y0, 288(SI)
-	VMOVUPS     Y1, 336(SI)
+	// columns 8…
+	VMOVUPS      32(CX), X0
+	VINSERTF32X4 $0x01, 32(CX)(R8*4), Z0, Z0
+	VINSERTF32X4 $0x02, 32(R12), Z0, Z0
+	VMOVUPS      32(CX)(R8*1), X1
+	VINSERTF32X4 $0x01, 32(CX)(R10*1), Z1, Z1
+	VINSERTF32X4 $0x02, 32(R12)(R8*1), Z1, Z1
+	VMOVUPS      32(CX)(R8*2), X2
+	VINSERTF32X4 $0x01, 32(CX)(R9*2), Z2, Z2
+	VINSERTF32X4 $0x02, 32(R12)(R8*2), Z2, Z2
+	VMOVUPS      32(CX)(R9*1), X3
+	VINSERTF32X4 $0x01, 32(CX)(R11*1), Z3, Z3
+	VINSERTF32X4 $0x02, 32(R12)(R9*1), Z3, Z3
+	VUNPCKLPS    Z1, Z0, Z4
+	VUNPCKHPS    Z1, Z0, Z5
+	VUNPCKLPS    Z3, Z2, Z6
+	VUNPCKHPS    Z3, Z2, Z7
+	VUNPCKLPD    Z6, Z4, Z0
+	VUNPCKHPD    Z6, Z4, Z1
+	VMOVUPS      Z0, K1, 384(DX)
+	VMOVUPS      Z1, K1, 432(DX)
+	VUNPCKLPD    Z7, Z5, Z0
+	VUNPCKHPD    Z7, Z5, Z1
+	VMOVUPS      Z0, K1, 480(DX)
+	VMOVUPS      Z1, K1, 528(DX)
 
-	// columns 8… : rows i and i+4 side by side
-	VMOVUPS     32(DX), X0
-	VINSERTF128 $0x01, 32(DX)(R10*4), Y0, Y0
-	VMOVUPS     32(DX)(R10*1), X1
-	VINSERTF128 $0x01, 32(DX)(R12*1), Y1, Y1
-	VMOVUPS     32(DX)(R10*2), X2
-	VINSERTF128 $0x01, 32(DX)(R11*2), Y2, Y2
-	VMOVUPS     32(DX)(R11*1), X3
-	VINSERTF128 $0x01, 32(DX)(R13*1), Y3, Y3
-	VUNPCKLPS   Y1, Y0, Y4
-	VUNPCKHPS   Y1, Y0, Y5
-	VUNPCKLPS   Y3, Y2, Y6
-	VUNPCKHPS   Y3, Y2, Y7
-	VUNPCKLPD   Y6, Y4, Y0
-	VUNPCKHPD   Y6, Y4, Y1
-	VMOVUPS     Y0, 384(SI)
-	VMOVUPS     Y1, 432(SI)
-	VUNPCKLPD   Y7, Y5, Y0
-	VUNPCKHPD   Y7, Y5, Y1
-	VMOVUPS     Y0, 480(SI)
-	VMOVUPS     Y1, 528(SI)
+	// columns 12…
+	VMOVUPS      48(CX), X0
+	VINSERTF32X4 $0x01, 48(CX)(R8*4), Z0, Z0
+	VINSERTF32X4 $0x02, 48(R12), Z0, Z0
+	VMOVUPS      48(CX)(R8*1), X1
+	VINSERTF32X4 $0x01, 48(CX)(R10*1), Z1, Z1
+	VINSERTF32X4 $0x02, 48(R12)(R8*1), Z1, Z1
+	VMOVUPS      48(CX)(R8*2), X2
+	VINSERTF32X4 $0x01, 48(CX)(R9*2), Z2, Z2
+	VINSERTF32X4 $0x02, 48(R12)(R8*2), Z2, Z2
+	VMOVUPS      48(CX)(R9*1), X3
+	VINSERTF32X4 $0x01, 48(CX)(R11*1), Z3, Z3
+	VINSERTF32X4 $0x02, 48(R12)(R9*1), Z3, Z3
+	VUNPCKLPS    Z1, Z0, Z4
+	VUNPCKHPS    Z1, Z0, Z5
+	VUNPCKLPS    Z3, Z2, Z6
+	VUNPCKHPS    Z3, Z2, Z7
+	VUNPCKLPD    Z6, Z4, Z0
+	VUNPCKHPD    Z6, Z4, Z1
+	VMOVUPS      Z0, K1, 576(DX)
+	VMOVUPS      Z1, K1, 624(DX)
+	VUNPCKLPD    Z7, Z5, Z0
+	VUNPCKHPD    Z7, Z5, Z1
+	VMOVUPS      Z0, K1, 672(DX)
+	VMOVUPS      Z1, K1, 720(DX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R12
+	ADDQ         $+768, DX
+	SUBQ         $0x10, SI
+	JNZ          columns_12
+	LEAQ         (AX)(R8*8), AX
+	ADDQ         R8, AX
+	ADDQ         R8, AX
+	ADDQ         R8, AX
+	ADDQ         R8, AX
 
-	// columns 12… : rows i and i+4 side by side
-	VMOVUPS     48(DX), X0
-	VINSERTF128 $0x01, 48(DX)(R10*4), Y0, Y0
-	VMOVUPS     48(DX)(R10*1), X1
-	VINSERTF128 $0x01, 48(DX)(R12*1), Y1, Y1
-	VMOVUPS     48(DX)(R10*2), X2
-	VINSERTF128 $0x01, 48(DX)(R11*2), Y2, Y2
-	VMOVUPS     48(DX)(R11*1), X3
-	VINSERTF128 $0x01, 48(DX)(R13*1), Y3, Y3
-	VUNPCKLPS   Y1, Y0, Y4
-	VUNPCKHPS   Y1, Y0, Y5
-	VUNPCKLPS   Y3, Y2, Y6
-	VUNPCKHPS   Y3, Y2, Y7
-	VUNPCKLPD   Y6, Y4, Y0
-	VUNPCKHPD   Y6, Y4, Y1
-	VMOVUPS     Y0, 576(SI)
-	VMOVUPS     Y1, 624(SI)
-	VUNPCKLPD   Y7, Y5, Y0
-	VUNPCKHPD   Y7, Y5, Y1
-	VMOVUPS     Y0, 672(SI)
-	VMOVUPS     Y1, 720(SI)
-	ADDQ        $+64, DX
-	ADDQ        $+768, SI
-	SUBQ        $+16, R8
-	JNZ         columns_8
-	LEAQ        (AX)(R10*8), AX
-	ADDQ        $+32, BX
-	DECQ        R9
-	JNZ         group
-	MOVQ        AX, DX
-	MOVQ        BX, SI
-	MOVQ        24(DI), R8
-
-columns_4:
-	// columns 0… : rows i and i+4 side by side
-	VMOVUPS   (DX), X0
-	VMOVUPS   (DX)(R10*1), X1
-	VMOVUPS   (DX)(R10*2), X2
-	VMOVUPS   (DX)(R11*1), X3
-	VUNPCKLPS Y1, Y0, Y4
-	VUNPCKHPS Y1, Y0, Y5
-	VUNPCKLPS Y3, Y2, Y6
-	VUNPCKHPS Y3, Y2, Y7
-	VUNPCKLPD Y6, Y4, Y0
-	VUNPCKHPD Y6, Y4, Y1
-	VMOVUPS   X0, (SI)
-	VMOVUPS   X1, 48(SI)
-	VUNPCKLPD Y7, Y5, Y0
-	VUNPCKHPD Y7, Y5, Y1
-	VMOVUPS   X0, 96(SI)
-	VMOVUPS   X1, 144(SI)
-
-	// columns 4… : rows i and i+4 side by side
-	VMOVUPS   16(DX), X0
-	VMOVUPS   16(DX)(R10*1), X1
-	VMOVUPS   16(DX)(R10*2), X2
-	VMOVUPS   16(DX)(R11*1), X3
-	VUNPCKLPS Y1, Y0, Y4
-	VUNPCKHPS Y1, Y0, Y5
-	VUNPCKLPS Y3, Y2, Y6
-	VUNPCKHPS Y3, Y2, Y7
-	VUNPCKLPD Y6, Y4, Y0
-	VUNPCKHPD Y6, Y4, Y1
-	VMOVUPS   X0, 192(SI)
-	VMOVUPS   X1, 240(SI)
-	VUNPCKLPD Y7, Y5, Y0
-	VUNPCKHPD Y7, Y5, Y1
-	VMOVUPS   X0, 288(SI)
-	VMOVUPS   X1, 336(SI)
-
-	// columns 8… : rows i and i+4 side by side
-	VMOVUPS   32(DX), X0
-	VMOVUPS   32(DX)(R10*1), X1
-	VMOVUPS   32(DX)(R10*2), X2
-	VMOVUPS   32(DX)(R11*1), X3
-	VUNPCKLPS Y1, Y0, Y4
-	VUNPCKHPS Y1, Y0, Y5
-	VUNPCKLPS Y3, Y2, Y6
-	VUNPCKHPS Y3, Y2, Y7
-	VUNPCKLPD Y6, Y4, Y0
-	VUNPCKHPD Y6, Y4, Y1
-	VMOVUPS   X0, 384(SI)
-	VMOVUPS   X1, 432(SI)
-	VUNPCKLPD Y7, Y5, Y0
-	VUNPCKHPD Y7, Y5, Y1
-	VMOVUPS   X0, 480(SI)
-	VMOVUPS   X1, 528(SI)
-
-	// columns 12… : rows i and i+4 side by side
-	VMOVUPS   48(DX), X0
-	VMOVUPS   48(DX)(R10*1), X1
-	VMOVUPS   48(DX)(R10*2), X2
-	VMOVUPS   48(DX)(R11*1), X3
-	VUNPCKLPS Y1, Y0, Y4
-	VUNPCKHPS Y1, Y0, Y5
-	VUNPCKLPS Y3, Y2, Y6
-	VUNPCKHPS Y3, Y2, Y7
-	VUNPCKLPD Y6, Y4, Y0
-	VUNPCKHPD Y6, Y4, Y1
-	VMOVUPS   X0, 576(SI)
-	VMOVUPS   X1, 624(SI)
-	VUNPCKLPD Y7, Y5, Y0
-	VUNPCKHPD Y7, Y5, Y1
-	VMOVUPS   X0, 672(SI)
-	VMOVUPS   X1, 720(SI)
-	ADDQ      $+64, DX
-	ADDQ      $+768, SI
-	SUBQ      $+16, R8
-	JNZ       columns_4
-	ADDQ      R10, AX
-	ADDQ      R10, AX
-	ADDQ      R10, AX
-	ADDQ      R10, AX
-
-	// the last group ended 8 elements into the next panel
-	LEAQ -32(SI), BX
-	DECQ CX
+	// the last group began at element 0 of the panel, and ends there of the next
+	LEAQ (DX), BX
+	DECQ 8(SP)
 	JNZ  panel
 	VZEROUPPER
 	RET

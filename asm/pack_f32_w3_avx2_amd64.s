@@ -13,12 +13,10 @@
 //	DI       a
 //	AX       Src
 //	BX       Dst
-//	CX       Panels
-//	DX       Src, at d
-//	SI       Dst, at d
-//	R8       elements of D left
-//	R9       groups left
-//	R10      SrcStride
+//	CX       Src, at d
+//	DX       Dst, at d
+//	SI       elements of D left
+//	R8       SrcStride
 //	Y0–Y3    rows
 //	Y4–Y7    interleaved
 
@@ -28,109 +26,110 @@ TEXT ·pack_f32_w3_avx2(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ (DI), AX
 	MOVQ 16(DI), BX
-	MOVQ 32(DI), CX
-	MOVQ 8(DI), R10
+	MOVQ 8(DI), R8
+	MOVQ 32(DI), SI
+	MOVQ SI, 8(SP)
 
 panel:
-	MOVQ AX, DX
-	MOVQ BX, SI
-	MOVQ 24(DI), R8
+	MOVQ AX, CX
+	MOVQ BX, DX
+	MOVQ 24(DI), SI
 
 columns_3:
-	// columns 0… : rows i and i+4 side by side
-	VMOVUPS    (DX), X0
-	VMOVUPS    (DX)(R10*1), X1
-	VMOVUPS    (DX)(R10*2), X2
+	// columns 0…
+	VMOVUPS    (CX), X0
+	VMOVUPS    (CX)(R8*1), X1
+	VMOVUPS    (CX)(R8*2), X2
 	VUNPCKLPS  Y1, Y0, Y4
 	VUNPCKHPS  Y1, Y0, Y5
 	VUNPCKLPS  Y0, Y2, Y6
 	VUNPCKHPS  Y0, Y2, Y7
 	VUNPCKLPD  Y6, Y4, Y0
 	VUNPCKHPD  Y6, Y4, Y1
-	VMOVLPS    X0, (SI)
-	VEXTRACTPS $0x02, X0, 8(SI)
-	VMOVLPS    X1, 12(SI)
-	VEXTRACTPS $0x02, X1, 20(SI)
+	VMOVLPS    X0, (DX)
+	VEXTRACTPS $0x02, X0, 8(DX)
+	VMOVLPS    X1, 12(DX)
+	VEXTRACTPS $0x02, X1, 20(DX)
 	VUNPCKLPD  Y7, Y5, Y0
 	VUNPCKHPD  Y7, Y5, Y1
-	VMOVLPS    X0, 24(SI)
-	VEXTRACTPS $0x02, X0, 32(SI)
-	VMOVLPS    X1, 36(SI)
-	VEXTRACTPS $0x02, X1, 44(SI)
+	VMOVLPS    X0, 24(DX)
+	VEXTRACTPS $0x02, X0, 32(DX)
+	VMOVLPS    X1, 36(DX)
+	VEXTRACTPS $0x02, X1, 44(DX)
 
-	// columns 4… : rows i and i+4 side by side
-	VMOVUPS    16(DX), X0
-	VMOVUPS    16(DX)(R10*1), X1
-	VMOVUPS    16(DX)(R10*2), X2
+	// columns 4…
+	VMOVUPS    16(CX), X0
+	VMOVUPS    16(CX)(R8*1), X1
+	VMOVUPS    16(CX)(R8*2), X2
 	VUNPCKLPS  Y1, Y0, Y4
 	VUNPCKHPS  Y1, Y0, Y5
 	VUNPCKLPS  Y0, Y2, Y6
 	VUNPCKHPS  Y0, Y2, Y7
 	VUNPCKLPD  Y6, Y4, Y0
 	VUNPCKHPD  Y6, Y4, Y1
-	VMOVLPS    X0, 48(SI)
-	VEXTRACTPS $0x02, X0, 56(SI)
-	VMOVLPS    X1, 60(SI)
-	VEXTRACTPS $0x02, X1, 68(SI)
+	VMOVLPS    X0, 48(DX)
+	VEXTRACTPS $0x02, X0, 56(DX)
+	VMOVLPS    X1, 60(DX)
+	VEXTRACTPS $0x02, X1, 68(DX)
 	VUNPCKLPD  Y7, Y5, Y0
 	VUNPCKHPD  Y7, Y5, Y1
-	VMOVLPS    X0, 72(SI)
-	VEXTRACTPS $0x02, X0, 80(SI)
-	VMOVLPS    X1, 84(SI)
-	VEXTRACTPS $0x02, X1, 92(SI)
+	VMOVLPS    X0, 72(DX)
+	VEXTRACTPS $0x02, X0, 80(DX)
+	VMOVLPS    X1, 84(DX)
+	VEXTRACTPS $0x02, X1, 92(DX)
 
-	// columns 8… : rows i and i+4 side by side
-	VMOVUPS    32(DX), X0
-	VMOVUPS    32(DX)(R10*1), X1
-	VMOVUPS    32(DX)(R10*2), X2
+	// columns 8…
+	VMOVUPS    32(CX), X0
+	VMOVUPS    32(CX)(R8*1), X1
+	VMOVUPS    32(CX)(R8*2), X2
 	VUNPCKLPS  Y1, Y0, Y4
 	VUNPCKHPS  Y1, Y0, Y5
 	VUNPCKLPS  Y0, Y2, Y6
 	VUNPCKHPS  Y0, Y2, Y7
 	VUNPCKLPD  Y6, Y4, Y0
 	VUNPCKHPD  Y6, Y4, Y1
-	VMOVLPS    X0, 96(SI)
-	VEXTRACTPS $0x02, X0, 104(SI)
-	VMOVLPS    X1, 108(SI)
-	VEXTRACTPS $0x02, X1, 116(SI)
+	VMOVLPS    X0, 96(DX)
+	VEXTRACTPS $0x02, X0, 104(DX)
+	VMOVLPS    X1, 108(DX)
+	VEXTRACTPS $0x02, X1, 116(DX)
 	VUNPCKLPD  Y7, Y5, Y0
 	VUNPCKHPD  Y7, Y5, Y1
-	VMOVLPS    X0, 120(SI)
-	VEXTRACTPS $0x02, X0, 128(SI)
-	VMOVLPS    X1, 132(SI)
-	VEXTRACTPS $0x02, X1, 140(SI)
+	VMOVLPS    X0, 120(DX)
+	VEXTRACTPS $0x02, X0, 128(DX)
+	VMOVLPS    X1, 132(DX)
+	VEXTRACTPS $0x02, X1, 140(DX)
 
-	// columns 12… : rows i and i+4 side by side
-	VMOVUPS    48(DX), X0
-	VMOVUPS    48(DX)(R10*1), X1
-	VMOVUPS    48(DX)(R10*2), X2
+	// columns 12…
+	VMOVUPS    48(CX), X0
+	VMOVUPS    48(CX)(R8*1), X1
+	VMOVUPS    48(CX)(R8*2), X2
 	VUNPCKLPS  Y1, Y0, Y4
 	VUNPCKHPS  Y1, Y0, Y5
 	VUNPCKLPS  Y0, Y2, Y6
 	VUNPCKHPS  Y0, Y2, Y7
 	VUNPCKLPD  Y6, Y4, Y0
 	VUNPCKHPD  Y6, Y4, Y1
-	VMOVLPS    X0, 144(SI)
-	VEXTRACTPS $0x02, X0, 152(SI)
-	VMOVLPS    X1, 156(SI)
-	VEXTRACTPS $0x02, X1, 164(SI)
+	VMOVLPS    X0, 144(DX)
+	VEXTRACTPS $0x02, X0, 152(DX)
+	VMOVLPS    X1, 156(DX)
+	VEXTRACTPS $0x02, X1, 164(DX)
 	VUNPCKLPD  Y7, Y5, Y0
 	VUNPCKHPD  Y7, Y5, Y1
-	VMOVLPS    X0, 168(SI)
-	VEXTRACTPS $0x02, X0, 176(SI)
-	VMOVLPS    X1, 180(SI)
-	VEXTRACTPS $0x02, X1, 188(SI)
-	ADDQ       $0x40, DX
-	ADDQ       $+192, SI
-	SUBQ       $0x10, R8
+	VMOVLPS    X0, 168(DX)
+	VEXTRACTPS $0x02, X0, 176(DX)
+	VMOVLPS    X1, 180(DX)
+	VEXTRACTPS $0x02, X1, 188(DX)
+	ADDQ       $0x40, CX
+	ADDQ       $+192, DX
+	SUBQ       $0x10, SI
 	JNZ        columns_3
-	ADDQ       R10, AX
-	ADDQ       R10, AX
-	ADDQ       R10, AX
+	ADDQ       R8, AX
+	ADDQ       R8, AX
+	ADDQ       R8, AX
 
-	// the last group ended 0 elements into the next panel
-	LEAQ (SI), BX
-	DECQ CX
+	// the last group began at element 0 of the panel, and ends there of the next
+	LEAQ (DX), BX
+	DECQ 8(SP)
 	JNZ  panel
 	VZEROUPPER
 	RET

@@ -13,13 +13,11 @@
 //	DI       a
 //	AX       Src
 //	BX       Dst
-//	CX       Panels
-//	DX       Src, at d
-//	SI       Dst, at d
-//	R8       elements of D left
-//	R9       groups left
-//	R10      SrcStride
-//	R11      3·SrcStride
+//	CX       Src, at d
+//	DX       Dst, at d
+//	SI       elements of D left
+//	R8       SrcStride
+//	R9       3·SrcStride
 //	Y0–Y3    rows
 //	Y4–Y7    interleaved
 
@@ -29,99 +27,100 @@ TEXT ·pack_f32_w4_avx2(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ (DI), AX
 	MOVQ 16(DI), BX
-	MOVQ 32(DI), CX
-	MOVQ 8(DI), R10
-	LEAQ (R10)(R10*2), R11
+	MOVQ 8(DI), R8
+	LEAQ (R8)(R8*2), R9
+	MOVQ 32(DI), SI
+	MOVQ SI, 8(SP)
 
 panel:
-	MOVQ AX, DX
-	MOVQ BX, SI
-	MOVQ 24(DI), R8
+	MOVQ AX, CX
+	MOVQ BX, DX
+	MOVQ 24(DI), SI
 
 columns_4:
-	// columns 0… : rows i and i+4 side by side
-	VMOVUPS   (DX), X0
-	VMOVUPS   (DX)(R10*1), X1
-	VMOVUPS   (DX)(R10*2), X2
-	VMOVUPS   (DX)(R11*1), X3
+	// columns 0…
+	VMOVUPS   (CX), X0
+	VMOVUPS   (CX)(R8*1), X1
+	VMOVUPS   (CX)(R8*2), X2
+	VMOVUPS   (CX)(R9*1), X3
 	VUNPCKLPS Y1, Y0, Y4
 	VUNPCKHPS Y1, Y0, Y5
 	VUNPCKLPS Y3, Y2, Y6
 	VUNPCKHPS Y3, Y2, Y7
 	VUNPCKLPD Y6, Y4, Y0
 	VUNPCKHPD Y6, Y4, Y1
-	VMOVUPS   X0, (SI)
-	VMOVUPS   X1, 16(SI)
+	VMOVUPS   X0, (DX)
+	VMOVUPS   X1, 16(DX)
 	VUNPCKLPD Y7, Y5, Y0
 	VUNPCKHPD Y7, Y5, Y1
-	VMOVUPS   X0, 32(SI)
-	VMOVUPS   X1, 48(SI)
+	VMOVUPS   X0, 32(DX)
+	VMOVUPS   X1, 48(DX)
 
-	// columns 4… : rows i and i+4 side by side
-	VMOVUPS   16(DX), X0
-	VMOVUPS   16(DX)(R10*1), X1
-	VMOVUPS   16(DX)(R10*2), X2
-	VMOVUPS   16(DX)(R11*1), X3
+	// columns 4…
+	VMOVUPS   16(CX), X0
+	VMOVUPS   16(CX)(R8*1), X1
+	VMOVUPS   16(CX)(R8*2), X2
+	VMOVUPS   16(CX)(R9*1), X3
 	VUNPCKLPS Y1, Y0, Y4
 	VUNPCKHPS Y1, Y0, Y5
 	VUNPCKLPS Y3, Y2, Y6
 	VUNPCKHPS Y3, Y2, Y7
 	VUNPCKLPD Y6, Y4, Y0
 	VUNPCKHPD Y6, Y4, Y1
-	VMOVUPS   X0, 64(SI)
-	VMOVUPS   X1, 80(SI)
+	VMOVUPS   X0, 64(DX)
+	VMOVUPS   X1, 80(DX)
 	VUNPCKLPD Y7, Y5, Y0
 	VUNPCKHPD Y7, Y5, Y1
-	VMOVUPS   X0, 96(SI)
-	VMOVUPS   X1, 112(SI)
+	VMOVUPS   X0, 96(DX)
+	VMOVUPS   X1, 112(DX)
 
-	// columns 8… : rows i and i+4 side by side
-	VMOVUPS   32(DX), X0
-	VMOVUPS   32(DX)(R10*1), X1
-	VMOVUPS   32(DX)(R10*2), X2
-	VMOVUPS   32(DX)(R11*1), X3
+	// columns 8…
+	VMOVUPS   32(CX), X0
+	VMOVUPS   32(CX)(R8*1), X1
+	VMOVUPS   32(CX)(R8*2), X2
+	VMOVUPS   32(CX)(R9*1), X3
 	VUNPCKLPS Y1, Y0, Y4
 	VUNPCKHPS Y1, Y0, Y5
 	VUNPCKLPS Y3, Y2, Y6
 	VUNPCKHPS Y3, Y2, Y7
 	VUNPCKLPD Y6, Y4, Y0
 	VUNPCKHPD Y6, Y4, Y1
-	VMOVUPS   X0, 128(SI)
-	VMOVUPS   X1, 144(SI)
+	VMOVUPS   X0, 128(DX)
+	VMOVUPS   X1, 144(DX)
 	VUNPCKLPD Y7, Y5, Y0
 	VUNPCKHPD Y7, Y5, Y1
-	VMOVUPS   X0, 160(SI)
-	VMOVUPS   X1, 176(SI)
+	VMOVUPS   X0, 160(DX)
+	VMOVUPS   X1, 176(DX)
 
-	// columns 12… : rows i and i+4 side by side
-	VMOVUPS   48(DX), X0
-	VMOVUPS   48(DX)(R10*1), X1
-	VMOVUPS   48(DX)(R10*2), X2
-	VMOVUPS   48(DX)(R11*1), X3
+	// columns 12…
+	VMOVUPS   48(CX), X0
+	VMOVUPS   48(CX)(R8*1), X1
+	VMOVUPS   48(CX)(R8*2), X2
+	VMOVUPS   48(CX)(R9*1), X3
 	VUNPCKLPS Y1, Y0, Y4
 	VUNPCKHPS Y1, Y0, Y5
 	VUNPCKLPS Y3, Y2, Y6
 	VUNPCKHPS Y3, Y2, Y7
 	VUNPCKLPD Y6, Y4, Y0
 	VUNPCKHPD Y6, Y4, Y1
-	VMOVUPS   X0, 192(SI)
-	VMOVUPS   X1, 208(SI)
+	VMOVUPS   X0, 192(DX)
+	VMOVUPS   X1, 208(DX)
 	VUNPCKLPD Y7, Y5, Y0
 	VUNPCKHPD Y7, Y5, Y1
-	VMOVUPS   X0, 224(SI)
-	VMOVUPS   X1, 240(SI)
-	ADDQ      $0x40, DX
-	ADDQ      $+256, SI
-	SUBQ      $0x10, R8
+	VMOVUPS   X0, 224(DX)
+	VMOVUPS   X1, 240(DX)
+	ADDQ      $0x40, CX
+	ADDQ      $+256, DX
+	SUBQ      $0x10, SI
 	JNZ       columns_4
-	ADDQ      R10, AX
-	ADDQ      R10, AX
-	ADDQ      R10, AX
-	ADDQ      R10, AX
+	ADDQ      R8, AX
+	ADDQ      R8, AX
+	ADDQ      R8, AX
+	ADDQ      R8, AX
 
-	// the last group ended 0 elements into the next panel
-	LEAQ (SI), BX
-	DECQ CX
+	// the last group began at element 0 of the panel, and ends there of the next
+	LEAQ (DX), BX
+	DECQ 8(SP)
 	JNZ  panel
 	VZEROUPPER
 	RET

@@ -13,14 +13,12 @@
 //	DI       a
 //	AX       Src
 //	BX       Dst
-//	CX       Panels
-//	DX       Src, at d
-//	SI       Dst, at d
-//	R8       elements of D left
-//	R9       groups left
-//	R10      SrcStride
-//	R11      3·SrcStride
-//	R12      5·SrcStride
+//	CX       Src, at d
+//	DX       Dst, at d
+//	SI       elements of D left
+//	R8       SrcStride
+//	R9       3·SrcStride
+//	R10      5·SrcStride
 //	Y0–Y3    rows
 //	Y4–Y7    interleaved
 
@@ -30,142 +28,143 @@ TEXT ·pack_f32_w6_avx2(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ (DI), AX
 	MOVQ 16(DI), BX
-	MOVQ 32(DI), CX
-	MOVQ 8(DI), R10
-	LEAQ (R10)(R10*2), R11
-	LEAQ (R10)(R10*4), R12
+	MOVQ 8(DI), R8
+	LEAQ (R8)(R8*2), R9
+	LEAQ (R8)(R8*4), R10
+	MOVQ 32(DI), SI
+	MOVQ SI, 8(SP)
 
 panel:
-	MOVQ AX, DX
-	MOVQ BX, SI
-	MOVQ 24(DI), R8
+	MOVQ AX, CX
+	MOVQ BX, DX
+	MOVQ 24(DI), SI
 
 columns_6:
-	// columns 0… : rows i and i+4 side by side
-	VMOVUPS      (DX), X0
-	VINSERTF128  $0x01, (DX)(R10*4), Y0, Y0
-	VMOVUPS      (DX)(R10*1), X1
-	VINSERTF128  $0x01, (DX)(R12*1), Y1, Y1
-	VMOVUPS      (DX)(R10*2), X2
-	VMOVUPS      (DX)(R11*1), X3
+	// columns 0…
+	VMOVUPS      (CX), X0
+	VINSERTF128  $0x01, (CX)(R8*4), Y0, Y0
+	VMOVUPS      (CX)(R8*1), X1
+	VINSERTF128  $0x01, (CX)(R10*1), Y1, Y1
+	VMOVUPS      (CX)(R8*2), X2
+	VMOVUPS      (CX)(R9*1), X3
 	VUNPCKLPS    Y1, Y0, Y4
 	VUNPCKHPS    Y1, Y0, Y5
 	VUNPCKLPS    Y3, Y2, Y6
 	VUNPCKHPS    Y3, Y2, Y7
 	VUNPCKLPD    Y6, Y4, Y0
 	VUNPCKHPD    Y6, Y4, Y1
-	VMOVUPS      X0, (SI)
+	VMOVUPS      X0, (DX)
 	VEXTRACTF128 $0x01, Y0, X0
-	VMOVLPS      X0, 16(SI)
-	VMOVUPS      X1, 24(SI)
+	VMOVLPS      X0, 16(DX)
+	VMOVUPS      X1, 24(DX)
 	VEXTRACTF128 $0x01, Y1, X1
-	VMOVLPS      X1, 40(SI)
+	VMOVLPS      X1, 40(DX)
 	VUNPCKLPD    Y7, Y5, Y0
 	VUNPCKHPD    Y7, Y5, Y1
-	VMOVUPS      X0, 48(SI)
+	VMOVUPS      X0, 48(DX)
 	VEXTRACTF128 $0x01, Y0, X0
-	VMOVLPS      X0, 64(SI)
-	VMOVUPS      X1, 72(SI)
+	VMOVLPS      X0, 64(DX)
+	VMOVUPS      X1, 72(DX)
 	VEXTRACTF128 $0x01, Y1, X1
-	VMOVLPS      X1, 88(SI)
+	VMOVLPS      X1, 88(DX)
 
-	// columns 4… : rows i and i+4 side by side
-	VMOVUPS      16(DX), X0
-	VINSERTF128  $0x01, 16(DX)(R10*4), Y0, Y0
-	VMOVUPS      16(DX)(R10*1), X1
-	VINSERTF128  $0x01, 16(DX)(R12*1), Y1, Y1
-	VMOVUPS      16(DX)(R10*2), X2
-	VMOVUPS      16(DX)(R11*1), X3
+	// columns 4…
+	VMOVUPS      16(CX), X0
+	VINSERTF128  $0x01, 16(CX)(R8*4), Y0, Y0
+	VMOVUPS      16(CX)(R8*1), X1
+	VINSERTF128  $0x01, 16(CX)(R10*1), Y1, Y1
+	VMOVUPS      16(CX)(R8*2), X2
+	VMOVUPS      16(CX)(R9*1), X3
 	VUNPCKLPS    Y1, Y0, Y4
 	VUNPCKHPS    Y1, Y0, Y5
 	VUNPCKLPS    Y3, Y2, Y6
 	VUNPCKHPS    Y3, Y2, Y7
 	VUNPCKLPD    Y6, Y4, Y0
 	VUNPCKHPD    Y6, Y4, Y1
-	VMOVUPS      X0, 96(SI)
+	VMOVUPS      X0, 96(DX)
 	VEXTRACTF128 $0x01, Y0, X0
-	VMOVLPS      X0, 112(SI)
-	VMOVUPS      X1, 120(SI)
+	VMOVLPS      X0, 112(DX)
+	VMOVUPS      X1, 120(DX)
 	VEXTRACTF128 $0x01, Y1, X1
-	VMOVLPS      X1, 136(SI)
+	VMOVLPS      X1, 136(DX)
 	VUNPCKLPD    Y7, Y5, Y0
 	VUNPCKHPD    Y7, Y5, Y1
-	VMOVUPS      X0, 144(SI)
+	VMOVUPS      X0, 144(DX)
 	VEXTRACTF128 $0x01, Y0, X0
-	VMOVLPS      X0, 160(SI)
-	VMOVUPS      X1, 168(SI)
+	VMOVLPS      X0, 160(DX)
+	VMOVUPS      X1, 168(DX)
 	VEXTRACTF128 $0x01, Y1, X1
-	VMOVLPS      X1, 184(SI)
+	VMOVLPS      X1, 184(DX)
 
-	// columns 8… : rows i and i+4 side by side
-	VMOVUPS      32(DX), X0
-	VINSERTF128  $0x01, 32(DX)(R10*4), Y0, Y0
-	VMOVUPS      32(DX)(R10*1), X1
-	VINSERTF128  $0x01, 32(DX)(R12*1), Y1, Y1
-	VMOVUPS      32(DX)(R10*2), X2
-	VMOVUPS      32(DX)(R11*1), X3
+	// columns 8…
+	VMOVUPS      32(CX), X0
+	VINSERTF128  $0x01, 32(CX)(R8*4), Y0, Y0
+	VMOVUPS      32(CX)(R8*1), X1
+	VINSERTF128  $0x01, 32(CX)(R10*1), Y1, Y1
+	VMOVUPS      32(CX)(R8*2), X2
+	VMOVUPS      32(CX)(R9*1), X3
 	VUNPCKLPS    Y1, Y0, Y4
 	VUNPCKHPS    Y1, Y0, Y5
 	VUNPCKLPS    Y3, Y2, Y6
 	VUNPCKHPS    Y3, Y2, Y7
 	VUNPCKLPD    Y6, Y4, Y0
 	VUNPCKHPD    Y6, Y4, Y1
-	VMOVUPS      X0, 192(SI)
+	VMOVUPS      X0, 192(DX)
 	VEXTRACTF128 $0x01, Y0, X0
-	VMOVLPS      X0, 208(SI)
-	VMOVUPS      X1, 216(SI)
+	VMOVLPS      X0, 208(DX)
+	VMOVUPS      X1, 216(DX)
 	VEXTRACTF128 $0x01, Y1, X1
-	VMOVLPS      X1, 232(SI)
+	VMOVLPS      X1, 232(DX)
 	VUNPCKLPD    Y7, Y5, Y0
 	VUNPCKHPD    Y7, Y5, Y1
-	VMOVUPS      X0, 240(SI)
+	VMOVUPS      X0, 240(DX)
 	VEXTRACTF128 $0x01, Y0, X0
-	VMOVLPS      X0, 256(SI)
-	VMOVUPS      X1, 264(SI)
+	VMOVLPS      X0, 256(DX)
+	VMOVUPS      X1, 264(DX)
 	VEXTRACTF128 $0x01, Y1, X1
-	VMOVLPS      X1, 280(SI)
+	VMOVLPS      X1, 280(DX)
 
-	// columns 12… : rows i and i+4 side by side
-	VMOVUPS      48(DX), X0
-	VINSERTF128  $0x01, 48(DX)(R10*4), Y0, Y0
-	VMOVUPS      48(DX)(R10*1), X1
-	VINSERTF128  $0x01, 48(DX)(R12*1), Y1, Y1
-	VMOVUPS      48(DX)(R10*2), X2
-	VMOVUPS      48(DX)(R11*1), X3
+	// columns 12…
+	VMOVUPS      48(CX), X0
+	VINSERTF128  $0x01, 48(CX)(R8*4), Y0, Y0
+	VMOVUPS      48(CX)(R8*1), X1
+	VINSERTF128  $0x01, 48(CX)(R10*1), Y1, Y1
+	VMOVUPS      48(CX)(R8*2), X2
+	VMOVUPS      48(CX)(R9*1), X3
 	VUNPCKLPS    Y1, Y0, Y4
 	VUNPCKHPS    Y1, Y0, Y5
 	VUNPCKLPS    Y3, Y2, Y6
 	VUNPCKHPS    Y3, Y2, Y7
 	VUNPCKLPD    Y6, Y4, Y0
 	VUNPCKHPD    Y6, Y4, Y1
-	VMOVUPS      X0, 288(SI)
+	VMOVUPS      X0, 288(DX)
 	VEXTRACTF128 $0x01, Y0, X0
-	VMOVLPS      X0, 304(SI)
-	VMOVUPS      X1, 312(SI)
+	VMOVLPS      X0, 304(DX)
+	VMOVUPS      X1, 312(DX)
 	VEXTRACTF128 $0x01, Y1, X1
-	VMOVLPS      X1, 328(SI)
+	VMOVLPS      X1, 328(DX)
 	VUNPCKLPD    Y7, Y5, Y0
 	VUNPCKHPD    Y7, Y5, Y1
-	VMOVUPS      X0, 336(SI)
+	VMOVUPS      X0, 336(DX)
 	VEXTRACTF128 $0x01, Y0, X0
-	VMOVLPS      X0, 352(SI)
-	VMOVUPS      X1, 360(SI)
+	VMOVLPS      X0, 352(DX)
+	VMOVUPS      X1, 360(DX)
 	VEXTRACTF128 $0x01, Y1, X1
-	VMOVLPS      X1, 376(SI)
-	ADDQ         $0x40, DX
-	ADDQ         $+384, SI
-	SUBQ         $0x10, R8
+	VMOVLPS      X1, 376(DX)
+	ADDQ         $0x40, CX
+	ADDQ         $+384, DX
+	SUBQ         $0x10, SI
 	JNZ          columns_6
-	ADDQ         R10, AX
-	ADDQ         R10, AX
-	ADDQ         R10, AX
-	ADDQ         R10, AX
-	ADDQ         R10, AX
-	ADDQ         R10, AX
+	ADDQ         R8, AX
+	ADDQ         R8, AX
+	ADDQ         R8, AX
+	ADDQ         R8, AX
+	ADDQ         R8, AX
+	ADDQ         R8, AX
 
-	// the last group ended 0 elements into the next panel
-	LEAQ (SI), BX
-	DECQ CX
+	// the last group began at element 0 of the panel, and ends there of the next
+	LEAQ (DX), BX
+	DECQ 8(SP)
 	JNZ  panel
 	VZEROUPPER
 	RET

@@ -48,6 +48,7 @@ TEXT ·peak_f32_neon(SB), 0, $128-8
 	VMOVI	$0, V23.B16
 	VMOVI	$0, V24.B16
 	VMOVI	$0, V25.B16
+	CBZ	iters, done
 
 round:
 	VFMLA	V25.S4, V24.S4, V0.S4
@@ -76,4 +77,6 @@ round:
 	VFMLA	V25.S4, V24.S4, V23.S4
 	SUB	$1, iters
 	CBNZ	iters, round
+
+done:
 	RET

@@ -13,8 +13,8 @@
 // Vector registers:
 //
 //	V0–V15   accumulators, [4][16/4]
-//	V16      Q, 1 steps of 4 rows
-//	V17–V20  K, columns of one step
+//	V16      Q of 1 d × 4 rows
+//	V17–V20  K of one d
 
 #include "textflag.h"
 
@@ -56,7 +56,6 @@ panel:
 	LSR	$2, d, steps
 
 step:
-
 	// d+0: S += Q[d]·K[d]
 	FMOVQ	(qd), F16
 	FLDPQ	(k), (F17, F18)

@@ -13,8 +13,8 @@
 // Vector registers:
 //
 //	V0–V23   accumulators, [6][16/4]
-//	V24–V26  Q, 2 steps of 6 rows
-//	V27–V30  K, columns of one step
+//	V24–V26  Q of 2 d × 6 rows
+//	V27–V30  K of one d
 
 #include "textflag.h"
 
@@ -64,7 +64,6 @@ panel:
 	LSR	$2, d, steps
 
 step:
-
 	// d+0: S += Q[d]·K[d]
 	FLDPQ	(qd), (F24, F25)
 	FMOVQ	32(qd), F26

@@ -6,7 +6,7 @@
 //
 //	S[r][j] = Cap·tanh(S[r][j]),  tanh|x| = E/(E + 2),  E = e^(2|x|) − 1
 //
-// Step: one vector: 168 flops, 32 bytes read.
+// Step: one vector: 184 flops, 32 bytes read.
 //
 // Registers:
 //
@@ -21,10 +21,11 @@
 //	Y2       all bits but the sign
 //	Y3       2
 //	Y4       Cap
-//	Y5       1.5·2^23 + 127
-//	Y6–Y11   coefficients of 2^f
+//	Y5       1
+//	Y6       1.5·2^23 + 127
+//	Y7–Y11   coefficients of (2^f − 1)/f
 //	Y12      S; ±Cap
-//	Y13      |S|; f
+//	Y13      2·log2(e)·|S|; f
 //	Y14      2^n
 //	Y15      n; q; E
 
@@ -47,10 +48,10 @@ TEXT ·softcap_f32_avx2(SB), $128-8
 	VMOVD        R8, X3
 	VPBROADCASTD X3, Y3
 	VBROADCASTSS 32(DI), Y4
-	MOVL         $0x4b40007f, R8
+	MOVL         $0x3f800000, R8
 	VMOVD        R8, X5
 	VPBROADCASTD X5, Y5
-	MOVL         $0x3f800000, R8
+	MOVL         $0x4b40007f, R8
 	VMOVD        R8, X6
 	VPBROADCASTD X6, Y6
 	MOVL         $0x3f317215, R8
@@ -83,8 +84,8 @@ block:
 	VORPS       Y4, Y12, Y12
 	VMINPS      Y13, Y0, Y13
 	VMULPS      Y1, Y13, Y13
-	VADDPS      Y5, Y13, Y14
-	VSUBPS      Y5, Y14, Y15
+	VADDPS      Y6, Y13, Y14
+	VSUBPS      Y6, Y14, Y15
 	VSUBPS      Y15, Y13, Y13
 	VPSLLD      $0x17, Y14, Y14
 	VMOVAPS     Y11, Y15
@@ -93,11 +94,14 @@ block:
 	VFMADD213PS Y8, Y13, Y15
 	VFMADD213PS Y7, Y13, Y15
 	VMULPS      Y13, Y15, Y15
-	VSUBPS      Y6, Y14, Y13
+	VSUBPS      Y5, Y14, Y13
 	VFMADD213PS Y13, Y14, Y15
 	VADDPS      Y3, Y15, Y13
 	VDIVPS      Y13, Y15, Y15
 	VMULPS      Y12, Y15, Y15
+	VMOVUPS     (CX), Y13
+	VSUBPS      Y13, Y13, Y13
+	VADDPS      Y13, Y15, Y15
 	VMOVUPS     Y15, (CX)
 	VMOVUPS     32(CX), Y12
 	VANDPS      Y2, Y12, Y13
@@ -105,8 +109,8 @@ block:
 	VORPS       Y4, Y12, Y12
 	VMINPS      Y13, Y0, Y13
 	VMULPS      Y1, Y13, Y13
-	VADDPS      Y5, Y13, Y14
-	VSUBPS      Y5, Y14, Y15
+	VADDPS      Y6, Y13, Y14
+	VSUBPS      Y6, Y14, Y15
 	VSUBPS      Y15, Y13, Y13
 	VPSLLD      $0x17, Y14, Y14
 	VMOVAPS     Y11, Y15
@@ -115,11 +119,14 @@ block:
 	VFMADD213PS Y8, Y13, Y15
 	VFMADD213PS Y7, Y13, Y15
 	VMULPS      Y13, Y15, Y15
-	VSUBPS      Y6, Y14, Y13
+	VSUBPS      Y5, Y14, Y13
 	VFMADD213PS Y13, Y14, Y15
 	VADDPS      Y3, Y15, Y13
 	VDIVPS      Y13, Y15, Y15
 	VMULPS      Y12, Y15, Y15
+	VMOVUPS     32(CX), Y13
+	VSUBPS      Y13, Y13, Y13
+	VADDPS      Y13, Y15, Y15
 	VMOVUPS     Y15, 32(CX)
 	VMOVUPS     (CX)(SI*1), Y12
 	VANDPS      Y2, Y12, Y13
@@ -127,8 +134,8 @@ block:
 	VORPS       Y4, Y12, Y12
 	VMINPS      Y13, Y0, Y13
 	VMULPS      Y1, Y13, Y13
-	VADDPS      Y5, Y13, Y14
-	VSUBPS      Y5, Y14, Y15
+	VADDPS      Y6, Y13, Y14
+	VSUBPS      Y6, Y14, Y15
 	VSUBPS      Y15, Y13, Y13
 	VPSLLD      $0x17, Y14, Y14
 	VMOVAPS     Y11, Y15
@@ -137,11 +144,14 @@ block:
 	VFMADD213PS Y8, Y13, Y15
 	VFMADD213PS Y7, Y13, Y15
 	VMULPS      Y13, Y15, Y15
-	VSUBPS      Y6, Y14, Y13
+	VSUBPS      Y5, Y14, Y13
 	VFMADD213PS Y13, Y14, Y15
 	VADDPS      Y3, Y15, Y13
 	VDIVPS      Y13, Y15, Y15
 	VMULPS      Y12, Y15, Y15
+	VMOVUPS     (CX)(SI*1), Y13
+	VSUBPS      Y13, Y13, Y13
+	VADDPS      Y13, Y15, Y15
 	VMOVUPS     Y15, (CX)(SI*1)
 	VMOVUPS     32(CX)(SI*1), Y12
 	VANDPS      Y2, Y12, Y13
@@ -149,8 +159,8 @@ block:
 	VORPS       Y4, Y12, Y12
 	VMINPS      Y13, Y0, Y13
 	VMULPS      Y1, Y13, Y13
-	VADDPS      Y5, Y13, Y14
-	VSUBPS      Y5, Y14, Y15
+	VADDPS      Y6, Y13, Y14
+	VSUBPS      Y6, Y14, Y15
 	VSUBPS      Y15, Y13, Y13
 	VPSLLD      $0x17, Y14, Y14
 	VMOVAPS     Y11, Y15
@@ -159,11 +169,14 @@ block:
 	VFMADD213PS Y8, Y13, Y15
 	VFMADD213PS Y7, Y13, Y15
 	VMULPS      Y13, Y15, Y15
-	VSUBPS      Y6, Y14, Y13
+	VSUBPS      Y5, Y14, Y13
 	VFMADD213PS Y13, Y14, Y15
 	VADDPS      Y3, Y15, Y13
 	VDIVPS      Y13, Y15, Y15
 	VMULPS      Y12, Y15, Y15
+	VMOVUPS     32(CX)(SI*1), Y13
+	VSUBPS      Y13, Y13, Y13
+	VADDPS      Y13, Y15, Y15
 	VMOVUPS     Y15, 32(CX)(SI*1)
 	LEAQ        (CX)(SI*2), CX
 	SUBQ        $0x02, DX
@@ -180,8 +193,8 @@ block_one:
 	VORPS       Y4, Y12, Y12
 	VMINPS      Y13, Y0, Y13
 	VMULPS      Y1, Y13, Y13
-	VADDPS      Y5, Y13, Y14
-	VSUBPS      Y5, Y14, Y15
+	VADDPS      Y6, Y13, Y14
+	VSUBPS      Y6, Y14, Y15
 	VSUBPS      Y15, Y13, Y13
 	VPSLLD      $0x17, Y14, Y14
 	VMOVAPS     Y11, Y15
@@ -190,11 +203,14 @@ block_one:
 	VFMADD213PS Y8, Y13, Y15
 	VFMADD213PS Y7, Y13, Y15
 	VMULPS      Y13, Y15, Y15
-	VSUBPS      Y6, Y14, Y13
+	VSUBPS      Y5, Y14, Y13
 	VFMADD213PS Y13, Y14, Y15
 	VADDPS      Y3, Y15, Y13
 	VDIVPS      Y13, Y15, Y15
 	VMULPS      Y12, Y15, Y15
+	VMOVUPS     (CX), Y13
+	VSUBPS      Y13, Y13, Y13
+	VADDPS      Y13, Y15, Y15
 	VMOVUPS     Y15, (CX)
 	VMOVUPS     32(CX), Y12
 	VANDPS      Y2, Y12, Y13
@@ -202,8 +218,8 @@ block_one:
 	VORPS       Y4, Y12, Y12
 	VMINPS      Y13, Y0, Y13
 	VMULPS      Y1, Y13, Y13
-	VADDPS      Y5, Y13, Y14
-	VSUBPS      Y5, Y14, Y15
+	VADDPS      Y6, Y13, Y14
+	VSUBPS      Y6, Y14, Y15
 	VSUBPS      Y15, Y13, Y13
 	VPSLLD      $0x17, Y14, Y14
 	VMOVAPS     Y11, Y15
@@ -212,11 +228,14 @@ block_one:
 	VFMADD213PS Y8, Y13, Y15
 	VFMADD213PS Y7, Y13, Y15
 	VMULPS      Y13, Y15, Y15
-	VSUBPS      Y6, Y14, Y13
+	VSUBPS      Y5, Y14, Y13
 	VFMADD213PS Y13, Y14, Y15
 	VADDPS      Y3, Y15, Y13
 	VDIVPS      Y13, Y15, Y15
 	VMULPS      Y12, Y15, Y15
+	VMOVUPS     32(CX), Y13
+	VSUBPS      Y13, Y13, Y13
+	VADDPS      Y13, Y15, Y15
 	VMOVUPS     Y15, 32(CX)
 	ADDQ        SI, CX
 	DECQ        DX

@@ -6,7 +6,7 @@
 //
 //	S[r][j] = Cap·tanh(S[r][j]),  tanh|x| = E/(E + 2),  E = e^(2|x|) − 1
 //
-// Step: one vector: 336 flops, 64 bytes read.
+// Step: one vector: 368 flops, 64 bytes read.
 //
 // Registers:
 //
@@ -22,10 +22,11 @@
 //	Z2       all bits but the sign
 //	Z3       2
 //	Z4       Cap
-//	Z5       1.5·2^23 + 127
-//	Z6–Z11   coefficients of 2^f
+//	Z5       1
+//	Z6       1.5·2^23 + 127
+//	Z7–Z11   coefficients of (2^f − 1)/f
 //	Z12      S; ±Cap
-//	Z13      |S|; f
+//	Z13      2·log2(e)·|S|; f
 //	Z14      2^n
 //	Z15      n; q; E
 
@@ -49,10 +50,10 @@ TEXT ·softcap_f32_avx512(SB), $128-8
 	VMOVD        R9, X3
 	VPBROADCASTD X3, Z3
 	VBROADCASTSS 32(DI), Z4
-	MOVL         $0x4b40007f, R9
+	MOVL         $0x3f800000, R9
 	VMOVD        R9, X5
 	VPBROADCASTD X5, Z5
-	MOVL         $0x3f800000, R9
+	MOVL         $0x4b40007f, R9
 	VMOVD        R9, X6
 	VPBROADCASTD X6, Z6
 	MOVL         $0x3f317215, R9
@@ -75,7 +76,7 @@ TEXT ·softcap_f32_avx512(SB), $128-8
 row:
 	MOVQ AX, CX
 	MOVQ 24(DI), DX
-	SUBQ $+4, DX
+	SUBQ $0x04, DX
 	JLT  block_rest
 
 block:
@@ -85,8 +86,8 @@ block:
 	VORPS       Z4, Z12, Z12
 	VMINPS      Z13, Z0, Z13
 	VMULPS      Z1, Z13, Z13
-	VADDPS      Z5, Z13, Z14
-	VSUBPS      Z5, Z14, Z15
+	VADDPS      Z6, Z13, Z14
+	VSUBPS      Z6, Z14, Z15
 	VSUBPS      Z15, Z13, Z13
 	VPSLLD      $0x17, Z14, Z14
 	VMOVAPS     Z11, Z15
@@ -95,11 +96,14 @@ block:
 	VFMADD213PS Z8, Z13, Z15
 	VFMADD213PS Z7, Z13, Z15
 	VMULPS      Z13, Z15, Z15
-	VSUBPS      Z6, Z14, Z13
+	VSUBPS      Z5, Z14, Z13
 	VFMADD213PS Z13, Z14, Z15
 	VADDPS      Z3, Z15, Z13
 	VDIVPS      Z13, Z15, Z15
 	VMULPS      Z12, Z15, Z15
+	VMOVUPS     (CX), Z13
+	VSUBPS      Z13, Z13, Z13
+	VADDPS      Z13, Z15, Z15
 	VMOVUPS     Z15, (CX)
 	VMOVUPS     (CX)(SI*1), Z12
 	VANDPS      Z2, Z12, Z13
@@ -107,8 +111,8 @@ block:
 	VORPS       Z4, Z12, Z12
 	VMINPS      Z13, Z0, Z13
 	VMULPS      Z1, Z13, Z13
-	VADDPS      Z5, Z13, Z14
-	VSUBPS      Z5, Z14, Z15
+	VADDPS      Z6, Z13, Z14
+	VSUBPS      Z6, Z14, Z15
 	VSUBPS      Z15, Z13, Z13
 	VPSLLD      $0x17, Z14, Z14
 	VMOVAPS     Z11, Z15
@@ -117,11 +121,14 @@ block:
 	VFMADD213PS Z8, Z13, Z15
 	VFMADD213PS Z7, Z13, Z15
 	VMULPS      Z13, Z15, Z15
-	VSUBPS      Z6, Z14, Z13
+	VSUBPS      Z5, Z14, Z13
 	VFMADD213PS Z13, Z14, Z15
 	VADDPS      Z3, Z15, Z13
 	VDIVPS      Z13, Z15, Z15
 	VMULPS      Z12, Z15, Z15
+	VMOVUPS     (CX)(SI*1), Z13
+	VSUBPS      Z13, Z13, Z13
+	VADDPS      Z13, Z15, Z15
 	VMOVUPS     Z15, (CX)(SI*1)
 	VMOVUPS     (CX)(SI*2), Z12
 	VANDPS      Z2, Z12, Z13
@@ -129,8 +136,8 @@ block:
 	VORPS       Z4, Z12, Z12
 	VMINPS      Z13, Z0, Z13
 	VMULPS      Z1, Z13, Z13
-	VADDPS      Z5, Z13, Z14
-	VSUBPS      Z5, Z14, Z15
+	VADDPS      Z6, Z13, Z14
+	VSUBPS      Z6, Z14, Z15
 	VSUBPS      Z15, Z13, Z13
 	VPSLLD      $0x17, Z14, Z14
 	VMOVAPS     Z11, Z15
@@ -139,11 +146,14 @@ block:
 	VFMADD213PS Z8, Z13, Z15
 	VFMADD213PS Z7, Z13, Z15
 	VMULPS      Z13, Z15, Z15
-	VSUBPS      Z6, Z14, Z13
+	VSUBPS      Z5, Z14, Z13
 	VFMADD213PS Z13, Z14, Z15
 	VADDPS      Z3, Z15, Z13
 	VDIVPS      Z13, Z15, Z15
 	VMULPS      Z12, Z15, Z15
+	VMOVUPS     (CX)(SI*2), Z13
+	VSUBPS      Z13, Z13, Z13
+	VADDPS      Z13, Z15, Z15
 	VMOVUPS     Z15, (CX)(SI*2)
 	VMOVUPS     (CX)(R8*1), Z12
 	VANDPS      Z2, Z12, Z13
@@ -151,8 +161,8 @@ block:
 	VORPS       Z4, Z12, Z12
 	VMINPS      Z13, Z0, Z13
 	VMULPS      Z1, Z13, Z13
-	VADDPS      Z5, Z13, Z14
-	VSUBPS      Z5, Z14, Z15
+	VADDPS      Z6, Z13, Z14
+	VSUBPS      Z6, Z14, Z15
 	VSUBPS      Z15, Z13, Z13
 	VPSLLD      $0x17, Z14, Z14
 	VMOVAPS     Z11, Z15
@@ -161,18 +171,21 @@ block:
 	VFMADD213PS Z8, Z13, Z15
 	VFMADD213PS Z7, Z13, Z15
 	VMULPS      Z13, Z15, Z15
-	VSUBPS      Z6, Z14, Z13
+	VSUBPS      Z5, Z14, Z13
 	VFMADD213PS Z13, Z14, Z15
 	VADDPS      Z3, Z15, Z13
 	VDIVPS      Z13, Z15, Z15
 	VMULPS      Z12, Z15, Z15
+	VMOVUPS     (CX)(R8*1), Z13
+	VSUBPS      Z13, Z13, Z13
+	VADDPS      Z13, Z15, Z15
 	VMOVUPS     Z15, (CX)(R8*1)
 	LEAQ        (CX)(SI*4), CX
-	SUBQ        $+4, DX
+	SUBQ        $0x04, DX
 	JGE         block
 
 block_rest:
-	ADDQ $+4, DX
+	ADDQ $0x04, DX
 	JZ   block_done
 
 block_one:
@@ -182,8 +195,8 @@ block_one:
 	VORPS       Z4, Z12, Z12
 	VMINPS      Z13, Z0, Z13
 	VMULPS      Z1, Z13, Z13
-	VADDPS      Z5, Z13, Z14
-	VSUBPS      Z5, Z14, Z15
+	VADDPS      Z6, Z13, Z14
+	VSUBPS      Z6, Z14, Z15
 	VSUBPS      Z15, Z13, Z13
 	VPSLLD      $0x17, Z14, Z14
 	VMOVAPS     Z11, Z15
@@ -192,18 +205,21 @@ block_one:
 	VFMADD213PS Z8, Z13, Z15
 	VFMADD213PS Z7, Z13, Z15
 	VMULPS      Z13, Z15, Z15
-	VSUBPS      Z6, Z14, Z13
+	VSUBPS      Z5, Z14, Z13
 	VFMADD213PS Z13, Z14, Z15
 	VADDPS      Z3, Z15, Z13
 	VDIVPS      Z13, Z15, Z15
 	VMULPS      Z12, Z15, Z15
+	VMOVUPS     (CX), Z13
+	VSUBPS      Z13, Z13, Z13
+	VADDPS      Z13, Z15, Z15
 	VMOVUPS     Z15, (CX)
 	ADDQ        SI, CX
 	DECQ        DX
 	JNZ         block_one
 
 block_done:
-	ADDQ $+64, AX
+	ADDQ $0x40, AX
 	INCQ BX
 	CMPQ BX, 16(DI)
 	JLT  row

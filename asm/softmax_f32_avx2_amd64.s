@@ -8,7 +8,7 @@
 //	P[r][j] = 2^(S[r][j] − m), 0 outside
 //	Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r] + Σ_j P[r][j];  M[r] = m
 //
-// Step: one block of 16 keys, both passes: 288 flops, 128 bytes read.
+// Step: one block of 16 keys, both passes: 272 flops, 128 bytes read.
 //
 // Registers:
 //
@@ -21,14 +21,14 @@
 //	R8       Lo; its block
 //	R9       Hi; its block
 //	R10      pointer
-//	Y0       least exponent
-//	Y1       1.5·2^23 + 127
-//	Y2–Y7    coefficients of 2^f
-//	Y8       m
-//	Y9       Σ P
-//	Y10–Y11  S; f; P
-//	Y12–Y13  2^n
-//	Y14–Y15  n; p(f)
+//	Y0       1.5·2^23 + 127
+//	Y1–Y5    coefficients of (2^f − 1)/f
+//	Y6       least exponent
+//	Y7       m
+//	Y8       Σ P
+//	Y9–Y10   S; f; P
+//	Y11–Y12  2^n
+//	Y13–Y14  n; p(f)
 
 // func softmax_f32_avx2(a *SoftmaxArgs)
 // Requires: AVX, AVX2, FMA3
@@ -36,30 +36,27 @@ TEXT ·softmax_f32_avx2(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         (DI), AX
 	MOVQ         8(DI), SI
-	MOVL         $0xc2fe0000, R11
+	MOVL         $0x4b40007f, R11
 	VMOVD        R11, X0
 	VPBROADCASTD X0, Y0
-	MOVL         $0x4b40007f, R11
+	MOVL         $0x3f317215, R11
 	VMOVD        R11, X1
 	VPBROADCASTD X1, Y1
-	MOVL         $0x3f800000, R11
+	MOVL         $0x3e75fcde, R11
 	VMOVD        R11, X2
 	VPBROADCASTD X2, Y2
-	MOVL         $0x3f317215, R11
+	MOVL         $0x3d635ba9, R11
 	VMOVD        R11, X3
 	VPBROADCASTD X3, Y3
-	MOVL         $0x3e75fcde, R11
+	MOVL         $0x3c1e7544, R11
 	VMOVD        R11, X4
 	VPBROADCASTD X4, Y4
-	MOVL         $0x3d635ba9, R11
+	MOVL         $0x3aaddd0a, R11
 	VMOVD        R11, X5
 	VPBROADCASTD X5, Y5
-	MOVL         $0x3c1e7544, R11
+	MOVL         $0xc2fe0000, R11
 	VMOVD        R11, X6
 	VPBROADCASTD X6, Y6
-	MOVL         $0x3aaddd0a, R11
-	VMOVD        R11, X7
-	VPBROADCASTD X7, Y7
 	XORQ         BX, BX
 
 row:
@@ -82,30 +79,30 @@ range:
 	SHRQ         $0x04, CX
 	IMULQ        SI, CX
 	ADDQ         AX, CX
-	VMOVD        R10, X10
-	VPBROADCASTD X10, Y10
+	VMOVD        R10, X9
+	VPBROADCASTD X9, Y9
 	MOVQ         $0x0706050403020100, R11
-	VMOVQ        R11, X14
-	VPMOVZXBD    X14, Y14
-	VPCMPGTD     Y14, Y10, Y12
+	VMOVQ        R11, X13
+	VPMOVZXBD    X13, Y13
+	VPCMPGTD     Y13, Y9, Y11
 	MOVL         $0xff800000, R11
-	VMOVD        R11, X10
-	VPBROADCASTD X10, Y10
-	VMOVUPS      (CX), Y14
-	VBLENDVPS    Y12, Y10, Y14, Y10
-	VMOVUPS      Y10, (CX)
-	VMOVD        R10, X10
-	VPBROADCASTD X10, Y10
+	VMOVD        R11, X9
+	VPBROADCASTD X9, Y9
+	VMOVUPS      (CX), Y13
+	VBLENDVPS    Y11, Y9, Y13, Y9
+	VMOVUPS      Y9, (CX)
+	VMOVD        R10, X9
+	VPBROADCASTD X9, Y9
 	MOVQ         $0x0f0e0d0c0b0a0908, R11
-	VMOVQ        R11, X14
-	VPMOVZXBD    X14, Y14
-	VPCMPGTD     Y14, Y10, Y12
+	VMOVQ        R11, X13
+	VPMOVZXBD    X13, Y13
+	VPCMPGTD     Y13, Y9, Y11
 	MOVL         $0xff800000, R11
-	VMOVD        R11, X10
-	VPBROADCASTD X10, Y10
-	VMOVUPS      32(CX), Y14
-	VBLENDVPS    Y12, Y10, Y14, Y10
-	VMOVUPS      Y10, 32(CX)
+	VMOVD        R11, X9
+	VPBROADCASTD X9, Y9
+	VMOVUPS      32(CX), Y13
+	VBLENDVPS    Y11, Y9, Y13, Y9
+	VMOVUPS      Y9, 32(CX)
 
 lo_whole:
 	// −Inf from Hi on in its block
@@ -116,28 +113,28 @@ lo_whole:
 	SHRQ         $0x04, CX
 	IMULQ        SI, CX
 	ADDQ         AX, CX
-	VMOVD        R10, X10
-	VPBROADCASTD X10, Y10
+	VMOVD        R10, X9
+	VPBROADCASTD X9, Y9
 	MOVQ         $0x0706050403020100, R11
-	VMOVQ        R11, X14
-	VPMOVZXBD    X14, Y14
-	VPCMPGTD     Y14, Y10, Y12
+	VMOVQ        R11, X13
+	VPMOVZXBD    X13, Y13
+	VPCMPGTD     Y13, Y9, Y11
 	MOVL         $0xff800000, R11
-	VMOVD        R11, X10
-	VPBROADCASTD X10, Y10
-	VBLENDVPS    Y12, (CX), Y10, Y10
-	VMOVUPS      Y10, (CX)
-	VMOVD        R10, X10
-	VPBROADCASTD X10, Y10
+	VMOVD        R11, X9
+	VPBROADCASTD X9, Y9
+	VBLENDVPS    Y11, (CX), Y9, Y9
+	VMOVUPS      Y9, (CX)
+	VMOVD        R10, X9
+	VPBROADCASTD X9, Y9
 	MOVQ         $0x0f0e0d0c0b0a0908, R11
-	VMOVQ        R11, X14
-	VPMOVZXBD    X14, Y14
-	VPCMPGTD     Y14, Y10, Y12
+	VMOVQ        R11, X13
+	VPMOVZXBD    X13, Y13
+	VPCMPGTD     Y13, Y9, Y11
 	MOVL         $0xff800000, R11
-	VMOVD        R11, X10
-	VPBROADCASTD X10, Y10
-	VBLENDVPS    Y12, 32(CX), Y10, Y10
-	VMOVUPS      Y10, 32(CX)
+	VMOVD        R11, X9
+	VPBROADCASTD X9, Y9
+	VBLENDVPS    Y11, 32(CX), Y9, Y9
+	VMOVUPS      Y9, 32(CX)
 
 hi_whole:
 	// blocks in range: Lo/16 up to ⌈Hi/16⌉
@@ -147,10 +144,10 @@ hi_whole:
 
 	// maximum
 	MOVQ         48(DI), R10
-	VBROADCASTSS (R10)(BX*4), Y8
-	VMOVAPS      Y8, Y9
-	VMOVAPS      Y8, Y10
-	VMOVAPS      Y8, Y11
+	VBROADCASTSS (R10)(BX*4), Y7
+	VMOVAPS      Y7, Y8
+	VMOVAPS      Y7, Y9
+	VMOVAPS      Y7, Y10
 	MOVQ         R8, CX
 	IMULQ        SI, CX
 	ADDQ         AX, CX
@@ -160,10 +157,10 @@ hi_whole:
 	JLT          max_rest
 
 max:
-	VMAXPS (CX), Y8, Y8
-	VMAXPS 32(CX), Y9, Y9
-	VMAXPS (CX)(SI*1), Y10, Y10
-	VMAXPS 32(CX)(SI*1), Y11, Y11
+	VMAXPS (CX), Y7, Y7
+	VMAXPS 32(CX), Y8, Y8
+	VMAXPS (CX)(SI*1), Y9, Y9
+	VMAXPS 32(CX)(SI*1), Y10, Y10
 	LEAQ   (CX)(SI*2), CX
 	SUBQ   $0x02, DX
 	JGE    max
@@ -173,52 +170,52 @@ max_rest:
 	JZ   max_done
 
 max_one:
-	VMAXPS (CX), Y8, Y8
-	VMAXPS 32(CX), Y9, Y9
+	VMAXPS (CX), Y7, Y7
+	VMAXPS 32(CX), Y8, Y8
 	ADDQ   SI, CX
 	DECQ   DX
 	JNZ    max_one
 
 max_done:
+	VMAXPS     Y9, Y7, Y7
 	VMAXPS     Y10, Y8, Y8
-	VMAXPS     Y11, Y9, Y9
-	VMAXPS     Y9, Y8, Y8
-	VPERM2F128 $0x01, Y8, Y8, Y9
-	VMAXPS     Y9, Y8, Y8
-	VPERMILPS  $0x4e, Y8, Y9
-	VMAXPS     Y9, Y8, Y8
-	VPERMILPS  $0xb1, Y8, Y9
-	VMAXPS     Y9, Y8, Y8
+	VMAXPS     Y8, Y7, Y7
+	VPERM2F128 $0x01, Y7, Y7, Y8
+	VMAXPS     Y8, Y7, Y7
+	VPERMILPS  $0x4e, Y7, Y8
+	VMAXPS     Y8, Y7, Y7
+	VPERMILPS  $0xb1, Y7, Y8
+	VMAXPS     Y8, Y7, Y7
 
 	// M and Alpha; as long as no key was seen, 2^(−Inf − 0) = 0 and 2^(0 − 0) = 1
 	MOVQ         48(DI), R10
-	VBROADCASTSS (R10)(BX*4), Y10
-	VMOVSS       X8, (R10)(BX*4)
-	VMOVD        X8, R10
+	VBROADCASTSS (R10)(BX*4), Y9
+	VMOVSS       X7, (R10)(BX*4)
+	VMOVD        X7, R10
 	CMPL         R10, $0xff800000
 	JNE          seen
-	VXORPS       Y8, Y8, Y8
-	VXORPS       Y10, Y10, Y10
+	VXORPS       Y7, Y7, Y7
+	VXORPS       Y9, Y9, Y9
 
 seen:
-	VSUBPS      Y8, Y10, Y10
-	VMAXPS      Y10, Y0, Y10
-	VADDPS      Y1, Y10, Y12
-	VSUBPS      Y1, Y12, Y14
-	VSUBPS      Y14, Y10, Y10
-	VPSLLD      $0x17, Y12, Y12
-	VMOVAPS     Y7, Y14
-	VFMADD213PS Y6, Y10, Y14
-	VFMADD213PS Y5, Y10, Y14
-	VFMADD213PS Y4, Y10, Y14
-	VFMADD213PS Y3, Y10, Y14
-	VFMADD213PS Y2, Y10, Y14
-	VMULPS      Y12, Y14, Y10
+	VSUBPS      Y7, Y9, Y9
+	VMAXPS      Y9, Y6, Y9
+	VADDPS      Y0, Y9, Y11
+	VSUBPS      Y0, Y11, Y13
+	VSUBPS      Y13, Y9, Y9
+	VPSLLD      $0x17, Y11, Y11
+	VMOVAPS     Y5, Y13
+	VFMADD213PS Y4, Y9, Y13
+	VFMADD213PS Y3, Y9, Y13
+	VFMADD213PS Y2, Y9, Y13
+	VFMADD213PS Y1, Y9, Y13
+	VMULPS      Y11, Y9, Y9
+	VFMADD213PS Y11, Y13, Y9
 	MOVQ        64(DI), R10
-	VMOVSS      X10, (R10)(BX*4)
+	VMOVSS      X9, (R10)(BX*4)
 
 	// P and its sum
-	VXORPS Y9, Y9, Y9
+	VXORPS Y8, Y8, Y8
 	MOVQ   R8, CX
 	IMULQ  SI, CX
 	ADDQ   AX, CX
@@ -228,68 +225,68 @@ seen:
 	JZ     exp2_done
 
 exp2_one:
-	VMOVUPS     (CX), Y10
-	VSUBPS      Y8, Y10, Y10
-	VMOVUPS     32(CX), Y11
-	VSUBPS      Y8, Y11, Y11
-	VMAXPS      Y10, Y0, Y10
-	VMAXPS      Y11, Y0, Y11
-	VADDPS      Y1, Y10, Y12
-	VSUBPS      Y1, Y12, Y14
+	VMOVUPS     (CX), Y9
+	VSUBPS      Y7, Y9, Y9
+	VMOVUPS     32(CX), Y10
+	VSUBPS      Y7, Y10, Y10
+	VMAXPS      Y9, Y6, Y9
+	VMAXPS      Y10, Y6, Y10
+	VADDPS      Y0, Y9, Y11
+	VADDPS      Y0, Y10, Y12
+	VSUBPS      Y0, Y11, Y13
+	VSUBPS      Y0, Y12, Y14
+	VSUBPS      Y13, Y9, Y9
+	VPSLLD      $0x17, Y11, Y11
 	VSUBPS      Y14, Y10, Y10
 	VPSLLD      $0x17, Y12, Y12
-	VADDPS      Y1, Y11, Y13
-	VSUBPS      Y1, Y13, Y15
-	VSUBPS      Y15, Y11, Y11
-	VPSLLD      $0x17, Y13, Y13
-	VMOVAPS     Y7, Y14
-	VMOVAPS     Y7, Y15
-	VFMADD213PS Y6, Y10, Y14
-	VFMADD213PS Y6, Y11, Y15
-	VFMADD213PS Y5, Y10, Y14
-	VFMADD213PS Y5, Y11, Y15
+	VMOVAPS     Y5, Y13
+	VMOVAPS     Y5, Y14
+	VFMADD213PS Y4, Y9, Y13
 	VFMADD213PS Y4, Y10, Y14
-	VFMADD213PS Y4, Y11, Y15
+	VFMADD213PS Y3, Y9, Y13
 	VFMADD213PS Y3, Y10, Y14
-	VFMADD213PS Y3, Y11, Y15
+	VFMADD213PS Y2, Y9, Y13
 	VFMADD213PS Y2, Y10, Y14
-	VFMADD213PS Y2, Y11, Y15
-	VMULPS      Y12, Y14, Y10
-	VMULPS      Y13, Y15, Y11
-	VMOVUPS     Y10, (CX)
-	VMOVUPS     Y11, 32(CX)
-	VADDPS      Y11, Y10, Y10
+	VFMADD213PS Y1, Y9, Y13
+	VFMADD213PS Y1, Y10, Y14
+	VMULPS      Y11, Y9, Y9
+	VFMADD213PS Y11, Y13, Y9
+	VMULPS      Y12, Y10, Y10
+	VFMADD213PS Y12, Y14, Y10
+	VMOVUPS     Y9, (CX)
+	VMOVUPS     Y10, 32(CX)
 	VADDPS      Y10, Y9, Y9
+	VADDPS      Y9, Y8, Y8
 	ADDQ        SI, CX
 	DECQ        DX
 	JNZ         exp2_one
 
 exp2_done:
-	VPERM2F128 $0x01, Y9, Y9, Y10
-	VADDPS     Y10, Y9, Y9
-	VPERMILPS  $0x4e, Y9, Y10
-	VADDPS     Y10, Y9, Y9
-	VPERMILPS  $0xb1, Y9, Y10
-	VADDPS     Y10, Y9, Y9
+	VPERM2F128 $0x01, Y8, Y8, Y9
+	VADDPS     Y9, Y8, Y8
+	VPERMILPS  $0x4e, Y8, Y9
+	VADDPS     Y9, Y8, Y8
+	VPERMILPS  $0xb1, Y8, Y9
+	VADDPS     Y9, Y8, Y8
 
 	// L
 	MOVQ        56(DI), R10
-	VMOVSS      (R10)(BX*4), X10
+	VMOVSS      (R10)(BX*4), X9
 	MOVQ        64(DI), R10
-	VFMADD231SS (R10)(BX*4), X10, X9
+	VFMADD231SS (R10)(BX*4), X9, X8
 	MOVQ        56(DI), R10
-	VMOVSS      X9, (R10)(BX*4)
+	VMOVSS      X8, (R10)(BX*4)
 
 	// 0 in the blocks out of range
-	VXORPS Y10, Y10, Y10
+	VXORPS Y9, Y9, Y9
 	MOVQ   AX, CX
 	MOVQ   R8, DX
 	TESTQ  DX, DX
 	JZ     before_done
 
 before_one:
-	VMOVUPS Y10, (CX)
-	VMOVUPS Y10, 32(CX)
+	VMOVUPS Y9, (CX)
+	VMOVUPS Y9, 32(CX)
 	ADDQ    SI, CX
 	DECQ    DX
 	JNZ     before_one
@@ -305,8 +302,8 @@ before_done:
 	JZ    after_done
 
 after_one:
-	VMOVUPS Y10, (CX)
-	VMOVUPS Y10, 32(CX)
+	VMOVUPS Y9, (CX)
+	VMOVUPS Y9, 32(CX)
 	ADDQ    SI, CX
 	DECQ    DX
 	JNZ     after_one

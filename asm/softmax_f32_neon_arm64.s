@@ -6,24 +6,18 @@
 //
 //	m = max(M[r], max S[r][j]);  P[r][j] = 2^(S[r][j] − m), 0 outside Lo[r] ≤ j < Hi[r]
 //	Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r] + Σ P[r][j];  M[r] = m
-//	
+//
 //	2^x = 2^n·2^f with n the nearest integer: 2^f by a polynomial, n added to the exponent.
 //
-// Step: 16 keys of the second pass: 272 flops, 64 bytes read.
+// Step: 16 keys of the second pass: 288 flops, 64 bytes read.
 //
 // Vector registers:
 //
-//	V0–V3    x, then its fraction
+//	V0–V3    S, x, f, P
 //	V4–V7    exponents; masks
-//	V8–V11   P
-//	V12–V15  polynomial
+//	V8–V15   polynomials
 //	V16–V19  maxima, then sums
-//	V20      c1 of 2^f = 1 + c1·f + … + c6·f⁶
-//	V21      c2 of 2^f = 1 + c1·f + … + c6·f⁶
-//	V22      c3 of 2^f = 1 + c1·f + … + c6·f⁶
-//	V23      c4 of 2^f = 1 + c1·f + … + c6·f⁶
-//	V24      c5 of 2^f = 1 + c1·f + … + c6·f⁶
-//	V25      c6 of 2^f = 1 + c1·f + … + c6·f⁶
+//	V20–V25  c1 … c6 of 2^f = 1 + c1·f + … + c6·f⁶
 //	V26      1
 //	V27      −127, where 2^x becomes 0
 //	V28      −Inf, then m
@@ -62,6 +56,8 @@ TEXT ·softmax_f32_neon(SB), 0, $128-8
 	MOVD	48(args), m
 	MOVD	56(args), l
 	MOVD	64(args), alpha
+
+	// constants
 	MOVW	$0x3f317218, tmp
 	VDUP	tmp, V20.S4
 	MOVW	$0x3e75fdef, tmp
@@ -86,7 +82,6 @@ TEXT ·softmax_f32_neon(SB), 0, $128-8
 	VDUP	tmp, V31.S4
 
 row:
-
 	// limits: rel = 0 − Lo, whole = max(Hi − Lo − 15, 0)
 	MOVW.P	4(lo), rel
 	MOVW.P	4(hi), count
@@ -111,6 +106,8 @@ row:
 maximum:
 	FLDPQ	(block), (F0, F1)
 	FLDPQ	32(block), (F2, F3)
+
+	// mask the keys outside Lo … Hi
 	CMP	whole, rel
 	BLO	compare
 	VDUP	rel, V4.S4
@@ -162,6 +159,8 @@ exponentials:
 	WORD	$0x4EBCD421 // FSUB V1.4S, V1.4S, V28.4S
 	WORD	$0x4EBCD442 // FSUB V2.4S, V2.4S, V28.4S
 	WORD	$0x4EBCD463 // FSUB V3.4S, V3.4S, V28.4S
+
+	// x = n + f, n shifted into the exponent
 	WORD	$0x4E3BF400 // FMAX V0.4S, V0.4S, V27.4S
 	WORD	$0x4E3BF421 // FMAX V1.4S, V1.4S, V27.4S
 	WORD	$0x4E3BF442 // FMAX V2.4S, V2.4S, V27.4S
@@ -182,62 +181,58 @@ exponentials:
 	VSHL	$23, V5.S4, V5.S4
 	VSHL	$23, V6.S4, V6.S4
 	VSHL	$23, V7.S4, V7.S4
-	VMOV	V25.B16, V8.B16
-	VMOV	V25.B16, V9.B16
-	VMOV	V25.B16, V10.B16
-	VMOV	V25.B16, V11.B16
+
+	// 2^n·2^f
+	WORD	$0x6E20DC0E // FMUL V14.4S, V0.4S, V0.4S
+	WORD	$0x6E21DC2F // FMUL V15.4S, V1.4S, V1.4S
 	VMOV	V24.B16, V12.B16
-	VFMLA	V0.S4, V8.S4, V12.S4
+	VFMLA	V0.S4, V25.S4, V12.S4
 	VMOV	V24.B16, V13.B16
-	VFMLA	V1.S4, V9.S4, V13.S4
-	VMOV	V24.B16, V14.B16
-	VFMLA	V2.S4, V10.S4, V14.S4
-	VMOV	V24.B16, V15.B16
-	VFMLA	V3.S4, V11.S4, V15.S4
-	VMOV	V23.B16, V8.B16
-	VFMLA	V0.S4, V12.S4, V8.S4
-	VMOV	V23.B16, V9.B16
-	VFMLA	V1.S4, V13.S4, V9.S4
-	VMOV	V23.B16, V10.B16
-	VFMLA	V2.S4, V14.S4, V10.S4
-	VMOV	V23.B16, V11.B16
-	VFMLA	V3.S4, V15.S4, V11.S4
-	VMOV	V22.B16, V12.B16
-	VFMLA	V0.S4, V8.S4, V12.S4
-	VMOV	V22.B16, V13.B16
-	VFMLA	V1.S4, V9.S4, V13.S4
-	VMOV	V22.B16, V14.B16
-	VFMLA	V2.S4, V10.S4, V14.S4
-	VMOV	V22.B16, V15.B16
-	VFMLA	V3.S4, V11.S4, V15.S4
-	VMOV	V21.B16, V8.B16
-	VFMLA	V0.S4, V12.S4, V8.S4
-	VMOV	V21.B16, V9.B16
-	VFMLA	V1.S4, V13.S4, V9.S4
-	VMOV	V21.B16, V10.B16
-	VFMLA	V2.S4, V14.S4, V10.S4
-	VMOV	V21.B16, V11.B16
-	VFMLA	V3.S4, V15.S4, V11.S4
-	VMOV	V20.B16, V12.B16
-	VFMLA	V0.S4, V8.S4, V12.S4
-	VMOV	V20.B16, V13.B16
-	VFMLA	V1.S4, V9.S4, V13.S4
-	VMOV	V20.B16, V14.B16
-	VFMLA	V2.S4, V10.S4, V14.S4
-	VMOV	V20.B16, V15.B16
-	VFMLA	V3.S4, V11.S4, V15.S4
-	VMOV	V26.B16, V8.B16
-	VFMLA	V0.S4, V12.S4, V8.S4
-	VMOV	V26.B16, V9.B16
-	VFMLA	V1.S4, V13.S4, V9.S4
+	VFMLA	V1.S4, V25.S4, V13.S4
+	VMOV	V22.B16, V10.B16
+	VFMLA	V0.S4, V23.S4, V10.S4
+	VMOV	V22.B16, V11.B16
+	VFMLA	V1.S4, V23.S4, V11.S4
+	VMOV	V20.B16, V8.B16
+	VFMLA	V0.S4, V21.S4, V8.S4
+	VMOV	V20.B16, V9.B16
+	VFMLA	V1.S4, V21.S4, V9.S4
+	VFMLA	V12.S4, V14.S4, V10.S4
+	VFMLA	V13.S4, V15.S4, V11.S4
+	VFMLA	V10.S4, V14.S4, V8.S4
+	VFMLA	V11.S4, V15.S4, V9.S4
 	VMOV	V26.B16, V10.B16
-	VFMLA	V2.S4, V14.S4, V10.S4
+	VFMLA	V0.S4, V8.S4, V10.S4
+	VADD	V4.S4, V10.S4, V0.S4
 	VMOV	V26.B16, V11.B16
-	VFMLA	V3.S4, V15.S4, V11.S4
-	VADD	V4.S4, V8.S4, V8.S4
-	VADD	V5.S4, V9.S4, V9.S4
-	VADD	V6.S4, V10.S4, V10.S4
-	VADD	V7.S4, V11.S4, V11.S4
+	VFMLA	V1.S4, V9.S4, V11.S4
+	VADD	V5.S4, V11.S4, V1.S4
+	WORD	$0x6E22DC4E // FMUL V14.4S, V2.4S, V2.4S
+	WORD	$0x6E23DC6F // FMUL V15.4S, V3.4S, V3.4S
+	VMOV	V24.B16, V12.B16
+	VFMLA	V2.S4, V25.S4, V12.S4
+	VMOV	V24.B16, V13.B16
+	VFMLA	V3.S4, V25.S4, V13.S4
+	VMOV	V22.B16, V10.B16
+	VFMLA	V2.S4, V23.S4, V10.S4
+	VMOV	V22.B16, V11.B16
+	VFMLA	V3.S4, V23.S4, V11.S4
+	VMOV	V20.B16, V8.B16
+	VFMLA	V2.S4, V21.S4, V8.S4
+	VMOV	V20.B16, V9.B16
+	VFMLA	V3.S4, V21.S4, V9.S4
+	VFMLA	V12.S4, V14.S4, V10.S4
+	VFMLA	V13.S4, V15.S4, V11.S4
+	VFMLA	V10.S4, V14.S4, V8.S4
+	VFMLA	V11.S4, V15.S4, V9.S4
+	VMOV	V26.B16, V10.B16
+	VFMLA	V2.S4, V8.S4, V10.S4
+	VADD	V6.S4, V10.S4, V2.S4
+	VMOV	V26.B16, V11.B16
+	VFMLA	V3.S4, V9.S4, V11.S4
+	VADD	V7.S4, V11.S4, V3.S4
+
+	// mask the keys outside Lo … Hi
 	CMP	whole, rel
 	BLO	add
 	VDUP	rel, V4.S4
@@ -246,21 +241,21 @@ exponentials:
 	VADD	V31.S4, V5.S4, V6.S4
 	VADD	V31.S4, V6.S4, V7.S4
 	WORD	$0x6EA437A4 // CMHI V4.4S, V29.4S, V4.4S
-	VAND	V4.B16, V8.B16, V8.B16
+	VAND	V4.B16, V0.B16, V0.B16
 	WORD	$0x6EA537A5 // CMHI V5.4S, V29.4S, V5.4S
-	VAND	V5.B16, V9.B16, V9.B16
+	VAND	V5.B16, V1.B16, V1.B16
 	WORD	$0x6EA637A6 // CMHI V6.4S, V29.4S, V6.4S
-	VAND	V6.B16, V10.B16, V10.B16
+	VAND	V6.B16, V2.B16, V2.B16
 	WORD	$0x6EA737A7 // CMHI V7.4S, V29.4S, V7.4S
-	VAND	V7.B16, V11.B16, V11.B16
+	VAND	V7.B16, V3.B16, V3.B16
 
 add:
-	WORD	$0x4E28D610 // FADD V16.4S, V16.4S, V8.4S
-	WORD	$0x4E29D631 // FADD V17.4S, V17.4S, V9.4S
-	WORD	$0x4E2AD652 // FADD V18.4S, V18.4S, V10.4S
-	WORD	$0x4E2BD673 // FADD V19.4S, V19.4S, V11.4S
-	FSTPQ	(F8, F9), (block)
-	FSTPQ	(F10, F11), 32(block)
+	WORD	$0x4E20D610 // FADD V16.4S, V16.4S, V0.4S
+	WORD	$0x4E21D631 // FADD V17.4S, V17.4S, V1.4S
+	WORD	$0x4E22D652 // FADD V18.4S, V18.4S, V2.4S
+	WORD	$0x4E23D673 // FADD V19.4S, V19.4S, V3.4S
+	FSTPQ	(F0, F1), (block)
+	FSTPQ	(F2, F3), 32(block)
 	ADD	stride, block
 	ADD	$16, rel
 	SUB	$1, n
@@ -274,46 +269,47 @@ add:
 	WORD	$0x6E30D610 // FADDP V16.4S, V16.4S, V16.4S
 	FMOVS	(m), F0
 	WORD	$0x4EBCD400 // FSUB V0.4S, V0.4S, V28.4S
+
+	// x = n + f, n shifted into the exponent
 	WORD	$0x4E3BF400 // FMAX V0.4S, V0.4S, V27.4S
 	WORD	$0x4E218804 // FRINTN V4.4S, V0.4S
 	WORD	$0x4EA4D400 // FSUB V0.4S, V0.4S, V4.4S
 	WORD	$0x4E21A884 // FCVTNS V4.4S, V4.4S
 	VSHL	$23, V4.S4, V4.S4
-	VMOV	V25.B16, V8.B16
-	VMOV	V24.B16, V12.B16
-	VFMLA	V0.S4, V8.S4, V12.S4
-	VMOV	V23.B16, V8.B16
-	VFMLA	V0.S4, V12.S4, V8.S4
-	VMOV	V22.B16, V12.B16
-	VFMLA	V0.S4, V8.S4, V12.S4
-	VMOV	V21.B16, V8.B16
-	VFMLA	V0.S4, V12.S4, V8.S4
-	VMOV	V20.B16, V12.B16
-	VFMLA	V0.S4, V8.S4, V12.S4
-	VMOV	V26.B16, V8.B16
-	VFMLA	V0.S4, V12.S4, V8.S4
-	VADD	V4.S4, V8.S4, V8.S4
-	FMOVS	(l), F0
-	FMULS	F8, F0, F0
-	FADDS	F16, F0, F0
-	FMOVS	F0, (l)
+
+	// 2^n·2^f
+	WORD	$0x6E20DC0B // FMUL V11.4S, V0.4S, V0.4S
+	VMOV	V24.B16, V10.B16
+	VFMLA	V0.S4, V25.S4, V10.S4
+	VMOV	V22.B16, V9.B16
+	VFMLA	V0.S4, V23.S4, V9.S4
+	VMOV	V20.B16, V8.B16
+	VFMLA	V0.S4, V21.S4, V8.S4
+	VFMLA	V10.S4, V11.S4, V9.S4
+	VFMLA	V9.S4, V11.S4, V8.S4
+	VMOV	V26.B16, V9.B16
+	VFMLA	V0.S4, V8.S4, V9.S4
+	VADD	V4.S4, V9.S4, V0.S4
+	FMOVS	(l), F1
+	FMULS	F0, F1, F1
+	FADDS	F16, F1, F1
+	FMOVS	F1, (l)
 	FMOVS	F28, (m)
-	FMOVS	F8, (alpha)
+	FMOVS	F0, (alpha)
 	B	done
 
 empty:
-
 	// no key counts: P = 0, Alpha = 1
-	VMOVI	$0, V8.B16
-	VMOVI	$0, V9.B16
-	VMOVI	$0, V10.B16
-	VMOVI	$0, V11.B16
+	VMOVI	$0, V0.B16
+	VMOVI	$0, V1.B16
+	VMOVI	$0, V2.B16
+	VMOVI	$0, V3.B16
 	MOVD	s, block
 	MOVD	blocks, n
 
 clear:
-	FSTPQ	(F8, F9), (block)
-	FSTPQ	(F10, F11), 32(block)
+	FSTPQ	(F0, F1), (block)
+	FSTPQ	(F2, F3), 32(block)
 	ADD	stride, block
 	ADD	$16, rel
 	SUB	$1, n

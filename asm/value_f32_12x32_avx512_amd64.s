@@ -16,8 +16,8 @@
 //	AX       V
 //	BX       VStride
 //	CX       O
-//	DX       Cols
-//	SI       Alpha
+//	DX       Alpha
+//	SI       Cols
 //	R8       P, at key
 //	R9       V, at key
 //	R10      keys left
@@ -28,17 +28,17 @@
 //	Z26–Z29  P[r][k]
 
 // func value_f32_12x32_avx512(a *ValueArgs)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·value_f32_12x32_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), AX
 	MOVQ 16(DI), BX
 	MOVQ 24(DI), CX
-	MOVQ 56(DI), DX
-	MOVQ 40(DI), SI
+	MOVQ 40(DI), DX
+	MOVQ 56(DI), SI
 
 columns_32:
-	CMPQ   DX, $+32
+	CMPQ   SI, $0x20
 	JLT    narrower_32
 	MOVQ   (DI), R8
 	MOVQ   AX, R9
@@ -67,11 +67,13 @@ columns_32:
 	VPXORD Z21, Z21, Z21
 	VPXORD Z22, Z22, Z22
 	VPXORD Z23, Z23, Z23
-	SUBQ   $+16, R10
+	SUBQ   $0x10, R10
 	JLT    rest_32
 
 block_32:
 	// O[0..11] += P[k+0]·V[k+0]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS (R8), Z26
@@ -113,6 +115,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+1]·V[k+1]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 4(R8), Z26
@@ -154,6 +158,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+2]·V[k+2]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 8(R8), Z26
@@ -195,6 +201,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+3]·V[k+3]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 12(R8), Z26
@@ -236,6 +244,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+4]·V[k+4]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 16(R8), Z26
@@ -277,6 +287,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+5]·V[k+5]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 20(R8), Z26
@@ -318,6 +330,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+6]·V[k+6]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 24(R8), Z26
@@ -359,6 +373,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+7]·V[k+7]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 28(R8), Z26
@@ -400,6 +416,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+8]·V[k+8]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 32(R8), Z26
@@ -441,6 +459,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+9]·V[k+9]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 36(R8), Z26
@@ -482,6 +502,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+10]·V[k+10]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 40(R8), Z26
@@ -523,6 +545,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+11]·V[k+11]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 44(R8), Z26
@@ -564,6 +588,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+12]·V[k+12]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 48(R8), Z26
@@ -605,6 +631,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+13]·V[k+13]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 52(R8), Z26
@@ -646,6 +674,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+14]·V[k+14]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 56(R8), Z26
@@ -687,6 +717,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+15]·V[k+15]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 60(R8), Z26
@@ -727,15 +759,17 @@ block_32:
 	VFMADD231PS  Z25, Z29, Z23
 	ADDQ         BX, R9
 	ADDQ         $+768, R8
-	SUBQ         $+16, R10
+	SUBQ         $0x10, R10
 	JGE          block_32
 
 rest_32:
-	ADDQ $+16, R10
+	ADDQ $0x10, R10
 	JZ   finish_32
 	XORQ R12, R12
 
 key_32:
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS (R8)(R12*4), Z26
@@ -782,84 +816,84 @@ key_32:
 finish_32:
 	// O = alpha·O + the sums
 	MOVQ         CX, R11
-	VBROADCASTSS (SI), Z26
+	VBROADCASTSS (DX), Z26
 	VFMADD231PS  (R11), Z26, Z0
 	VMOVUPS      Z0, (R11)
 	VFMADD231PS  64(R11), Z26, Z1
 	VMOVUPS      Z1, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 4(SI), Z26
+	VBROADCASTSS 4(DX), Z26
 	VFMADD231PS  (R11), Z26, Z2
 	VMOVUPS      Z2, (R11)
 	VFMADD231PS  64(R11), Z26, Z3
 	VMOVUPS      Z3, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 8(SI), Z26
+	VBROADCASTSS 8(DX), Z26
 	VFMADD231PS  (R11), Z26, Z4
 	VMOVUPS      Z4, (R11)
 	VFMADD231PS  64(R11), Z26, Z5
 	VMOVUPS      Z5, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 12(SI), Z26
+	VBROADCASTSS 12(DX), Z26
 	VFMADD231PS  (R11), Z26, Z6
 	VMOVUPS      Z6, (R11)
 	VFMADD231PS  64(R11), Z26, Z7
 	VMOVUPS      Z7, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 16(SI), Z26
+	VBROADCASTSS 16(DX), Z26
 	VFMADD231PS  (R11), Z26, Z8
 	VMOVUPS      Z8, (R11)
 	VFMADD231PS  64(R11), Z26, Z9
 	VMOVUPS      Z9, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 20(SI), Z26
+	VBROADCASTSS 20(DX), Z26
 	VFMADD231PS  (R11), Z26, Z10
 	VMOVUPS      Z10, (R11)
 	VFMADD231PS  64(R11), Z26, Z11
 	VMOVUPS      Z11, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 24(SI), Z26
+	VBROADCASTSS 24(DX), Z26
 	VFMADD231PS  (R11), Z26, Z12
 	VMOVUPS      Z12, (R11)
 	VFMADD231PS  64(R11), Z26, Z13
 	VMOVUPS      Z13, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 28(SI), Z26
+	VBROADCASTSS 28(DX), Z26
 	VFMADD231PS  (R11), Z26, Z14
 	VMOVUPS      Z14, (R11)
 	VFMADD231PS  64(R11), Z26, Z15
 	VMOVUPS      Z15, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 32(SI), Z26
+	VBROADCASTSS 32(DX), Z26
 	VFMADD231PS  (R11), Z26, Z16
 	VMOVUPS      Z16, (R11)
 	VFMADD231PS  64(R11), Z26, Z17
 	VMOVUPS      Z17, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 36(SI), Z26
+	VBROADCASTSS 36(DX), Z26
 	VFMADD231PS  (R11), Z26, Z18
 	VMOVUPS      Z18, (R11)
 	VFMADD231PS  64(R11), Z26, Z19
 	VMOVUPS      Z19, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 40(SI), Z26
+	VBROADCASTSS 40(DX), Z26
 	VFMADD231PS  (R11), Z26, Z20
 	VMOVUPS      Z20, (R11)
 	VFMADD231PS  64(R11), Z26, Z21
 	VMOVUPS      Z21, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 44(SI), Z26
+	VBROADCASTSS 44(DX), Z26
 	VFMADD231PS  (R11), Z26, Z22
 	VMOVUPS      Z22, (R11)
 	VFMADD231PS  64(R11), Z26, Z23
 	VMOVUPS      Z23, 64(R11)
 	ADDQ         $+128, AX
 	ADDQ         $+128, CX
-	SUBQ         $+32, DX
+	SUBQ         $0x20, SI
 	JMP          columns_32
 
 narrower_32:
-	CMPQ   DX, $+16
+	CMPQ   SI, $0x10
 	JLT    narrower_16
 	MOVQ   (DI), R8
 	MOVQ   AX, R9
@@ -876,11 +910,12 @@ narrower_32:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	SUBQ   $+16, R10
+	SUBQ   $0x10, R10
 	JLT    rest_16
 
 block_16:
 	// O[0..11] += P[k+0]·V[k+0]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS (R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -909,6 +944,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+1]·V[k+1]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 4(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -937,6 +973,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+2]·V[k+2]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 8(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -965,6 +1002,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+3]·V[k+3]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 12(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -993,6 +1031,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+4]·V[k+4]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 16(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1021,6 +1060,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+5]·V[k+5]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 20(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1049,6 +1089,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+6]·V[k+6]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 24(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1077,6 +1118,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+7]·V[k+7]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 28(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1105,6 +1147,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+8]·V[k+8]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 32(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1133,6 +1176,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+9]·V[k+9]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 36(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1161,6 +1205,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+10]·V[k+10]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 40(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1189,6 +1234,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+11]·V[k+11]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 44(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1217,6 +1263,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+12]·V[k+12]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 48(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1245,6 +1292,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+13]·V[k+13]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 52(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1273,6 +1321,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+14]·V[k+14]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 56(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1301,6 +1350,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+15]·V[k+15]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 60(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1328,15 +1378,16 @@ block_16:
 	VFMADD231PS  Z24, Z29, Z11
 	ADDQ         BX, R9
 	ADDQ         $+768, R8
-	SUBQ         $+16, R10
+	SUBQ         $0x10, R10
 	JGE          block_16
 
 rest_16:
-	ADDQ $+16, R10
+	ADDQ $0x10, R10
 	JZ   finish_16
 	XORQ R12, R12
 
 key_16:
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS (R8)(R12*4), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1370,56 +1421,56 @@ key_16:
 finish_16:
 	// O = alpha·O + the sums
 	MOVQ         CX, R11
-	VBROADCASTSS (SI), Z26
+	VBROADCASTSS (DX), Z26
 	VFMADD231PS  (R11), Z26, Z0
 	VMOVUPS      Z0, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 4(SI), Z26
+	VBROADCASTSS 4(DX), Z26
 	VFMADD231PS  (R11), Z26, Z1
 	VMOVUPS      Z1, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 8(SI), Z26
+	VBROADCASTSS 8(DX), Z26
 	VFMADD231PS  (R11), Z26, Z2
 	VMOVUPS      Z2, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 12(SI), Z26
+	VBROADCASTSS 12(DX), Z26
 	VFMADD231PS  (R11), Z26, Z3
 	VMOVUPS      Z3, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 16(SI), Z26
+	VBROADCASTSS 16(DX), Z26
 	VFMADD231PS  (R11), Z26, Z4
 	VMOVUPS      Z4, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 20(SI), Z26
+	VBROADCASTSS 20(DX), Z26
 	VFMADD231PS  (R11), Z26, Z5
 	VMOVUPS      Z5, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 24(SI), Z26
+	VBROADCASTSS 24(DX), Z26
 	VFMADD231PS  (R11), Z26, Z6
 	VMOVUPS      Z6, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 28(SI), Z26
+	VBROADCASTSS 28(DX), Z26
 	VFMADD231PS  (R11), Z26, Z7
 	VMOVUPS      Z7, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 32(SI), Z26
+	VBROADCASTSS 32(DX), Z26
 	VFMADD231PS  (R11), Z26, Z8
 	VMOVUPS      Z8, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 36(SI), Z26
+	VBROADCASTSS 36(DX), Z26
 	VFMADD231PS  (R11), Z26, Z9
 	VMOVUPS      Z9, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 40(SI), Z26
+	VBROADCASTSS 40(DX), Z26
 	VFMADD231PS  (R11), Z26, Z10
 	VMOVUPS      Z10, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 44(SI), Z26
+	VBROADCASTSS 44(DX), Z26
 	VFMADD231PS  (R11), Z26, Z11
 	VMOVUPS      Z11, (R11)
-	ADDQ         $+64, AX
-	ADDQ         $+64, CX
-	SUBQ         $+16, DX
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	SUBQ         $0x10, SI
 
 narrower_16:
 	VZEROUPPER

@@ -28,7 +28,7 @@
 //	Y10–Y13  P[r][k]
 
 // func value_f32_4x16_avx2(a *ValueArgs)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·value_f32_4x16_avx2(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), AX
@@ -56,6 +56,7 @@ columns_16:
 
 block_16:
 	// O[0..3] += P[k+0]·V[k+0]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS (R8), Y10
@@ -73,6 +74,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 4(R8), Y10
@@ -90,6 +92,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+2]·V[k+2]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 8(R8), Y10
@@ -107,6 +110,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 12(R8), Y10
@@ -124,6 +128,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+4]·V[k+4]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 16(R8), Y10
@@ -141,6 +146,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 20(R8), Y10
@@ -158,6 +164,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+6]·V[k+6]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 24(R8), Y10
@@ -175,6 +182,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 28(R8), Y10
@@ -192,6 +200,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+8]·V[k+8]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 32(R8), Y10
@@ -209,6 +218,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 36(R8), Y10
@@ -226,6 +236,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+10]·V[k+10]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 40(R8), Y10
@@ -243,6 +254,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 44(R8), Y10
@@ -260,6 +272,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+12]·V[k+12]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 48(R8), Y10
@@ -277,6 +290,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 52(R8), Y10
@@ -294,6 +308,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+14]·V[k+14]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 56(R8), Y10
@@ -311,6 +326,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 60(R8), Y10
@@ -336,6 +352,7 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS (R8)(R12*4), Y10

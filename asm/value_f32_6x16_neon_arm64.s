@@ -49,6 +49,8 @@ TEXT ·value_f32_6x16_neon(SB), 0, $128-8
 columns16:
 	CMP	$16, cols
 	BLT	done
+
+	// a tile of 16 columns
 	FMOVQ	(alpha), F24
 	FMOVD	16(alpha), F25
 

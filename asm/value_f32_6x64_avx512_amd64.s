@@ -16,8 +16,8 @@
 //	AX       V
 //	BX       VStride
 //	CX       O
-//	DX       Cols
-//	SI       Alpha
+//	DX       Alpha
+//	SI       Cols
 //	R8       P, at key
 //	R9       V, at key
 //	R10      keys left
@@ -28,17 +28,17 @@
 //	Z28–Z31  P[r][k]
 
 // func value_f32_6x64_avx512(a *ValueArgs)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·value_f32_6x64_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), AX
 	MOVQ 16(DI), BX
 	MOVQ 24(DI), CX
-	MOVQ 56(DI), DX
-	MOVQ 40(DI), SI
+	MOVQ 40(DI), DX
+	MOVQ 56(DI), SI
 
 columns_64:
-	CMPQ   DX, $+64
+	CMPQ   SI, $0x40
 	JLT    narrower_64
 	MOVQ   (DI), R8
 	MOVQ   AX, R9
@@ -67,11 +67,15 @@ columns_64:
 	VPXORD Z21, Z21, Z21
 	VPXORD Z22, Z22, Z22
 	VPXORD Z23, Z23, Z23
-	SUBQ   $+16, R10
+	SUBQ   $0x10, R10
 	JLT    rest_64
 
 block_64:
 	// O[0..5] += P[k+0]·V[k+0]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -109,6 +113,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+1]·V[k+1]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -146,6 +154,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+2]·V[k+2]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -183,6 +195,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+3]·V[k+3]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -220,6 +236,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+4]·V[k+4]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -257,6 +277,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+5]·V[k+5]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -294,6 +318,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+6]·V[k+6]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -331,6 +359,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+7]·V[k+7]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -368,6 +400,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+8]·V[k+8]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -405,6 +441,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+9]·V[k+9]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -442,6 +482,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+10]·V[k+10]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -479,6 +523,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+11]·V[k+11]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -516,6 +564,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+12]·V[k+12]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -553,6 +605,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+13]·V[k+13]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -590,6 +646,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+14]·V[k+14]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -627,6 +687,10 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+15]·V[k+15]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -663,15 +727,19 @@ block_64:
 	VFMADD231PS  Z27, Z29, Z23
 	ADDQ         BX, R9
 	ADDQ         $+384, R8
-	SUBQ         $+16, R10
+	SUBQ         $0x10, R10
 	JGE          block_64
 
 rest_64:
-	ADDQ $+16, R10
+	ADDQ $0x10, R10
 	JZ   finish_64
 	XORQ R12, R12
 
 key_64:
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   128(R9)(BX*8)
+	PREFETCHT0   192(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VMOVUPS      128(R9), Z26
@@ -714,7 +782,7 @@ key_64:
 finish_64:
 	// O = alpha·O + the sums
 	MOVQ         CX, R11
-	VBROADCASTSS (SI), Z28
+	VBROADCASTSS (DX), Z28
 	VFMADD231PS  (R11), Z28, Z0
 	VMOVUPS      Z0, (R11)
 	VFMADD231PS  64(R11), Z28, Z1
@@ -724,7 +792,7 @@ finish_64:
 	VFMADD231PS  192(R11), Z28, Z3
 	VMOVUPS      Z3, 192(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 4(SI), Z28
+	VBROADCASTSS 4(DX), Z28
 	VFMADD231PS  (R11), Z28, Z4
 	VMOVUPS      Z4, (R11)
 	VFMADD231PS  64(R11), Z28, Z5
@@ -734,7 +802,7 @@ finish_64:
 	VFMADD231PS  192(R11), Z28, Z7
 	VMOVUPS      Z7, 192(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 8(SI), Z28
+	VBROADCASTSS 8(DX), Z28
 	VFMADD231PS  (R11), Z28, Z8
 	VMOVUPS      Z8, (R11)
 	VFMADD231PS  64(R11), Z28, Z9
@@ -744,7 +812,7 @@ finish_64:
 	VFMADD231PS  192(R11), Z28, Z11
 	VMOVUPS      Z11, 192(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 12(SI), Z28
+	VBROADCASTSS 12(DX), Z28
 	VFMADD231PS  (R11), Z28, Z12
 	VMOVUPS      Z12, (R11)
 	VFMADD231PS  64(R11), Z28, Z13
@@ -754,7 +822,7 @@ finish_64:
 	VFMADD231PS  192(R11), Z28, Z15
 	VMOVUPS      Z15, 192(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 16(SI), Z28
+	VBROADCASTSS 16(DX), Z28
 	VFMADD231PS  (R11), Z28, Z16
 	VMOVUPS      Z16, (R11)
 	VFMADD231PS  64(R11), Z28, Z17
@@ -764,7 +832,7 @@ finish_64:
 	VFMADD231PS  192(R11), Z28, Z19
 	VMOVUPS      Z19, 192(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 20(SI), Z28
+	VBROADCASTSS 20(DX), Z28
 	VFMADD231PS  (R11), Z28, Z20
 	VMOVUPS      Z20, (R11)
 	VFMADD231PS  64(R11), Z28, Z21
@@ -775,11 +843,11 @@ finish_64:
 	VMOVUPS      Z23, 192(R11)
 	ADDQ         $+256, AX
 	ADDQ         $+256, CX
-	SUBQ         $+64, DX
+	SUBQ         $0x40, SI
 	JMP          columns_64
 
 narrower_64:
-	CMPQ   DX, $+32
+	CMPQ   SI, $0x20
 	JLT    narrower_32
 	MOVQ   (DI), R8
 	MOVQ   AX, R9
@@ -796,11 +864,13 @@ narrower_64:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	SUBQ   $+16, R10
+	SUBQ   $0x10, R10
 	JLT    rest_32
 
 block_32:
 	// O[0..5] += P[k+0]·V[k+0]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS (R8), Z28
@@ -824,6 +894,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+1]·V[k+1]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 4(R8), Z28
@@ -847,6 +919,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+2]·V[k+2]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 8(R8), Z28
@@ -870,6 +944,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+3]·V[k+3]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 12(R8), Z28
@@ -893,6 +969,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+4]·V[k+4]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 16(R8), Z28
@@ -916,6 +994,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+5]·V[k+5]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 20(R8), Z28
@@ -939,6 +1019,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+6]·V[k+6]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 24(R8), Z28
@@ -962,6 +1044,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+7]·V[k+7]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 28(R8), Z28
@@ -985,6 +1069,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+8]·V[k+8]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 32(R8), Z28
@@ -1008,6 +1094,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+9]·V[k+9]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 36(R8), Z28
@@ -1031,6 +1119,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+10]·V[k+10]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 40(R8), Z28
@@ -1054,6 +1144,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+11]·V[k+11]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 44(R8), Z28
@@ -1077,6 +1169,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+12]·V[k+12]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 48(R8), Z28
@@ -1100,6 +1194,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+13]·V[k+13]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 52(R8), Z28
@@ -1123,6 +1219,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+14]·V[k+14]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 56(R8), Z28
@@ -1146,6 +1244,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+15]·V[k+15]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 60(R8), Z28
@@ -1168,15 +1268,17 @@ block_32:
 	VFMADD231PS  Z25, Z29, Z11
 	ADDQ         BX, R9
 	ADDQ         $+384, R8
-	SUBQ         $+16, R10
+	SUBQ         $0x10, R10
 	JGE          block_32
 
 rest_32:
-	ADDQ $+16, R10
+	ADDQ $0x10, R10
 	JZ   finish_32
 	XORQ R12, R12
 
 key_32:
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS (R8)(R12*4), Z28
@@ -1205,47 +1307,47 @@ key_32:
 finish_32:
 	// O = alpha·O + the sums
 	MOVQ         CX, R11
-	VBROADCASTSS (SI), Z28
+	VBROADCASTSS (DX), Z28
 	VFMADD231PS  (R11), Z28, Z0
 	VMOVUPS      Z0, (R11)
 	VFMADD231PS  64(R11), Z28, Z1
 	VMOVUPS      Z1, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 4(SI), Z28
+	VBROADCASTSS 4(DX), Z28
 	VFMADD231PS  (R11), Z28, Z2
 	VMOVUPS      Z2, (R11)
 	VFMADD231PS  64(R11), Z28, Z3
 	VMOVUPS      Z3, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 8(SI), Z28
+	VBROADCASTSS 8(DX), Z28
 	VFMADD231PS  (R11), Z28, Z4
 	VMOVUPS      Z4, (R11)
 	VFMADD231PS  64(R11), Z28, Z5
 	VMOVUPS      Z5, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 12(SI), Z28
+	VBROADCASTSS 12(DX), Z28
 	VFMADD231PS  (R11), Z28, Z6
 	VMOVUPS      Z6, (R11)
 	VFMADD231PS  64(R11), Z28, Z7
 	VMOVUPS      Z7, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 16(SI), Z28
+	VBROADCASTSS 16(DX), Z28
 	VFMADD231PS  (R11), Z28, Z8
 	VMOVUPS      Z8, (R11)
 	VFMADD231PS  64(R11), Z28, Z9
 	VMOVUPS      Z9, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 20(SI), Z28
+	VBROADCASTSS 20(DX), Z28
 	VFMADD231PS  (R11), Z28, Z10
 	VMOVUPS      Z10, (R11)
 	VFMADD231PS  64(R11), Z28, Z11
 	VMOVUPS      Z11, 64(R11)
 	ADDQ         $+128, AX
 	ADDQ         $+128, CX
-	SUBQ         $+32, DX
+	SUBQ         $0x20, SI
 
 narrower_32:
-	CMPQ   DX, $+16
+	CMPQ   SI, $0x10
 	JLT    narrower_16
 	MOVQ   (DI), R8
 	MOVQ   AX, R9
@@ -1262,11 +1364,12 @@ narrower_32:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	SUBQ   $+16, R10
+	SUBQ   $0x10, R10
 	JLT    rest_16
 
 block_16:
 	// O[0..5] += P[k+0]·V[k+0]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS (R8), Z28
 	VFMADD231PS  Z24, Z28, Z0
@@ -1283,6 +1386,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+1]·V[k+1]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 4(R8), Z28
 	VFMADD231PS  Z24, Z28, Z6
@@ -1299,6 +1403,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+2]·V[k+2]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 8(R8), Z28
 	VFMADD231PS  Z24, Z28, Z0
@@ -1315,6 +1420,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+3]·V[k+3]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 12(R8), Z28
 	VFMADD231PS  Z24, Z28, Z6
@@ -1331,6 +1437,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+4]·V[k+4]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 16(R8), Z28
 	VFMADD231PS  Z24, Z28, Z0
@@ -1347,6 +1454,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+5]·V[k+5]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 20(R8), Z28
 	VFMADD231PS  Z24, Z28, Z6
@@ -1363,6 +1471,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+6]·V[k+6]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 24(R8), Z28
 	VFMADD231PS  Z24, Z28, Z0
@@ -1379,6 +1488,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+7]·V[k+7]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 28(R8), Z28
 	VFMADD231PS  Z24, Z28, Z6
@@ -1395,6 +1505,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+8]·V[k+8]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 32(R8), Z28
 	VFMADD231PS  Z24, Z28, Z0
@@ -1411,6 +1522,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+9]·V[k+9]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 36(R8), Z28
 	VFMADD231PS  Z24, Z28, Z6
@@ -1427,6 +1539,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+10]·V[k+10]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 40(R8), Z28
 	VFMADD231PS  Z24, Z28, Z0
@@ -1443,6 +1556,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+11]·V[k+11]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 44(R8), Z28
 	VFMADD231PS  Z24, Z28, Z6
@@ -1459,6 +1573,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+12]·V[k+12]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 48(R8), Z28
 	VFMADD231PS  Z24, Z28, Z0
@@ -1475,6 +1590,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+13]·V[k+13]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 52(R8), Z28
 	VFMADD231PS  Z24, Z28, Z6
@@ -1491,6 +1607,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+14]·V[k+14]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 56(R8), Z28
 	VFMADD231PS  Z24, Z28, Z0
@@ -1507,6 +1624,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+15]·V[k+15]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 60(R8), Z28
 	VFMADD231PS  Z24, Z28, Z6
@@ -1522,15 +1640,16 @@ block_16:
 	VFMADD231PS  Z24, Z29, Z11
 	ADDQ         BX, R9
 	ADDQ         $+384, R8
-	SUBQ         $+16, R10
+	SUBQ         $0x10, R10
 	JGE          block_16
 
 rest_16:
-	ADDQ $+16, R10
+	ADDQ $0x10, R10
 	JZ   finish_16
 	XORQ R12, R12
 
 key_16:
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS (R8)(R12*4), Z28
 	VFMADD231PS  Z24, Z28, Z0
@@ -1559,32 +1678,32 @@ finish_16:
 
 	// O = alpha·O + the sums
 	MOVQ         CX, R11
-	VBROADCASTSS (SI), Z28
+	VBROADCASTSS (DX), Z28
 	VFMADD231PS  (R11), Z28, Z0
 	VMOVUPS      Z0, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 4(SI), Z28
+	VBROADCASTSS 4(DX), Z28
 	VFMADD231PS  (R11), Z28, Z1
 	VMOVUPS      Z1, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 8(SI), Z28
+	VBROADCASTSS 8(DX), Z28
 	VFMADD231PS  (R11), Z28, Z2
 	VMOVUPS      Z2, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 12(SI), Z28
+	VBROADCASTSS 12(DX), Z28
 	VFMADD231PS  (R11), Z28, Z3
 	VMOVUPS      Z3, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 16(SI), Z28
+	VBROADCASTSS 16(DX), Z28
 	VFMADD231PS  (R11), Z28, Z4
 	VMOVUPS      Z4, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 20(SI), Z28
+	VBROADCASTSS 20(DX), Z28
 	VFMADD231PS  (R11), Z28, Z5
 	VMOVUPS      Z5, (R11)
-	ADDQ         $+64, AX
-	ADDQ         $+64, CX
-	SUBQ         $+16, DX
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	SUBQ         $0x10, SI
 
 narrower_16:
 	VZEROUPPER

@@ -16,8 +16,8 @@
 //	AX       V
 //	BX       VStride
 //	CX       O
-//	DX       Cols
-//	SI       Alpha
+//	DX       Alpha
+//	SI       Cols
 //	R8       P, at key
 //	R9       V, at key
 //	R10      keys left
@@ -28,17 +28,17 @@
 //	Z18–Z21  P[r][k]
 
 // func value_f32_8x32_avx512(a *ValueArgs)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·value_f32_8x32_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), AX
 	MOVQ 16(DI), BX
 	MOVQ 24(DI), CX
-	MOVQ 56(DI), DX
-	MOVQ 40(DI), SI
+	MOVQ 40(DI), DX
+	MOVQ 56(DI), SI
 
 columns_32:
-	CMPQ   DX, $+32
+	CMPQ   SI, $0x20
 	JLT    narrower_32
 	MOVQ   (DI), R8
 	MOVQ   AX, R9
@@ -59,11 +59,13 @@ columns_32:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
-	SUBQ   $+16, R10
+	SUBQ   $0x10, R10
 	JLT    rest_32
 
 block_32:
 	// O[0..7] += P[k+0]·V[k+0]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS (R8), Z18
@@ -93,6 +95,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+1]·V[k+1]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 4(R8), Z18
@@ -122,6 +126,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+2]·V[k+2]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 8(R8), Z18
@@ -151,6 +157,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+3]·V[k+3]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 12(R8), Z18
@@ -180,6 +188,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+4]·V[k+4]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 16(R8), Z18
@@ -209,6 +219,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+5]·V[k+5]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 20(R8), Z18
@@ -238,6 +250,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+6]·V[k+6]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 24(R8), Z18
@@ -267,6 +281,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+7]·V[k+7]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 28(R8), Z18
@@ -296,6 +312,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+8]·V[k+8]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 32(R8), Z18
@@ -325,6 +343,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+9]·V[k+9]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 36(R8), Z18
@@ -354,6 +374,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+10]·V[k+10]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 40(R8), Z18
@@ -383,6 +405,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+11]·V[k+11]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 44(R8), Z18
@@ -412,6 +436,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+12]·V[k+12]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 48(R8), Z18
@@ -441,6 +467,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+13]·V[k+13]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 52(R8), Z18
@@ -470,6 +498,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+14]·V[k+14]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 56(R8), Z18
@@ -499,6 +529,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+15]·V[k+15]
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 60(R8), Z18
@@ -527,15 +559,17 @@ block_32:
 	VFMADD231PS  Z17, Z21, Z15
 	ADDQ         BX, R9
 	ADDQ         $+512, R8
-	SUBQ         $+16, R10
+	SUBQ         $0x10, R10
 	JGE          block_32
 
 rest_32:
-	ADDQ $+16, R10
+	ADDQ $0x10, R10
 	JZ   finish_32
 	XORQ R12, R12
 
 key_32:
+	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   64(R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS (R8)(R12*4), Z18
@@ -570,60 +604,60 @@ key_32:
 finish_32:
 	// O = alpha·O + the sums
 	MOVQ         CX, R11
-	VBROADCASTSS (SI), Z18
+	VBROADCASTSS (DX), Z18
 	VFMADD231PS  (R11), Z18, Z0
 	VMOVUPS      Z0, (R11)
 	VFMADD231PS  64(R11), Z18, Z1
 	VMOVUPS      Z1, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 4(SI), Z18
+	VBROADCASTSS 4(DX), Z18
 	VFMADD231PS  (R11), Z18, Z2
 	VMOVUPS      Z2, (R11)
 	VFMADD231PS  64(R11), Z18, Z3
 	VMOVUPS      Z3, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 8(SI), Z18
+	VBROADCASTSS 8(DX), Z18
 	VFMADD231PS  (R11), Z18, Z4
 	VMOVUPS      Z4, (R11)
 	VFMADD231PS  64(R11), Z18, Z5
 	VMOVUPS      Z5, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 12(SI), Z18
+	VBROADCASTSS 12(DX), Z18
 	VFMADD231PS  (R11), Z18, Z6
 	VMOVUPS      Z6, (R11)
 	VFMADD231PS  64(R11), Z18, Z7
 	VMOVUPS      Z7, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 16(SI), Z18
+	VBROADCASTSS 16(DX), Z18
 	VFMADD231PS  (R11), Z18, Z8
 	VMOVUPS      Z8, (R11)
 	VFMADD231PS  64(R11), Z18, Z9
 	VMOVUPS      Z9, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 20(SI), Z18
+	VBROADCASTSS 20(DX), Z18
 	VFMADD231PS  (R11), Z18, Z10
 	VMOVUPS      Z10, (R11)
 	VFMADD231PS  64(R11), Z18, Z11
 	VMOVUPS      Z11, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 24(SI), Z18
+	VBROADCASTSS 24(DX), Z18
 	VFMADD231PS  (R11), Z18, Z12
 	VMOVUPS      Z12, (R11)
 	VFMADD231PS  64(R11), Z18, Z13
 	VMOVUPS      Z13, 64(R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 28(SI), Z18
+	VBROADCASTSS 28(DX), Z18
 	VFMADD231PS  (R11), Z18, Z14
 	VMOVUPS      Z14, (R11)
 	VFMADD231PS  64(R11), Z18, Z15
 	VMOVUPS      Z15, 64(R11)
 	ADDQ         $+128, AX
 	ADDQ         $+128, CX
-	SUBQ         $+32, DX
+	SUBQ         $0x20, SI
 	JMP          columns_32
 
 narrower_32:
-	CMPQ   DX, $+16
+	CMPQ   SI, $0x10
 	JLT    narrower_16
 	MOVQ   (DI), R8
 	MOVQ   AX, R9
@@ -636,11 +670,12 @@ narrower_32:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	SUBQ   $+16, R10
+	SUBQ   $0x10, R10
 	JLT    rest_16
 
 block_16:
 	// O[0..7] += P[k+0]·V[k+0]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS (R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -661,6 +696,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+1]·V[k+1]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 4(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -681,6 +717,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+2]·V[k+2]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 8(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -701,6 +738,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+3]·V[k+3]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 12(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -721,6 +759,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+4]·V[k+4]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 16(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -741,6 +780,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+5]·V[k+5]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 20(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -761,6 +801,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+6]·V[k+6]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 24(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -781,6 +822,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+7]·V[k+7]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 28(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -801,6 +843,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+8]·V[k+8]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 32(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -821,6 +864,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+9]·V[k+9]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 36(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -841,6 +885,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+10]·V[k+10]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 40(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -861,6 +906,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+11]·V[k+11]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 44(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -881,6 +927,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+12]·V[k+12]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 48(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -901,6 +948,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+13]·V[k+13]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 52(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -921,6 +969,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+14]·V[k+14]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 56(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -941,6 +990,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+15]·V[k+15]
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 60(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -960,15 +1010,16 @@ block_16:
 	VFMADD231PS  Z16, Z21, Z7
 	ADDQ         BX, R9
 	ADDQ         $+512, R8
-	SUBQ         $+16, R10
+	SUBQ         $0x10, R10
 	JGE          block_16
 
 rest_16:
-	ADDQ $+16, R10
+	ADDQ $0x10, R10
 	JZ   finish_16
 	XORQ R12, R12
 
 key_16:
+	PREFETCHT0   (R9)(BX*8)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS (R8)(R12*4), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -994,40 +1045,40 @@ key_16:
 finish_16:
 	// O = alpha·O + the sums
 	MOVQ         CX, R11
-	VBROADCASTSS (SI), Z18
+	VBROADCASTSS (DX), Z18
 	VFMADD231PS  (R11), Z18, Z0
 	VMOVUPS      Z0, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 4(SI), Z18
+	VBROADCASTSS 4(DX), Z18
 	VFMADD231PS  (R11), Z18, Z1
 	VMOVUPS      Z1, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 8(SI), Z18
+	VBROADCASTSS 8(DX), Z18
 	VFMADD231PS  (R11), Z18, Z2
 	VMOVUPS      Z2, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 12(SI), Z18
+	VBROADCASTSS 12(DX), Z18
 	VFMADD231PS  (R11), Z18, Z3
 	VMOVUPS      Z3, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 16(SI), Z18
+	VBROADCASTSS 16(DX), Z18
 	VFMADD231PS  (R11), Z18, Z4
 	VMOVUPS      Z4, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 20(SI), Z18
+	VBROADCASTSS 20(DX), Z18
 	VFMADD231PS  (R11), Z18, Z5
 	VMOVUPS      Z5, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 24(SI), Z18
+	VBROADCASTSS 24(DX), Z18
 	VFMADD231PS  (R11), Z18, Z6
 	VMOVUPS      Z6, (R11)
 	ADDQ         32(DI), R11
-	VBROADCASTSS 28(SI), Z18
+	VBROADCASTSS 28(DX), Z18
 	VFMADD231PS  (R11), Z18, Z7
 	VMOVUPS      Z7, (R11)
-	ADDQ         $+64, AX
-	ADDQ         $+64, CX
-	SUBQ         $+16, DX
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	SUBQ         $0x10, SI
 
 narrower_16:
 	VZEROUPPER

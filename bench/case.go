@@ -64,12 +64,12 @@ func (c Case) Flops() int64 {
 // Bytes is the number of bytes that have to move: K and V of the visible keys once,
 // queries and outputs in float32.
 func (c Case) Bytes() int64 {
-	left, right := c.window()
+	left, _ := c.window()
 	size := int64(2)
 	if c.KVDType == kernels.F32 {
 		size = 4
 	}
-	keys := union(int64(c.Q), int64(c.KV), left, right)
+	keys := union(int64(c.Q), int64(c.KV), left)
 	return 2*size*int64(c.KVHeads)*keys*int64(c.HeadDim) + 2*4*int64(c.Heads)*int64(c.Q)*int64(c.HeadDim)
 }
 
@@ -89,7 +89,7 @@ func (c Case) window() (left, right int64) {
 		}
 	}
 	if c.Causal {
-		right = min(right, 0)
+		right = 0
 	}
 	return left, right
 }
@@ -113,11 +113,9 @@ func clamped(first, n, top int64) int64 {
 	return upTo(first+n-1) - upTo(first-1)
 }
 
-// union counts the keys that any query sees.
-func union(q, kv, left, right int64) int64 {
-	lo := max(kv-q-left, 0)
-	hi := min(kv+right, kv)
-	return max(hi-lo, 0)
+// union counts the keys that any query sees: the last query sees the last key.
+func union(q, kv, left int64) int64 {
+	return kv - min(max(kv-q-left, 0), kv)
 }
 
 // Standard is the table that gqa bench prints without flags, for one thread and,

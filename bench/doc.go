@@ -18,10 +18,10 @@
 // # Rule of measuring
 //
 // Shared machines drift and are interrupted, so a figure is only worth what the limits
-// beside it are. A measurement is an odd number of rounds. In each round the
-// limits are sampled, then attention, then the limits again. A limit of a round is the
-// best of its samples, before or after; the time of attention is the median of its
-// samples. The round reported is the one with the median share of its bound; all
+// beside it are. A measurement is an odd number of rounds. Each round takes some
+// samples of the limits, of attention, and of the limits again, and of each the
+// best: interruptions only ever add time, and what is compared with a best has to
+// be one. The round reported is the one with the median share of its bound; all
 // numbers of a Result come from this one round.
 //
 // Runs follow each other on the same tensors: what fits a cache is in it.

@@ -21,10 +21,10 @@ const (
 	maxRounds     = 999
 	// minSample is the shortest sample of attention: shorter runs are repeated.
 	minSample = 2 * time.Millisecond
-	// attentionSamples is how many samples of attention a round has, unless they
-	// are long.
-	attentionSamples = 5
-	longSample       = 20 * time.Millisecond
+	// A round has fewer samples of attention if they are long.
+	shortSamples = 5
+	longSamples  = 3
+	long         = 20 * time.Millisecond
 )
 
 // Result is one measurement: a case, how long it took, and its bound; package
@@ -145,27 +145,24 @@ func (r *runner) limits() (peak, bandwidth float64) {
 	return r.meter.peakGFLOPS(), r.meter.bandwidthGBs(kernels.F32, workload.Memory(s.Key), workload.Memory(s.Value))
 }
 
-// sample is the time of one run in ns.
+// sample is the time of one run in ns: the best of some samples.
 func (r *runner) sample() float64 {
 	batch := func(n int) time.Duration {
 		start := time.Now()
 		for range n {
 			r.mustRun()
 		}
-		return time.Since(start)
+		return time.Since(start) / time.Duration(n)
 	}
-	once := batch(1)
-	n := max(1, int(minSample/max(once, 1)))
-	samples := attentionSamples
-	if once > longSample {
-		samples = 1
+	best := batch(1)
+	n, count := max(1, int(minSample/max(best, 1))), shortSamples
+	if best > long {
+		count = longSamples
 	}
-	var ns []float64
-	for range samples {
-		ns = append(ns, float64(batch(n))/float64(n))
+	for range count {
+		best = min(best, batch(n))
 	}
-	slices.Sort(ns)
-	return ns[len(ns)/2]
+	return float64(best)
 }
 
 func (r *runner) result(ns, peak, bandwidth float64) Result {

@@ -68,7 +68,7 @@ type Class uint8
 const (
 	Normal    Class = iota
 	Wide            // magnitudes over many binades
-	Constant        // one value everywhere
+	Constant        // the same row at every position
 	Zeros           //
 	Denormals       // below the smallest normal number of the type
 	Huge            // logits in the thousands

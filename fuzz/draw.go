@@ -12,14 +12,14 @@ import (
 
 // FromSeed draws a case from a seed.
 func FromSeed(seed uint64) Case {
-	c, _ := draw(seedBytes(seed), any1)
+	c, _ := draw(seedBytes(seed), whole)
 	c.Source = fmt.Sprintf("seed %d", seed)
 	return c
 }
 
 // FromBytes draws a case from the bytes of a fuzzing engine. Bytes that are
 // missing count as zeros, which stand for the simplest choices.
-func FromBytes(b []byte) Case { return fromBytes(b, any1) }
+func FromBytes(b []byte) Case { return fromBytes(b, whole) }
 
 // DecodeFromBytes is FromBytes for sequences of few queries.
 func DecodeFromBytes(b []byte) Case { return fromBytes(b, few) }
@@ -37,9 +37,9 @@ func fromBytes(b []byte, k kind) Case {
 type kind string
 
 const (
-	any1 kind = ""
-	few  kind = "decode "
-	many kind = "prefill "
+	whole kind = ""
+	few   kind = "decode "
+	many  kind = "prefill "
 )
 
 func seedBytes(seed uint64) []byte {
@@ -171,7 +171,7 @@ func (s *source) config() kernels.Config {
 func (s *source) sequence(k kind) Sequence {
 	var q Sequence
 	switch {
-	case k == few, k == any1 && s.once(2):
+	case k == few, k == whole && s.once(2):
 		q.Queries = pick(s, fewQueries...)
 	default:
 		q.Queries = pick(s, manyQueries...)
@@ -195,6 +195,9 @@ func (s *source) sequence(k kind) Sequence {
 	if s.once(3) {
 		class := func() Class { return Class(s.n(int(nClasses))) }
 		q.Classes = Classes{Query: class(), Key: class(), Value: class(), Bias: class()}
+		if s.once(2) { // some classes need a partner
+			q.Classes.Key = q.Classes.Query
+		}
 	}
 	q.Seed = s.u64()
 	return q

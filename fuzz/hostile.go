@@ -109,7 +109,7 @@ func (s *source) tensor(dt kernels.DType, stride int) kernels.Tensor {
 	} else {
 		t.U16 = make([]uint16, n)
 	}
-	t.PosStride, t.HeadStride = pick(s, stride, 8, s.number()), pick(s, 64, 512, s.number())
+	t.PosStride, t.HeadStride = pick(s, stride, 8, s.number()), pick(s, 512, 64, s.number())
 	if t.PosStride == 0 {
 		t.PosStride = stride
 	}
@@ -118,7 +118,7 @@ func (s *source) tensor(dt kernels.DType, stride int) kernels.Tensor {
 
 func (s *source) hostileSequence(c *kernels.Config) kernels.Sequence {
 	q := kernels.Sequence{
-		QueryLen: s.number(), KVLen: s.number(),
+		QueryLen: pick(s, 1, 3, 20, s.number()), KVLen: pick(s, 3, 1, 20, s.number()),
 		Query: s.tensor(c.Query, c.KeyDim), Key: s.tensor(c.Key, c.KeyDim),
 		Value: s.tensor(c.Value, c.ValueDim), Output: s.tensor(c.Output, c.ValueDim),
 		LSE: s.floats(c.Heads),

@@ -13,13 +13,19 @@ type values struct {
 	rng   *rand.Rand
 	class Class
 	dt    kernels.DType
-	shift int     // OneHot: shared by Q and K, so that some of them match
-	fixed float32 // Constant
+	shift int       // OneHot: shared by Q and K, so that some of them match
+	row   []float32 // Constant
 }
 
 func newValues(seed uint64, stream uint64, class Class, dt kernels.DType) *values {
 	rng := rand.New(rand.NewPCG(seed, stream))
-	return &values{rng: rng, class: class, dt: dt, shift: int(seed % 5), fixed: float32(rng.NormFloat64())}
+	v := &values{rng: rng, class: class, dt: dt, shift: int(seed % 5)}
+	// Not the same number everywhere: a sum of equal numbers rounds in the same
+	// direction at each step, which no tolerance for random errors allows.
+	for len(v.row) < 64 {
+		v.row = append(v.row, float32(rng.NormFloat64()))
+	}
+	return v
 }
 
 // at is element d of the row of a head and position.
@@ -29,7 +35,7 @@ func (v *values) at(head, position, d int) float32 {
 	case Wide:
 		x = math.Copysign(math.Exp2(18*v.rng.Float64()-16), x)
 	case Constant:
-		return v.fixed
+		return v.row[d%len(v.row)]
 	case Zeros:
 		return 0
 	case Denormals:

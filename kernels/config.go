@@ -13,6 +13,8 @@ const (
 	F32  DType = iota // float32
 	F16               // IEEE binary16, held in uint16
 	BF16              // bfloat16, held in uint16
+
+	nTypes = iota // number of types
 )
 
 func (t DType) String() string {
@@ -29,7 +31,7 @@ func (t DType) String() string {
 
 // ParseDType is the inverse of [DType.String].
 func ParseDType(s string) (DType, error) {
-	for _, t := range []DType{F32, F16, BF16} {
+	for t := range DType(nTypes) {
 		if t.String() == s {
 			return t, nil
 		}
@@ -111,7 +113,7 @@ func (c Config) validate() (Config, error) {
 		name  string
 		value DType
 	}{{"Query", c.Query}, {"Key", c.Key}, {"Value", c.Value}, {"Output", c.Output}} {
-		if f.value > BF16 {
+		if f.value >= nTypes {
 			return c, fmt.Errorf("kernels: Config.%s = %v: expected F32, F16 or BF16", f.name, f.value)
 		}
 	}

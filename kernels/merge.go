@@ -70,8 +70,8 @@ func mergeRow(dst Partial, parts []Partial, head, query, at, dim int) {
 	for d := range dim {
 		x := 0.0
 		for i := range parts {
-			if w := mergeWeight(parts[i].LSE[at], top); w != 0 {
-				x += w / sum * parts[i].Output.at(F32, head, query, d)
+			if lse := parts[i].LSE[at]; !math.IsInf(float64(lse), -1) {
+				x += mergeWeight(lse, top) / sum * parts[i].Output.at(F32, head, query, d)
 			}
 		}
 		dst.Output.set(F32, head, query, d, x)

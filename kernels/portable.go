@@ -18,12 +18,12 @@ func portableVariant() *variant {
 		name := tileName(size[0], size[1])
 		k := kernel{rows: size[0], cols: size[1], name: name}
 		t := tile{name: name, rows: size[0], cols: size[1], score: k, value: k, packQuery: kernel{cols: size[0]}}
-		for _, dt := range []DType{F32, F16, BF16} {
+		for dt := range DType(nTypes) {
 			t.packKey[dt] = kernel{dtype: dt, cols: size[1]}
 		}
 		v.tiles = append(v.tiles, t)
 	}
-	for _, dt := range []DType{F32, F16, BF16} {
+	for dt := range DType(nTypes) {
 		v.convert[dt] = kernel{dtype: dt}
 		v.finish[dt] = kernel{dtype: dt}
 		for rows := 1; rows <= maxDecodeRows; rows++ {
@@ -166,7 +166,7 @@ func eachScore(a *asm.ModifyArgs, f func(r, j int, s float32) float32) {
 }
 
 func portableSoftcap(a *asm.ModifyArgs) {
-	eachScore(a, func(_, _ int, s float32) float32 { return a.Cap * float32(math.Tanh(float64(s))) })
+	eachScore(a, func(_, _ int, s float32) float32 { return a.Cap*float32(math.Tanh(float64(s))) + (s - s) })
 }
 
 func portableAlibi(a *asm.ModifyArgs) {

@@ -2,6 +2,8 @@ package kernels_test
 
 import (
 	"fmt"
+	"math"
+	"slices"
 	"sync"
 	"testing"
 
@@ -312,4 +314,160 @@ func (c *counter) Do(worker, item int) {
 	c.mu.Lock()
 	c.busy[worker]--
 	c.mu.Unlock()
+}
+
+// Merging partial results over parts of the keys equals attention over all keys.
+func TestMerge(t *testing.T) {
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		for seed := range uint64(fuzztest.Scale(100)) {
+			if err := fuzz.RunMerge(fuzz.FromSeed(2000+seed), variant); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// Parts without keys leave the others as they are, and none leave 0 and −∞.
+func TestMergeEmptyParts(t *testing.T) {
+	part := func(x, lse float32) kernels.Partial {
+		return kernels.Partial{Output: kernels.HeadMajor([]float32{x, -x}, 1, 2), LSE: []float32{lse}}
+	}
+	for _, test := range []struct {
+		name    string
+		parts   []kernels.Partial
+		out     []float32
+		wantLSE float64
+	}{
+		{"one", []kernels.Partial{part(3, 1.5)}, []float32{3, -3}, 1.5},
+		{"an empty one", []kernels.Partial{part(0, -inf), part(3, 1.5), part(0, -inf)}, []float32{3, -3}, 1.5},
+		{"an empty one with garbage", []kernels.Partial{part(nan, -inf), part(3, 1.5)}, []float32{3, -3}, 1.5},
+		{"all empty", []kernels.Partial{part(0, -inf), part(0, -inf)}, []float32{0, 0}, math.Inf(-1)},
+		{"equal weights", []kernels.Partial{part(1, 700), part(5, 700)}, []float32{3, -3}, 700 + math.Ln2},
+		{"one outweighs", []kernels.Partial{part(1, -1000), part(5, 1000)}, []float32{5, -5}, 1000},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dst := part(42, 42)
+			require.NoError(t, kernels.Merge(dst, test.parts, 1, 1, 2))
+			require.InDeltaSlice(t, test.out, dst.Output.F32, 1e-6)
+			if math.IsInf(test.wantLSE, -1) {
+				require.Equal(t, -inf, dst.LSE[0])
+			} else {
+				require.InDelta(t, test.wantLSE, dst.LSE[0], 1e-4)
+			}
+			// In place.
+			require.NoError(t, kernels.Merge(test.parts[0], test.parts, 1, 1, 2))
+			require.InDeltaSlice(t, test.out, test.parts[0].Output.F32, 1e-6)
+		})
+	}
+}
+
+// With equal scores the output is the mean of the values, weakened by the sink.
+func TestSinks(t *testing.T) {
+	const keys, dim = 20, 8
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		for _, queries := range []int{1, 40} {
+			c := kernels.Config{Heads: 4, KVHeads: 1, KeyDim: dim, Sinks: []float32{0, float32(math.Log(keys)), -inf, 50}}
+			p, err := kernels.NewPlan(c, kernels.WithVariant(variant), kernels.WithThreads(1))
+			require.NoError(t, err)
+			value := make([]float32, keys*dim)
+			for i := range value {
+				value[i] = 3
+			}
+			out, lse := make([]float32, 4*queries*dim), make([]float32, 4*queries)
+			s := kernels.Sequence{
+				QueryLen: queries, KVLen: keys,
+				Query: kernels.HeadMajor(make([]float32, 4*queries*dim), queries, dim), Key: kernels.HeadMajor(make([]float32, keys*dim), keys, dim),
+				Value: kernels.HeadMajor(value, keys, dim), Output: kernels.HeadMajor(out, queries, dim), LSE: lse,
+			}
+			require.NoError(t, p.Run(kernels.NewWorkspace(), []kernels.Sequence{s}))
+			for h, sink := range c.Sinks {
+				sum := keys + math.Exp(float64(sink))
+				require.InDelta(t, 3*keys/sum, out[h*queries*dim], 1e-5, "head %d", h)
+				require.InDelta(t, math.Log(sum), lse[h*queries], 1e-5, "head %d", h)
+			}
+			// Without keys only the sink is left.
+			s.KVLen = 0
+			require.NoError(t, p.Run(kernels.NewWorkspace(), []kernels.Sequence{s}))
+			require.Equal(t, make([]float32, len(out)), out)
+			require.Equal(t, c.Sinks, []float32{lse[0], lse[queries], lse[2*queries], lse[3*queries]})
+		}
+	})
+}
+
+// No finite input overflows whose true result is finite.
+func TestOverflow(t *testing.T) {
+	const dim = 16
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		for _, queries := range []int{1, 33} {
+			p, err := kernels.NewPlan(kernels.Config{Heads: 1, KVHeads: 1, KeyDim: dim, Scale: 1}, kernels.WithVariant(variant), kernels.WithThreads(1))
+			require.NoError(t, err)
+			fill := func(n int, x float32) kernels.Tensor {
+				data := make([]float32, n*dim)
+				for i := range data {
+					data[i] = x
+				}
+				return kernels.HeadMajor(data, n, dim)
+			}
+			// q·k = 16·10^50 for all keys; values whose sum is beyond float32.
+			s := kernels.Sequence{
+				QueryLen: queries, KVLen: 4,
+				Query: fill(queries, 1e25), Key: fill(4, 1e25), Value: fill(4, 3e38), Output: fill(queries, 0),
+			}
+			require.NoError(t, p.Run(kernels.NewWorkspace(), []kernels.Sequence{s}))
+			for _, x := range s.Output.F32 {
+				require.InEpsilon(t, 3e38, x, 1e-6)
+			}
+			// All scores −16·10^50: no key but the least bad ones.
+			s.Query = fill(queries, -1e25)
+			s.Value = fill(4, 7)
+			require.NoError(t, p.Run(kernels.NewWorkspace(), []kernels.Sequence{s}))
+			for _, x := range s.Output.F32 {
+				require.Equal(t, float32(7), x)
+			}
+		}
+	})
+}
+
+// What a masked key holds never matters, however it is masked.
+func TestMaskedGarbage(t *testing.T) {
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		for _, queries := range []int{1, 30} {
+			for _, dt := range dtypes {
+				clean := shape(kernels.Config{Heads: 4, KVHeads: 2, KeyDim: 32, Key: dt, Value: dt, Causal: true}, queries, 40)
+				clean.Sequences[0].Mask = &fuzz.Scores{AllHeads: true, AllQueries: true}
+				b, err := fuzz.Build(clean)
+				require.NoError(t, err)
+				p, done, err := b.Plan(variant)
+				require.NoError(t, err)
+				require.NoError(t, b.Run(p, kernels.NewWorkspace()))
+				want := b.Bits(0)
+				seq := b.Sequences()[0]
+				spoil := func(x kernels.Tensor) kernels.Tensor {
+					x.F32, x.U16 = slices.Clone(x.F32), slices.Clone(x.U16)
+					for head := range 2 {
+						for key := range 40 {
+							for d := range 32 {
+								at := head*x.HeadStride + key*x.PosStride + d
+								switch {
+								case seq.Mask.Data[key]:
+								case x.F32 != nil:
+									x.F32[at] = nan
+								default:
+									x.U16[at] = 0x7fff // a NaN in both formats
+								}
+							}
+						}
+					}
+					return x
+				}
+				b.Sequences()[0].Key, b.Sequences()[0].Value = spoil(seq.Key), spoil(seq.Value)
+				require.NoError(t, b.Run(p, kernels.NewWorkspace()))
+				for i, got := range b.Bits(0) {
+					require.InDelta(t, math.Float32frombits(want[i]), math.Float32frombits(got), 1e-4, "%d queries, %v, element %d", queries, dt, i)
+				}
+				done()
+				require.NoError(t, b.Close())
+			}
+		}
+	})
 }

@@ -35,7 +35,7 @@ type tile struct {
 	rows, cols   int
 	score, value kernel
 	packQuery    kernel
-	packKey      [3]kernel // by DType
+	packKey      [nTypes]kernel // by DType
 }
 
 // variant is a set of kernels for one instruction set.
@@ -45,15 +45,15 @@ type variant struct {
 	missing  string // why it cannot run here; empty: it can
 
 	tiles       []tile
-	decodeScore [3][maxDecodeRows + 1][]kernel // by DType and rows; the default first
-	decodeValue [3][maxDecodeRows + 1][]kernel
+	decodeScore [nTypes][maxDecodeRows + 1][]kernel // by DType and rows; the default first
+	decodeValue [nTypes][maxDecodeRows + 1][]kernel
 	softmax     kernel
 	softcap     kernel
 	alibi       kernel
 	bias        kernel
 	mask        kernel
-	convert     [3]kernel // by DType
-	finish      [3]kernel // by DType
+	convert     [nTypes]kernel // by DType
+	finish      [nTypes]kernel // by DType
 }
 
 func (v *variant) many(name string) *tile {
@@ -116,7 +116,10 @@ func preferred(list []*variant) *variant {
 func newVariant(isa asm.ISA, host HostInfo) *variant {
 	v := &variant{name: string(isa)}
 	features := map[string]bool{}
-	pack := map[DType]map[int]kernel{F32: {}, F16: {}, BF16: {}}
+	var pack [nTypes]map[int]kernel
+	for dt := range pack {
+		pack[dt] = map[int]kernel{}
+	}
 	value := map[string]kernel{}
 	for _, k := range asm.List() {
 		if k.ISA != isa {
@@ -164,7 +167,7 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 		t := &v.tiles[i]
 		t.value = value[t.name]
 		t.packQuery = pack[F32][t.rows]
-		for _, dt := range []DType{F32, F16, BF16} {
+		for dt := range DType(nTypes) {
 			t.packKey[dt] = pack[dt][t.cols]
 		}
 	}

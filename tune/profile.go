@@ -31,6 +31,8 @@ const EnvProfile = "GQA_PROFILE"
 const (
 	format  = 1
 	maxSize = 4 << 20
+	// More entries than fit maxSize, if they are entries.
+	maxEntries = 1 << 14
 	// maxIgnored bounds the details of a report; maxReason bounds each of them.
 	maxIgnored  = 20
 	maxReason   = 300
@@ -207,6 +209,10 @@ func decode(path string, b []byte, host Signature) (*kernels.Profile, Report) {
 	}
 	if m := f.Signature.mismatch(host); m != "" {
 		r.Problem = errors.New(clip(m))
+		return p, r
+	}
+	if n := len(f.Entries); n > maxEntries {
+		r.Problem = fmt.Errorf("%d entries: expected at most %d", n, maxEntries)
 		return p, r
 	}
 	seen := map[kernels.Case]bool{}

@@ -221,6 +221,14 @@ func TestHostileFiles(t *testing.T) {
 		_, r := LoadFile(dir)
 		require.ErrorContains(t, r.Problem, "expected a regular file")
 	})
+	t.Run("too many entries", func(t *testing.T) {
+		_, r := LoadFile(edit(t, func(f *file) {
+			for len(f.Entries) <= maxEntries {
+				f.Entries = append(f.Entries, json.RawMessage("0"))
+			}
+		}))
+		require.ErrorContains(t, r.Problem, "16385 entries: expected at most 16384")
+	})
 	t.Run("many bad entries", func(t *testing.T) {
 		_, r := LoadFile(edit(t, func(f *file) {
 			for range 10_000 {

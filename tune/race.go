@@ -116,7 +116,7 @@ func (r *race) round(ctx context.Context, round int) error {
 
 // judge drops those that cannot win, and returns the best if it has won, else 0.
 func (r *race) judge(round int) int {
-	best, bestRatio := 0, 1-margin
+	best, bestRatio := 0, 1.0
 	for i := 1; i < len(r.runners); i++ {
 		x := &r.runners[i]
 		if x.out {

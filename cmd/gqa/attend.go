@@ -13,22 +13,22 @@ import (
 )
 
 type attendCmd struct {
-	Q string `name:"q" group:"Inputs and outputs" placeholder:"FILE" help:"Queries [batch, heads, queries, dim], or without batch; float32 or float16."`
-	K string `name:"k" group:"Inputs and outputs" placeholder:"FILE" help:"Keys [batch, kv heads, keys, dim]."`
-	V string `name:"v" group:"Inputs and outputs" placeholder:"FILE" help:"Values [batch, kv heads, keys, value dim]."`
+	Q file `name:"q" group:"Inputs and outputs" placeholder:"FILE" help:"Queries [batch, heads, queries, dim], or without batch; float32 or float16."`
+	K file `name:"k" group:"Inputs and outputs" placeholder:"FILE" help:"Keys [batch, kv heads, keys, dim]."`
+	V file `name:"v" group:"Inputs and outputs" placeholder:"FILE" help:"Values [batch, kv heads, keys, value dim]."`
 
-	Out string `group:"Inputs and outputs" placeholder:"FILE" help:"Write the output, float32, [batch, heads, queries, value dim]."`
-	LSE string `name:"lse" group:"Inputs and outputs" placeholder:"FILE" help:"Write the log-sum-exp of each row, float32, [batch, heads, queries]."`
+	Out file `group:"Inputs and outputs" placeholder:"FILE" help:"Write the output, float32, [batch, heads, queries, value dim]."`
+	LSE file `name:"lse" group:"Inputs and outputs" placeholder:"FILE" help:"Write the log-sum-exp of each row, float32, [batch, heads, queries]."`
 
 	Causal      bool     `group:"Semantics" help:"Query i sees the keys up to its own position; the last query is at the last key. The sample is always causal."`
 	WindowLeft  int      `group:"Semantics" default:"-1" placeholder:"N" help:"Keys up to N before the query's position; -1: no limit."`
 	WindowRight int      `group:"Semantics" default:"-1" placeholder:"N" help:"Keys up to N after the query's position; -1: no limit."`
 	Softcap     float32  `group:"Semantics" placeholder:"X" help:"Scores s become X*tanh(s/X); 0: none."`
 	Scale       *float32 `group:"Semantics" placeholder:"X" help:"Factor of q*k; default: 1/sqrt(dim)."`
-	Alibi       string   `group:"Semantics" placeholder:"FILE" help:"ALiBi slopes [heads]: slope*(key position - query position) is added to the scores."`
-	Sinks       string   `group:"Semantics" placeholder:"FILE" help:"Attention sinks [heads]: logits that join the softmax's denominator."`
-	Bias        string   `group:"Semantics" placeholder:"FILE" help:"Added to the scores; broadcasts to [batch, heads, queries, keys]."`
-	Mask        string   `group:"Semantics" placeholder:"FILE" help:"bool, true keeps a key; broadcasts like --bias."`
+	Alibi       file     `group:"Semantics" placeholder:"FILE" help:"ALiBi slopes [heads]: slope*(key position - query position) is added to the scores."`
+	Sinks       file     `group:"Semantics" placeholder:"FILE" help:"Attention sinks [heads]: logits that join the softmax's denominator."`
+	Bias        file     `group:"Semantics" placeholder:"FILE" help:"Added to the scores; broadcasts to [batch, heads, queries, keys]."`
+	Mask        file     `group:"Semantics" placeholder:"FILE" help:"bool, true keeps a key; broadcasts like --bias."`
 
 	KVDType *dtype      `name:"kv-dtype" group:"Execution" placeholder:"f32|f16|bf16" help:"Round K and V to this type first; default: the files' own."`
 	Variant variantName `group:"Execution" placeholder:"NAME" help:"Use this variant (see gqa info)."`
@@ -54,7 +54,7 @@ Examples:
 // Validate implements kong's hook: its errors are usage errors.
 func (c *attendCmd) Validate() error {
 	given := 0
-	for _, f := range []string{c.Q, c.K, c.V} {
+	for _, f := range []file{c.Q, c.K, c.V} {
 		if f != "" {
 			given++
 		}
@@ -151,8 +151,9 @@ func (c *attendCmd) readQKV(p *problem) (err error) {
 		return nil
 	}
 	for _, x := range []struct {
-		flag, path string
-		to         **tensor
+		flag string
+		path file
+		to   **tensor
 	}{{"q", c.Q, &p.q}, {"k", c.K, &p.k}, {"v", c.V, &p.v}} {
 		if *x.to, err = readTensor(x.flag, x.path); err != nil {
 			return err
@@ -285,9 +286,10 @@ func (c *attendCmd) write(p *problem, r *result) error {
 	shape[3] = p.v.dim()
 	var files []output
 	for _, f := range []struct {
-		flag, path string
-		data       []float32
-		shape      []int
+		flag  string
+		path  file
+		data  []float32
+		shape []int
 	}{
 		{"out", c.Out, r.out, shape[4-p.q.rank:]},
 		{"lse", c.LSE, r.lse, shape[4-p.q.rank : 3]},
@@ -299,7 +301,7 @@ func (c *attendCmd) write(p *problem, r *result) error {
 		if err := npy.Write(&b, &npy.Array{Shape: f.shape, DType: npy.Float32, F32: f.data}); err != nil {
 			return fmt.Errorf("--%s: %w", f.flag, err)
 		}
-		files = append(files, output{f.flag, f.path, b.Bytes()})
+		files = append(files, output{f.flag, string(f.path), b.Bytes()})
 	}
 	return writeAll(files...)
 }

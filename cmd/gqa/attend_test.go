@@ -316,6 +316,9 @@ func TestAttendInputErrors(t *testing.T) {
 		{"no heads", func(f *files) []string {
 			return []string{"--k", f.floats("x.npy", npy.Float32, batch, 0, keyCount, dim)}
 		}, []string{"--k", "x.npy", "[2 0 21 16]", "at least one head"}},
+		{"batch of nothing", func(f *files) []string {
+			return []string{"--q", f.write("x.npy", &npy.Array{Shape: []int{1 << 40, heads, 0, dim}, DType: npy.Float32})}
+		}, []string{"--q", "x.npy", "[1099511627776 6 0 16]", "at most 1048576"}},
 		{"slopes", func(f *files) []string { return []string{"--alibi", f.floats("x.npy", npy.Float32, heads, 1)} }, []string{"--alibi", "x.npy", "[6 1]", "[6]"}},
 		{"bool slopes", func(f *files) []string { return []string{"--alibi", f.bools("x.npy", heads)} }, []string{"--alibi", "x.npy", "|b1", "float32 or float16"}},
 		{"infinite slope", func(f *files) []string {
@@ -380,7 +383,7 @@ func TestAttendFailedCheck(t *testing.T) {
 			hermetic(t)
 			f := newFiles(t)
 			f.qkv(npy.Float32)
-			c := &attendCmd{Q: f.path("q.npy"), K: f.path("k.npy"), V: f.path("v.npy"), Out: f.path("o.npy"), WindowLeft: -1, WindowRight: -1, Check: true, JSON: true}
+			c := &attendCmd{Q: file(f.path("q.npy")), K: file(f.path("k.npy")), V: file(f.path("v.npy")), Out: file(f.path("o.npy")), WindowLeft: -1, WindowRight: -1, Check: true, JSON: true}
 			p, err := c.problem()
 			require.NoError(t, err)
 			r := &result{}

@@ -123,7 +123,7 @@ func (c *benchCmd) Run(e *env) error {
 		}
 		rows = append(rows, table.Row{
 			r.Phase, r.KVDType, fmt.Sprintf("%d/%d/%d", r.Heads, r.KVHeads, r.HeadDim), r.Q, r.KV, yes(r.Causal), r.Threads, r.Variant,
-			time.Duration(r.NS).Round(100 * time.Nanosecond), fmt.Sprintf("%.1f", r.GFLOPS), fmt.Sprintf("%.1f", r.PeakGFLOPS), fmt.Sprintf("%.3f", r.OfBound),
+			time.Duration(r.NS).Round(100 * time.Nanosecond), fmt.Sprintf("%7.1f", r.GFLOPS), fmt.Sprintf("%6.1f", r.PeakGFLOPS), fmt.Sprintf("%.3f", r.OfBound),
 		})
 	}
 	_ = bar.Finish()

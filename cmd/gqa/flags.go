@@ -37,6 +37,23 @@ func variantNames() []string {
 	return names
 }
 
+// file is a flag's value: a path. Since numbers may begin with a dash, kong takes
+// "--out --check" for a file of that name; nobody means that.
+type file string
+
+// Decode implements kong.MapperValue.
+func (f *file) Decode(ctx *kong.DecodeContext) error {
+	var path string
+	if err := ctx.Scan.PopValueInto("file", &path); err != nil {
+		return err
+	}
+	if path == "" || strings.HasPrefix(path, "-") {
+		return fmt.Errorf("%q: expected a file (./-name if its name begins with a dash)", path)
+	}
+	*f = file(path)
+	return nil
+}
+
 // dtype is a flag's value: the type of K and V; nil in a pointer: not given.
 type dtype struct{ kernels.DType }
 

@@ -89,8 +89,11 @@ func (t *tensor) convert(to kernels.DType) error {
 	return nil
 }
 
+// maxBatch bounds what a file without any element can ask for.
+const maxBatch = 1 << 20
+
 // readTensor reads float32 or float16 of rank 3 or 4.
-func readTensor(flag, path string) (*tensor, error) {
+func readTensor(flag string, path file) (*tensor, error) {
 	a, from, err := readFile(flag, path)
 	if err != nil {
 		return nil, err
@@ -100,6 +103,9 @@ func readTensor(flag, path string) (*tensor, error) {
 		return nil, fmt.Errorf("%s has shape %v: expected [heads, length, dim] or [batch, heads, length, dim]", from, a.Shape)
 	}
 	copy(t.shape[4-t.rank:], a.Shape)
+	if t.batch() > maxBatch {
+		return nil, fmt.Errorf("%s has shape %v: expected a batch of at most %d", from, a.Shape, maxBatch)
+	}
 	if t.heads() == 0 || t.dim() == 0 {
 		return nil, fmt.Errorf("%s has shape %v: expected at least one head and one element a row", from, a.Shape)
 	}
@@ -115,7 +121,7 @@ func readTensor(flag, path string) (*tensor, error) {
 }
 
 // readPerHead reads one number for each query head.
-func readPerHead(flag, path string, heads int) ([]float32, error) {
+func readPerHead(flag string, path file, heads int) ([]float32, error) {
 	a, from, err := readFile(flag, path)
 	if err != nil {
 		return nil, err
@@ -136,9 +142,9 @@ func readPerHead(flag, path string, heads int) ([]float32, error) {
 	return x, nil
 }
 
-func readFile(flag, path string) (a *npy.Array, from string, err error) {
+func readFile(flag string, path file) (a *npy.Array, from string, err error) {
 	from = fmt.Sprintf("--%s: %s", flag, path)
-	a, err = npy.ReadFile(path)
+	a, err = npy.ReadFile(string(path))
 	if err != nil {
 		return a, from, fmt.Errorf("--%s: %w", flag, err)
 	}
@@ -161,7 +167,7 @@ type scores[T any] struct {
 func (s *scores[T]) at(b int) []T { return s.data[b*s.batch:] }
 
 // readBias and readMask read what is added to the scores, and what they are kept by.
-func readBias(path string, target [4]int) (*scores[float32], error) {
+func readBias(path file, target [4]int) (*scores[float32], error) {
 	a, from, err := readFile("bias", path)
 	if err != nil {
 		return nil, err
@@ -173,7 +179,7 @@ func readBias(path string, target [4]int) (*scores[float32], error) {
 	return broadcast(from, x, a.Shape, target)
 }
 
-func readMask(path string, target [4]int) (*scores[bool], error) {
+func readMask(path file, target [4]int) (*scores[bool], error) {
 	a, from, err := readFile("mask", path)
 	if err != nil {
 		return nil, err

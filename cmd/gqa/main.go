@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -40,6 +41,7 @@ Begin with "gqa attend --check", which computes attention over a real model's Q,
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends at once
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -89,7 +91,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		return exitError
 	}
 	if err := parsed.Run(&env{ctx, stdout, stderr}); err != nil {
-		fmt.Fprintf(stderr, "gqa: %v\n", err)
+		fmt.Fprintf(stderr, "gqa: %s\n", strings.ReplaceAll(err.Error(), "\n", "\ngqa: "))
 		return exitError
 	}
 	return exitOK

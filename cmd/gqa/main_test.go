@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/gqa-go/gqa/internal/npy"
 	"github.com/gqa-go/gqa/kernels"
 	"github.com/gqa-go/gqa/tune"
 	"github.com/stretchr/testify/require"
@@ -78,6 +79,8 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"info", "extra"}, []string{"extra"}},
 		{[]string{"attend", "--q", "q.npy"}, []string{"--q", "--k", "--v", "all three"}},
 		{[]string{"attend", "--q", "q.npy", "--v", "v.npy"}, []string{"--k", "all three"}},
+		{[]string{"attend", "--out", "--check"}, []string{"--out", "--check", "expected a file"}},
+		{[]string{"attend", "--out="}, []string{"--out", "expected a file"}},
 		{[]string{"attend", "--variant", "avx3"}, []string{"--variant", "avx3", "avx512, avx2, neon, purego"}},
 		{[]string{"attend", "--kv-dtype", "f64"}, []string{"--kv-dtype", "f64", "f32, f16 or bf16"}},
 		{[]string{"attend", "--threads", "-1"}, []string{"--threads", "-1", "0 … 4096"}},
@@ -168,10 +171,11 @@ func TestVariantThatIsNotAvailable(t *testing.T) {
 	require.Contains(t, stdout, `"selected":false`)
 	require.NotContains(t, stdout, `"selected":true`)
 	require.Contains(t, stderr, name)
-	code, _, stderr = gqa(t, "attend")
+	attend := append([]string{"attend"}, newFiles(t).qkv(npy.Float32)...)
+	code, _, stderr = gqa(t, attend...)
 	require.Equal(t, exitError, code)
 	require.Contains(t, stderr, name)
-	code, _, stderr = gqa(t, "attend", "--variant", "purego")
+	code, _, stderr = gqa(t, append(attend, "--variant", "purego")...)
 	require.Equal(t, exitOK, code, stderr)
 }
 

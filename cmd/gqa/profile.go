@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/gqa-go/gqa/kernels"
 	"github.com/gqa-go/gqa/tune"
@@ -26,7 +27,7 @@ func (p profileJSON) String() string {
 	if p.Used+p.Ignored == 0 && p.Problem == nil {
 		return fmt.Sprintf("none; gqa tune writes %s", p.Path)
 	}
-	return p.Report.String()
+	return strings.TrimPrefix(p.Report.String(), "profile ")
 }
 
 // loadProfile is this host's profile; what of it cannot be used is told on stderr.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -21,7 +22,7 @@ type tuneCmd struct {
 	HeadDim *int          `placeholder:"N" help:"Elements of a query, key and value."`
 	KVDType *dtype        `name:"kv-dtype" placeholder:"f32|f16|bf16" help:"Type of K and V; default f32."`
 	Budget  time.Duration `default:"60s" placeholder:"60s" help:"Time to search, ${default} by default."`
-	Out     string        `placeholder:"FILE" help:"Profile to merge the result into; default: GQA_PROFILE, else gqa/profile.json in the user's configuration directory."`
+	Out     file          `placeholder:"FILE" help:"Profile to merge the result into; default: GQA_PROFILE, else gqa/profile.json in the user's configuration directory."`
 	JSON    bool          `name:"json" help:"Print one JSON object."`
 }
 
@@ -66,7 +67,9 @@ func (c *tuneCmd) shape() (model, error) {
 	return model{"", *c.Heads, *c.KVHeads, *c.HeadDim}, nil
 }
 
-func (c *tuneCmd) Run(e *env) error {
+func (c *tuneCmd) Run(e *env) error { return c.tune(e, tune.Search) }
+
+func (c *tuneCmd) tune(e *env, search func(context.Context, tune.Request) (*tune.Result, error)) error {
 	m, err := c.shape()
 	if err != nil {
 		return err
@@ -86,7 +89,7 @@ func (c *tuneCmd) Run(e *env) error {
 	if c.KVDType != nil {
 		req.Key, req.Value = c.KVDType.DType, c.KVDType.DType
 	}
-	result, searchErr := tune.Search(e.ctx, req)
+	result, searchErr := search(e.ctx, req)
 	_ = bar.Finish()
 	if result == nil {
 		return searchErr
@@ -106,7 +109,7 @@ func (c *tuneCmd) Run(e *env) error {
 // profilePath is where the result will go. That it can is better known before the search.
 func (c *tuneCmd) profilePath() (path string, err error) {
 	flag := "--out"
-	if path = c.Out; path == "" {
+	if path = string(c.Out); path == "" {
 		flag = tune.EnvProfile
 		if path, err = tune.Path(); err != nil {
 			return "", err

@@ -201,7 +201,10 @@ func (a *asm) require(feature string) {
 
 // Note writes a comment before a logical step.
 func (a *asm) Note(format string, args ...any) {
-	fmt.Fprintf(&a.body, "\n\t// %s\n", fmt.Sprintf(format, args...))
+	if !bytes.HasSuffix(a.body.Bytes(), []byte(":\n")) {
+		a.body.WriteByte('\n')
+	}
+	fmt.Fprintf(&a.body, "\t// %s\n", fmt.Sprintf(format, args...))
 }
 
 // Label begins a block.

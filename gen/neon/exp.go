@@ -1,7 +1,7 @@
 package neon
 
-// expm1Poly holds c1…c6 of 2^f − 1 ≈ f·(c1 + f·(c2 + …)), |f| ≤ 1/2, fitted for
-// the least relative error (1.1e-8).
+// expm1Poly holds c1 … c6 of 2^f − 1 ≈ f·(c1 + c2·f + … + c6·f⁵), |f| ≤ 1/2,
+// fitted for the least relative error (1.1e-8).
 var expm1Poly = [6]uint32{0x3f317218, 0x3e75fdef, 0x3d6357b7, 0x3c1d95d0, 0x3aaf83da, 0x3921847d}
 
 // poly takes the constants of expm1Poly.
@@ -30,21 +30,25 @@ func (a *asm) reduce(x, n []V) {
 	}
 }
 
-// horner sets p = c[0] + f·(c[1] + f·(…)). t is overwritten; the vectors of one
-// slice are independent, which hides the latency.
-func (a *asm) horner(p, t, f []V, c []V) {
-	// The result has to land in p: swap ends at p after len(c)−1 steps.
-	if len(c)%2 == 0 {
-		p, t = t, p
+// eval sets q = (c1 + c2·f) + f²·((c3 + c4·f) + f²·(c5 + c6·f)) with three
+// temporaries for each f. Estrin's scheme saves copies: FMLA overwrites its
+// addend.
+func (a *asm) eval(q, f, tmp, c []V) {
+	n := len(f)
+	sums := [][]V{q, tmp[:n], tmp[n : 2*n]}
+	square := tmp[2*n : 3*n]
+	for i := range f {
+		a.word(fmul, square[i], f[i], f[i])
 	}
-	for i := range p {
-		a.ins("VMOV %s, %s", c[len(c)-1].B(), p[i].B())
-	}
-	for k := len(c) - 2; k >= 0; k-- {
-		for i := range p {
-			a.ins("VMOV %s, %s", c[k].B(), t[i].B())
-			a.ins("VFMLA %s, %s, %s", f[i].S(), p[i].S(), t[i].S())
+	for k := len(sums) - 1; k >= 0; k-- {
+		for i, sum := range sums[k] {
+			a.ins("VMOV %s, %s", c[2*k].B(), sum.B())
+			a.ins("VFMLA %s, %s, %s", f[i].S(), c[2*k+1].S(), sum.S())
 		}
-		p, t = t, p
+	}
+	for k := len(sums) - 2; k >= 0; k-- {
+		for i, sum := range sums[k] {
+			a.ins("VFMLA %s, %s, %s", sums[k+1][i].S(), square[i].S(), sum.S())
+		}
 	}
 }

@@ -7,8 +7,7 @@ import (
 	"github.com/gqa-go/gqa/gen/spec"
 )
 
-// tile holds a register tile of rows × cols of accumulators, four
-// columns a register.
+// tile is a register tile of rows × cols accumulators, four columns a register.
 type tile struct {
 	*asm
 	rows, cols int
@@ -31,8 +30,9 @@ func (t tile) madd(c int, b V, a func(r int) (V, int)) {
 	}
 }
 
-// score: a panel of C keys at a time, D steps each. The R factors of a step are
-// lanes of ⌈R/4⌉ vectors, or of a group of steps, where R is not a multiple of 4.
+// score: a panel of C keys at a time, one value of d a step. The R factors of a
+// step are lanes of R/4 vectors; where R is no multiple of 4, those of a group of
+// steps are.
 func (a *asm) score() {
 	rows, cols := a.spec.Rows, a.spec.Cols
 	if cols <= 0 || cols%16 != 0 || rows <= 0 {

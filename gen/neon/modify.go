@@ -1,6 +1,9 @@
 package neon
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 // eachBlock runs row once for each row and block once for each block of 16
 // keys, in the order of memory within a row. x is loaded before, and stored
@@ -34,7 +37,7 @@ func (a *asm) softcap() {
 
 tanh |x| = E/(E + 2), E = e^(2|x|) − 1 = 2^n·(2^f − 1) + (2^n − 1) with n + f = 2·log2(e)·|x|`
 	a.step = "16 keys"
-	a.flops = 16 * 21
+	a.flops = 16 * 24
 
 	x, f, e := a.Vecs("S", 4), a.Vecs("fraction f", 4), a.Vecs("exponent, 2^n", 4)
 	p, t := a.Vecs("2^f − 1, then E", 4), a.Vecs("temporaries", 4)
@@ -58,21 +61,33 @@ tanh |x| = E/(E + 2), E = e^(2|x|) − 1 = 2^n·(2^f − 1) + (2^n − 1) with n
 		}
 		a.reduce(f, e)
 		a.Note("E")
-		a.horner(p, t, f, c)
+		// The second pair's polynomial takes the first's f for a temporary.
+		for i, spare := range [][]V{p[2:], f[:2]} {
+			q, f := p[2*i:2*i+2], f[2*i:2*i+2]
+			a.eval(q, f, append(slices.Clone(t), spare...), c)
+			for j := range q {
+				a.word(fmul, q[j], q[j], f[j])
+			}
+		}
 		for i := range x {
 			a.ins("VADD %s, %s, %s", one.S(), e[i].S(), e[i].S())
-			a.word(fmul, p[i], p[i], f[i])
 			a.word(fsub, t[i], e[i], one)
 		}
 		for i := range x {
 			a.ins("VFMLA %s, %s, %s", p[i].S(), e[i].S(), t[i].S())
 		}
-		a.Note("Cap·E/(E + 2) with the sign of x")
+		a.Note("Cap·E/(E + 2) with the sign of x; x − x is NaN for an infinite x")
 		for i := range x {
 			a.word(fadd, p[i], t[i], two)
 		}
 		for i := range x {
 			a.word(fdiv, p[i], t[i], p[i])
+		}
+		for i := range x {
+			a.word(fsub, t[i], x[i], x[i])
+		}
+		for i := range x {
+			a.word(fadd, p[i], p[i], t[i])
 		}
 		for i := range x {
 			a.ins("VBIF %s, %s, %s", sign.B(), p[i].B(), x[i].B())

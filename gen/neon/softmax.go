@@ -1,23 +1,24 @@
 package neon
 
-// exp2 sets p = 2^x. x, n and t are overwritten; the four slices are of equal
-// length. Below −126 the result is at most 2^−126; −Inf gives 0, 0 gives 1, a
-// NaN stays.
-func (a *asm) exp2(p, x, n, t, c []V, low, one V) {
+// exp2 sets x = 2^x; n and, for each of up to two x at a time, four of tmp are
+// overwritten. Below −126 the result is at most 2^−126; −Inf gives 0, 0 gives 1,
+// a NaN stays.
+func (a *asm) exp2(x, n, tmp, c []V, low, one V) {
 	a.Note("x = n + f, n shifted into the exponent")
 	for i := range x {
 		a.word(fmax, x[i], x[i], low) // keeps a NaN
 	}
 	a.reduce(x, n)
-	a.Note("2^f")
-	a.horner(t, p, x, c)
-	for i := range x {
-		a.ins("VMOV %s, %s", one.B(), p[i].B())
-		a.ins("VFMLA %s, %s, %s", x[i].S(), t[i].S(), p[i].S())
-	}
 	a.Note("2^n·2^f")
-	for i := range x {
-		a.ins("VADD %s, %s, %s", n[i].S(), p[i].S(), p[i].S())
+	for ; len(x) > 0; x, n = x[min(2, len(x)):], n[min(2, len(n)):] {
+		f := x[:min(2, len(x))]
+		q, power := tmp[:len(f)], tmp[len(f):]
+		a.eval(q, f, power, c)
+		for i := range f {
+			a.ins("VMOV %s, %s", one.B(), power[i].B())
+			a.ins("VFMLA %s, %s, %s", f[i].S(), q[i].S(), power[i].S())
+			a.ins("VADD %s, %s, %s", n[i].S(), power[i].S(), f[i].S())
+		}
 	}
 }
 
@@ -29,16 +30,16 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r] + Σ P[r][j];  M[r] = m
 
 2^x = 2^n·2^f with n the nearest integer: 2^f by a polynomial, n added to the exponent.`
 	a.step = "16 keys of the second pass"
-	a.flops, a.bytes = 16*17, 64
+	a.flops, a.bytes = 16*18, 64
 
 	s, stride, rows, blocks := a.Param("S"), a.Param("Stride"), a.Param("Rows"), a.Param("Blocks")
 	lo, hi, mptr, lptr, alpha := a.Param("Lo"), a.Param("Hi"), a.Param("M"), a.Param("L"), a.Param("Alpha")
-	block, n, tmp := a.Reg("block"), a.Reg("n"), a.Reg("bits")
+	block, n, bits := a.Reg("block"), a.Reg("n"), a.Reg("bits")
 	rel, count, whole := a.Reg("rel"), a.Reg("count"), a.Reg("whole")
 
 	a.Note("constants")
-	x, e := a.Vecs("x, then its fraction", 4), a.Vecs("exponents; masks", 4)
-	p, t := a.Vecs("P", 4), a.Vecs("polynomial", 4)
+	x, e := a.Vecs("S, x, f, P", 4), a.Vecs("exponents; masks", 4)
+	tmp := a.Vecs("polynomials", 8)
 	sum := a.Vecs("maxima, then sums", 4)
 	c := a.poly()
 	one, low := a.Const("1", 1), a.Const("−127, where 2^x becomes 0", -127)
@@ -89,8 +90,8 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r] + Σ P[r][j];  M[r] = m
 	a.ins("CSEL GT, %s, ZR, %s", whole, whole)
 
 	a.Note("first pass: the maximum")
-	a.ins("MOVW $0x%08x, %s", uint32(0xff800000), tmp)
-	a.ins("VDUP %s, %s", tmp, m.S())
+	a.ins("MOVW $0x%08x, %s", uint32(0xff800000), bits)
+	a.ins("VDUP %s, %s", bits, m.S())
 	for _, v := range sum {
 		a.ins("VMOV %s, %s", m.B(), v.B())
 	}
@@ -121,12 +122,12 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r] + Σ P[r][j];  M[r] = m
 	for i := range x {
 		a.word(fsub, x[i], x[i], m)
 	}
-	a.exp2(p, x, e, t, c, low, one)
-	edge("add", func(i int) { a.ins("VAND %s, %s, %s", e[i].B(), p[i].B(), p[i].B()) })
+	a.exp2(x, e, tmp, c, low, one)
+	edge("add", func(i int) { a.ins("VAND %s, %s, %s", e[i].B(), x[i].B(), x[i].B()) })
 	for i := range x {
-		a.word(fadd, sum[i], sum[i], p[i])
+		a.word(fadd, sum[i], sum[i], x[i])
 	}
-	a.Store(p, 0, block)
+	a.Store(x, 0, block)
 	next("exponentials")
 
 	a.Note("Alpha, L and M")
@@ -136,21 +137,21 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r] + Σ P[r][j];  M[r] = m
 	a.addLanes(sum[:1])
 	a.ins("FMOVS (%s), %s", mptr, x[0].F())
 	a.word(fsub, x[0], x[0], m)
-	a.exp2(p[:1], x[:1], e[:1], t[:1], c, low, one)
-	a.ins("FMOVS (%s), %s", lptr, x[0].F())
-	a.ins("FMULS %s, %s, %s", p[0].F(), x[0].F(), x[0].F())
-	a.ins("FADDS %s, %s, %s", sum[0].F(), x[0].F(), x[0].F())
-	a.ins("FMOVS %s, (%s)", x[0].F(), lptr)
+	a.exp2(x[:1], e[:1], tmp, c, low, one)
+	a.ins("FMOVS (%s), %s", lptr, x[1].F())
+	a.ins("FMULS %s, %s, %s", x[0].F(), x[1].F(), x[1].F())
+	a.ins("FADDS %s, %s, %s", sum[0].F(), x[1].F(), x[1].F())
+	a.ins("FMOVS %s, (%s)", x[1].F(), lptr)
 	a.ins("FMOVS %s, (%s)", m.F(), mptr)
-	a.ins("FMOVS %s, (%s)", p[0].F(), alpha)
+	a.ins("FMOVS %s, (%s)", x[0].F(), alpha)
 	a.ins("B done")
 
 	a.Label("empty")
 	a.Note("no key counts: P = 0, Alpha = 1")
-	a.Zero(p...)
+	a.Zero(x...)
 	start()
 	a.Label("clear")
-	a.Store(p, 0, block)
+	a.Store(x, 0, block)
 	next("clear")
 	a.ins("FMOVS %s, (%s)", one.F(), alpha)
 
@@ -162,8 +163,8 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r] + Σ P[r][j];  M[r] = m
 	a.ins("SUB $1, %s", rows)
 	a.ins("CBNZ %s, row", rows)
 
-	a.Free(s, stride, rows, blocks, lo, hi, mptr, lptr, alpha, block, n, tmp, rel, count, whole)
-	for _, regs := range [][]V{x, e, p, t, sum, c, {one, low, m, keys, iota, four}} {
+	a.Free(s, stride, rows, blocks, lo, hi, mptr, lptr, alpha, block, n, bits, rel, count, whole)
+	for _, regs := range [][]V{x, e, tmp, sum, c, {one, low, m, keys, iota, four}} {
 		a.FreeVec(regs...)
 	}
 }

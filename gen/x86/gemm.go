@@ -14,45 +14,64 @@ import (
 const lane = 16
 
 // score emits S = Q·Kᵀ: for each panel a register tile that grows along D.
+//
+// A panel's results are stored between the multiplications of the next panel's
+// first step, where they cost nothing; a row of stores at its end held up the
+// FMAs for 30 cycles on Zen 3. The first panel stores whatever the registers
+// hold, to where its own results go later.
 func (e *emitter) score() {
-	const step = "one d"
 	rows, cols := e.spec.Rows, e.spec.Cols
-	vecs := cols / e.lanes
 	e.maths = "S[j/16][r][j%16] = Σ_d Q[d][r]·K[j/C][d][j%C]    r < R, j < Panels·C"
-	e.step, e.flops, e.bytes = step, 2*rows*cols, 4*(rows+cols)
+	e.step, e.flops, e.bytes = "one d", 2*rows*cols, 4*(rows+cols)
 
 	q, k, s := e.gp("Q, at d"), e.param("K"), e.param("S")
+	next := e.gp("S of this panel")
 	panels, d := e.param("Panels"), e.gp("elements of D left")
-	t := e.newOuter(rows, vecs, "S[r][v]", "Q[d][r]", "K[d][v]")
+	t := e.newOuter(rows, cols/e.lanes, "S[r][key]", "Q[d][r]", "K[d][key]")
+	store := func(r, v int) {
+		key := v * e.lanes
+		e.VMOVUPS(t.acc[r][v], at(s, 4*(key/lane*rows*lane+r*lane+key%lane)))
+	}
+	unroll := e.lanes
+	steps := func(first bool) {
+		for i := range unroll {
+			a := func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(at(q, 4*(i*rows+r)), dst) }
+			b := func(v int, dst reg.VecPhysical) { e.VMOVUPS(at(k, 4*(i*cols+v*e.lanes)), dst) }
+			if first && i == 0 {
+				e.note("the last panel's S out, S[0..%d] = Q[d]·K[d]", rows-1)
+				t.first(a, b, store)
+				continue
+			}
+			e.note("S[0..%d] += Q[d+%d]·K[d+%d]", rows-1, i, i)
+			t.step(a, b)
+		}
+		e.ADDQ(imm(4*unroll*rows), q)
+		e.ADDQ(imm(4*unroll*cols), k)
+	}
 
+	e.MOVQ(s, next)
 	e.Label("panel")
 	e.MOVQ(e.arg("Q"), q)
 	e.MOVQ(e.arg("D"), d)
-	t.zero()
-	unroll := e.lanes
+	e.SUBQ(imm(unroll), d)
+	steps(true)
+	e.MOVQ(next, s)
+	e.ADDQ(imm(4*rows*cols), next)
+	e.TESTQ(d, d)
+	e.JZ(operand.LabelRef("summed"))
 	e.Label("steps")
-	for i := range unroll {
-		e.note("S[0..%d] += Q[d+%d]·K[d+%d]", rows-1, i, i)
-		t.step(
-			func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(at(q, 4*(i*rows+r)), dst) },
-			func(v int, dst reg.VecPhysical) { e.VMOVUPS(at(k, 4*(i*cols+v*e.lanes)), dst) },
-		)
-	}
-	e.ADDQ(imm(4*unroll*rows), q)
-	e.ADDQ(imm(4*unroll*cols), k)
+	steps(false)
 	e.SUBQ(imm(unroll), d)
 	e.JNZ(operand.LabelRef("steps"))
-
-	e.note("store S: [C/16][R][16]")
-	for r, row := range t.acc {
-		for v, x := range row {
-			key := v * e.lanes
-			e.VMOVUPS(x, at(s, 4*(key/lane*rows*lane+r*lane+key%lane)))
-		}
-	}
-	e.ADDQ(imm(4*rows*cols), s)
+	e.Label("summed")
 	e.DECQ(panels)
 	e.JNZ(operand.LabelRef("panel"))
+	e.note("the last panel's S out")
+	for r, row := range t.acc {
+		for v := range row {
+			store(r, v)
+		}
+	}
 	e.ret()
 }
 
@@ -75,9 +94,10 @@ func (e *emitter) value() {
 	v0, stride, o, alpha := e.param("V"), e.param("VStride"), e.param("O"), e.param("Alpha")
 	left := e.param("Cols")
 	p, v, keys, orow, i := e.gp("P, at key"), e.gp("V, at key"), e.gp("keys left"), e.gp("O, at row"), e.gp("key in block")
-	var ahead reg.GPPhysical
+	// V from L2 is prefetched too: a column tile jumps from row to row.
+	ahead, scale := stride, uint8(8)
 	if stream {
-		ahead = e.param("Prefetch")
+		ahead, scale = e.param("Prefetch"), 1
 	}
 	tile := e.newOuter(rows, cols/e.lanes, "O[r][c]", "P[r][k]", "V[k][c]")
 
@@ -107,10 +127,8 @@ func (e *emitter) value() {
 		sets := tile.narrow(width / e.lanes)
 		load, finish := e.rowOf(t, width, v)
 		step := func(s *outer, a func(r int) operand.Mem) {
-			if stream {
-				for line := 0; line < width*t.Size(); line += 64 {
-					e.PREFETCHT0(indexed(v, ahead, 1, line))
-				}
+			for line := 0; line < width*t.Size(); line += 64 {
+				e.PREFETCHT0(indexed(v, ahead, scale, line))
 			}
 			s.step(func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(a(r), dst) }, load)
 			e.ADDQ(stride, v)
@@ -342,6 +360,19 @@ func (t *outer) zero() {
 
 // step adds one outer product; a(r, dst) broadcasts a[r], b(v, dst) loads b[v].
 func (t *outer) step(a, b func(i int, dst reg.VecPhysical)) {
+	t.products(a, b, func(r, v int, x, y reg.VecPhysical) { t.e.VFMADD231PS(x, y, t.acc[r][v]) })
+}
+
+// first is step when the accumulators still hold something else, which spill saves.
+func (t *outer) first(a, b func(i int, dst reg.VecPhysical), spill func(r, v int)) {
+	t.products(a, b, func(r, v int, x, y reg.VecPhysical) {
+		spill(r, v)
+		t.e.VMULPS(x, y, t.acc[r][v])
+	})
+}
+
+// products loads a and b and calls with each pair of factors, a[r] and b[v].
+func (t *outer) products(a, b func(i int, dst reg.VecPhysical), each func(r, v int, x, y reg.VecPhysical)) {
 	rows, vecs := len(t.acc), len(t.acc[0])
 	if t.holdA {
 		for r := range rows {
@@ -351,7 +382,7 @@ func (t *outer) step(a, b func(i int, dst reg.VecPhysical)) {
 			x := t.pass[v%len(t.pass)]
 			b(v, x)
 			for r := range rows {
-				t.e.VFMADD231PS(x, t.hold[r], t.acc[r][v])
+				each(r, v, x, t.hold[r])
 			}
 		}
 		return
@@ -363,7 +394,7 @@ func (t *outer) step(a, b func(i int, dst reg.VecPhysical)) {
 		x := t.pass[r%len(t.pass)]
 		a(r, x)
 		for v := range vecs {
-			t.e.VFMADD231PS(t.hold[v], x, t.acc[r][v])
+			each(r, v, t.hold[v], x)
 		}
 	}
 }

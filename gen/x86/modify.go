@@ -17,10 +17,11 @@ func (t *tile) whole() {
 }
 
 // softcap emits S = Cap·tanh(S). With 2^n·2^f = e^(2|S|) and q = 2^f − 1,
-// E = e^(2|S|) − 1 = 2^n·q + (2^n − 1) suffers no cancellation near 0.
+// E = e^(2|S|) − 1 = 2^n·q + (2^n − 1) suffers no cancellation near 0. Adding
+// S − S makes an infinite S a NaN.
 func (e *emitter) softcap() {
 	e.maths = `S[r][j] = Cap·tanh(S[r][j]),  tanh|x| = E/(E + 2),  E = e^(2|x|) − 1`
-	e.step, e.flops, e.bytes = "one vector", 21*e.lanes, 4*e.lanes
+	e.step, e.flops, e.bytes = "one vector", 23*e.lanes, 4*e.lanes
 
 	t := e.modified()
 	limit := e.constant("tanh is 1 from here on", float(10))
@@ -29,13 +30,11 @@ func (e *emitter) softcap() {
 	two := e.constant("2", float(2))
 	bound := e.vec("Cap", 1)[0]
 	e.VBROADCASTSS(e.arg("Cap"), bound)
-	x := exp2{e: e, magic: e.constant("1.5·2^23 + 127", float(exp2Magic))}
-	x.coefficient = e.vec("coefficients of 2^f", len(exp2Coefficients))
-	for i, c := range exp2Coefficients {
-		e.fill(c, x.coefficient[i])
-	}
-	c := x.coefficient
-	sign, f, n, p := e.vec("S; ±Cap", 1)[0], e.vec("|S|; f", 1)[0], e.vec("2^n", 1)[0], e.vec("n; q; E", 1)[0]
+	one := e.constant("1", float(1))
+	pow := e.newExp2()
+	sign := e.vec("S; ±Cap", 1)[0]
+	fs, ns, ps := e.vec("2·log2(e)·|S|; f", 1), e.vec("2^n", 1), e.vec("n; q; E", 1)
+	f, n, p := fs[0], ns[0], ps[0]
 
 	t.rows(func() {
 		t.whole()
@@ -47,17 +46,17 @@ func (e *emitter) softcap() {
 				e.VORPS(bound, sign, sign)
 				e.VMINPS(f, limit, f) // a NaN goes through
 				e.VMULPS(double, f, f)
-				x.split(f, n, p)
-				e.VMOVAPS(c[len(c)-1], p)
-				for k := len(c) - 2; k > 0; k-- {
-					e.VFMADD213PS(c[k], f, p)
-				}
+				pow.split(fs, ns, ps)
+				pow.q(fs, ps)
 				e.VMULPS(f, p, p)
-				e.VSUBPS(c[0], n, f) // 2^n − 1
+				e.VSUBPS(one, n, f)
 				e.VFMADD213PS(f, n, p)
 				e.VADDPS(two, p, f)
 				e.VDIVPS(f, p, p)
 				e.VMULPS(sign, p, p)
+				e.VMOVUPS(s, f)
+				e.VSUBPS(f, f, f)
+				e.VADDPS(f, p, p)
 				e.VMOVUPS(p, s)
 			})
 		})

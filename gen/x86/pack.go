@@ -2,6 +2,7 @@ package x86
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -9,48 +10,59 @@ import (
 	"github.com/gqa-go/gqa/gen/spec"
 )
 
-// pack emits the transposition of rows into panels, by groups of 8 rows and one
-// group of the W%8 left. It uses YMM on AVX-512 too: shuffles within 128 bits
-// suffice there, and loads and stores are the limit.
+// pack emits the transposition of rows into panels, by groups of as many rows as
+// a vector has lanes, and one group of those left over.
 func (e *emitter) pack() {
-	const group = 8
-	width, size := e.spec.Cols, e.spec.DType.Size()
+	group, width, size := e.lanes, e.spec.Cols, e.spec.DType.Size()
 	full, rest := width/group, width%group
 	e.maths = "Dst[p][d][w] = Src[p·W + w][d]    p < Panels, d < D, w < W"
 	e.step, e.flops, e.bytes = fmt.Sprintf("16 columns of %d rows", min(width, group)), 0, lane*size*min(width, group)
 
-	src, dst, panels := e.param("Src"), e.param("Dst"), e.param("Panels")
+	src, dst := e.param("Src"), e.param("Dst")
 	p, out, d := e.gp("Src, at d"), e.gp("Dst, at d"), e.gp("elements of D left")
-	groups := e.gp("groups left")
-	rows := newStrides(e, "SrcStride", min(width, group), func(r reg.GPPhysical) { e.MOVQ(e.arg("SrcStride"), r) })
-	t := transposer{e: e, mem: func(row, column int) operand.Mem { return rows.mem(p, row, size*column) },
-		store: func(column, i int) operand.Mem { return at(out, 4*(column*width+i)) }}
-	t.a, t.b = e.vec("rows", 4), e.vec("interleaved", 4)
-	if e.spec.DType == spec.BF16 {
-		t.zero = e.vec("0", 1)[0]
-		e.zero(t.zero)
+	t := transposer{e: e, width: width, out: out, rows: newStrides(e, "SrcStride", min(width, 8), func(r reg.GPPhysical) { e.MOVQ(e.arg("SrcStride"), r) }), p: []reg.GPPhysical{p}}
+	if width > 8 && group > 8 {
+		t.p = append(t.p, e.gp("Src, at d, 8 rows on"))
 	}
+	t.a, t.b = e.vec("rows", 4), e.vec("interleaved", 4)
+	t.constants(rest)
+	groups, panels := e.frame, e.frame.Offset(8) // left
+	e.MOVQ(e.arg("Panels"), d)
+	e.MOVQ(d, panels)
 
 	columns := func(n int) {
 		name := fmt.Sprintf("columns_%d", n)
 		e.MOVQ(src, p)
+		if n > 8 {
+			e.LEAQ(indexed(src, t.rows.once, 8, 0), t.p[1])
+		}
 		e.MOVQ(dst, out)
 		e.MOVQ(e.arg("D"), d)
 		e.Label(name)
 		for c := 0; c < lane; {
 			c += t.step(n, c)
 		}
-		e.ADDQ(imm(lane*size), p)
+		for _, p := range t.p[:(n+7)/8] {
+			e.ADDQ(imm(lane*size), p)
+		}
 		e.ADDQ(imm(4*lane*width), out)
 		e.SUBQ(imm(lane), d)
 		e.JNZ(operand.LabelRef(name))
+	}
+	next := func(n int) {
+		for ; n >= 8; n -= 8 {
+			e.LEAQ(indexed(src, t.rows.once, 8, 0), src)
+		}
+		for ; n > 0; n-- {
+			e.ADDQ(t.rows.once, src)
+		}
 	}
 	e.Label("panel")
 	if full > 0 {
 		e.MOVQ(operand.I32(int32(full)), groups)
 		e.Label("group")
 		columns(group)
-		e.LEAQ(indexed(src, rows.once, group, 0), src)
+		next(group)
 		e.ADDQ(imm(4*group), dst)
 		e.DECQ(groups)
 		e.JNZ(operand.LabelRef("group"))
@@ -59,40 +71,76 @@ func (e *emitter) pack() {
 	if rest > 0 {
 		last = rest
 		columns(rest)
-		for range rest {
-			e.ADDQ(rows.once, src)
-		}
+		next(rest)
 	}
-	e.note("the last group ended %d elements into the next panel", width-last)
+	e.note("the last group began at element %d of the panel, and ends there of the next", width-last)
 	e.LEAQ(at(out, -4*(width-last)), dst)
 	e.DECQ(panels)
 	e.JNZ(operand.LabelRef("panel"))
 	e.ret()
 }
 
-// transposer turns up to 8 rows of a few columns into columns of float32.
+// transposer turns the rows of a group into columns of float32, a few columns at
+// a time. Rows i, i+4, i+8 … share a vector, 128 bits each, so that shuffles need
+// not cross these.
 type transposer struct {
-	e     *emitter
-	mem   func(row, column int) operand.Mem
-	store func(column, i int) operand.Mem
-	a, b  []reg.VecPhysical // 4 each
-	zero  reg.VecPhysical   // BF16 only
+	e      *emitter
+	width  int // of the panel
+	rows   strides
+	p      []reg.GPPhysical  // rows 0–7 and 8–15, at d
+	out    reg.GPPhysical    // Dst, at d
+	a, b   []reg.VecPhysical // 4 each
+	zero   reg.VecPhysical   // BF16
+	order  reg.VecPhysical   // F16 on AVX-512: 64-bit parts, even ones first
+	subset reg.Register      // AVX-512: lanes of the rows left over
+}
+
+// constants sets up the constants for groups of e.lanes rows and of rest rows.
+func (t *transposer) constants(rest int) {
+	e := t.e
+	switch {
+	case e.spec.DType == spec.BF16:
+		t.zero = e.vec("0", 1)[0]
+		e.zero(t.zero)
+	case e.spec.DType == spec.F16 && e.avx512():
+		t.order = e.vec("0 2 4 6 1 3 5 7", 1)[0]
+		tmp := e.scratch()
+		e.MOVQ(operand.U64(0x0705030106040200), tmp)
+		e.VMOVQ(tmp, t.order.AsX())
+		e.VPMOVZXBQ(t.order.AsX(), t.order)
+	}
+	if e.avx512() && rest > 0 {
+		t.subset = e.opmask("the rows left over")
+		tmp := e.scratch()
+		e.MOVL(operand.U32(1<<rest-1), tmp.As32())
+		e.KMOVW(tmp.As32(), t.subset)
+	}
+}
+
+// load loads n rows from column c on.
+func (t *transposer) load(n, c int) {
+	e, size := t.e, t.e.spec.DType.Size()
+	for i := range min(n, 4) {
+		for row := i; row < n; row += 4 {
+			m := t.rows.mem(t.p[row/8], row%8, size*c)
+			switch {
+			case row < 4:
+				e.VMOVUPS(m, t.a[i].AsX())
+			case e.avx512():
+				e.VINSERTF32X4(operand.U8(row/4), m, t.a[i], t.a[i])
+			default:
+				e.VINSERTF128(operand.U8(row/4), m, t.a[i], t.a[i])
+			}
+		}
+	}
 }
 
 // step transposes n rows from column c on; it returns how many columns.
-func (t transposer) step(n, c int) int {
+func (t *transposer) step(n, c int) int {
 	e := t.e
-	var a, b [4]reg.Register
-	for i := range 4 {
-		a[i], b[i] = t.a[i].AsY(), t.b[i].AsY()
-	}
-	e.note("columns %d… : rows i and i+4 side by side", c)
-	for i := range min(n, 4) {
-		e.VMOVUPS(t.mem(i, c), t.a[i].AsX())
-		if i+4 < n {
-			e.VINSERTF128(operand.Imm(1), t.mem(i+4, c), a[i], a[i])
-		}
-	}
+	e.note("columns %d…", c)
+	t.load(n, c)
+	a, b := slices.Clone(t.a), t.b
 	for i := n; i < 4; i++ {
 		a[i] = a[0] // any: these rows are not stored
 	}
@@ -102,8 +150,8 @@ func (t transposer) step(n, c int) int {
 		e.VUNPCKLPS(a[3], a[2], b[2])
 		e.VUNPCKHPS(a[3], a[2], b[3])
 		for i := range 2 {
-			e.VUNPCKLPD(b[2+i], b[i], t.a[0].AsY())
-			e.VUNPCKHPD(b[2+i], b[i], t.a[1].AsY())
+			e.VUNPCKLPD(b[2+i], b[i], t.a[0])
+			e.VUNPCKHPD(b[2+i], b[i], t.a[1])
 			t.put(n, c+2*i, t.a[0])
 			t.put(n, c+2*i+1, t.a[1])
 		}
@@ -114,8 +162,8 @@ func (t transposer) step(n, c int) int {
 	e.VPUNPCKLWD(a[3], a[2], b[2])
 	e.VPUNPCKHWD(a[3], a[2], b[3])
 	for i := range 2 {
-		e.VPUNPCKLDQ(b[2+i], b[i], t.a[0].AsY())
-		e.VPUNPCKHDQ(b[2+i], b[i], t.a[1].AsY())
+		e.VPUNPCKLDQ(b[2+i], b[i], t.a[0])
+		e.VPUNPCKHDQ(b[2+i], b[i], t.a[1])
 		for j := range 2 {
 			t.widen(t.a[j], t.a[2], t.a[3])
 			t.put(n, c+4*i+2*j, t.a[2])
@@ -125,42 +173,53 @@ func (t transposer) step(n, c int) int {
 	return 8
 }
 
-// widen converts two columns: of each, x holds the first four rows in its low, the
-// others in its high 128 bits.
-func (t transposer) widen(x, first, second reg.VecPhysical) {
+// widen converts two columns: each 128 bits of x hold four rows of the first,
+// then four rows of the second.
+func (t *transposer) widen(x, first, second reg.VecPhysical) {
 	e := t.e
-	if e.spec.DType == spec.BF16 {
-		e.VPUNPCKLWD(x.AsY(), t.zero.AsY(), first.AsY())
-		e.VPUNPCKHWD(x.AsY(), t.zero.AsY(), second.AsY())
-		return
+	switch {
+	case e.spec.DType == spec.BF16:
+		e.VPUNPCKLWD(x, t.zero, first)
+		e.VPUNPCKHWD(x, t.zero, second)
+	case e.avx512():
+		e.VPERMQ(x, t.order, x)
+		e.VCVTPH2PS(x.AsY(), first)
+		e.VEXTRACTF64X4(operand.Imm(1), x, x.AsY())
+		e.VCVTPH2PS(x.AsY(), second)
+	default:
+		e.VPERMQ(operand.Imm(0xd8), x, x)
+		e.VCVTPH2PS(x.AsX(), first)
+		e.VEXTRACTI128(operand.Imm(1), x, x.AsX())
+		e.VCVTPH2PS(x.AsX(), second)
 	}
-	e.VPERMQ(operand.Imm(0xd8), x.AsY(), x.AsY())
-	e.VCVTPH2PS(x.AsX(), first.AsY())
-	e.VEXTRACTI128(operand.Imm(1), x.AsY(), x.AsX())
-	e.VCVTPH2PS(x.AsX(), second.AsY())
 }
 
-// put stores n elements of a column; x may be lost.
-func (t transposer) put(n, c int, x reg.VecPhysical) {
+// put stores n elements of column c; x may be lost.
+func (t *transposer) put(n, c int, x reg.VecPhysical) {
 	e := t.e
-	if n == 8 {
-		e.VMOVUPS(x.AsY(), t.store(c, 0))
+	to := func(i int) operand.Mem { return at(t.out, 4*(c*t.width+i)) }
+	switch {
+	case n == e.lanes:
+		e.VMOVUPS(x, to(0))
+		return
+	case e.avx512():
+		e.VMOVUPS(x, t.subset, to(0))
 		return
 	}
 	for i := 0; i < n; i += 4 {
 		if i > 0 {
-			e.VEXTRACTF128(operand.Imm(1), x.AsY(), x.AsX())
+			e.VEXTRACTF128(operand.Imm(1), x, x.AsX())
 		}
 		switch n - i {
 		case 1:
-			e.VMOVSS(x.AsX(), t.store(c, i))
+			e.VMOVSS(x.AsX(), to(i))
 		case 2:
-			e.VMOVLPS(x.AsX(), t.store(c, i))
+			e.VMOVLPS(x.AsX(), to(i))
 		case 3:
-			e.VMOVLPS(x.AsX(), t.store(c, i))
-			e.VEXTRACTPS(operand.Imm(2), x.AsX(), t.store(c, i+2))
+			e.VMOVLPS(x.AsX(), to(i))
+			e.VEXTRACTPS(operand.Imm(2), x.AsX(), to(i+2))
 		default:
-			e.VMOVUPS(x.AsX(), t.store(c, i))
+			e.VMOVUPS(x.AsX(), to(i))
 		}
 	}
 }

@@ -163,7 +163,7 @@ func (e *emitter) finish() {
 		e.Label("element")
 		e.VMOVSS(at(p, 0), x.AsX())
 		e.VMULSS(scale.AsX(), x.AsX(), x.AsX())
-		e.VFMADD231SS(none.AsX(), x.AsX(), sum.AsX())
+		e.VFMADD231PS(none, x, sum) // whole: VFMADD231SS would clear the upper half
 		r.round(x, 1)
 		r.storeOne(x, at(q, 0))
 		e.ADDQ(imm(4), p)

@@ -5,7 +5,7 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// exp2 computes 2^x, x = n + f with n the nearest integer, as 2^n·p(f).
+// exp2 computes 2^x, x = n + f with n the nearest integer, as 2^n + 2^n·f·q(f).
 //
 // Adding magic rounds x and leaves n + 127, the exponent of 2^n, in the low bits
 // of the sum: a shift makes it a float. The product, unlike an addition to the
@@ -14,7 +14,7 @@ type exp2 struct {
 	e           *emitter
 	least       reg.VecPhysical
 	magic       reg.VecPhysical
-	coefficient []reg.VecPhysical // of f^0, f^1, …
+	coefficient []reg.VecPhysical // of f^0, f^1, … of q
 }
 
 const (
@@ -22,25 +22,46 @@ const (
 	exp2Magic = 0x1.8p23 + 127
 )
 
-// exp2Coefficients is the minimax polynomial of 2^f on [−½, ½] with p(0) = 1:
-// relative error 9.2e-8; 2.1 ulp (mean 0.7) as evaluated.
-var exp2Coefficients = []uint32{0x3f800000, 0x3f317215, 0x3e75fcde, 0x3d635ba9, 0x3c1e7544, 0x3aaddd0a}
+// exp2Coefficients is q of the minimax polynomial 1 + f·q(f) of 2^f on [−½, ½]:
+// relative error 9.2e-8.
+var exp2Coefficients = []uint32{0x3f317215, 0x3e75fcde, 0x3d635ba9, 0x3c1e7544, 0x3aaddd0a}
 
 func (e *emitter) newExp2() exp2 {
-	x := exp2{e: e, least: e.constant("least exponent", float(exp2Least)), magic: e.constant("1.5·2^23 + 127", float(exp2Magic))}
-	x.coefficient = e.vec("coefficients of 2^f", len(exp2Coefficients))
+	x := exp2{e: e, magic: e.constant("1.5·2^23 + 127", float(exp2Magic))}
+	x.coefficient = e.vec("coefficients of (2^f − 1)/f", len(exp2Coefficients))
 	for i, c := range exp2Coefficients {
 		e.fill(c, x.coefficient[i])
 	}
 	return x
 }
 
-// split turns x into f and n into 2^n; tmp is lost.
-func (x exp2) split(f, n, tmp reg.VecPhysical) {
-	x.e.VADDPS(x.magic, f, n)
-	x.e.VSUBPS(x.magic, n, tmp)
-	x.e.VSUBPS(tmp, f, f)
-	x.e.VPSLLD(operand.Imm(23), n, n)
+// split turns each x into f and n into 2^n; p is lost.
+func (x exp2) split(f, n, p []reg.VecPhysical) {
+	e := x.e
+	for i := range f {
+		e.VADDPS(x.magic, f[i], n[i])
+	}
+	for i := range f {
+		e.VSUBPS(x.magic, n[i], p[i])
+	}
+	for i := range f {
+		e.VSUBPS(p[i], f[i], f[i])
+		e.VPSLLD(operand.Imm(23), n[i], n[i])
+	}
+}
+
+// q sets p to q(f).
+func (x exp2) q(f, p []reg.VecPhysical) {
+	c := x.coefficient
+	top := len(c) - 1
+	for i := range f {
+		x.e.VMOVAPS(c[top], p[i])
+	}
+	for k := top - 1; k >= 0; k-- {
+		for i := range f {
+			x.e.VFMADD213PS(c[k], f[i], p[i])
+		}
+	}
 }
 
 // apply replaces each x by 2^x, 0 below the least x; n and p are temporaries, one
@@ -51,21 +72,11 @@ func (x exp2) apply(v, n, p []reg.VecPhysical) {
 		// The second source goes through when either is a NaN.
 		e.VMAXPS(v[i], x.least, v[i])
 	}
+	x.split(v, n, p)
+	x.q(v, p)
 	for i := range v {
-		x.split(v[i], n[i], p[i])
-	}
-	c := x.coefficient
-	top := len(c) - 1
-	for i := range v {
-		e.VMOVAPS(c[top], p[i])
-	}
-	for k := top - 1; k >= 0; k-- {
-		for i := range v {
-			e.VFMADD213PS(c[k], v[i], p[i])
-		}
-	}
-	for i := range v {
-		e.VMULPS(n[i], p[i], v[i])
+		e.VMULPS(n[i], v[i], v[i])
+		e.VFMADD213PS(n[i], p[i], v[i])
 	}
 }
 
@@ -76,7 +87,7 @@ func (e *emitter) softmax() {
 	e.maths = `m = max(M[r], max_{Lo ≤ j < Hi} S[r][j])
 P[r][j] = 2^(S[r][j] − m), 0 outside
 Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r] + Σ_j P[r][j];  M[r] = m`
-	e.step, e.flops, e.bytes = "one block of 16 keys, both passes", 18*lane, 2*4*lane
+	e.step, e.flops, e.bytes = "one block of 16 keys, both passes", 17*lane, 2*4*lane
 
 	const pass1 = 4 // vectors a step
 	per := lane / e.lanes
@@ -84,6 +95,7 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r] + Σ_j P[r][j];  M[r] = m`
 	lo, hi, tmp := e.gp("Lo; its block"), e.gp("Hi; its block"), e.gp("pointer")
 
 	pow := e.newExp2()
+	pow.least = e.constant("least exponent", float(exp2Least))
 	m := e.vec("m", 1)[0]
 	sum := e.vec("Σ P", 1)[0]
 	// Exp2 of AVX2 has registers for one block at a time.

@@ -1,4 +1,4 @@
-//go:build amd64 && !purego
+//go:build (amd64 || arm64) && !purego
 
 package asm_test
 
@@ -14,24 +14,11 @@ import (
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/cpu"
 
 	"github.com/gqa-go/gqa/asm"
 	"github.com/gqa-go/gqa/internal/guard"
 	"github.com/gqa-go/gqa/internal/half"
 )
-
-// features maps the names that avo gives to what this host has.
-var features = map[string]bool{
-	"AVX":      cpu.X86.HasAVX,
-	"AVX2":     cpu.X86.HasAVX2,
-	"FMA3":     cpu.X86.HasFMA,
-	"F16C":     cpu.X86.HasF16C,
-	"AVX512F":  cpu.X86.HasAVX512F,
-	"AVX512BW": cpu.X86.HasAVX512BW,
-	"AVX512DQ": cpu.X86.HasAVX512DQ,
-	"AVX512VL": cpu.X86.HasAVX512VL,
-}
 
 // needs skips the test if this host cannot run the kernel, unless GQA_REQUIRE,
 // a comma-separated list of ISAs, says that it must.
@@ -48,9 +35,9 @@ func needs(tb testing.TB, k asm.Kernel) {
 	}
 }
 
-// kernels lists the amd64 kernels of an op.
+// kernels lists this architecture's kernels of an op.
 func kernels(op asm.Op) []asm.Kernel {
-	return slices.DeleteFunc(asm.List(), func(k asm.Kernel) bool { return k.Op != op || k.ISA == asm.NEON })
+	return slices.DeleteFunc(asm.List(), func(k asm.Kernel) bool { return k.Op != op || !native(k.ISA) })
 }
 
 // source draws inputs.

@@ -1,0 +1,24 @@
+//go:build amd64 && !purego
+
+package asm_test
+
+import (
+	"golang.org/x/sys/cpu"
+
+	"github.com/gqa-go/gqa/asm"
+)
+
+// features maps the names that avo gives to what this host has.
+var features = map[string]bool{
+	"AVX":      cpu.X86.HasAVX,
+	"AVX2":     cpu.X86.HasAVX2,
+	"FMA3":     cpu.X86.HasFMA,
+	"F16C":     cpu.X86.HasF16C,
+	"AVX512F":  cpu.X86.HasAVX512F,
+	"AVX512BW": cpu.X86.HasAVX512BW,
+	"AVX512DQ": cpu.X86.HasAVX512DQ,
+	"AVX512VL": cpu.X86.HasAVX512VL,
+}
+
+// native tells whether this architecture has the ISA.
+func native(isa asm.ISA) bool { return isa == asm.AVX2 || isa == asm.AVX512 }
