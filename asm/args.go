@@ -22,7 +22,7 @@ type ScoreArgs struct {
 //	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[k][c]    c < Cols
 //
 // Value walks the keys inside a column tile (V is hot in L2). DecodeValue
-// walks column tiles inside a block of 16 keys (V is streamed once), converts
+// walks column tiles inside a span of 16 to 64 keys (V is streamed once), converts
 // V in registers and prefetches Prefetch bytes ahead of each load.
 type ValueArgs struct {
 	P        *float32       // [⌈Keys/16⌉][R][16]

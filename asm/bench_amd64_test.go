@@ -51,7 +51,7 @@ func peak(b *testing.B, isa asm.ISA) float64 {
 	b.Helper()
 	k, ok := asm.Lookup("peak_f32_" + string(isa))
 	if !ok {
-		return 102
+		b.Fatalf("no peak kernel for %s", isa)
 	}
 	const iters = 1000
 	n := 0
@@ -92,7 +92,7 @@ func BenchmarkValue(b *testing.B) {
 }
 
 func BenchmarkDecodeValue(b *testing.B) {
-	benchmarkValue(b, asm.OpDecodeValue, asm.DecodeValue, []int{256, many})
+	benchmarkValue(b, asm.OpDecodeValue, asm.DecodeValue, []int{64, 256, many})
 }
 
 func benchmarkValue(b *testing.B, op asm.Op, run func(asm.ID, *asm.ValueArgs), keys []int) {
@@ -117,7 +117,7 @@ func benchmarkValue(b *testing.B, op asm.Op, run func(asm.ID, *asm.ValueArgs), k
 func BenchmarkDecodeScore(b *testing.B) {
 	for _, k := range kernels(asm.OpDecodeScore) {
 		for _, d := range []int{64, 128} {
-			for _, keys := range []int{256, many} {
+			for _, keys := range []int{64, 256, many} {
 				b.Run(fmt.Sprintf("kernel=%s/D=%d/keys=%d", k.Name, d, keys), func(b *testing.B) {
 					needs(b, k)
 					bytes := keys * d * size(k.Type)

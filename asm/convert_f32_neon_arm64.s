@@ -26,6 +26,7 @@
 #define to R8
 #define n R9
 #define pad R10
+#define element R11
 
 TEXT ·convert_f32_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args

@@ -173,42 +173,41 @@ summed:
 	LEAQ   (BX)(R10*4), BX
 
 	// sums across, stored
-	VUNPCKLPS     Z1, Z0, Z15
-	VUNPCKHPS     Z1, Z0, Z0
+	VSHUFPS       $0x4e, Z1, Z0, Z15
+	VSHUFPS       $0xe4, Z1, Z0, Z0
 	VADDPS        Z15, Z0, Z0
-	VUNPCKLPS     Z3, Z2, Z15
-	VUNPCKHPS     Z3, Z2, Z2
+	VSHUFPS       $0x4e, Z3, Z2, Z15
+	VSHUFPS       $0xe4, Z3, Z2, Z2
 	VADDPS        Z15, Z2, Z2
-	VUNPCKLPD     Z2, Z0, Z15
-	VUNPCKHPD     Z2, Z0, Z0
+	VSHUFPS       $0x88, Z2, Z0, Z15
+	VSHUFPS       $0xdd, Z2, Z0, Z0
 	VADDPS        Z15, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y15
 	VADDPS        Y15, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X15
-	VADDPS        X15, X0, X0
-	VMOVUPS       X0, (SI)
-	VUNPCKLPS     Z5, Z4, Z15
-	VUNPCKHPS     Z5, Z4, Z4
+	VSHUFPS       $0x4e, Z5, Z4, Z15
+	VSHUFPS       $0xe4, Z5, Z4, Z4
 	VADDPS        Z15, Z4, Z4
-	VUNPCKLPS     Z7, Z6, Z15
-	VUNPCKHPS     Z7, Z6, Z6
+	VSHUFPS       $0x4e, Z7, Z6, Z15
+	VSHUFPS       $0xe4, Z7, Z6, Z6
 	VADDPS        Z15, Z6, Z6
-	VUNPCKLPD     Z6, Z4, Z15
-	VUNPCKHPD     Z6, Z4, Z4
+	VSHUFPS       $0x88, Z6, Z4, Z15
+	VSHUFPS       $0xdd, Z6, Z4, Z4
 	VADDPS        Z15, Z4, Z4
 	VEXTRACTF64X4 $0x01, Z4, Y15
 	VADDPS        Y15, Y4, Y4
-	VEXTRACTF32X4 $0x01, Y4, X15
-	VADDPS        X15, X4, X4
-	VMOVUPS       X4, 64(SI)
-	VUNPCKLPS     Z9, Z8, Z15
-	VUNPCKHPS     Z9, Z8, Z8
+	VSHUFF32X4    $0x00, Y4, Y0, Y15
+	VSHUFF32X4    $0x03, Y4, Y0, Y0
+	VADDPS        Y15, Y0, Y0
+	VMOVUPS       X0, (SI)
+	VEXTRACTF128  $0x01, Y0, 64(SI)
+	VSHUFPS       $0x4e, Z9, Z8, Z15
+	VSHUFPS       $0xe4, Z9, Z8, Z8
 	VADDPS        Z15, Z8, Z8
-	VUNPCKLPS     Z11, Z10, Z15
-	VUNPCKHPS     Z11, Z10, Z10
+	VSHUFPS       $0x4e, Z11, Z10, Z15
+	VSHUFPS       $0xe4, Z11, Z10, Z10
 	VADDPS        Z15, Z10, Z10
-	VUNPCKLPD     Z10, Z8, Z15
-	VUNPCKHPD     Z10, Z8, Z8
+	VSHUFPS       $0x88, Z10, Z8, Z15
+	VSHUFPS       $0xdd, Z10, Z8, Z8
 	VADDPS        Z15, Z8, Z8
 	VEXTRACTF64X4 $0x01, Z8, Y15
 	VADDPS        Y15, Y8, Y8
@@ -293,14 +292,14 @@ summed_rest:
 	LEAQ   (BX)(R10*1), BX
 
 	// sums across, stored
-	VUNPCKLPS     Z1, Z0, Z15
-	VUNPCKHPS     Z1, Z0, Z0
+	VSHUFPS       $0x4e, Z1, Z0, Z15
+	VSHUFPS       $0xe4, Z1, Z0, Z0
 	VADDPS        Z15, Z0, Z0
-	VUNPCKLPS     Z3, Z2, Z15
-	VUNPCKHPS     Z3, Z2, Z2
+	VSHUFPS       $0x4e, Z3, Z2, Z15
+	VSHUFPS       $0xe4, Z3, Z2, Z2
 	VADDPS        Z15, Z2, Z2
-	VUNPCKLPD     Z2, Z0, Z15
-	VUNPCKHPD     Z2, Z0, Z0
+	VSHUFPS       $0x88, Z2, Z0, Z15
+	VSHUFPS       $0xdd, Z2, Z0, Z0
 	VADDPS        Z15, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y15
 	VADDPS        Y15, Y0, Y0

@@ -211,30 +211,28 @@ summed:
 	LEAQ   (BX)(R10*8), BX
 
 	// sums across, stored
-	VUNPCKLPS    Y1, Y0, Y9
-	VUNPCKHPS    Y1, Y0, Y0
-	VADDPS       Y9, Y0, Y0
-	VUNPCKLPS    Y3, Y2, Y9
-	VUNPCKHPS    Y3, Y2, Y2
-	VADDPS       Y9, Y2, Y2
-	VUNPCKLPD    Y2, Y0, Y9
-	VUNPCKHPD    Y2, Y0, Y0
-	VADDPS       Y9, Y0, Y0
-	VEXTRACTF128 $0x01, Y0, X9
-	VADDPS       X9, X0, X0
-	VMOVUPS      X0, (SI)
-	VUNPCKLPS    Y5, Y4, Y9
-	VUNPCKHPS    Y5, Y4, Y4
-	VADDPS       Y9, Y4, Y4
-	VUNPCKLPS    Y7, Y6, Y9
-	VUNPCKHPS    Y7, Y6, Y6
-	VADDPS       Y9, Y6, Y6
-	VUNPCKLPD    Y6, Y4, Y9
-	VUNPCKHPD    Y6, Y4, Y4
-	VADDPS       Y9, Y4, Y4
-	VEXTRACTF128 $0x01, Y4, X9
-	VADDPS       X9, X4, X4
-	VMOVUPS      X4, 16(SI)
+	VSHUFPS    $0x4e, Y1, Y0, Y9
+	VBLENDPS   $0xcc, Y1, Y0, Y0
+	VADDPS     Y9, Y0, Y0
+	VSHUFPS    $0x4e, Y3, Y2, Y9
+	VBLENDPS   $0xcc, Y3, Y2, Y2
+	VADDPS     Y9, Y2, Y2
+	VSHUFPS    $0x88, Y2, Y0, Y9
+	VSHUFPS    $0xdd, Y2, Y0, Y0
+	VADDPS     Y9, Y0, Y0
+	VSHUFPS    $0x4e, Y5, Y4, Y9
+	VBLENDPS   $0xcc, Y5, Y4, Y4
+	VADDPS     Y9, Y4, Y4
+	VSHUFPS    $0x4e, Y7, Y6, Y9
+	VBLENDPS   $0xcc, Y7, Y6, Y6
+	VADDPS     Y9, Y6, Y6
+	VSHUFPS    $0x88, Y6, Y4, Y9
+	VSHUFPS    $0xdd, Y6, Y4, Y4
+	VADDPS     Y9, Y4, Y4
+	VPERM2F128 $0x21, Y4, Y0, Y9
+	VBLENDPS   $0xf0, Y4, Y0, Y0
+	VADDPS     Y9, Y0, Y0
+	VMOVUPS    Y0, (SI)
 
 	// on to the next block after 16 keys
 	ADDQ $0x20, SI
@@ -308,14 +306,14 @@ summed_rest:
 	LEAQ   (BX)(R10*1), BX
 
 	// sums across, stored
-	VUNPCKLPS    Y1, Y0, Y9
-	VUNPCKHPS    Y1, Y0, Y0
+	VSHUFPS      $0x4e, Y1, Y0, Y9
+	VBLENDPS     $0xcc, Y1, Y0, Y0
 	VADDPS       Y9, Y0, Y0
-	VUNPCKLPS    Y3, Y2, Y9
-	VUNPCKHPS    Y3, Y2, Y2
+	VSHUFPS      $0x4e, Y3, Y2, Y9
+	VBLENDPS     $0xcc, Y3, Y2, Y2
 	VADDPS       Y9, Y2, Y2
-	VUNPCKLPD    Y2, Y0, Y9
-	VUNPCKHPD    Y2, Y0, Y0
+	VSHUFPS      $0x88, Y2, Y0, Y9
+	VSHUFPS      $0xdd, Y2, Y0, Y0
 	VADDPS       Y9, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X9
 	VADDPS       X9, X0, X0

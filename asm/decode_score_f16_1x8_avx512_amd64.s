@@ -154,34 +154,32 @@ summed:
 	LEAQ   (BX)(R10*8), BX
 
 	// sums across, stored
-	VUNPCKLPS     Z1, Z0, Z9
-	VUNPCKHPS     Z1, Z0, Z0
+	VSHUFPS       $0x4e, Z1, Z0, Z9
+	VSHUFPS       $0xe4, Z1, Z0, Z0
 	VADDPS        Z9, Z0, Z0
-	VUNPCKLPS     Z3, Z2, Z9
-	VUNPCKHPS     Z3, Z2, Z2
+	VSHUFPS       $0x4e, Z3, Z2, Z9
+	VSHUFPS       $0xe4, Z3, Z2, Z2
 	VADDPS        Z9, Z2, Z2
-	VUNPCKLPD     Z2, Z0, Z9
-	VUNPCKHPD     Z2, Z0, Z0
+	VSHUFPS       $0x88, Z2, Z0, Z9
+	VSHUFPS       $0xdd, Z2, Z0, Z0
 	VADDPS        Z9, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y9
 	VADDPS        Y9, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X9
-	VADDPS        X9, X0, X0
-	VMOVUPS       X0, (SI)
-	VUNPCKLPS     Z5, Z4, Z9
-	VUNPCKHPS     Z5, Z4, Z4
+	VSHUFPS       $0x4e, Z5, Z4, Z9
+	VSHUFPS       $0xe4, Z5, Z4, Z4
 	VADDPS        Z9, Z4, Z4
-	VUNPCKLPS     Z7, Z6, Z9
-	VUNPCKHPS     Z7, Z6, Z6
+	VSHUFPS       $0x4e, Z7, Z6, Z9
+	VSHUFPS       $0xe4, Z7, Z6, Z6
 	VADDPS        Z9, Z6, Z6
-	VUNPCKLPD     Z6, Z4, Z9
-	VUNPCKHPD     Z6, Z4, Z4
+	VSHUFPS       $0x88, Z6, Z4, Z9
+	VSHUFPS       $0xdd, Z6, Z4, Z4
 	VADDPS        Z9, Z4, Z4
 	VEXTRACTF64X4 $0x01, Z4, Y9
 	VADDPS        Y9, Y4, Y4
-	VEXTRACTF32X4 $0x01, Y4, X9
-	VADDPS        X9, X4, X4
-	VMOVUPS       X4, 16(SI)
+	VSHUFF32X4    $0x00, Y4, Y0, Y9
+	VSHUFF32X4    $0x03, Y4, Y0, Y0
+	VADDPS        Y9, Y0, Y0
+	VMOVUPS       Y0, (SI)
 
 	// on to the next block after 16 keys
 	ADDQ $0x20, SI
@@ -240,14 +238,14 @@ summed_rest:
 	LEAQ   (BX)(R10*1), BX
 
 	// sums across, stored
-	VUNPCKLPS     Z1, Z0, Z9
-	VUNPCKHPS     Z1, Z0, Z0
+	VSHUFPS       $0x4e, Z1, Z0, Z9
+	VSHUFPS       $0xe4, Z1, Z0, Z0
 	VADDPS        Z9, Z0, Z0
-	VUNPCKLPS     Z3, Z2, Z9
-	VUNPCKHPS     Z3, Z2, Z2
+	VSHUFPS       $0x4e, Z3, Z2, Z9
+	VSHUFPS       $0xe4, Z3, Z2, Z2
 	VADDPS        Z9, Z2, Z2
-	VUNPCKLPD     Z2, Z0, Z9
-	VUNPCKHPD     Z2, Z0, Z0
+	VSHUFPS       $0x88, Z2, Z0, Z9
+	VSHUFPS       $0xdd, Z2, Z0, Z0
 	VADDPS        Z9, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y9
 	VADDPS        Y9, Y0, Y0

@@ -184,30 +184,29 @@ summed:
 	LEAQ   (BX)(R10*4), BX
 
 	// sums across, stored
-	VUNPCKLPS    Y1, Y0, Y10
-	VUNPCKHPS    Y1, Y0, Y0
+	VSHUFPS      $0x4e, Y1, Y0, Y10
+	VBLENDPS     $0xcc, Y1, Y0, Y0
 	VADDPS       Y10, Y0, Y0
-	VUNPCKLPS    Y3, Y2, Y10
-	VUNPCKHPS    Y3, Y2, Y2
+	VSHUFPS      $0x4e, Y3, Y2, Y10
+	VBLENDPS     $0xcc, Y3, Y2, Y2
 	VADDPS       Y10, Y2, Y2
-	VUNPCKLPD    Y2, Y0, Y10
-	VUNPCKHPD    Y2, Y0, Y0
+	VSHUFPS      $0x88, Y2, Y0, Y10
+	VSHUFPS      $0xdd, Y2, Y0, Y0
 	VADDPS       Y10, Y0, Y0
-	VEXTRACTF128 $0x01, Y0, X10
-	VADDPS       X10, X0, X0
-	VMOVUPS      X0, (SI)
-	VUNPCKLPS    Y5, Y4, Y10
-	VUNPCKHPS    Y5, Y4, Y4
+	VSHUFPS      $0x4e, Y5, Y4, Y10
+	VBLENDPS     $0xcc, Y5, Y4, Y4
 	VADDPS       Y10, Y4, Y4
-	VUNPCKLPS    Y7, Y6, Y10
-	VUNPCKHPS    Y7, Y6, Y6
+	VSHUFPS      $0x4e, Y7, Y6, Y10
+	VBLENDPS     $0xcc, Y7, Y6, Y6
 	VADDPS       Y10, Y6, Y6
-	VUNPCKLPD    Y6, Y4, Y10
-	VUNPCKHPD    Y6, Y4, Y4
+	VSHUFPS      $0x88, Y6, Y4, Y10
+	VSHUFPS      $0xdd, Y6, Y4, Y4
 	VADDPS       Y10, Y4, Y4
-	VEXTRACTF128 $0x01, Y4, X10
-	VADDPS       X10, X4, X4
-	VMOVUPS      X4, 64(SI)
+	VPERM2F128   $0x21, Y4, Y0, Y10
+	VBLENDPS     $0xf0, Y4, Y0, Y0
+	VADDPS       Y10, Y0, Y0
+	VMOVUPS      X0, (SI)
+	VEXTRACTF128 $0x01, Y0, 64(SI)
 
 	// on to the next block after 16 keys
 	ADDQ  $0x10, SI
@@ -297,14 +296,14 @@ summed_rest:
 	LEAQ   (BX)(R10*1), BX
 
 	// sums across, stored
-	VUNPCKLPS    Y1, Y0, Y10
-	VUNPCKHPS    Y1, Y0, Y0
+	VSHUFPS      $0x4e, Y1, Y0, Y10
+	VBLENDPS     $0xcc, Y1, Y0, Y0
 	VADDPS       Y10, Y0, Y0
-	VUNPCKLPS    Y3, Y2, Y10
-	VUNPCKHPS    Y3, Y2, Y2
+	VSHUFPS      $0x4e, Y3, Y2, Y10
+	VBLENDPS     $0xcc, Y3, Y2, Y2
 	VADDPS       Y10, Y2, Y2
-	VUNPCKLPD    Y2, Y0, Y10
-	VUNPCKHPD    Y2, Y0, Y0
+	VSHUFPS      $0x88, Y2, Y0, Y10
+	VSHUFPS      $0xdd, Y2, Y0, Y0
 	VADDPS       Y10, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X10
 	VADDPS       X10, X0, X0

@@ -132,14 +132,14 @@ summed:
 	LEAQ   (BX)(R10*2), BX
 
 	// sums across, stored
-	VUNPCKLPS     Z1, Z0, Z12
-	VUNPCKHPS     Z1, Z0, Z0
+	VSHUFPS       $0x4e, Z1, Z0, Z12
+	VSHUFPS       $0xe4, Z1, Z0, Z0
 	VADDPS        Z12, Z0, Z0
-	VUNPCKLPS     Z3, Z2, Z12
-	VUNPCKHPS     Z3, Z2, Z2
+	VSHUFPS       $0x4e, Z3, Z2, Z12
+	VSHUFPS       $0xe4, Z3, Z2, Z2
 	VADDPS        Z12, Z2, Z2
-	VUNPCKLPD     Z2, Z0, Z12
-	VUNPCKHPD     Z2, Z0, Z0
+	VSHUFPS       $0x88, Z2, Z0, Z12
+	VSHUFPS       $0xdd, Z2, Z0, Z0
 	VADDPS        Z12, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y12
 	VADDPS        Y12, Y0, Y0
@@ -147,14 +147,14 @@ summed:
 	VADDPS        X12, X0, X0
 	VMOVLPS       X0, (SI)
 	VMOVHPS       X0, 64(SI)
-	VUNPCKLPS     Z5, Z4, Z12
-	VUNPCKHPS     Z5, Z4, Z4
+	VSHUFPS       $0x4e, Z5, Z4, Z12
+	VSHUFPS       $0xe4, Z5, Z4, Z4
 	VADDPS        Z12, Z4, Z4
-	VUNPCKLPS     Z7, Z6, Z12
-	VUNPCKHPS     Z7, Z6, Z6
+	VSHUFPS       $0x4e, Z7, Z6, Z12
+	VSHUFPS       $0xe4, Z7, Z6, Z6
 	VADDPS        Z12, Z6, Z6
-	VUNPCKLPD     Z6, Z4, Z12
-	VUNPCKHPD     Z6, Z4, Z4
+	VSHUFPS       $0x88, Z6, Z4, Z12
+	VSHUFPS       $0xdd, Z6, Z4, Z4
 	VADDPS        Z12, Z4, Z4
 	VEXTRACTF64X4 $0x01, Z4, Y12
 	VADDPS        Y12, Y4, Y4
@@ -244,14 +244,14 @@ summed_rest:
 	LEAQ   (BX)(R10*1), BX
 
 	// sums across, stored
-	VUNPCKLPS     Z1, Z0, Z12
-	VUNPCKHPS     Z1, Z0, Z0
+	VSHUFPS       $0x4e, Z1, Z0, Z12
+	VSHUFPS       $0xe4, Z1, Z0, Z0
 	VADDPS        Z12, Z0, Z0
-	VUNPCKLPS     Z3, Z2, Z12
-	VUNPCKHPS     Z3, Z2, Z2
+	VSHUFPS       $0x4e, Z3, Z2, Z12
+	VSHUFPS       $0xe4, Z3, Z2, Z2
 	VADDPS        Z12, Z2, Z2
-	VUNPCKLPD     Z2, Z0, Z12
-	VUNPCKHPD     Z2, Z0, Z0
+	VSHUFPS       $0x88, Z2, Z0, Z12
+	VSHUFPS       $0xdd, Z2, Z0, Z0
 	VADDPS        Z12, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y12
 	VADDPS        Y12, Y0, Y0

@@ -151,14 +151,14 @@ summed:
 	LEAQ   (BX)(R10*4), BX
 
 	// sums across, stored
-	VUNPCKLPS    Y1, Y0, Y5
-	VUNPCKHPS    Y1, Y0, Y0
+	VSHUFPS      $0x4e, Y1, Y0, Y5
+	VBLENDPS     $0xcc, Y1, Y0, Y0
 	VADDPS       Y5, Y0, Y0
-	VUNPCKLPS    Y3, Y2, Y5
-	VUNPCKHPS    Y3, Y2, Y2
+	VSHUFPS      $0x4e, Y3, Y2, Y5
+	VBLENDPS     $0xcc, Y3, Y2, Y2
 	VADDPS       Y5, Y2, Y2
-	VUNPCKLPD    Y2, Y0, Y5
-	VUNPCKHPD    Y2, Y0, Y0
+	VSHUFPS      $0x88, Y2, Y0, Y5
+	VSHUFPS      $0xdd, Y2, Y0, Y0
 	VADDPS       Y5, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X5
 	VADDPS       X5, X0, X0
@@ -237,14 +237,14 @@ summed_rest:
 	LEAQ   (BX)(R10*1), BX
 
 	// sums across, stored
-	VUNPCKLPS    Y1, Y0, Y5
-	VUNPCKHPS    Y1, Y0, Y0
+	VSHUFPS      $0x4e, Y1, Y0, Y5
+	VBLENDPS     $0xcc, Y1, Y0, Y0
 	VADDPS       Y5, Y0, Y0
-	VUNPCKLPS    Y3, Y2, Y5
-	VUNPCKHPS    Y3, Y2, Y2
+	VSHUFPS      $0x4e, Y3, Y2, Y5
+	VBLENDPS     $0xcc, Y3, Y2, Y2
 	VADDPS       Y5, Y2, Y2
-	VUNPCKLPD    Y2, Y0, Y5
-	VUNPCKHPD    Y2, Y0, Y0
+	VSHUFPS      $0x88, Y2, Y0, Y5
+	VSHUFPS      $0xdd, Y2, Y0, Y0
 	VADDPS       Y5, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X5
 	VADDPS       X5, X0, X0

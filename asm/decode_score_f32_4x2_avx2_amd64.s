@@ -182,27 +182,27 @@ summed:
 	LEAQ   (BX)(R10*2), BX
 
 	// sums across, stored
-	VUNPCKLPS    Y1, Y0, Y12
-	VUNPCKHPS    Y1, Y0, Y0
+	VSHUFPS      $0x4e, Y1, Y0, Y12
+	VBLENDPS     $0xcc, Y1, Y0, Y0
 	VADDPS       Y12, Y0, Y0
-	VUNPCKLPS    Y3, Y2, Y12
-	VUNPCKHPS    Y3, Y2, Y2
+	VSHUFPS      $0x4e, Y3, Y2, Y12
+	VBLENDPS     $0xcc, Y3, Y2, Y2
 	VADDPS       Y12, Y2, Y2
-	VUNPCKLPD    Y2, Y0, Y12
-	VUNPCKHPD    Y2, Y0, Y0
+	VSHUFPS      $0x88, Y2, Y0, Y12
+	VSHUFPS      $0xdd, Y2, Y0, Y0
 	VADDPS       Y12, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X12
 	VADDPS       X12, X0, X0
 	VMOVLPS      X0, (SI)
 	VMOVHPS      X0, 64(SI)
-	VUNPCKLPS    Y5, Y4, Y12
-	VUNPCKHPS    Y5, Y4, Y4
+	VSHUFPS      $0x4e, Y5, Y4, Y12
+	VBLENDPS     $0xcc, Y5, Y4, Y4
 	VADDPS       Y12, Y4, Y4
-	VUNPCKLPS    Y7, Y6, Y12
-	VUNPCKHPS    Y7, Y6, Y6
+	VSHUFPS      $0x4e, Y7, Y6, Y12
+	VBLENDPS     $0xcc, Y7, Y6, Y6
 	VADDPS       Y12, Y6, Y6
-	VUNPCKLPD    Y6, Y4, Y12
-	VUNPCKHPD    Y6, Y4, Y4
+	VSHUFPS      $0x88, Y6, Y4, Y12
+	VSHUFPS      $0xdd, Y6, Y4, Y4
 	VADDPS       Y12, Y4, Y4
 	VEXTRACTF128 $0x01, Y4, X12
 	VADDPS       X12, X4, X4
@@ -324,14 +324,14 @@ summed_rest:
 	LEAQ   (BX)(R10*1), BX
 
 	// sums across, stored
-	VUNPCKLPS    Y1, Y0, Y12
-	VUNPCKHPS    Y1, Y0, Y0
+	VSHUFPS      $0x4e, Y1, Y0, Y12
+	VBLENDPS     $0xcc, Y1, Y0, Y0
 	VADDPS       Y12, Y0, Y0
-	VUNPCKLPS    Y3, Y2, Y12
-	VUNPCKHPS    Y3, Y2, Y2
+	VSHUFPS      $0x4e, Y3, Y2, Y12
+	VBLENDPS     $0xcc, Y3, Y2, Y2
 	VADDPS       Y12, Y2, Y2
-	VUNPCKLPD    Y2, Y0, Y12
-	VUNPCKHPD    Y2, Y0, Y0
+	VSHUFPS      $0x88, Y2, Y0, Y12
+	VSHUFPS      $0xdd, Y2, Y0, Y0
 	VADDPS       Y12, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X12
 	VADDPS       X12, X0, X0

@@ -246,11 +246,10 @@ func TestExp2(t *testing.T) {
 		normal := 0
 		for step := range steps {
 			for i := range x {
-				switch j := step*len(x) + i; {
-				case j%16 == 0:
-					x[i] = -math.Float32frombits(uint32(j) * 977 % 0x3f800000) // all magnitudes below 1
-				default:
-					x[i] = -150 * float32(j) / float32(n)
+				j := step*len(x) + i
+				x[i] = -150 * float32(j) / float32(n)
+				if j%16 == 0 {
+					x[i] = -math.Float32frombits(uint32(j) * 0x9e3779b1 % 0x3f800000) // all magnitudes below 1
 				}
 			}
 			x[0] = 0
@@ -329,7 +328,7 @@ func TestSoftcap(t *testing.T) {
 			want := func(_, _ int, x float64) (float64, float64) {
 				// float64 has no error worth a mention here.
 				y := float64(bound) * math.Tanh(x)
-				tolerance := 1.5e-7 * float64(bound)
+				tolerance := 2e-7 * float64(bound)
 				if math.Abs(x) > 12 {
 					tolerance = 0
 					y = math.Copysign(float64(bound), x)
@@ -440,11 +439,11 @@ func TestPack(t *testing.T) {
 	})
 }
 
-// halves holds every 16-bit pattern.
-func halves() []byte {
+// patterns holds 2^16 elements: every pattern of a type of at most 16 bits.
+func patterns(t asm.DType) []byte {
 	var b []byte
 	for h := range 1 << 16 {
-		b = binary.LittleEndian.AppendUint16(b, uint16(h))
+		b = append(b, binary.LittleEndian.AppendUint16(nil, uint16(h))[:size(t)]...)
 	}
 	return b
 }
@@ -463,9 +462,8 @@ func widened(t asm.DType, bits uint32) float32 {
 // same compares values; every NaN equals every other.
 func same(a, b float32) bool { return a == b || a != a && b != b }
 
-// Every 16-bit pattern through Pack and Convert.
+// Every pattern through Pack and Convert.
 func TestWiden(t *testing.T) {
-	src := halves()
 	check := func(t *testing.T, k asm.Kernel, dst []float32, at func(h int) int) {
 		t.Helper()
 		for h := range 1 << 16 {
@@ -480,8 +478,8 @@ func TestWiden(t *testing.T) {
 			t.Skip("nothing to widen")
 		}
 		d := 1 << 16 / (2 * k.Cols)
-		dst := make([]float32, 1<<16)
-		asm.Pack(k.ID, &asm.PackArgs{Src: unsafe.Pointer(&src[0]), SrcStride: 2 * d, Dst: &dst[0], D: d, Panels: 2})
+		src, dst := patterns(k.Type), make([]float32, 1<<16)
+		asm.Pack(k.ID, &asm.PackArgs{Src: unsafe.Pointer(&src[0]), SrcStride: size(k.Type) * d, Dst: &dst[0], D: d, Panels: 2})
 		check(t, k, dst, func(h int) int {
 			row, col := h/d, h%d
 			return (row/k.Cols*d+col)*k.Cols + row%k.Cols
@@ -493,9 +491,9 @@ func TestWiden(t *testing.T) {
 		}
 		for _, cols := range []int{1 << 10, 8} { // in vectors, and in the tail
 			stride := (cols + 15) / 16 * 16
-			dst := make([]float32, 1<<16/cols*stride)
+			src, dst := patterns(k.Type), make([]float32, 1<<16/cols*stride)
 			asm.Convert(k.ID, &asm.ConvertArgs{
-				Src: unsafe.Pointer(&src[0]), SrcStride: 2 * cols, Dst: &dst[0], DstStride: 4 * stride, Rows: 1 << 16 / cols, Cols: cols, Scale: 1,
+				Src: unsafe.Pointer(&src[0]), SrcStride: size(k.Type) * cols, Dst: &dst[0], DstStride: 4 * stride, Rows: 1 << 16 / cols, Cols: cols, Scale: 1,
 			})
 			check(t, k, dst, func(h int) int { return h/cols*stride + h%cols })
 		}
@@ -584,17 +582,16 @@ func finish(t *testing.T, k asm.Kernel, o []float32, scale float32) {
 
 func TestFinish(t *testing.T) {
 	each(t, asm.OpFinish, func(t *testing.T, k asm.Kernel) {
-		for cols := 1; cols <= 70; cols++ {
+		for cols := 1; cols <= 35; cols++ {
 			o := slices.Clone(newSource(uint64(cols)).floats(t, cols))
 			finish(t, k, o, 0.37)
-			for _, x := range []float32{nan, inf, negInf, math.Float32frombits(0xff800001), math.Float32frombits(0x7fffffff), 3e38} {
-				for _, at := range []int{0, cols / 2, cols - 1} {
-					p := slices.Clone(o)
-					p[at] = x
-					finish(t, k, p, 2)
-				}
+			for i, x := range []float32{nan, inf, negInf, math.Float32frombits(0xff800001), math.Float32frombits(0x7fffffff), 3e38} {
+				p := slices.Clone(o)
+				p[[]int{0, cols / 2, cols - 1}[(i+cols)%3]] = x
+				finish(t, k, p, 2)
 			}
 		}
+		finish(t, k, newSource(1).floats(t, 128), 1)
 		finish(t, k, []float32{0, 1}, inf)
 		finish(t, k, []float32{0, 1}, 0)
 	})

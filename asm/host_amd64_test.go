@@ -2,11 +2,7 @@
 
 package asm_test
 
-import (
-	"golang.org/x/sys/cpu"
-
-	"github.com/gqa-go/gqa/asm"
-)
+import "golang.org/x/sys/cpu"
 
 // features maps the names that avo gives to what this host has.
 var features = map[string]bool{
@@ -19,6 +15,3 @@ var features = map[string]bool{
 	"AVX512DQ": cpu.X86.HasAVX512DQ,
 	"AVX512VL": cpu.X86.HasAVX512VL,
 }
-
-// native tells whether this architecture has the ISA.
-func native(isa asm.ISA) bool { return isa == asm.AVX2 || isa == asm.AVX512 }

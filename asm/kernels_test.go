@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -17,7 +18,6 @@ import (
 
 	"github.com/gqa-go/gqa/asm"
 	"github.com/gqa-go/gqa/internal/guard"
-	"github.com/gqa-go/gqa/internal/half"
 )
 
 // needs skips the test if this host cannot run the kernel, unless GQA_REQUIRE,
@@ -37,7 +37,7 @@ func needs(tb testing.TB, k asm.Kernel) {
 
 // kernels lists this architecture's kernels of an op.
 func kernels(op asm.Op) []asm.Kernel {
-	return slices.DeleteFunc(asm.List(), func(k asm.Kernel) bool { return k.Op != op || !native(k.ISA) })
+	return slices.DeleteFunc(asm.List(), func(k asm.Kernel) bool { return k.Op != op || k.ISA.Arch() != runtime.GOARCH })
 }
 
 // source draws inputs.
@@ -70,15 +70,9 @@ func (s source) matrix(tb testing.TB, t asm.DType, rows, cols, gap int) matrix {
 	}
 	for r := range rows {
 		for c := range cols {
-			x, at := float32(s.NormFloat64()), b[r*m.stride+c*size(t):]
-			switch t {
-			case asm.F32:
-				binary.LittleEndian.PutUint32(at, math.Float32bits(x))
-			case asm.F16:
-				binary.LittleEndian.PutUint16(at, half.F32ToF16(x))
-			case asm.BF16:
-				binary.LittleEndian.PutUint16(at, half.F32ToBF16(x))
-			}
+			var bits [4]byte
+			binary.LittleEndian.PutUint32(bits[:], narrowed(t, float32(s.NormFloat64())))
+			copy(b[r*m.stride+c*size(t):], bits[:size(t)])
 		}
 	}
 	m.bytes = guard.ReadOnly(tb, b)
@@ -86,23 +80,19 @@ func (s source) matrix(tb testing.TB, t asm.DType, rows, cols, gap int) matrix {
 }
 
 func size(t asm.DType) int {
-	if t == asm.F32 {
-		return 4
+	switch t {
+	case asm.F16, asm.BF16:
+		return 2
 	}
-	return 2
+	return 4
 }
 
 func (m matrix) pointer() unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(m.bytes)) }
 
 func (m matrix) at(r, c int) float64 {
-	from := m.bytes[r*m.stride+c*size(m.dtype):]
-	switch m.dtype {
-	case asm.F16:
-		return float64(half.F16ToF32(binary.LittleEndian.Uint16(from)))
-	case asm.BF16:
-		return float64(half.BF16ToF32(binary.LittleEndian.Uint16(from)))
-	}
-	return float64(math.Float32frombits(binary.LittleEndian.Uint32(from)))
+	var bits [4]byte
+	copy(bits[:], m.bytes[r*m.stride+c*size(m.dtype):][:size(m.dtype)])
+	return float64(widened(m.dtype, binary.LittleEndian.Uint32(bits[:])))
 }
 
 // sum is a sum in float64 with the bound on what float32 may make of it.

@@ -4,9 +4,9 @@
 
 // softcap_f32_avx512
 //
-//	S[r][j] = Cap·tanh(S[r][j]),  tanh|x| = E/(E + 2),  E = e^(2|x|) − 1
+//	S[r][j] = Cap·tanh(S[r][j]),  tanh(x) = E/(E + 2),  E = e^(2x) − 1
 //
-// Step: one vector: 368 flops, 64 bytes read.
+// Step: one vector: 352 flops, 64 bytes read.
 //
 // Registers:
 //
@@ -17,21 +17,21 @@
 //	DX       blocks left
 //	SI       Stride
 //	R8       3·Stride
-//	Z0       tanh is 1 from here on
-//	Z1       2·log2(e)
-//	Z2       all bits but the sign
+//	Z0       tanh = 1
+//	Z1       tanh = −1
+//	Z2       1
 //	Z3       2
-//	Z4       Cap
-//	Z5       1
-//	Z6       1.5·2^23 + 127
-//	Z7–Z11   coefficients of (2^f − 1)/f
-//	Z12      S; ±Cap
-//	Z13      2·log2(e)·|S|; f
-//	Z14      2^n
-//	Z15      n; q; E
+//	Z4       2·log2(e)
+//	Z5       Cap
+//	Z6       0
+//	Z7       1.5·2^23 + 127
+//	Z8–Z12   coefficients of (2^f − 1)/f
+//	Z13–Z16  2·log2(e)·S; f
+//	Z17–Z20  2^n
+//	Z21–Z24  n; 2^f − 1; E
 
 // func softcap_f32_avx512(a *ModifyArgs)
-// Requires: AVX, AVX512DQ, AVX512F
+// Requires: AVX, AVX512F
 TEXT ·softcap_f32_avx512(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         (DI), AX
@@ -40,37 +40,38 @@ TEXT ·softcap_f32_avx512(SB), $128-8
 	MOVL         $0x41200000, R9
 	VMOVD        R9, X0
 	VPBROADCASTD X0, Z0
-	MOVL         $0x4038aa3b, R9
+	MOVL         $0xc1200000, R9
 	VMOVD        R9, X1
 	VPBROADCASTD X1, Z1
-	MOVL         $0x7fffffff, R9
+	MOVL         $0x3f800000, R9
 	VMOVD        R9, X2
 	VPBROADCASTD X2, Z2
 	MOVL         $0x40000000, R9
 	VMOVD        R9, X3
 	VPBROADCASTD X3, Z3
-	VBROADCASTSS 32(DI), Z4
-	MOVL         $0x3f800000, R9
-	VMOVD        R9, X5
-	VPBROADCASTD X5, Z5
+	MOVL         $0x4038aa3b, R9
+	VMOVD        R9, X4
+	VPBROADCASTD X4, Z4
+	VBROADCASTSS 32(DI), Z5
+	VPXORD       Z6, Z6, Z6
 	MOVL         $0x4b40007f, R9
-	VMOVD        R9, X6
-	VPBROADCASTD X6, Z6
-	MOVL         $0x3f317215, R9
 	VMOVD        R9, X7
 	VPBROADCASTD X7, Z7
-	MOVL         $0x3e75fcde, R9
+	MOVL         $0x3f317215, R9
 	VMOVD        R9, X8
 	VPBROADCASTD X8, Z8
-	MOVL         $0x3d635ba9, R9
+	MOVL         $0x3e75fcde, R9
 	VMOVD        R9, X9
 	VPBROADCASTD X9, Z9
-	MOVL         $0x3c1e7544, R9
+	MOVL         $0x3d635ba9, R9
 	VMOVD        R9, X10
 	VPBROADCASTD X10, Z10
-	MOVL         $0x3aaddd0a, R9
+	MOVL         $0x3c1e7544, R9
 	VMOVD        R9, X11
 	VPBROADCASTD X11, Z11
+	MOVL         $0x3aaddd0a, R9
+	VMOVD        R9, X12
+	VPBROADCASTD X12, Z12
 	XORQ         BX, BX
 
 row:
@@ -80,106 +81,90 @@ row:
 	JLT  block_rest
 
 block:
-	VMOVUPS     (CX), Z12
-	VANDPS      Z2, Z12, Z13
-	VANDNPS     Z12, Z2, Z12
-	VORPS       Z4, Z12, Z12
-	VMINPS      Z13, Z0, Z13
-	VMULPS      Z1, Z13, Z13
-	VADDPS      Z6, Z13, Z14
-	VSUBPS      Z6, Z14, Z15
-	VSUBPS      Z15, Z13, Z13
-	VPSLLD      $0x17, Z14, Z14
-	VMOVAPS     Z11, Z15
-	VFMADD213PS Z10, Z13, Z15
-	VFMADD213PS Z9, Z13, Z15
-	VFMADD213PS Z8, Z13, Z15
-	VFMADD213PS Z7, Z13, Z15
-	VMULPS      Z13, Z15, Z15
-	VSUBPS      Z5, Z14, Z13
-	VFMADD213PS Z13, Z14, Z15
-	VADDPS      Z3, Z15, Z13
-	VDIVPS      Z13, Z15, Z15
-	VMULPS      Z12, Z15, Z15
 	VMOVUPS     (CX), Z13
-	VSUBPS      Z13, Z13, Z13
-	VADDPS      Z13, Z15, Z15
-	VMOVUPS     Z15, (CX)
-	VMOVUPS     (CX)(SI*1), Z12
-	VANDPS      Z2, Z12, Z13
-	VANDNPS     Z12, Z2, Z12
-	VORPS       Z4, Z12, Z12
 	VMINPS      Z13, Z0, Z13
-	VMULPS      Z1, Z13, Z13
-	VADDPS      Z6, Z13, Z14
-	VSUBPS      Z6, Z14, Z15
-	VSUBPS      Z15, Z13, Z13
-	VPSLLD      $0x17, Z14, Z14
-	VMOVAPS     Z11, Z15
-	VFMADD213PS Z10, Z13, Z15
-	VFMADD213PS Z9, Z13, Z15
-	VFMADD213PS Z8, Z13, Z15
-	VFMADD213PS Z7, Z13, Z15
-	VMULPS      Z13, Z15, Z15
-	VSUBPS      Z5, Z14, Z13
-	VFMADD213PS Z13, Z14, Z15
-	VADDPS      Z3, Z15, Z13
-	VDIVPS      Z13, Z15, Z15
-	VMULPS      Z12, Z15, Z15
-	VMOVUPS     (CX)(SI*1), Z13
-	VSUBPS      Z13, Z13, Z13
-	VADDPS      Z13, Z15, Z15
-	VMOVUPS     Z15, (CX)(SI*1)
-	VMOVUPS     (CX)(SI*2), Z12
-	VANDPS      Z2, Z12, Z13
-	VANDNPS     Z12, Z2, Z12
-	VORPS       Z4, Z12, Z12
-	VMINPS      Z13, Z0, Z13
-	VMULPS      Z1, Z13, Z13
-	VADDPS      Z6, Z13, Z14
-	VSUBPS      Z6, Z14, Z15
-	VSUBPS      Z15, Z13, Z13
-	VPSLLD      $0x17, Z14, Z14
-	VMOVAPS     Z11, Z15
-	VFMADD213PS Z10, Z13, Z15
-	VFMADD213PS Z9, Z13, Z15
-	VFMADD213PS Z8, Z13, Z15
-	VFMADD213PS Z7, Z13, Z15
-	VMULPS      Z13, Z15, Z15
-	VSUBPS      Z5, Z14, Z13
-	VFMADD213PS Z13, Z14, Z15
-	VADDPS      Z3, Z15, Z13
-	VDIVPS      Z13, Z15, Z15
-	VMULPS      Z12, Z15, Z15
-	VMOVUPS     (CX)(SI*2), Z13
-	VSUBPS      Z13, Z13, Z13
-	VADDPS      Z13, Z15, Z15
-	VMOVUPS     Z15, (CX)(SI*2)
-	VMOVUPS     (CX)(R8*1), Z12
-	VANDPS      Z2, Z12, Z13
-	VANDNPS     Z12, Z2, Z12
-	VORPS       Z4, Z12, Z12
-	VMINPS      Z13, Z0, Z13
-	VMULPS      Z1, Z13, Z13
-	VADDPS      Z6, Z13, Z14
-	VSUBPS      Z6, Z14, Z15
-	VSUBPS      Z15, Z13, Z13
-	VPSLLD      $0x17, Z14, Z14
-	VMOVAPS     Z11, Z15
-	VFMADD213PS Z10, Z13, Z15
-	VFMADD213PS Z9, Z13, Z15
-	VFMADD213PS Z8, Z13, Z15
-	VFMADD213PS Z7, Z13, Z15
-	VMULPS      Z13, Z15, Z15
-	VSUBPS      Z5, Z14, Z13
-	VFMADD213PS Z13, Z14, Z15
-	VADDPS      Z3, Z15, Z13
-	VDIVPS      Z13, Z15, Z15
-	VMULPS      Z12, Z15, Z15
-	VMOVUPS     (CX)(R8*1), Z13
-	VSUBPS      Z13, Z13, Z13
-	VADDPS      Z13, Z15, Z15
-	VMOVUPS     Z15, (CX)(R8*1)
+	VMAXPS      Z13, Z1, Z13
+	VMULPS      Z4, Z13, Z13
+	VMOVUPS     (CX)(SI*1), Z14
+	VMINPS      Z14, Z0, Z14
+	VMAXPS      Z14, Z1, Z14
+	VMULPS      Z4, Z14, Z14
+	VMOVUPS     (CX)(SI*2), Z15
+	VMINPS      Z15, Z0, Z15
+	VMAXPS      Z15, Z1, Z15
+	VMULPS      Z4, Z15, Z15
+	VMOVUPS     (CX)(R8*1), Z16
+	VMINPS      Z16, Z0, Z16
+	VMAXPS      Z16, Z1, Z16
+	VMULPS      Z4, Z16, Z16
+	VADDPS      Z7, Z13, Z17
+	VADDPS      Z7, Z14, Z18
+	VADDPS      Z7, Z15, Z19
+	VADDPS      Z7, Z16, Z20
+	VSUBPS      Z7, Z17, Z21
+	VSUBPS      Z7, Z18, Z22
+	VSUBPS      Z7, Z19, Z23
+	VSUBPS      Z7, Z20, Z24
+	VSUBPS      Z21, Z13, Z13
+	VPSLLD      $0x17, Z17, Z17
+	VSUBPS      Z22, Z14, Z14
+	VPSLLD      $0x17, Z18, Z18
+	VSUBPS      Z23, Z15, Z15
+	VPSLLD      $0x17, Z19, Z19
+	VSUBPS      Z24, Z16, Z16
+	VPSLLD      $0x17, Z20, Z20
+	VMOVAPS     Z12, Z21
+	VMOVAPS     Z12, Z22
+	VMOVAPS     Z12, Z23
+	VMOVAPS     Z12, Z24
+	VFMADD213PS Z11, Z13, Z21
+	VFMADD213PS Z11, Z14, Z22
+	VFMADD213PS Z11, Z15, Z23
+	VFMADD213PS Z11, Z16, Z24
+	VFMADD213PS Z10, Z13, Z21
+	VFMADD213PS Z10, Z14, Z22
+	VFMADD213PS Z10, Z15, Z23
+	VFMADD213PS Z10, Z16, Z24
+	VFMADD213PS Z9, Z13, Z21
+	VFMADD213PS Z9, Z14, Z22
+	VFMADD213PS Z9, Z15, Z23
+	VFMADD213PS Z9, Z16, Z24
+	VFMADD213PS Z8, Z13, Z21
+	VFMADD213PS Z8, Z14, Z22
+	VFMADD213PS Z8, Z15, Z23
+	VFMADD213PS Z8, Z16, Z24
+	VMULPS      Z13, Z21, Z21
+	VSUBPS      Z2, Z17, Z13
+	VFMADD213PS Z13, Z17, Z21
+	VMULPS      Z14, Z22, Z22
+	VSUBPS      Z2, Z18, Z14
+	VFMADD213PS Z14, Z18, Z22
+	VMULPS      Z15, Z23, Z23
+	VSUBPS      Z2, Z19, Z15
+	VFMADD213PS Z15, Z19, Z23
+	VMULPS      Z16, Z24, Z24
+	VSUBPS      Z2, Z20, Z16
+	VFMADD213PS Z16, Z20, Z24
+	VADDPS      Z3, Z21, Z13
+	VDIVPS      Z13, Z21, Z21
+	VMULPS      Z5, Z21, Z21
+	VFMADD231PS (CX), Z6, Z21
+	VMOVUPS     Z21, (CX)
+	VADDPS      Z3, Z22, Z14
+	VDIVPS      Z14, Z22, Z22
+	VMULPS      Z5, Z22, Z22
+	VFMADD231PS (CX)(SI*1), Z6, Z22
+	VMOVUPS     Z22, (CX)(SI*1)
+	VADDPS      Z3, Z23, Z15
+	VDIVPS      Z15, Z23, Z23
+	VMULPS      Z5, Z23, Z23
+	VFMADD231PS (CX)(SI*2), Z6, Z23
+	VMOVUPS     Z23, (CX)(SI*2)
+	VADDPS      Z3, Z24, Z16
+	VDIVPS      Z16, Z24, Z24
+	VMULPS      Z5, Z24, Z24
+	VFMADD231PS (CX)(R8*1), Z6, Z24
+	VMOVUPS     Z24, (CX)(R8*1)
 	LEAQ        (CX)(SI*4), CX
 	SUBQ        $0x04, DX
 	JGE         block
@@ -189,31 +174,27 @@ block_rest:
 	JZ   block_done
 
 block_one:
-	VMOVUPS     (CX), Z12
-	VANDPS      Z2, Z12, Z13
-	VANDNPS     Z12, Z2, Z12
-	VORPS       Z4, Z12, Z12
-	VMINPS      Z13, Z0, Z13
-	VMULPS      Z1, Z13, Z13
-	VADDPS      Z6, Z13, Z14
-	VSUBPS      Z6, Z14, Z15
-	VSUBPS      Z15, Z13, Z13
-	VPSLLD      $0x17, Z14, Z14
-	VMOVAPS     Z11, Z15
-	VFMADD213PS Z10, Z13, Z15
-	VFMADD213PS Z9, Z13, Z15
-	VFMADD213PS Z8, Z13, Z15
-	VFMADD213PS Z7, Z13, Z15
-	VMULPS      Z13, Z15, Z15
-	VSUBPS      Z5, Z14, Z13
-	VFMADD213PS Z13, Z14, Z15
-	VADDPS      Z3, Z15, Z13
-	VDIVPS      Z13, Z15, Z15
-	VMULPS      Z12, Z15, Z15
 	VMOVUPS     (CX), Z13
-	VSUBPS      Z13, Z13, Z13
-	VADDPS      Z13, Z15, Z15
-	VMOVUPS     Z15, (CX)
+	VMINPS      Z13, Z0, Z13
+	VMAXPS      Z13, Z1, Z13
+	VMULPS      Z4, Z13, Z13
+	VADDPS      Z7, Z13, Z17
+	VSUBPS      Z7, Z17, Z21
+	VSUBPS      Z21, Z13, Z13
+	VPSLLD      $0x17, Z17, Z17
+	VMOVAPS     Z12, Z21
+	VFMADD213PS Z11, Z13, Z21
+	VFMADD213PS Z10, Z13, Z21
+	VFMADD213PS Z9, Z13, Z21
+	VFMADD213PS Z8, Z13, Z21
+	VMULPS      Z13, Z21, Z21
+	VSUBPS      Z2, Z17, Z13
+	VFMADD213PS Z13, Z17, Z21
+	VADDPS      Z3, Z21, Z13
+	VDIVPS      Z13, Z21, Z21
+	VMULPS      Z5, Z21, Z21
+	VFMADD231PS (CX), Z6, Z21
+	VMOVUPS     Z21, (CX)
 	ADDQ        SI, CX
 	DECQ        DX
 	JNZ         block_one

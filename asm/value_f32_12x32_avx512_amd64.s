@@ -72,8 +72,8 @@ columns_32:
 
 block_32:
 	// O[0..11] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS (R8), Z26
@@ -115,8 +115,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 4(R8), Z26
@@ -158,8 +158,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 8(R8), Z26
@@ -201,8 +201,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 12(R8), Z26
@@ -244,8 +244,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 16(R8), Z26
@@ -287,8 +287,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 20(R8), Z26
@@ -330,8 +330,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 24(R8), Z26
@@ -373,8 +373,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 28(R8), Z26
@@ -416,8 +416,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 32(R8), Z26
@@ -459,8 +459,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 36(R8), Z26
@@ -502,8 +502,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 40(R8), Z26
@@ -545,8 +545,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 44(R8), Z26
@@ -588,8 +588,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 48(R8), Z26
@@ -631,8 +631,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 52(R8), Z26
@@ -674,8 +674,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 56(R8), Z26
@@ -717,8 +717,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS 60(R8), Z26
@@ -768,8 +768,8 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VMOVUPS      64(R9), Z25
 	VBROADCASTSS (R8)(R12*4), Z26
@@ -915,7 +915,7 @@ narrower_32:
 
 block_16:
 	// O[0..11] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS (R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -944,7 +944,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 4(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -973,7 +973,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 8(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1002,7 +1002,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 12(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1031,7 +1031,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 16(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1060,7 +1060,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 20(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1089,7 +1089,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 24(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1118,7 +1118,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 28(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1147,7 +1147,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 32(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1176,7 +1176,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 36(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1205,7 +1205,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 40(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1234,7 +1234,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 44(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1263,7 +1263,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 48(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1292,7 +1292,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 52(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1321,7 +1321,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 56(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1350,7 +1350,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..11] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS 60(R8), Z26
 	VFMADD231PS  Z24, Z26, Z0
@@ -1387,7 +1387,7 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z24
 	VBROADCASTSS (R8)(R12*4), Z26
 	VFMADD231PS  Z24, Z26, Z0

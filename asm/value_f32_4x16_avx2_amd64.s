@@ -56,7 +56,7 @@ columns_16:
 
 block_16:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS (R8), Y10
@@ -74,7 +74,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 4(R8), Y10
@@ -92,7 +92,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 8(R8), Y10
@@ -110,7 +110,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 12(R8), Y10
@@ -128,7 +128,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 16(R8), Y10
@@ -146,7 +146,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 20(R8), Y10
@@ -164,7 +164,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 24(R8), Y10
@@ -182,7 +182,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 28(R8), Y10
@@ -200,7 +200,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 32(R8), Y10
@@ -218,7 +218,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 36(R8), Y10
@@ -236,7 +236,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 40(R8), Y10
@@ -254,7 +254,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 44(R8), Y10
@@ -272,7 +272,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 48(R8), Y10
@@ -290,7 +290,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 52(R8), Y10
@@ -308,7 +308,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 56(R8), Y10
@@ -326,7 +326,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS 60(R8), Y10
@@ -352,7 +352,7 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y8
 	VMOVUPS      32(R9), Y9
 	VBROADCASTSS (R8)(R12*4), Y10

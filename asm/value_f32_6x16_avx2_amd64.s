@@ -60,7 +60,7 @@ columns_16:
 
 block_16:
 	// O[0..5] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS (R8), Y14
@@ -84,7 +84,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 4(R8), Y14
@@ -108,7 +108,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 8(R8), Y14
@@ -132,7 +132,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 12(R8), Y14
@@ -156,7 +156,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 16(R8), Y14
@@ -180,7 +180,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 20(R8), Y14
@@ -204,7 +204,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 24(R8), Y14
@@ -228,7 +228,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 28(R8), Y14
@@ -252,7 +252,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 32(R8), Y14
@@ -276,7 +276,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 36(R8), Y14
@@ -300,7 +300,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 40(R8), Y14
@@ -324,7 +324,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 44(R8), Y14
@@ -348,7 +348,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 48(R8), Y14
@@ -372,7 +372,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 52(R8), Y14
@@ -396,7 +396,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 56(R8), Y14
@@ -420,7 +420,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..5] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS 60(R8), Y14
@@ -452,7 +452,7 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Y12
 	VMOVUPS      32(R9), Y13
 	VBROADCASTSS (R8)(R12*4), Y14

@@ -64,8 +64,8 @@ columns_32:
 
 block_32:
 	// O[0..7] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS (R8), Z18
@@ -95,8 +95,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 4(R8), Z18
@@ -126,8 +126,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 8(R8), Z18
@@ -157,8 +157,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 12(R8), Z18
@@ -188,8 +188,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 16(R8), Z18
@@ -219,8 +219,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 20(R8), Z18
@@ -250,8 +250,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 24(R8), Z18
@@ -281,8 +281,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 28(R8), Z18
@@ -312,8 +312,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 32(R8), Z18
@@ -343,8 +343,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 36(R8), Z18
@@ -374,8 +374,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 40(R8), Z18
@@ -405,8 +405,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 44(R8), Z18
@@ -436,8 +436,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 48(R8), Z18
@@ -467,8 +467,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 52(R8), Z18
@@ -498,8 +498,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 56(R8), Z18
@@ -529,8 +529,8 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 60(R8), Z18
@@ -568,8 +568,8 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(BX*8)
-	PREFETCHT0   64(R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
+	PREFETCHT0   64(R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS (R8)(R12*4), Z18
@@ -675,7 +675,7 @@ narrower_32:
 
 block_16:
 	// O[0..7] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS (R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -696,7 +696,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 4(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -717,7 +717,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 8(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -738,7 +738,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 12(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -759,7 +759,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 16(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -780,7 +780,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 20(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -801,7 +801,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 24(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -822,7 +822,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 28(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -843,7 +843,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 32(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -864,7 +864,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 36(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -885,7 +885,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 40(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -906,7 +906,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 44(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -927,7 +927,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 48(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -948,7 +948,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 52(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -969,7 +969,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 56(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -990,7 +990,7 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..7] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 60(R8), Z18
 	VFMADD231PS  Z16, Z18, Z0
@@ -1019,7 +1019,7 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(BX*8)
+	PREFETCHT0   (R9)(BX*4)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS (R8)(R12*4), Z18
 	VFMADD231PS  Z16, Z18, Z0

@@ -7,18 +7,18 @@ package asm
 // Score runs the score kernel id. It panics if this build has none.
 func Score(id ID, a *ScoreArgs) {
 	switch id {
-	case id_score_f32_6x16_avx2:
-		score_f32_6x16_avx2(a)
-	case id_score_f32_4x16_avx2:
-		score_f32_4x16_avx2(a)
-	case id_score_f32_3x32_avx2:
-		score_f32_3x32_avx2(a)
 	case id_score_f32_12x32_avx512:
 		score_f32_12x32_avx512(a)
 	case id_score_f32_8x32_avx512:
 		score_f32_8x32_avx512(a)
 	case id_score_f32_6x64_avx512:
 		score_f32_6x64_avx512(a)
+	case id_score_f32_6x16_avx2:
+		score_f32_6x16_avx2(a)
+	case id_score_f32_4x16_avx2:
+		score_f32_4x16_avx2(a)
+	case id_score_f32_3x32_avx2:
+		score_f32_3x32_avx2(a)
 	default:
 		panic(noKernel(OpScore, id))
 	}
@@ -27,18 +27,18 @@ func Score(id ID, a *ScoreArgs) {
 // Value runs the value kernel id. It panics if this build has none.
 func Value(id ID, a *ValueArgs) {
 	switch id {
-	case id_value_f32_6x16_avx2:
-		value_f32_6x16_avx2(a)
-	case id_value_f32_4x16_avx2:
-		value_f32_4x16_avx2(a)
-	case id_value_f32_3x32_avx2:
-		value_f32_3x32_avx2(a)
 	case id_value_f32_12x32_avx512:
 		value_f32_12x32_avx512(a)
 	case id_value_f32_8x32_avx512:
 		value_f32_8x32_avx512(a)
 	case id_value_f32_6x64_avx512:
 		value_f32_6x64_avx512(a)
+	case id_value_f32_6x16_avx2:
+		value_f32_6x16_avx2(a)
+	case id_value_f32_4x16_avx2:
+		value_f32_4x16_avx2(a)
+	case id_value_f32_3x32_avx2:
+		value_f32_3x32_avx2(a)
 	default:
 		panic(noKernel(OpValue, id))
 	}
@@ -47,36 +47,6 @@ func Value(id ID, a *ValueArgs) {
 // DecodeScore runs the decode_score kernel id. It panics if this build has none.
 func DecodeScore(id ID, a *DecodeScoreArgs) {
 	switch id {
-	case id_decode_score_f32_1x8_avx2:
-		decode_score_f32_1x8_avx2(a)
-	case id_decode_score_f32_2x4_avx2:
-		decode_score_f32_2x4_avx2(a)
-	case id_decode_score_f32_3x4_avx2:
-		decode_score_f32_3x4_avx2(a)
-	case id_decode_score_f32_4x2_avx2:
-		decode_score_f32_4x2_avx2(a)
-	case id_decode_score_f32_1x4_avx2:
-		decode_score_f32_1x4_avx2(a)
-	case id_decode_score_f16_1x8_avx2:
-		decode_score_f16_1x8_avx2(a)
-	case id_decode_score_f16_2x4_avx2:
-		decode_score_f16_2x4_avx2(a)
-	case id_decode_score_f16_3x4_avx2:
-		decode_score_f16_3x4_avx2(a)
-	case id_decode_score_f16_4x2_avx2:
-		decode_score_f16_4x2_avx2(a)
-	case id_decode_score_f16_1x4_avx2:
-		decode_score_f16_1x4_avx2(a)
-	case id_decode_score_bf16_1x8_avx2:
-		decode_score_bf16_1x8_avx2(a)
-	case id_decode_score_bf16_2x4_avx2:
-		decode_score_bf16_2x4_avx2(a)
-	case id_decode_score_bf16_3x4_avx2:
-		decode_score_bf16_3x4_avx2(a)
-	case id_decode_score_bf16_4x2_avx2:
-		decode_score_bf16_4x2_avx2(a)
-	case id_decode_score_bf16_1x4_avx2:
-		decode_score_bf16_1x4_avx2(a)
 	case id_decode_score_f32_1x8_avx512:
 		decode_score_f32_1x8_avx512(a)
 	case id_decode_score_f32_2x4_avx512:
@@ -107,6 +77,36 @@ func DecodeScore(id ID, a *DecodeScoreArgs) {
 		decode_score_bf16_4x4_avx512(a)
 	case id_decode_score_bf16_4x2_avx512:
 		decode_score_bf16_4x2_avx512(a)
+	case id_decode_score_f32_1x8_avx2:
+		decode_score_f32_1x8_avx2(a)
+	case id_decode_score_f32_2x4_avx2:
+		decode_score_f32_2x4_avx2(a)
+	case id_decode_score_f32_3x4_avx2:
+		decode_score_f32_3x4_avx2(a)
+	case id_decode_score_f32_4x2_avx2:
+		decode_score_f32_4x2_avx2(a)
+	case id_decode_score_f32_1x4_avx2:
+		decode_score_f32_1x4_avx2(a)
+	case id_decode_score_f16_1x8_avx2:
+		decode_score_f16_1x8_avx2(a)
+	case id_decode_score_f16_2x4_avx2:
+		decode_score_f16_2x4_avx2(a)
+	case id_decode_score_f16_3x4_avx2:
+		decode_score_f16_3x4_avx2(a)
+	case id_decode_score_f16_4x2_avx2:
+		decode_score_f16_4x2_avx2(a)
+	case id_decode_score_f16_1x4_avx2:
+		decode_score_f16_1x4_avx2(a)
+	case id_decode_score_bf16_1x8_avx2:
+		decode_score_bf16_1x8_avx2(a)
+	case id_decode_score_bf16_2x4_avx2:
+		decode_score_bf16_2x4_avx2(a)
+	case id_decode_score_bf16_3x4_avx2:
+		decode_score_bf16_3x4_avx2(a)
+	case id_decode_score_bf16_4x2_avx2:
+		decode_score_bf16_4x2_avx2(a)
+	case id_decode_score_bf16_1x4_avx2:
+		decode_score_bf16_1x4_avx2(a)
 	default:
 		panic(noKernel(OpDecodeScore, id))
 	}
@@ -115,36 +115,6 @@ func DecodeScore(id ID, a *DecodeScoreArgs) {
 // DecodeValue runs the decode_value kernel id. It panics if this build has none.
 func DecodeValue(id ID, a *ValueArgs) {
 	switch id {
-	case id_decode_value_f32_1x64_avx2:
-		decode_value_f32_1x64_avx2(a)
-	case id_decode_value_f32_2x32_avx2:
-		decode_value_f32_2x32_avx2(a)
-	case id_decode_value_f32_3x32_avx2:
-		decode_value_f32_3x32_avx2(a)
-	case id_decode_value_f32_4x16_avx2:
-		decode_value_f32_4x16_avx2(a)
-	case id_decode_value_f32_1x32_avx2:
-		decode_value_f32_1x32_avx2(a)
-	case id_decode_value_f16_1x64_avx2:
-		decode_value_f16_1x64_avx2(a)
-	case id_decode_value_f16_2x32_avx2:
-		decode_value_f16_2x32_avx2(a)
-	case id_decode_value_f16_3x32_avx2:
-		decode_value_f16_3x32_avx2(a)
-	case id_decode_value_f16_4x16_avx2:
-		decode_value_f16_4x16_avx2(a)
-	case id_decode_value_f16_1x32_avx2:
-		decode_value_f16_1x32_avx2(a)
-	case id_decode_value_bf16_1x64_avx2:
-		decode_value_bf16_1x64_avx2(a)
-	case id_decode_value_bf16_2x32_avx2:
-		decode_value_bf16_2x32_avx2(a)
-	case id_decode_value_bf16_3x32_avx2:
-		decode_value_bf16_3x32_avx2(a)
-	case id_decode_value_bf16_4x16_avx2:
-		decode_value_bf16_4x16_avx2(a)
-	case id_decode_value_bf16_1x32_avx2:
-		decode_value_bf16_1x32_avx2(a)
 	case id_decode_value_f32_1x128_avx512:
 		decode_value_f32_1x128_avx512(a)
 	case id_decode_value_f32_2x64_avx512:
@@ -175,6 +145,36 @@ func DecodeValue(id ID, a *ValueArgs) {
 		decode_value_bf16_4x64_avx512(a)
 	case id_decode_value_bf16_4x32_avx512:
 		decode_value_bf16_4x32_avx512(a)
+	case id_decode_value_f32_1x64_avx2:
+		decode_value_f32_1x64_avx2(a)
+	case id_decode_value_f32_2x32_avx2:
+		decode_value_f32_2x32_avx2(a)
+	case id_decode_value_f32_3x32_avx2:
+		decode_value_f32_3x32_avx2(a)
+	case id_decode_value_f32_4x16_avx2:
+		decode_value_f32_4x16_avx2(a)
+	case id_decode_value_f32_1x32_avx2:
+		decode_value_f32_1x32_avx2(a)
+	case id_decode_value_f16_1x64_avx2:
+		decode_value_f16_1x64_avx2(a)
+	case id_decode_value_f16_2x32_avx2:
+		decode_value_f16_2x32_avx2(a)
+	case id_decode_value_f16_3x32_avx2:
+		decode_value_f16_3x32_avx2(a)
+	case id_decode_value_f16_4x16_avx2:
+		decode_value_f16_4x16_avx2(a)
+	case id_decode_value_f16_1x32_avx2:
+		decode_value_f16_1x32_avx2(a)
+	case id_decode_value_bf16_1x64_avx2:
+		decode_value_bf16_1x64_avx2(a)
+	case id_decode_value_bf16_2x32_avx2:
+		decode_value_bf16_2x32_avx2(a)
+	case id_decode_value_bf16_3x32_avx2:
+		decode_value_bf16_3x32_avx2(a)
+	case id_decode_value_bf16_4x16_avx2:
+		decode_value_bf16_4x16_avx2(a)
+	case id_decode_value_bf16_1x32_avx2:
+		decode_value_bf16_1x32_avx2(a)
 	default:
 		panic(noKernel(OpDecodeValue, id))
 	}
@@ -183,10 +183,10 @@ func DecodeValue(id ID, a *ValueArgs) {
 // Softmax runs the softmax kernel id. It panics if this build has none.
 func Softmax(id ID, a *SoftmaxArgs) {
 	switch id {
-	case id_softmax_f32_avx2:
-		softmax_f32_avx2(a)
 	case id_softmax_f32_avx512:
 		softmax_f32_avx512(a)
+	case id_softmax_f32_avx2:
+		softmax_f32_avx2(a)
 	default:
 		panic(noKernel(OpSoftmax, id))
 	}
@@ -195,10 +195,10 @@ func Softmax(id ID, a *SoftmaxArgs) {
 // Softcap runs the softcap kernel id. It panics if this build has none.
 func Softcap(id ID, a *ModifyArgs) {
 	switch id {
-	case id_softcap_f32_avx2:
-		softcap_f32_avx2(a)
 	case id_softcap_f32_avx512:
 		softcap_f32_avx512(a)
+	case id_softcap_f32_avx2:
+		softcap_f32_avx2(a)
 	default:
 		panic(noKernel(OpSoftcap, id))
 	}
@@ -207,10 +207,10 @@ func Softcap(id ID, a *ModifyArgs) {
 // Alibi runs the alibi kernel id. It panics if this build has none.
 func Alibi(id ID, a *ModifyArgs) {
 	switch id {
-	case id_alibi_f32_avx2:
-		alibi_f32_avx2(a)
 	case id_alibi_f32_avx512:
 		alibi_f32_avx512(a)
+	case id_alibi_f32_avx2:
+		alibi_f32_avx2(a)
 	default:
 		panic(noKernel(OpAlibi, id))
 	}
@@ -219,10 +219,10 @@ func Alibi(id ID, a *ModifyArgs) {
 // Bias runs the bias kernel id. It panics if this build has none.
 func Bias(id ID, a *ModifyArgs) {
 	switch id {
-	case id_bias_f32_avx2:
-		bias_f32_avx2(a)
 	case id_bias_f32_avx512:
 		bias_f32_avx512(a)
+	case id_bias_f32_avx2:
+		bias_f32_avx2(a)
 	default:
 		panic(noKernel(OpBias, id))
 	}
@@ -231,10 +231,10 @@ func Bias(id ID, a *ModifyArgs) {
 // Mask runs the mask kernel id. It panics if this build has none.
 func Mask(id ID, a *ModifyArgs) {
 	switch id {
-	case id_mask_f32_avx2:
-		mask_f32_avx2(a)
 	case id_mask_f32_avx512:
 		mask_f32_avx512(a)
+	case id_mask_f32_avx2:
+		mask_f32_avx2(a)
 	default:
 		panic(noKernel(OpMask, id))
 	}
@@ -243,24 +243,6 @@ func Mask(id ID, a *ModifyArgs) {
 // Pack runs the pack kernel id. It panics if this build has none.
 func Pack(id ID, a *PackArgs) {
 	switch id {
-	case id_pack_f32_w16_avx2:
-		pack_f32_w16_avx2(a)
-	case id_pack_f16_w16_avx2:
-		pack_f16_w16_avx2(a)
-	case id_pack_bf16_w16_avx2:
-		pack_bf16_w16_avx2(a)
-	case id_pack_f32_w6_avx2:
-		pack_f32_w6_avx2(a)
-	case id_pack_f32_w4_avx2:
-		pack_f32_w4_avx2(a)
-	case id_pack_f32_w32_avx2:
-		pack_f32_w32_avx2(a)
-	case id_pack_f16_w32_avx2:
-		pack_f16_w32_avx2(a)
-	case id_pack_bf16_w32_avx2:
-		pack_bf16_w32_avx2(a)
-	case id_pack_f32_w3_avx2:
-		pack_f32_w3_avx2(a)
 	case id_pack_f32_w32_avx512:
 		pack_f32_w32_avx512(a)
 	case id_pack_f16_w32_avx512:
@@ -279,6 +261,24 @@ func Pack(id ID, a *PackArgs) {
 		pack_bf16_w64_avx512(a)
 	case id_pack_f32_w6_avx512:
 		pack_f32_w6_avx512(a)
+	case id_pack_f32_w16_avx2:
+		pack_f32_w16_avx2(a)
+	case id_pack_f16_w16_avx2:
+		pack_f16_w16_avx2(a)
+	case id_pack_bf16_w16_avx2:
+		pack_bf16_w16_avx2(a)
+	case id_pack_f32_w6_avx2:
+		pack_f32_w6_avx2(a)
+	case id_pack_f32_w4_avx2:
+		pack_f32_w4_avx2(a)
+	case id_pack_f32_w32_avx2:
+		pack_f32_w32_avx2(a)
+	case id_pack_f16_w32_avx2:
+		pack_f16_w32_avx2(a)
+	case id_pack_bf16_w32_avx2:
+		pack_bf16_w32_avx2(a)
+	case id_pack_f32_w3_avx2:
+		pack_f32_w3_avx2(a)
 	default:
 		panic(noKernel(OpPack, id))
 	}
@@ -287,18 +287,18 @@ func Pack(id ID, a *PackArgs) {
 // Convert runs the convert kernel id. It panics if this build has none.
 func Convert(id ID, a *ConvertArgs) {
 	switch id {
-	case id_convert_f32_avx2:
-		convert_f32_avx2(a)
-	case id_convert_f16_avx2:
-		convert_f16_avx2(a)
-	case id_convert_bf16_avx2:
-		convert_bf16_avx2(a)
 	case id_convert_f32_avx512:
 		convert_f32_avx512(a)
 	case id_convert_f16_avx512:
 		convert_f16_avx512(a)
 	case id_convert_bf16_avx512:
 		convert_bf16_avx512(a)
+	case id_convert_f32_avx2:
+		convert_f32_avx2(a)
+	case id_convert_f16_avx2:
+		convert_f16_avx2(a)
+	case id_convert_bf16_avx2:
+		convert_bf16_avx2(a)
 	default:
 		panic(noKernel(OpConvert, id))
 	}
@@ -307,18 +307,18 @@ func Convert(id ID, a *ConvertArgs) {
 // Finish runs the finish kernel id. It panics if this build has none.
 func Finish(id ID, a *FinishArgs) {
 	switch id {
-	case id_finish_f32_avx2:
-		finish_f32_avx2(a)
-	case id_finish_f16_avx2:
-		finish_f16_avx2(a)
-	case id_finish_bf16_avx2:
-		finish_bf16_avx2(a)
 	case id_finish_f32_avx512:
 		finish_f32_avx512(a)
 	case id_finish_f16_avx512:
 		finish_f16_avx512(a)
 	case id_finish_bf16_avx512:
 		finish_bf16_avx512(a)
+	case id_finish_f32_avx2:
+		finish_f32_avx2(a)
+	case id_finish_f16_avx2:
+		finish_f16_avx2(a)
+	case id_finish_bf16_avx2:
+		finish_bf16_avx2(a)
 	default:
 		panic(noKernel(OpFinish, id))
 	}
@@ -327,10 +327,10 @@ func Finish(id ID, a *FinishArgs) {
 // Peak runs the peak kernel id. It panics if this build has none.
 func Peak(id ID, a *PeakArgs) {
 	switch id {
-	case id_peak_f32_avx2:
-		peak_f32_avx2(a)
 	case id_peak_f32_avx512:
 		peak_f32_avx512(a)
+	case id_peak_f32_avx2:
+		peak_f32_avx2(a)
 	default:
 		panic(noKernel(OpPeak, id))
 	}
@@ -339,18 +339,18 @@ func Peak(id ID, a *PeakArgs) {
 // Read runs the read kernel id. It panics if this build has none.
 func Read(id ID, a *ReadArgs) {
 	switch id {
-	case id_read_f32_avx2:
-		read_f32_avx2(a)
-	case id_read_f16_avx2:
-		read_f16_avx2(a)
-	case id_read_bf16_avx2:
-		read_bf16_avx2(a)
 	case id_read_f32_avx512:
 		read_f32_avx512(a)
 	case id_read_f16_avx512:
 		read_f16_avx512(a)
 	case id_read_bf16_avx512:
 		read_bf16_avx512(a)
+	case id_read_f32_avx2:
+		read_f32_avx2(a)
+	case id_read_f16_avx2:
+		read_f16_avx2(a)
+	case id_read_bf16_avx2:
+		read_bf16_avx2(a)
 	default:
 		panic(noKernel(OpRead, id))
 	}

@@ -40,76 +40,34 @@ const (
 type ISA string
 
 const (
-	AVX2   ISA = "avx2"
 	AVX512 ISA = "avx512"
+	AVX2   ISA = "avx2"
 	NEON   ISA = "neon"
 )
+
+// ISAs lists the instruction sets, of all architectures, in order of preference.
+func ISAs() []ISA {
+	return []ISA{AVX512, AVX2, NEON}
+}
+
+// Arch is the ISA's GOARCH.
+func (i ISA) Arch() string {
+	switch i {
+	case AVX512:
+		return "amd64"
+	case AVX2:
+		return "amd64"
+	case NEON:
+		return "arm64"
+	}
+	return ""
+}
 
 // ID names a kernel within one build of the module. The zero ID is no kernel.
 type ID int16
 
 const (
 	_ ID = iota
-	id_score_f32_6x16_avx2
-	id_value_f32_6x16_avx2
-	id_pack_f32_w16_avx2
-	id_pack_f16_w16_avx2
-	id_pack_bf16_w16_avx2
-	id_pack_f32_w6_avx2
-	id_score_f32_4x16_avx2
-	id_value_f32_4x16_avx2
-	id_pack_f32_w4_avx2
-	id_score_f32_3x32_avx2
-	id_value_f32_3x32_avx2
-	id_pack_f32_w32_avx2
-	id_pack_f16_w32_avx2
-	id_pack_bf16_w32_avx2
-	id_pack_f32_w3_avx2
-	id_decode_score_f32_1x8_avx2
-	id_decode_score_f32_2x4_avx2
-	id_decode_score_f32_3x4_avx2
-	id_decode_score_f32_4x2_avx2
-	id_decode_score_f32_1x4_avx2
-	id_decode_value_f32_1x64_avx2
-	id_decode_value_f32_2x32_avx2
-	id_decode_value_f32_3x32_avx2
-	id_decode_value_f32_4x16_avx2
-	id_decode_value_f32_1x32_avx2
-	id_decode_score_f16_1x8_avx2
-	id_decode_score_f16_2x4_avx2
-	id_decode_score_f16_3x4_avx2
-	id_decode_score_f16_4x2_avx2
-	id_decode_score_f16_1x4_avx2
-	id_decode_value_f16_1x64_avx2
-	id_decode_value_f16_2x32_avx2
-	id_decode_value_f16_3x32_avx2
-	id_decode_value_f16_4x16_avx2
-	id_decode_value_f16_1x32_avx2
-	id_decode_score_bf16_1x8_avx2
-	id_decode_score_bf16_2x4_avx2
-	id_decode_score_bf16_3x4_avx2
-	id_decode_score_bf16_4x2_avx2
-	id_decode_score_bf16_1x4_avx2
-	id_decode_value_bf16_1x64_avx2
-	id_decode_value_bf16_2x32_avx2
-	id_decode_value_bf16_3x32_avx2
-	id_decode_value_bf16_4x16_avx2
-	id_decode_value_bf16_1x32_avx2
-	id_softmax_f32_avx2
-	id_softcap_f32_avx2
-	id_alibi_f32_avx2
-	id_bias_f32_avx2
-	id_mask_f32_avx2
-	id_peak_f32_avx2
-	id_convert_f32_avx2
-	id_convert_f16_avx2
-	id_convert_bf16_avx2
-	id_finish_f32_avx2
-	id_finish_f16_avx2
-	id_finish_bf16_avx2
-	id_read_f32_avx2
-	id_read_f16_avx2
-	id_read_bf16_avx2
 	id_score_f32_12x32_avx512
 	id_value_f32_12x32_avx512
 	id_pack_f32_w32_avx512
@@ -170,6 +128,66 @@ const (
 	id_read_f32_avx512
 	id_read_f16_avx512
 	id_read_bf16_avx512
+	id_score_f32_6x16_avx2
+	id_value_f32_6x16_avx2
+	id_pack_f32_w16_avx2
+	id_pack_f16_w16_avx2
+	id_pack_bf16_w16_avx2
+	id_pack_f32_w6_avx2
+	id_score_f32_4x16_avx2
+	id_value_f32_4x16_avx2
+	id_pack_f32_w4_avx2
+	id_score_f32_3x32_avx2
+	id_value_f32_3x32_avx2
+	id_pack_f32_w32_avx2
+	id_pack_f16_w32_avx2
+	id_pack_bf16_w32_avx2
+	id_pack_f32_w3_avx2
+	id_decode_score_f32_1x8_avx2
+	id_decode_score_f32_2x4_avx2
+	id_decode_score_f32_3x4_avx2
+	id_decode_score_f32_4x2_avx2
+	id_decode_score_f32_1x4_avx2
+	id_decode_value_f32_1x64_avx2
+	id_decode_value_f32_2x32_avx2
+	id_decode_value_f32_3x32_avx2
+	id_decode_value_f32_4x16_avx2
+	id_decode_value_f32_1x32_avx2
+	id_decode_score_f16_1x8_avx2
+	id_decode_score_f16_2x4_avx2
+	id_decode_score_f16_3x4_avx2
+	id_decode_score_f16_4x2_avx2
+	id_decode_score_f16_1x4_avx2
+	id_decode_value_f16_1x64_avx2
+	id_decode_value_f16_2x32_avx2
+	id_decode_value_f16_3x32_avx2
+	id_decode_value_f16_4x16_avx2
+	id_decode_value_f16_1x32_avx2
+	id_decode_score_bf16_1x8_avx2
+	id_decode_score_bf16_2x4_avx2
+	id_decode_score_bf16_3x4_avx2
+	id_decode_score_bf16_4x2_avx2
+	id_decode_score_bf16_1x4_avx2
+	id_decode_value_bf16_1x64_avx2
+	id_decode_value_bf16_2x32_avx2
+	id_decode_value_bf16_3x32_avx2
+	id_decode_value_bf16_4x16_avx2
+	id_decode_value_bf16_1x32_avx2
+	id_softmax_f32_avx2
+	id_softcap_f32_avx2
+	id_alibi_f32_avx2
+	id_bias_f32_avx2
+	id_mask_f32_avx2
+	id_peak_f32_avx2
+	id_convert_f32_avx2
+	id_convert_f16_avx2
+	id_convert_bf16_avx2
+	id_finish_f32_avx2
+	id_finish_f16_avx2
+	id_finish_bf16_avx2
+	id_read_f32_avx2
+	id_read_f16_avx2
+	id_read_bf16_avx2
 	id_score_f32_6x16_neon
 	id_value_f32_6x16_neon
 	id_pack_f32_w16_neon
@@ -243,113 +261,53 @@ type Kernel struct {
 // List returns every kernel of every architecture, in a fixed order.
 func List() []Kernel {
 	return []Kernel{
-		{id_score_f32_6x16_avx2, "score_f32_6x16_avx2", OpScore, "f32", "avx2", 6, 16, []string{"AVX", "FMA3"}, 192, 88, "e61c40449090"},
-		{id_value_f32_6x16_avx2, "value_f32_6x16_avx2", OpValue, "f32", "avx2", 6, 16, []string{"AVX", "FMA3"}, 192, 88, "ceab2628a350"},
-		{id_pack_f32_w16_avx2, "pack_f32_w16_avx2", OpPack, "f32", "avx2", 0, 16, []string{"AVX"}, 0, 512, "eaf2bcfa5c73"},
-		{id_pack_f16_w16_avx2, "pack_f16_w16_avx2", OpPack, "f16", "avx2", 0, 16, []string{"AVX", "AVX2", "F16C"}, 0, 256, "61a35c258e98"},
-		{id_pack_bf16_w16_avx2, "pack_bf16_w16_avx2", OpPack, "bf16", "avx2", 0, 16, []string{"AVX", "AVX2"}, 0, 256, "4db81c7528b3"},
-		{id_pack_f32_w6_avx2, "pack_f32_w6_avx2", OpPack, "f32", "avx2", 0, 6, []string{"AVX"}, 0, 384, "9e241bd8063a"},
-		{id_score_f32_4x16_avx2, "score_f32_4x16_avx2", OpScore, "f32", "avx2", 4, 16, []string{"AVX", "FMA3"}, 128, 80, "6468cb9ab8ea"},
-		{id_value_f32_4x16_avx2, "value_f32_4x16_avx2", OpValue, "f32", "avx2", 4, 16, []string{"AVX", "FMA3"}, 128, 80, "759e508a74c1"},
-		{id_pack_f32_w4_avx2, "pack_f32_w4_avx2", OpPack, "f32", "avx2", 0, 4, []string{"AVX"}, 0, 256, "3e0dce023028"},
-		{id_score_f32_3x32_avx2, "score_f32_3x32_avx2", OpScore, "f32", "avx2", 3, 32, []string{"AVX", "FMA3"}, 192, 140, "f27f8af32fce"},
-		{id_value_f32_3x32_avx2, "value_f32_3x32_avx2", OpValue, "f32", "avx2", 3, 32, []string{"AVX", "FMA3"}, 192, 140, "ba840a9c1897"},
-		{id_pack_f32_w32_avx2, "pack_f32_w32_avx2", OpPack, "f32", "avx2", 0, 32, []string{"AVX"}, 0, 512, "940e99d7bf9f"},
-		{id_pack_f16_w32_avx2, "pack_f16_w32_avx2", OpPack, "f16", "avx2", 0, 32, []string{"AVX", "AVX2", "F16C"}, 0, 256, "2906ca8f74ad"},
-		{id_pack_bf16_w32_avx2, "pack_bf16_w32_avx2", OpPack, "bf16", "avx2", 0, 32, []string{"AVX", "AVX2"}, 0, 256, "a3065553bccd"},
-		{id_pack_f32_w3_avx2, "pack_f32_w3_avx2", OpPack, "f32", "avx2", 0, 3, []string{"AVX"}, 0, 192, "7dc4c2e0181b"},
-		{id_decode_score_f32_1x8_avx2, "decode_score_f32_1x8_avx2", OpDecodeScore, "f32", "avx2", 1, 8, []string{"AVX", "FMA3"}, 16, 36, "5bb74e1f4bfd"},
-		{id_decode_score_f32_2x4_avx2, "decode_score_f32_2x4_avx2", OpDecodeScore, "f32", "avx2", 2, 4, []string{"AVX", "FMA3"}, 16, 24, "fd598721adae"},
-		{id_decode_score_f32_3x4_avx2, "decode_score_f32_3x4_avx2", OpDecodeScore, "f32", "avx2", 3, 4, []string{"AVX", "FMA3"}, 24, 28, "a923190554f5"},
-		{id_decode_score_f32_4x2_avx2, "decode_score_f32_4x2_avx2", OpDecodeScore, "f32", "avx2", 4, 2, []string{"AVX", "FMA3"}, 16, 24, "0373c5078c7a"},
-		{id_decode_score_f32_1x4_avx2, "decode_score_f32_1x4_avx2", OpDecodeScore, "f32", "avx2", 1, 4, []string{"AVX", "FMA3"}, 8, 20, "b2e9bb19f4c7"},
-		{id_decode_value_f32_1x64_avx2, "decode_value_f32_1x64_avx2", OpDecodeValue, "f32", "avx2", 1, 64, []string{"AVX", "FMA3"}, 128, 260, "24877f1de3a1"},
-		{id_decode_value_f32_2x32_avx2, "decode_value_f32_2x32_avx2", OpDecodeValue, "f32", "avx2", 2, 32, []string{"AVX", "FMA3"}, 128, 136, "4b4dd75d992e"},
-		{id_decode_value_f32_3x32_avx2, "decode_value_f32_3x32_avx2", OpDecodeValue, "f32", "avx2", 3, 32, []string{"AVX", "FMA3"}, 192, 140, "2a693d603d7b"},
-		{id_decode_value_f32_4x16_avx2, "decode_value_f32_4x16_avx2", OpDecodeValue, "f32", "avx2", 4, 16, []string{"AVX", "FMA3"}, 128, 80, "2104fcf41777"},
-		{id_decode_value_f32_1x32_avx2, "decode_value_f32_1x32_avx2", OpDecodeValue, "f32", "avx2", 1, 32, []string{"AVX", "FMA3"}, 64, 132, "46e6c8580c53"},
-		{id_decode_score_f16_1x8_avx2, "decode_score_f16_1x8_avx2", OpDecodeScore, "f16", "avx2", 1, 8, []string{"AVX", "F16C", "FMA3"}, 16, 20, "9b4c47f2beed"},
-		{id_decode_score_f16_2x4_avx2, "decode_score_f16_2x4_avx2", OpDecodeScore, "f16", "avx2", 2, 4, []string{"AVX", "F16C", "FMA3"}, 16, 16, "d580c8ad61ce"},
-		{id_decode_score_f16_3x4_avx2, "decode_score_f16_3x4_avx2", OpDecodeScore, "f16", "avx2", 3, 4, []string{"AVX", "F16C", "FMA3"}, 24, 20, "1f53b41fea3d"},
-		{id_decode_score_f16_4x2_avx2, "decode_score_f16_4x2_avx2", OpDecodeScore, "f16", "avx2", 4, 2, []string{"AVX", "F16C", "FMA3"}, 16, 20, "6416d46da425"},
-		{id_decode_score_f16_1x4_avx2, "decode_score_f16_1x4_avx2", OpDecodeScore, "f16", "avx2", 1, 4, []string{"AVX", "F16C", "FMA3"}, 8, 12, "4511f7a9496b"},
-		{id_decode_value_f16_1x64_avx2, "decode_value_f16_1x64_avx2", OpDecodeValue, "f16", "avx2", 1, 64, []string{"AVX", "F16C", "FMA3"}, 128, 132, "f4437ce1ad75"},
-		{id_decode_value_f16_2x32_avx2, "decode_value_f16_2x32_avx2", OpDecodeValue, "f16", "avx2", 2, 32, []string{"AVX", "F16C", "FMA3"}, 128, 72, "e503e8f3bbcc"},
-		{id_decode_value_f16_3x32_avx2, "decode_value_f16_3x32_avx2", OpDecodeValue, "f16", "avx2", 3, 32, []string{"AVX", "F16C", "FMA3"}, 192, 76, "54849f68d203"},
-		{id_decode_value_f16_4x16_avx2, "decode_value_f16_4x16_avx2", OpDecodeValue, "f16", "avx2", 4, 16, []string{"AVX", "F16C", "FMA3"}, 128, 48, "b24f73e363a7"},
-		{id_decode_value_f16_1x32_avx2, "decode_value_f16_1x32_avx2", OpDecodeValue, "f16", "avx2", 1, 32, []string{"AVX", "F16C", "FMA3"}, 64, 68, "36a73578a5cf"},
-		{id_decode_score_bf16_1x8_avx2, "decode_score_bf16_1x8_avx2", OpDecodeScore, "bf16", "avx2", 1, 8, []string{"AVX", "AVX2", "FMA3"}, 16, 20, "e7e6640d4828"},
-		{id_decode_score_bf16_2x4_avx2, "decode_score_bf16_2x4_avx2", OpDecodeScore, "bf16", "avx2", 2, 4, []string{"AVX", "AVX2", "FMA3"}, 16, 16, "3308231ff130"},
-		{id_decode_score_bf16_3x4_avx2, "decode_score_bf16_3x4_avx2", OpDecodeScore, "bf16", "avx2", 3, 4, []string{"AVX", "AVX2", "FMA3"}, 24, 20, "8391671bba77"},
-		{id_decode_score_bf16_4x2_avx2, "decode_score_bf16_4x2_avx2", OpDecodeScore, "bf16", "avx2", 4, 2, []string{"AVX", "AVX2", "FMA3"}, 16, 20, "420bd72f76d4"},
-		{id_decode_score_bf16_1x4_avx2, "decode_score_bf16_1x4_avx2", OpDecodeScore, "bf16", "avx2", 1, 4, []string{"AVX", "AVX2", "FMA3"}, 8, 12, "82bd7f641377"},
-		{id_decode_value_bf16_1x64_avx2, "decode_value_bf16_1x64_avx2", OpDecodeValue, "bf16", "avx2", 1, 64, []string{"AVX", "AVX2", "FMA3"}, 128, 132, "dce1df836107"},
-		{id_decode_value_bf16_2x32_avx2, "decode_value_bf16_2x32_avx2", OpDecodeValue, "bf16", "avx2", 2, 32, []string{"AVX", "AVX2", "FMA3"}, 128, 72, "f62175811f6f"},
-		{id_decode_value_bf16_3x32_avx2, "decode_value_bf16_3x32_avx2", OpDecodeValue, "bf16", "avx2", 3, 32, []string{"AVX", "AVX2", "FMA3"}, 192, 76, "51138bbb4986"},
-		{id_decode_value_bf16_4x16_avx2, "decode_value_bf16_4x16_avx2", OpDecodeValue, "bf16", "avx2", 4, 16, []string{"AVX", "AVX2", "FMA3"}, 128, 48, "f6b7b3264a9f"},
-		{id_decode_value_bf16_1x32_avx2, "decode_value_bf16_1x32_avx2", OpDecodeValue, "bf16", "avx2", 1, 32, []string{"AVX", "AVX2", "FMA3"}, 64, 68, "6e6960ca95a6"},
-		{id_softmax_f32_avx2, "softmax_f32_avx2", OpSoftmax, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 272, 128, "3c249d9f9f1a"},
-		{id_softcap_f32_avx2, "softcap_f32_avx2", OpSoftcap, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 184, 32, "d80d7f1646df"},
-		{id_alibi_f32_avx2, "alibi_f32_avx2", OpAlibi, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 24, 32, "adfc3271e1ef"},
-		{id_bias_f32_avx2, "bias_f32_avx2", OpBias, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 16, 64, "7fef598e3091"},
-		{id_mask_f32_avx2, "mask_f32_avx2", OpMask, "f32", "avx2", 0, 0, []string{"AVX", "AVX2"}, 0, 40, "0c4c070df8b1"},
-		{id_peak_f32_avx2, "peak_f32_avx2", OpPeak, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 768, 0, "120be143be49"},
-		{id_convert_f32_avx2, "convert_f32_avx2", OpConvert, "f32", "avx2", 0, 0, []string{"AVX"}, 16, 64, "2dff224cdc38"},
-		{id_convert_f16_avx2, "convert_f16_avx2", OpConvert, "f16", "avx2", 0, 0, []string{"AVX", "F16C"}, 16, 32, "ba94d8e1c04c"},
-		{id_convert_bf16_avx2, "convert_bf16_avx2", OpConvert, "bf16", "avx2", 0, 0, []string{"AVX", "AVX2"}, 16, 32, "7b1538cf6393"},
-		{id_finish_f32_avx2, "finish_f32_avx2", OpFinish, "f32", "avx2", 0, 0, []string{"AVX", "FMA3"}, 24, 32, "1f327088fb0f"},
-		{id_finish_f16_avx2, "finish_f16_avx2", OpFinish, "f16", "avx2", 0, 0, []string{"AVX", "F16C", "FMA3"}, 24, 32, "98f2ee62055f"},
-		{id_finish_bf16_avx2, "finish_bf16_avx2", OpFinish, "bf16", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 24, 32, "14d208655943"},
-		{id_read_f32_avx2, "read_f32_avx2", OpRead, "f32", "avx2", 0, 0, []string{"AVX"}, 0, 512, "e500140cdcd4"},
-		{id_read_f16_avx2, "read_f16_avx2", OpRead, "f16", "avx2", 0, 0, []string{"AVX", "F16C"}, 0, 512, "43ede142ac86"},
-		{id_read_bf16_avx2, "read_bf16_avx2", OpRead, "bf16", "avx2", 0, 0, []string{"AVX", "AVX2"}, 0, 512, "3b2b297258f6"},
 		{id_score_f32_12x32_avx512, "score_f32_12x32_avx512", OpScore, "f32", "avx512", 12, 32, []string{"AVX", "AVX512F"}, 768, 176, "65467c678813"},
-		{id_value_f32_12x32_avx512, "value_f32_12x32_avx512", OpValue, "f32", "avx512", 12, 32, []string{"AVX", "AVX512F"}, 768, 176, "ba24f3aece33"},
+		{id_value_f32_12x32_avx512, "value_f32_12x32_avx512", OpValue, "f32", "avx512", 12, 32, []string{"AVX", "AVX512F"}, 768, 176, "e5352c4787d0"},
 		{id_pack_f32_w32_avx512, "pack_f32_w32_avx512", OpPack, "f32", "avx512", 0, 32, []string{"AVX", "AVX512F"}, 0, 1024, "d8b10df83cdb"},
 		{id_pack_f16_w32_avx512, "pack_f16_w32_avx512", OpPack, "f16", "avx512", 0, 32, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 512, "c50d935edfb6"},
 		{id_pack_bf16_w32_avx512, "pack_bf16_w32_avx512", OpPack, "bf16", "avx512", 0, 32, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 512, "d8b57ac9f868"},
 		{id_pack_f32_w12_avx512, "pack_f32_w12_avx512", OpPack, "f32", "avx512", 0, 12, []string{"AVX", "AVX512F"}, 0, 768, "b41c59d0a09c"},
 		{id_score_f32_8x32_avx512, "score_f32_8x32_avx512", OpScore, "f32", "avx512", 8, 32, []string{"AVX", "AVX512F"}, 512, 160, "71c5af71e224"},
-		{id_value_f32_8x32_avx512, "value_f32_8x32_avx512", OpValue, "f32", "avx512", 8, 32, []string{"AVX", "AVX512F"}, 512, 160, "19685517dd22"},
+		{id_value_f32_8x32_avx512, "value_f32_8x32_avx512", OpValue, "f32", "avx512", 8, 32, []string{"AVX", "AVX512F"}, 512, 160, "5456fdcb5b56"},
 		{id_pack_f32_w8_avx512, "pack_f32_w8_avx512", OpPack, "f32", "avx512", 0, 8, []string{"AVX", "AVX512F"}, 0, 512, "452d97f5160c"},
 		{id_score_f32_6x64_avx512, "score_f32_6x64_avx512", OpScore, "f32", "avx512", 6, 64, []string{"AVX", "AVX512F"}, 768, 280, "140418dddd3d"},
-		{id_value_f32_6x64_avx512, "value_f32_6x64_avx512", OpValue, "f32", "avx512", 6, 64, []string{"AVX", "AVX512F"}, 768, 280, "a0d2cb4176be"},
+		{id_value_f32_6x64_avx512, "value_f32_6x64_avx512", OpValue, "f32", "avx512", 6, 64, []string{"AVX", "AVX512F"}, 768, 280, "0ab227707a35"},
 		{id_pack_f32_w64_avx512, "pack_f32_w64_avx512", OpPack, "f32", "avx512", 0, 64, []string{"AVX", "AVX512F"}, 0, 1024, "0aaf137aac40"},
 		{id_pack_f16_w64_avx512, "pack_f16_w64_avx512", OpPack, "f16", "avx512", 0, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 512, "fb68bcf826c5"},
 		{id_pack_bf16_w64_avx512, "pack_bf16_w64_avx512", OpPack, "bf16", "avx512", 0, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 512, "361a0b552dfb"},
 		{id_pack_f32_w6_avx512, "pack_f32_w6_avx512", OpPack, "f32", "avx512", 0, 6, []string{"AVX", "AVX512F"}, 0, 384, "b14bfcd5c990"},
-		{id_decode_score_f32_1x8_avx512, "decode_score_f32_1x8_avx512", OpDecodeScore, "f32", "avx512", 1, 8, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 36, "50f3167521b2"},
-		{id_decode_score_f32_2x4_avx512, "decode_score_f32_2x4_avx512", OpDecodeScore, "f32", "avx512", 2, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "776e22e6e587"},
-		{id_decode_score_f32_3x4_avx512, "decode_score_f32_3x4_avx512", OpDecodeScore, "f32", "avx512", 3, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 28, "4af66b77bff9"},
-		{id_decode_score_f32_4x4_avx512, "decode_score_f32_4x4_avx512", OpDecodeScore, "f32", "avx512", 4, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 32, 32, "03125b82c669"},
-		{id_decode_score_f32_4x2_avx512, "decode_score_f32_4x2_avx512", OpDecodeScore, "f32", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "be8d03ebc37f"},
+		{id_decode_score_f32_1x8_avx512, "decode_score_f32_1x8_avx512", OpDecodeScore, "f32", "avx512", 1, 8, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 36, "257b4402bba3"},
+		{id_decode_score_f32_2x4_avx512, "decode_score_f32_2x4_avx512", OpDecodeScore, "f32", "avx512", 2, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "22172560fc27"},
+		{id_decode_score_f32_3x4_avx512, "decode_score_f32_3x4_avx512", OpDecodeScore, "f32", "avx512", 3, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 28, "3d95f34e1d9e"},
+		{id_decode_score_f32_4x4_avx512, "decode_score_f32_4x4_avx512", OpDecodeScore, "f32", "avx512", 4, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 32, "95d37f9b94d6"},
+		{id_decode_score_f32_4x2_avx512, "decode_score_f32_4x2_avx512", OpDecodeScore, "f32", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "bb15c3c748c5"},
 		{id_decode_value_f32_1x128_avx512, "decode_value_f32_1x128_avx512", OpDecodeValue, "f32", "avx512", 1, 128, []string{"AVX", "AVX512F"}, 256, 516, "1c1da7d4b299"},
 		{id_decode_value_f32_2x64_avx512, "decode_value_f32_2x64_avx512", OpDecodeValue, "f32", "avx512", 2, 64, []string{"AVX", "AVX512F"}, 256, 264, "850b98919bfd"},
 		{id_decode_value_f32_3x64_avx512, "decode_value_f32_3x64_avx512", OpDecodeValue, "f32", "avx512", 3, 64, []string{"AVX", "AVX512F"}, 384, 268, "cb5ca694496e"},
 		{id_decode_value_f32_4x64_avx512, "decode_value_f32_4x64_avx512", OpDecodeValue, "f32", "avx512", 4, 64, []string{"AVX", "AVX512F"}, 512, 272, "40bff74c7361"},
 		{id_decode_value_f32_4x32_avx512, "decode_value_f32_4x32_avx512", OpDecodeValue, "f32", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 144, "18543c110b82"},
-		{id_decode_score_f16_1x8_avx512, "decode_score_f16_1x8_avx512", OpDecodeScore, "f16", "avx512", 1, 8, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "6af8eebf1a0c"},
-		{id_decode_score_f16_2x4_avx512, "decode_score_f16_2x4_avx512", OpDecodeScore, "f16", "avx512", 2, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 16, "a05700db1d3c"},
-		{id_decode_score_f16_3x4_avx512, "decode_score_f16_3x4_avx512", OpDecodeScore, "f16", "avx512", 3, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 20, "803f06ec5bbe"},
-		{id_decode_score_f16_4x4_avx512, "decode_score_f16_4x4_avx512", OpDecodeScore, "f16", "avx512", 4, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 32, 24, "c7445dd25c68"},
-		{id_decode_score_f16_4x2_avx512, "decode_score_f16_4x2_avx512", OpDecodeScore, "f16", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "b78bf6f622ba"},
+		{id_decode_score_f16_1x8_avx512, "decode_score_f16_1x8_avx512", OpDecodeScore, "f16", "avx512", 1, 8, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "f2a1d9fed1fd"},
+		{id_decode_score_f16_2x4_avx512, "decode_score_f16_2x4_avx512", OpDecodeScore, "f16", "avx512", 2, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 16, "b55de11a22ab"},
+		{id_decode_score_f16_3x4_avx512, "decode_score_f16_3x4_avx512", OpDecodeScore, "f16", "avx512", 3, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 20, "057c5737f05f"},
+		{id_decode_score_f16_4x4_avx512, "decode_score_f16_4x4_avx512", OpDecodeScore, "f16", "avx512", 4, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 24, "f79887e40242"},
+		{id_decode_score_f16_4x2_avx512, "decode_score_f16_4x2_avx512", OpDecodeScore, "f16", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "c12e63095889"},
 		{id_decode_value_f16_1x128_avx512, "decode_value_f16_1x128_avx512", OpDecodeValue, "f16", "avx512", 1, 128, []string{"AVX", "AVX512F"}, 256, 260, "cbf49f84aed1"},
 		{id_decode_value_f16_2x64_avx512, "decode_value_f16_2x64_avx512", OpDecodeValue, "f16", "avx512", 2, 64, []string{"AVX", "AVX512F"}, 256, 136, "607fc80c7443"},
 		{id_decode_value_f16_3x64_avx512, "decode_value_f16_3x64_avx512", OpDecodeValue, "f16", "avx512", 3, 64, []string{"AVX", "AVX512F"}, 384, 140, "76c3d3e74ed5"},
 		{id_decode_value_f16_4x64_avx512, "decode_value_f16_4x64_avx512", OpDecodeValue, "f16", "avx512", 4, 64, []string{"AVX", "AVX512F"}, 512, 144, "b7aade0ba872"},
 		{id_decode_value_f16_4x32_avx512, "decode_value_f16_4x32_avx512", OpDecodeValue, "f16", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 80, "bcfdf9f9dc52"},
-		{id_decode_score_bf16_1x8_avx512, "decode_score_bf16_1x8_avx512", OpDecodeScore, "bf16", "avx512", 1, 8, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 20, "b8b8dd666bc3"},
-		{id_decode_score_bf16_2x4_avx512, "decode_score_bf16_2x4_avx512", OpDecodeScore, "bf16", "avx512", 2, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 16, "8ba6a1948fb8"},
-		{id_decode_score_bf16_3x4_avx512, "decode_score_bf16_3x4_avx512", OpDecodeScore, "bf16", "avx512", 3, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 20, "6e1154ac6c50"},
-		{id_decode_score_bf16_4x4_avx512, "decode_score_bf16_4x4_avx512", OpDecodeScore, "bf16", "avx512", 4, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 24, "15b380979c8e"},
-		{id_decode_score_bf16_4x2_avx512, "decode_score_bf16_4x2_avx512", OpDecodeScore, "bf16", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "1cff90f07da5"},
+		{id_decode_score_bf16_1x8_avx512, "decode_score_bf16_1x8_avx512", OpDecodeScore, "bf16", "avx512", 1, 8, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 20, "a9af3edb5c3e"},
+		{id_decode_score_bf16_2x4_avx512, "decode_score_bf16_2x4_avx512", OpDecodeScore, "bf16", "avx512", 2, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 16, "784ebef5179c"},
+		{id_decode_score_bf16_3x4_avx512, "decode_score_bf16_3x4_avx512", OpDecodeScore, "bf16", "avx512", 3, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 20, "75533d81f637"},
+		{id_decode_score_bf16_4x4_avx512, "decode_score_bf16_4x4_avx512", OpDecodeScore, "bf16", "avx512", 4, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 24, "4c83d7228172"},
+		{id_decode_score_bf16_4x2_avx512, "decode_score_bf16_4x2_avx512", OpDecodeScore, "bf16", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "7cf4e0df3ca5"},
 		{id_decode_value_bf16_1x128_avx512, "decode_value_bf16_1x128_avx512", OpDecodeValue, "bf16", "avx512", 1, 128, []string{"AVX", "AVX512BW", "AVX512F"}, 256, 260, "ea91d27e96e2"},
 		{id_decode_value_bf16_2x64_avx512, "decode_value_bf16_2x64_avx512", OpDecodeValue, "bf16", "avx512", 2, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 256, 136, "7c9d62c46820"},
 		{id_decode_value_bf16_3x64_avx512, "decode_value_bf16_3x64_avx512", OpDecodeValue, "bf16", "avx512", 3, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 384, 140, "b8f6cf69500f"},
 		{id_decode_value_bf16_4x64_avx512, "decode_value_bf16_4x64_avx512", OpDecodeValue, "bf16", "avx512", 4, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 512, 144, "ca4664c00c53"},
 		{id_decode_value_bf16_4x32_avx512, "decode_value_bf16_4x32_avx512", OpDecodeValue, "bf16", "avx512", 4, 32, []string{"AVX", "AVX512BW", "AVX512F"}, 256, 80, "e60e751ab8f3"},
-		{id_softmax_f32_avx512, "softmax_f32_avx512", OpSoftmax, "f32", "avx512", 0, 0, []string{"AVX", "AVX512F", "FMA3"}, 272, 128, "8766e2303304"},
-		{id_softcap_f32_avx512, "softcap_f32_avx512", OpSoftcap, "f32", "avx512", 0, 0, []string{"AVX", "AVX512DQ", "AVX512F"}, 368, 64, "3112e46ed7c9"},
+		{id_softmax_f32_avx512, "softmax_f32_avx512", OpSoftmax, "f32", "avx512", 0, 0, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL", "FMA3"}, 272, 128, "8766e2303304"},
+		{id_softcap_f32_avx512, "softcap_f32_avx512", OpSoftcap, "f32", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 352, 64, "88796ec3fc28"},
 		{id_alibi_f32_avx512, "alibi_f32_avx512", OpAlibi, "f32", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 48, 64, "dee070dff2c2"},
 		{id_bias_f32_avx512, "bias_f32_avx512", OpBias, "f32", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 32, 128, "ab6604fcd2a1"},
 		{id_mask_f32_avx512, "mask_f32_avx512", OpMask, "f32", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 0, 80, "5cde6961e894"},
@@ -363,6 +321,66 @@ func List() []Kernel {
 		{id_read_f32_avx512, "read_f32_avx512", OpRead, "f32", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 0, 512, "e6c06fe20c64"},
 		{id_read_f16_avx512, "read_f16_avx512", OpRead, "f16", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 0, 512, "9108d5e251ef"},
 		{id_read_bf16_avx512, "read_bf16_avx512", OpRead, "bf16", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 0, 512, "2dad009acd66"},
+		{id_score_f32_6x16_avx2, "score_f32_6x16_avx2", OpScore, "f32", "avx2", 6, 16, []string{"AVX", "FMA3"}, 192, 88, "e61c40449090"},
+		{id_value_f32_6x16_avx2, "value_f32_6x16_avx2", OpValue, "f32", "avx2", 6, 16, []string{"AVX", "FMA3"}, 192, 88, "604f0c0ee541"},
+		{id_pack_f32_w16_avx2, "pack_f32_w16_avx2", OpPack, "f32", "avx2", 0, 16, []string{"AVX"}, 0, 512, "eaf2bcfa5c73"},
+		{id_pack_f16_w16_avx2, "pack_f16_w16_avx2", OpPack, "f16", "avx2", 0, 16, []string{"AVX", "AVX2", "F16C"}, 0, 256, "61a35c258e98"},
+		{id_pack_bf16_w16_avx2, "pack_bf16_w16_avx2", OpPack, "bf16", "avx2", 0, 16, []string{"AVX", "AVX2"}, 0, 256, "4db81c7528b3"},
+		{id_pack_f32_w6_avx2, "pack_f32_w6_avx2", OpPack, "f32", "avx2", 0, 6, []string{"AVX"}, 0, 384, "9e241bd8063a"},
+		{id_score_f32_4x16_avx2, "score_f32_4x16_avx2", OpScore, "f32", "avx2", 4, 16, []string{"AVX", "FMA3"}, 128, 80, "6468cb9ab8ea"},
+		{id_value_f32_4x16_avx2, "value_f32_4x16_avx2", OpValue, "f32", "avx2", 4, 16, []string{"AVX", "FMA3"}, 128, 80, "bc8550273c2a"},
+		{id_pack_f32_w4_avx2, "pack_f32_w4_avx2", OpPack, "f32", "avx2", 0, 4, []string{"AVX"}, 0, 256, "3e0dce023028"},
+		{id_score_f32_3x32_avx2, "score_f32_3x32_avx2", OpScore, "f32", "avx2", 3, 32, []string{"AVX", "FMA3"}, 192, 140, "f27f8af32fce"},
+		{id_value_f32_3x32_avx2, "value_f32_3x32_avx2", OpValue, "f32", "avx2", 3, 32, []string{"AVX", "FMA3"}, 192, 140, "550cf16e5776"},
+		{id_pack_f32_w32_avx2, "pack_f32_w32_avx2", OpPack, "f32", "avx2", 0, 32, []string{"AVX"}, 0, 512, "940e99d7bf9f"},
+		{id_pack_f16_w32_avx2, "pack_f16_w32_avx2", OpPack, "f16", "avx2", 0, 32, []string{"AVX", "AVX2", "F16C"}, 0, 256, "2906ca8f74ad"},
+		{id_pack_bf16_w32_avx2, "pack_bf16_w32_avx2", OpPack, "bf16", "avx2", 0, 32, []string{"AVX", "AVX2"}, 0, 256, "a3065553bccd"},
+		{id_pack_f32_w3_avx2, "pack_f32_w3_avx2", OpPack, "f32", "avx2", 0, 3, []string{"AVX"}, 0, 192, "7dc4c2e0181b"},
+		{id_decode_score_f32_1x8_avx2, "decode_score_f32_1x8_avx2", OpDecodeScore, "f32", "avx2", 1, 8, []string{"AVX", "FMA3"}, 16, 36, "f0a4004c4280"},
+		{id_decode_score_f32_2x4_avx2, "decode_score_f32_2x4_avx2", OpDecodeScore, "f32", "avx2", 2, 4, []string{"AVX", "FMA3"}, 16, 24, "d245bb4534c3"},
+		{id_decode_score_f32_3x4_avx2, "decode_score_f32_3x4_avx2", OpDecodeScore, "f32", "avx2", 3, 4, []string{"AVX", "FMA3"}, 24, 28, "53d113c3c2bd"},
+		{id_decode_score_f32_4x2_avx2, "decode_score_f32_4x2_avx2", OpDecodeScore, "f32", "avx2", 4, 2, []string{"AVX", "FMA3"}, 16, 24, "0232a35e3be0"},
+		{id_decode_score_f32_1x4_avx2, "decode_score_f32_1x4_avx2", OpDecodeScore, "f32", "avx2", 1, 4, []string{"AVX", "FMA3"}, 8, 20, "03c3954c617f"},
+		{id_decode_value_f32_1x64_avx2, "decode_value_f32_1x64_avx2", OpDecodeValue, "f32", "avx2", 1, 64, []string{"AVX", "FMA3"}, 128, 260, "24877f1de3a1"},
+		{id_decode_value_f32_2x32_avx2, "decode_value_f32_2x32_avx2", OpDecodeValue, "f32", "avx2", 2, 32, []string{"AVX", "FMA3"}, 128, 136, "4b4dd75d992e"},
+		{id_decode_value_f32_3x32_avx2, "decode_value_f32_3x32_avx2", OpDecodeValue, "f32", "avx2", 3, 32, []string{"AVX", "FMA3"}, 192, 140, "2a693d603d7b"},
+		{id_decode_value_f32_4x16_avx2, "decode_value_f32_4x16_avx2", OpDecodeValue, "f32", "avx2", 4, 16, []string{"AVX", "FMA3"}, 128, 80, "2104fcf41777"},
+		{id_decode_value_f32_1x32_avx2, "decode_value_f32_1x32_avx2", OpDecodeValue, "f32", "avx2", 1, 32, []string{"AVX", "FMA3"}, 64, 132, "46e6c8580c53"},
+		{id_decode_score_f16_1x8_avx2, "decode_score_f16_1x8_avx2", OpDecodeScore, "f16", "avx2", 1, 8, []string{"AVX", "F16C", "FMA3"}, 16, 20, "f2eb2078a7a3"},
+		{id_decode_score_f16_2x4_avx2, "decode_score_f16_2x4_avx2", OpDecodeScore, "f16", "avx2", 2, 4, []string{"AVX", "F16C", "FMA3"}, 16, 16, "481fc1857918"},
+		{id_decode_score_f16_3x4_avx2, "decode_score_f16_3x4_avx2", OpDecodeScore, "f16", "avx2", 3, 4, []string{"AVX", "F16C", "FMA3"}, 24, 20, "28fdd4d257c2"},
+		{id_decode_score_f16_4x2_avx2, "decode_score_f16_4x2_avx2", OpDecodeScore, "f16", "avx2", 4, 2, []string{"AVX", "F16C", "FMA3"}, 16, 20, "4d0e30fb28f5"},
+		{id_decode_score_f16_1x4_avx2, "decode_score_f16_1x4_avx2", OpDecodeScore, "f16", "avx2", 1, 4, []string{"AVX", "F16C", "FMA3"}, 8, 12, "f9cebd2b24d6"},
+		{id_decode_value_f16_1x64_avx2, "decode_value_f16_1x64_avx2", OpDecodeValue, "f16", "avx2", 1, 64, []string{"AVX", "F16C", "FMA3"}, 128, 132, "f4437ce1ad75"},
+		{id_decode_value_f16_2x32_avx2, "decode_value_f16_2x32_avx2", OpDecodeValue, "f16", "avx2", 2, 32, []string{"AVX", "F16C", "FMA3"}, 128, 72, "e503e8f3bbcc"},
+		{id_decode_value_f16_3x32_avx2, "decode_value_f16_3x32_avx2", OpDecodeValue, "f16", "avx2", 3, 32, []string{"AVX", "F16C", "FMA3"}, 192, 76, "54849f68d203"},
+		{id_decode_value_f16_4x16_avx2, "decode_value_f16_4x16_avx2", OpDecodeValue, "f16", "avx2", 4, 16, []string{"AVX", "F16C", "FMA3"}, 128, 48, "b24f73e363a7"},
+		{id_decode_value_f16_1x32_avx2, "decode_value_f16_1x32_avx2", OpDecodeValue, "f16", "avx2", 1, 32, []string{"AVX", "F16C", "FMA3"}, 64, 68, "36a73578a5cf"},
+		{id_decode_score_bf16_1x8_avx2, "decode_score_bf16_1x8_avx2", OpDecodeScore, "bf16", "avx2", 1, 8, []string{"AVX", "AVX2", "FMA3"}, 16, 20, "a2fce53dc6b0"},
+		{id_decode_score_bf16_2x4_avx2, "decode_score_bf16_2x4_avx2", OpDecodeScore, "bf16", "avx2", 2, 4, []string{"AVX", "AVX2", "FMA3"}, 16, 16, "13cdd866c50e"},
+		{id_decode_score_bf16_3x4_avx2, "decode_score_bf16_3x4_avx2", OpDecodeScore, "bf16", "avx2", 3, 4, []string{"AVX", "AVX2", "FMA3"}, 24, 20, "caafb555c14b"},
+		{id_decode_score_bf16_4x2_avx2, "decode_score_bf16_4x2_avx2", OpDecodeScore, "bf16", "avx2", 4, 2, []string{"AVX", "AVX2", "FMA3"}, 16, 20, "eaee158fa247"},
+		{id_decode_score_bf16_1x4_avx2, "decode_score_bf16_1x4_avx2", OpDecodeScore, "bf16", "avx2", 1, 4, []string{"AVX", "AVX2", "FMA3"}, 8, 12, "c4bcc8044a82"},
+		{id_decode_value_bf16_1x64_avx2, "decode_value_bf16_1x64_avx2", OpDecodeValue, "bf16", "avx2", 1, 64, []string{"AVX", "AVX2", "FMA3"}, 128, 132, "dce1df836107"},
+		{id_decode_value_bf16_2x32_avx2, "decode_value_bf16_2x32_avx2", OpDecodeValue, "bf16", "avx2", 2, 32, []string{"AVX", "AVX2", "FMA3"}, 128, 72, "f62175811f6f"},
+		{id_decode_value_bf16_3x32_avx2, "decode_value_bf16_3x32_avx2", OpDecodeValue, "bf16", "avx2", 3, 32, []string{"AVX", "AVX2", "FMA3"}, 192, 76, "51138bbb4986"},
+		{id_decode_value_bf16_4x16_avx2, "decode_value_bf16_4x16_avx2", OpDecodeValue, "bf16", "avx2", 4, 16, []string{"AVX", "AVX2", "FMA3"}, 128, 48, "f6b7b3264a9f"},
+		{id_decode_value_bf16_1x32_avx2, "decode_value_bf16_1x32_avx2", OpDecodeValue, "bf16", "avx2", 1, 32, []string{"AVX", "AVX2", "FMA3"}, 64, 68, "6e6960ca95a6"},
+		{id_softmax_f32_avx2, "softmax_f32_avx2", OpSoftmax, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 272, 128, "3c249d9f9f1a"},
+		{id_softcap_f32_avx2, "softcap_f32_avx2", OpSoftcap, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 176, 32, "80360a92ae1b"},
+		{id_alibi_f32_avx2, "alibi_f32_avx2", OpAlibi, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 24, 32, "adfc3271e1ef"},
+		{id_bias_f32_avx2, "bias_f32_avx2", OpBias, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 16, 64, "7fef598e3091"},
+		{id_mask_f32_avx2, "mask_f32_avx2", OpMask, "f32", "avx2", 0, 0, []string{"AVX", "AVX2"}, 0, 40, "0c4c070df8b1"},
+		{id_peak_f32_avx2, "peak_f32_avx2", OpPeak, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 768, 0, "120be143be49"},
+		{id_convert_f32_avx2, "convert_f32_avx2", OpConvert, "f32", "avx2", 0, 0, []string{"AVX"}, 16, 64, "2dff224cdc38"},
+		{id_convert_f16_avx2, "convert_f16_avx2", OpConvert, "f16", "avx2", 0, 0, []string{"AVX", "F16C"}, 16, 32, "ba94d8e1c04c"},
+		{id_convert_bf16_avx2, "convert_bf16_avx2", OpConvert, "bf16", "avx2", 0, 0, []string{"AVX", "AVX2"}, 16, 32, "7b1538cf6393"},
+		{id_finish_f32_avx2, "finish_f32_avx2", OpFinish, "f32", "avx2", 0, 0, []string{"AVX", "FMA3"}, 24, 32, "1f327088fb0f"},
+		{id_finish_f16_avx2, "finish_f16_avx2", OpFinish, "f16", "avx2", 0, 0, []string{"AVX", "F16C", "FMA3"}, 24, 32, "98f2ee62055f"},
+		{id_finish_bf16_avx2, "finish_bf16_avx2", OpFinish, "bf16", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 24, 32, "14d208655943"},
+		{id_read_f32_avx2, "read_f32_avx2", OpRead, "f32", "avx2", 0, 0, []string{"AVX"}, 0, 512, "e500140cdcd4"},
+		{id_read_f16_avx2, "read_f16_avx2", OpRead, "f16", "avx2", 0, 0, []string{"AVX", "F16C"}, 0, 512, "43ede142ac86"},
+		{id_read_bf16_avx2, "read_bf16_avx2", OpRead, "bf16", "avx2", 0, 0, []string{"AVX", "AVX2"}, 0, 512, "3b2b297258f6"},
 		{id_score_f32_6x16_neon, "score_f32_6x16_neon", OpScore, "f32", "neon", 6, 16, []string{"ASIMD"}, 768, 352, "9a4ef5f889f0"},
 		{id_value_f32_6x16_neon, "value_f32_6x16_neon", OpValue, "f32", "neon", 6, 16, []string{"ASIMD"}, 768, 352, "fba2e0519070"},
 		{id_pack_f32_w16_neon, "pack_f32_w16_neon", OpPack, "f32", "neon", 0, 16, []string{"ASIMD"}, 0, 256, "0d14e50c4c5f"},
@@ -408,7 +426,7 @@ func List() []Kernel {
 		{id_bias_f32_neon, "bias_f32_neon", OpBias, "f32", "neon", 0, 0, []string{"ASIMD"}, 32, 128, "1813d23abcf5"},
 		{id_mask_f32_neon, "mask_f32_neon", OpMask, "f32", "neon", 0, 0, []string{"ASIMD"}, 0, 80, "bdb1cf4b872f"},
 		{id_peak_f32_neon, "peak_f32_neon", OpPeak, "f32", "neon", 0, 0, []string{"ASIMD"}, 192, 0, "efa873eff1c2"},
-		{id_convert_f32_neon, "convert_f32_neon", OpConvert, "f32", "neon", 0, 0, []string{"ASIMD"}, 16, 64, "53830d5ab0d4"},
+		{id_convert_f32_neon, "convert_f32_neon", OpConvert, "f32", "neon", 0, 0, []string{"ASIMD"}, 16, 64, "25bb2b16b9e7"},
 		{id_convert_f16_neon, "convert_f16_neon", OpConvert, "f16", "neon", 0, 0, []string{"ASIMD"}, 16, 32, "f30ecea8ae7e"},
 		{id_convert_bf16_neon, "convert_bf16_neon", OpConvert, "bf16", "neon", 0, 0, []string{"ASIMD"}, 16, 32, "d982bff88dfc"},
 		{id_finish_f32_neon, "finish_f32_neon", OpFinish, "f32", "neon", 0, 0, []string{"ASIMD"}, 48, 64, "3c00f9c53ae8"},

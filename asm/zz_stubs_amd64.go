@@ -5,186 +5,6 @@
 package asm
 
 //go:noescape
-func score_f32_6x16_avx2(a *ScoreArgs)
-
-//go:noescape
-func value_f32_6x16_avx2(a *ValueArgs)
-
-//go:noescape
-func pack_f32_w16_avx2(a *PackArgs)
-
-//go:noescape
-func pack_f16_w16_avx2(a *PackArgs)
-
-//go:noescape
-func pack_bf16_w16_avx2(a *PackArgs)
-
-//go:noescape
-func pack_f32_w6_avx2(a *PackArgs)
-
-//go:noescape
-func score_f32_4x16_avx2(a *ScoreArgs)
-
-//go:noescape
-func value_f32_4x16_avx2(a *ValueArgs)
-
-//go:noescape
-func pack_f32_w4_avx2(a *PackArgs)
-
-//go:noescape
-func score_f32_3x32_avx2(a *ScoreArgs)
-
-//go:noescape
-func value_f32_3x32_avx2(a *ValueArgs)
-
-//go:noescape
-func pack_f32_w32_avx2(a *PackArgs)
-
-//go:noescape
-func pack_f16_w32_avx2(a *PackArgs)
-
-//go:noescape
-func pack_bf16_w32_avx2(a *PackArgs)
-
-//go:noescape
-func pack_f32_w3_avx2(a *PackArgs)
-
-//go:noescape
-func decode_score_f32_1x8_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_score_f32_2x4_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_score_f32_3x4_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_score_f32_4x2_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_score_f32_1x4_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_value_f32_1x64_avx2(a *ValueArgs)
-
-//go:noescape
-func decode_value_f32_2x32_avx2(a *ValueArgs)
-
-//go:noescape
-func decode_value_f32_3x32_avx2(a *ValueArgs)
-
-//go:noescape
-func decode_value_f32_4x16_avx2(a *ValueArgs)
-
-//go:noescape
-func decode_value_f32_1x32_avx2(a *ValueArgs)
-
-//go:noescape
-func decode_score_f16_1x8_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_score_f16_2x4_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_score_f16_3x4_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_score_f16_4x2_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_score_f16_1x4_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_value_f16_1x64_avx2(a *ValueArgs)
-
-//go:noescape
-func decode_value_f16_2x32_avx2(a *ValueArgs)
-
-//go:noescape
-func decode_value_f16_3x32_avx2(a *ValueArgs)
-
-//go:noescape
-func decode_value_f16_4x16_avx2(a *ValueArgs)
-
-//go:noescape
-func decode_value_f16_1x32_avx2(a *ValueArgs)
-
-//go:noescape
-func decode_score_bf16_1x8_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_score_bf16_2x4_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_score_bf16_3x4_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_score_bf16_4x2_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_score_bf16_1x4_avx2(a *DecodeScoreArgs)
-
-//go:noescape
-func decode_value_bf16_1x64_avx2(a *ValueArgs)
-
-//go:noescape
-func decode_value_bf16_2x32_avx2(a *ValueArgs)
-
-//go:noescape
-func decode_value_bf16_3x32_avx2(a *ValueArgs)
-
-//go:noescape
-func decode_value_bf16_4x16_avx2(a *ValueArgs)
-
-//go:noescape
-func decode_value_bf16_1x32_avx2(a *ValueArgs)
-
-//go:noescape
-func softmax_f32_avx2(a *SoftmaxArgs)
-
-//go:noescape
-func softcap_f32_avx2(a *ModifyArgs)
-
-//go:noescape
-func alibi_f32_avx2(a *ModifyArgs)
-
-//go:noescape
-func bias_f32_avx2(a *ModifyArgs)
-
-//go:noescape
-func mask_f32_avx2(a *ModifyArgs)
-
-//go:noescape
-func peak_f32_avx2(a *PeakArgs)
-
-//go:noescape
-func convert_f32_avx2(a *ConvertArgs)
-
-//go:noescape
-func convert_f16_avx2(a *ConvertArgs)
-
-//go:noescape
-func convert_bf16_avx2(a *ConvertArgs)
-
-//go:noescape
-func finish_f32_avx2(a *FinishArgs)
-
-//go:noescape
-func finish_f16_avx2(a *FinishArgs)
-
-//go:noescape
-func finish_bf16_avx2(a *FinishArgs)
-
-//go:noescape
-func read_f32_avx2(a *ReadArgs)
-
-//go:noescape
-func read_f16_avx2(a *ReadArgs)
-
-//go:noescape
-func read_bf16_avx2(a *ReadArgs)
-
-//go:noescape
 func score_f32_12x32_avx512(a *ScoreArgs)
 
 //go:noescape
@@ -363,3 +183,183 @@ func read_f16_avx512(a *ReadArgs)
 
 //go:noescape
 func read_bf16_avx512(a *ReadArgs)
+
+//go:noescape
+func score_f32_6x16_avx2(a *ScoreArgs)
+
+//go:noescape
+func value_f32_6x16_avx2(a *ValueArgs)
+
+//go:noescape
+func pack_f32_w16_avx2(a *PackArgs)
+
+//go:noescape
+func pack_f16_w16_avx2(a *PackArgs)
+
+//go:noescape
+func pack_bf16_w16_avx2(a *PackArgs)
+
+//go:noescape
+func pack_f32_w6_avx2(a *PackArgs)
+
+//go:noescape
+func score_f32_4x16_avx2(a *ScoreArgs)
+
+//go:noescape
+func value_f32_4x16_avx2(a *ValueArgs)
+
+//go:noescape
+func pack_f32_w4_avx2(a *PackArgs)
+
+//go:noescape
+func score_f32_3x32_avx2(a *ScoreArgs)
+
+//go:noescape
+func value_f32_3x32_avx2(a *ValueArgs)
+
+//go:noescape
+func pack_f32_w32_avx2(a *PackArgs)
+
+//go:noescape
+func pack_f16_w32_avx2(a *PackArgs)
+
+//go:noescape
+func pack_bf16_w32_avx2(a *PackArgs)
+
+//go:noescape
+func pack_f32_w3_avx2(a *PackArgs)
+
+//go:noescape
+func decode_score_f32_1x8_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f32_2x4_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f32_3x4_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f32_4x2_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f32_1x4_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_value_f32_1x64_avx2(a *ValueArgs)
+
+//go:noescape
+func decode_value_f32_2x32_avx2(a *ValueArgs)
+
+//go:noescape
+func decode_value_f32_3x32_avx2(a *ValueArgs)
+
+//go:noescape
+func decode_value_f32_4x16_avx2(a *ValueArgs)
+
+//go:noescape
+func decode_value_f32_1x32_avx2(a *ValueArgs)
+
+//go:noescape
+func decode_score_f16_1x8_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f16_2x4_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f16_3x4_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f16_4x2_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f16_1x4_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_value_f16_1x64_avx2(a *ValueArgs)
+
+//go:noescape
+func decode_value_f16_2x32_avx2(a *ValueArgs)
+
+//go:noescape
+func decode_value_f16_3x32_avx2(a *ValueArgs)
+
+//go:noescape
+func decode_value_f16_4x16_avx2(a *ValueArgs)
+
+//go:noescape
+func decode_value_f16_1x32_avx2(a *ValueArgs)
+
+//go:noescape
+func decode_score_bf16_1x8_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_bf16_2x4_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_bf16_3x4_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_bf16_4x2_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_bf16_1x4_avx2(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_value_bf16_1x64_avx2(a *ValueArgs)
+
+//go:noescape
+func decode_value_bf16_2x32_avx2(a *ValueArgs)
+
+//go:noescape
+func decode_value_bf16_3x32_avx2(a *ValueArgs)
+
+//go:noescape
+func decode_value_bf16_4x16_avx2(a *ValueArgs)
+
+//go:noescape
+func decode_value_bf16_1x32_avx2(a *ValueArgs)
+
+//go:noescape
+func softmax_f32_avx2(a *SoftmaxArgs)
+
+//go:noescape
+func softcap_f32_avx2(a *ModifyArgs)
+
+//go:noescape
+func alibi_f32_avx2(a *ModifyArgs)
+
+//go:noescape
+func bias_f32_avx2(a *ModifyArgs)
+
+//go:noescape
+func mask_f32_avx2(a *ModifyArgs)
+
+//go:noescape
+func peak_f32_avx2(a *PeakArgs)
+
+//go:noescape
+func convert_f32_avx2(a *ConvertArgs)
+
+//go:noescape
+func convert_f16_avx2(a *ConvertArgs)
+
+//go:noescape
+func convert_bf16_avx2(a *ConvertArgs)
+
+//go:noescape
+func finish_f32_avx2(a *FinishArgs)
+
+//go:noescape
+func finish_f16_avx2(a *FinishArgs)
+
+//go:noescape
+func finish_bf16_avx2(a *FinishArgs)
+
+//go:noescape
+func read_f32_avx2(a *ReadArgs)
+
+//go:noescape
+func read_f16_avx2(a *ReadArgs)
+
+//go:noescape
+func read_bf16_avx2(a *ReadArgs)

@@ -119,6 +119,7 @@ func TestMeasure(t *testing.T) {
 				require.Positive(t, r.PeakGFLOPS)
 				require.Positive(t, r.BandwidthGBs)
 				require.Equal(t, r.BoundNS/r.NS, r.OfBound)
+				require.GreaterOrEqual(t, r.CPUShare, 0.0)
 				require.Equal(t, float64(c.Flops())/r.NS, r.GFLOPS)
 
 				b, err := json.Marshal(r)
@@ -127,7 +128,7 @@ func TestMeasure(t *testing.T) {
 				require.NoError(t, json.Unmarshal(b, &fields))
 				for _, f := range []string{
 					"case", "kv_dtype", "heads", "kv_heads", "head_dim", "q", "kv", "threads", "variant", "ns", "gflops",
-					"bytes", "peak_gflops", "bound_ns", "of_bound", "causal", "bandwidth_gbs", "cpu", "bound",
+					"bytes", "peak_gflops", "bound_ns", "of_bound", "causal", "bandwidth_gbs", "cpu", "bound", "cpu_share",
 				} {
 					require.Contains(t, fields, f)
 				}

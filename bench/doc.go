@@ -24,5 +24,7 @@
 // be one. The round reported is the one with the median share of its bound; all
 // numbers of a Result come from this one round.
 //
+// Where other work takes the cores for good, no sample is clean: Result.CPUShare tells.
+//
 // Runs follow each other on the same tensors: what fits a cache is in it.
 package bench

@@ -40,6 +40,10 @@ type Result struct {
 	Bound        string  `json:"bound"` // what limits: memory or compute
 	BoundNS      float64 `json:"bound_ns"`
 	OfBound      float64 `json:"of_bound"` // BoundNS/NS: 1 at the limit
+	// CPUShare is the CPU time that the process had, of what its threads could have
+	// had: 1 undisturbed, less where other work took the cores or threads waited for
+	// each other; 0: not known.
+	CPUShare float64 `json:"cpu_share"`
 }
 
 // Limit bounds the time of a case, in ns, from a peak in GFLOP/s and a bandwidth in GB/s, and
@@ -71,9 +75,11 @@ func Measure(ctx context.Context, c Case, o Options) (Result, error) {
 			return Result{}, fmt.Errorf("bench: after %d of %d rounds: %w", len(rounds), o.Rounds|1, err)
 		}
 		peak, bandwidth := r.limits()
-		ns := r.sample()
+		ns, share := r.sample()
 		p, b := r.limits()
-		rounds = append(rounds, r.result(ns, max(peak, p), max(bandwidth, b)))
+		x := r.result(ns, max(peak, p), max(bandwidth, b))
+		x.CPUShare = share
+		rounds = append(rounds, x)
 	}
 	return medianRound(rounds), nil
 }
@@ -145,8 +151,9 @@ func (r *runner) limits() (peak, bandwidth float64) {
 	return r.meter.peakGFLOPS(), r.meter.bandwidthGBs(kernels.F32, workload.Memory(s.Key), workload.Memory(s.Value))
 }
 
-// sample is the time of one run in ns: the best of some samples.
-func (r *runner) sample() float64 {
+// sample is the time of one run in ns, the best of some samples, and the share of the
+// CPUs that these had.
+func (r *runner) sample() (ns, share float64) {
 	batch := func(n int) time.Duration {
 		start := time.Now()
 		for range n {
@@ -154,6 +161,7 @@ func (r *runner) sample() float64 {
 		}
 		return time.Since(start) / time.Duration(n)
 	}
+	start, cpu := time.Now(), cpuTime()
 	best := batch(1)
 	n, count := max(1, int(minSample/max(best, 1))), shortSamples
 	if best > long {
@@ -162,7 +170,8 @@ func (r *runner) sample() float64 {
 	for range count {
 		best = min(best, batch(n))
 	}
-	return float64(best)
+	share = float64(cpuTime()-cpu) / float64(time.Since(start)) / float64(r.c.Threads)
+	return float64(best), share
 }
 
 func (r *runner) result(ns, peak, bandwidth float64) Result {

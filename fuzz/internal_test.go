@@ -72,7 +72,8 @@ func features(c Case) []string {
 	return list
 }
 
-// The seeds of the ordinary tests reach everything, on an emulator too.
+// The seeds of the ordinary tests reach everything, also with an emulator's
+// small limits.
 func TestSeedsReachEverything(t *testing.T) {
 	seen := map[string]bool{}
 	for seed := range uint64(400) {

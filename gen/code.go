@@ -53,7 +53,7 @@ func goFiles(kernels []kernel) (map[string][]byte, error) {
 		return nil
 	}
 	of := func(goarch string) []kernel {
-		return slices.DeleteFunc(slices.Clone(kernels), func(k kernel) bool { return arch(k.ISA) != goarch })
+		return slices.DeleteFunc(slices.Clone(kernels), func(k kernel) bool { return k.ISA.Arch() != goarch })
 	}
 	groups := func(kernels []kernel) []group {
 		var list []group
@@ -73,14 +73,14 @@ func goFiles(kernels []kernel) (map[string][]byte, error) {
 	if err := add("zz_dispatch_other.go", dispatch, map[string]any{"Build": "purego || !(amd64 || arm64)", "Groups": groups(nil)}); err != nil {
 		return nil, err
 	}
-	if err := add("zz_registry.go", registry, map[string]any{"Ops": ops, "Kernels": kernels}); err != nil {
+	if err := add("zz_registry.go", registry, map[string]any{"Ops": ops, "Types": spec.Inputs, "Sets": spec.Sets, "Kernels": kernels}); err != nil {
 		return nil, err
 	}
 	return files, nil
 }
 
 func render(text string, data any) ([]byte, error) {
-	t, err := template.New("").Funcs(template.FuncMap{"func": exported, "args": abi.Struct}).Parse(text)
+	t, err := template.New("").Funcs(template.FuncMap{"func": exported, "args": abi.Struct, "upper": func(s any) string { return strings.ToUpper(fmt.Sprint(s)) }}).Parse(text)
 	if err != nil {
 		return nil, err
 	}
@@ -142,19 +142,35 @@ const (
 type DType string
 
 const (
-	F32  DType = "f32"
-	F16  DType = "f16"
-	BF16 DType = "bf16"
+{{- range .Types}}
+	{{upper .}} DType = {{printf "%q" .}}
+{{- end}}
 )
 
 // ISA is an instruction set.
 type ISA string
 
 const (
-	AVX2   ISA = "avx2"
-	AVX512 ISA = "avx512"
-	NEON   ISA = "neon"
+{{- range .Sets}}
+	{{upper .ISA}} ISA = {{printf "%q" .ISA}}
+{{- end}}
 )
+
+// ISAs lists the instruction sets, of all architectures, in order of preference.
+func ISAs() []ISA {
+	return []ISA{ {{- range .Sets}}{{upper .ISA}},{{end -}} }
+}
+
+// Arch is the ISA's GOARCH.
+func (i ISA) Arch() string {
+	switch i {
+{{- range .Sets}}
+	case {{upper .ISA}}:
+		return {{printf "%q" .ISA.Arch}}
+{{- end}}
+	}
+	return ""
+}
 
 // ID names a kernel within one build of the module. The zero ID is no kernel.
 type ID int16

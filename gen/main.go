@@ -24,8 +24,8 @@ func main() {
 	flags := flag.NewFlagSet("gen", flag.ExitOnError)
 	flags.StringVar(&o.out, "out", "../asm", "the `directory` to write to, or to compare with")
 	flags.BoolVar(&o.check, "check", false, "compare instead of writing; exit status 1 on a difference")
-	flags.StringVar(&o.isa, "isa", "", "only the kernels of this `ISA` (avx2, avx512 or neon), and no Go code")
-	flags.BoolVar(&o.partial, "partial", false, "leave out kernels that cannot be emitted")
+	flags.StringVar(&o.readme, "readme", "../README.md", "the `file` with the table of variants")
+	flags.StringVar(&o.isa, "isa", "", "only the kernels of this `ISA` ("+isas()+"), and nothing else")
 	_ = flags.Parse(os.Args[1:]) // exits on an error
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "gen:", err)
@@ -34,17 +34,35 @@ func main() {
 }
 
 type options struct {
-	out     string
-	check   bool
-	isa     string
-	partial bool
+	out    string
+	readme string
+	check  bool
+	isa    string
+}
+
+// isas names the instruction sets.
+func isas() string {
+	var names []string
+	for _, set := range spec.Sets {
+		names = append(names, string(set.ISA))
+	}
+	return strings.Join(names, ", ")
 }
 
 func run(o options) error {
-	files, err := generate(spec.ISA(o.isa), o.partial)
+	files, table, err := generate(spec.ISA(o.isa))
 	if err != nil {
 		return err
 	}
+	err = apply(o, files)
+	if o.isa == "" {
+		err = errors.Join(err, applyTable(o, table))
+	}
+	return err
+}
+
+// apply writes or checks what was generated.
+func apply(o options, files map[string][]byte) (err error) {
 	var stale []string
 	if o.isa == "" {
 		if stale, err = strays(o.out, files); err != nil {
@@ -65,24 +83,16 @@ type kernel struct {
 
 // emit makes the kernel of one spec.
 func emit(s spec.Spec) (spec.Output, error) {
-	if s.ISA == spec.NEON {
+	if s.ISA.Arch() == "arm64" {
 		return neon.Emit(s)
 	}
 	return x86.Emit(s)
 }
 
-// arch is the GOARCH of an ISA.
-func arch(isa spec.ISA) string {
-	if isa == spec.NEON {
-		return "arm64"
-	}
-	return "amd64"
-}
-
 // generate makes every generated file, name → content: of one ISA the kernels
-// only, of all ("") the Go code too.
-func generate(isa spec.ISA, partial bool) (map[string][]byte, error) {
-	files := map[string][]byte{}
+// only, of all ("") the Go code and the table of variants too.
+func generate(isa spec.ISA) (files map[string][]byte, table string, err error) {
+	files = map[string][]byte{}
 	var kernels []kernel
 	var errs []error
 	for _, s := range spec.List() {
@@ -91,36 +101,32 @@ func generate(isa spec.ISA, partial bool) (map[string][]byte, error) {
 		}
 		out, err := emit(s)
 		if err != nil {
-			if partial {
-				fmt.Fprintln(os.Stderr, "gen: left out:", err)
-			} else {
-				errs = append(errs, err)
-			}
+			errs = append(errs, err)
 			continue
 		}
 		kernels = append(kernels, kernel{s, out})
-		files[s.Name()+"_"+arch(s.ISA)+".s"] = out.Asm
+		files[s.Name()+"_"+s.ISA.Arch()+".s"] = out.Asm
 	}
 	if err := errors.Join(errs...); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if isa != "" {
 		if len(kernels) == 0 {
-			return nil, fmt.Errorf("-isa %q: no kernels, expected avx2, avx512 or neon", isa)
+			return nil, "", fmt.Errorf("-isa %q: no kernels, expected one of %s", isa, isas())
 		}
-		return files, nil
+		return files, "", nil
 	}
 	aux, err := x86.Aux()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	maps.Copy(files, aux)
 	code, err := goFiles(kernels)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	maps.Copy(files, code)
-	return files, nil
+	return files, variants(kernels), nil
 }
 
 // strays lists the generated files in dir that are not among files.

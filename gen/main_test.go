@@ -14,7 +14,7 @@ import (
 
 func TestNames(t *testing.T) {
 	grammar := regexp.MustCompile(`^(score|value|decode_score|decode_value|softmax|softcap|alibi|bias|mask|pack|convert|finish|peak|read)` +
-		`_(f32|f16|bf16)(_[1-9]\d*x[1-9]\d*|_w[1-9]\d*)?_(avx2|avx512|neon)$`)
+		`_b?f\d+(_[1-9]\d*x[1-9]\d*|_w[1-9]\d*)?_[a-z]+\d*[a-z]*$`)
 	seen := map[string]bool{}
 	for _, s := range spec.List() {
 		name := s.Name()
@@ -39,9 +39,6 @@ func TestOffset(t *testing.T) {
 		{spec.Score, "Q", 0},
 		{spec.Score, "Panels", 32},
 		{spec.Value, "Prefetch", 64},
-		{spec.Softmax, "Hi", 32},
-		{spec.Softcap, "Cap", 24},
-		{spec.Softcap, "Slope", 32},
 		{spec.Finish, "NonFinite", 28},
 	} {
 		got, err := abi.Offset(tt.op, tt.field)
@@ -52,23 +49,24 @@ func TestOffset(t *testing.T) {
 	require.EqualError(t, err, `abi: ScoreArgs has no field "V"`)
 }
 
-func TestCommitted(t *testing.T) {
-	require.NoError(t, run(options{out: "../asm", check: true}))
-}
-
-func TestDeterministic(t *testing.T) {
-	first, err := generate("", false)
+func TestGenerate(t *testing.T) {
+	files, table, err := generate("")
 	require.NoError(t, err)
-	second, err := generate("", false)
-	require.NoError(t, err)
-	require.Equal(t, first, second)
-}
 
-func TestWriteAndCheck(t *testing.T) {
+	t.Run("committed", func(t *testing.T) {
+		o := options{out: "../asm", readme: "../README.md", check: true}
+		require.NoError(t, apply(o, files))
+		require.NoError(t, applyTable(o, table))
+	})
+
+	t.Run("deterministic", func(t *testing.T) {
+		again, _, err := generate("")
+		require.NoError(t, err)
+		require.Equal(t, files, again)
+	})
+
 	dir := t.TempDir()
-	require.NoError(t, run(options{out: dir}))
-	require.NoError(t, run(options{out: dir, check: true}))
-
+	require.NoError(t, apply(options{out: dir}, files))
 	kernel := filepath.Join(dir, "score_f32_6x16_avx2_amd64.s")
 	for _, tt := range []struct {
 		name, want string
@@ -84,20 +82,38 @@ func TestWriteAndCheck(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			require.NoError(t, apply(options{out: dir, check: true}, files))
 			require.NoError(t, tt.spoil())
-			require.ErrorContains(t, run(options{out: dir, check: true}), tt.want)
-			require.NoError(t, run(options{out: dir}))
-			require.NoError(t, run(options{out: dir, check: true}))
+			require.ErrorContains(t, apply(options{out: dir, check: true}, files), tt.want)
+			require.NoError(t, apply(options{out: dir}, files))
+			require.NoError(t, apply(options{out: dir, check: true}, files))
 		})
 	}
 
 	t.Run("one ISA deletes nothing", func(t *testing.T) {
 		require.NoError(t, run(options{out: dir, isa: "avx2"}))
-		require.NoError(t, run(options{out: dir, check: true}))
+		require.NoError(t, apply(options{out: dir, check: true}, files))
 	})
 }
 
 func TestUnknownISA(t *testing.T) {
-	_, err := generate("sse", false)
-	require.EqualError(t, err, `-isa "sse": no kernels, expected avx2, avx512 or neon`)
+	_, _, err := generate("sse")
+	require.EqualError(t, err, `-isa "sse": no kernels, expected one of `+isas())
+}
+
+func TestTable(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "README.md")
+	put := func(text string) { require.NoError(t, os.WriteFile(path, []byte(text), 0o644)) }
+	put("before\n" + tableBegin + "| old |\n" + tableEnd + "after\n")
+	require.ErrorContains(t, applyTable(options{readme: path, check: true}, "| new |\n"), path+": the table of variants")
+	require.NoError(t, applyTable(options{readme: path}, "| new |\n"))
+	require.NoError(t, applyTable(options{readme: path, check: true}, "| new |\n"))
+	got, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "before\n"+tableBegin+"| new |\n"+tableEnd+"after\n", string(got))
+
+	for _, text := range []string{"", tableBegin, tableEnd + tableBegin} {
+		put(text)
+		require.ErrorContains(t, applyTable(options{readme: path}, ""), path+": expected a line")
+	}
 }

@@ -2,8 +2,7 @@ package kernels
 
 import (
 	"math"
-
-	"github.com/gqa-go/gqa/internal/half"
+	"unsafe"
 )
 
 // careful computes one row in float64 and returns its log-sum-exp. It serves rows
@@ -69,25 +68,10 @@ func (p *Plan) logit(s *Sequence, query, head, key int) float64 {
 
 // at is one element, widened.
 func (t *Tensor) at(dt DType, head, position, d int) float64 {
-	i := head*t.HeadStride + position*t.PosStride + d
-	switch dt {
-	case F16:
-		return float64(half.F16ToF32(t.U16[i]))
-	case BF16:
-		return float64(half.BF16ToF32(t.U16[i]))
-	}
-	return float64(t.F32[i])
+	return float64(formats[dt].load(unsafe.Add(t.row(head, position), d*dt.size())))
 }
 
 // set writes one element, rounded.
 func (t *Tensor) set(dt DType, head, position, d int, x float64) {
-	i := head*t.HeadStride + position*t.PosStride + d
-	switch dt {
-	case F16:
-		t.U16[i] = half.F32ToF16(float32(x))
-	case BF16:
-		t.U16[i] = half.F32ToBF16(float32(x))
-	default:
-		t.F32[i] = float32(x)
-	}
+	formats[dt].store(unsafe.Add(t.row(head, position), d*dt.size()), float32(x))
 }

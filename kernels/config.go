@@ -6,56 +6,6 @@ import (
 	"math"
 )
 
-// DType is the type of the elements of a tensor.
-type DType uint8
-
-const (
-	F32  DType = iota // float32
-	F16               // IEEE binary16, held in uint16
-	BF16              // bfloat16, held in uint16
-
-	nTypes = iota // number of types
-)
-
-func (t DType) String() string {
-	switch t {
-	case F32:
-		return "f32"
-	case F16:
-		return "f16"
-	case BF16:
-		return "bf16"
-	}
-	return fmt.Sprintf("DType(%d)", uint8(t))
-}
-
-// ParseDType is the inverse of [DType.String].
-func ParseDType(s string) (DType, error) {
-	for t := range DType(nTypes) {
-		if t.String() == s {
-			return t, nil
-		}
-	}
-	return 0, fmt.Errorf("type %q: expected f32, f16 or bf16", s)
-}
-
-// MarshalText writes the name of the type.
-func (t DType) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
-
-// UnmarshalText reads the name of a type.
-func (t *DType) UnmarshalText(b []byte) (err error) {
-	*t, err = ParseDType(string(b))
-	return err
-}
-
-// size is the number of bytes of an element.
-func (t DType) size() int {
-	if t == F32 {
-		return 4
-	}
-	return 2
-}
-
 // ErrUnsupported is wrapped by errors about combinations that no kernel
 // computes.
 var ErrUnsupported = errors.New("unsupported")
@@ -114,7 +64,7 @@ func (c Config) validate() (Config, error) {
 		value DType
 	}{{"Query", c.Query}, {"Key", c.Key}, {"Value", c.Value}, {"Output", c.Output}} {
 		if f.value >= nTypes {
-			return c, fmt.Errorf("kernels: Config.%s = %v: expected F32, F16 or BF16", f.name, f.value)
+			return c, fmt.Errorf("kernels: Config.%s = %v: expected %s", f.name, f.value, typeNames())
 		}
 	}
 	if !finite(c.Scale) {

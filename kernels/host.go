@@ -71,11 +71,7 @@ func knownFeatures() []feature {
 // missing says why this host cannot run kernels of an ISA that require features;
 // empty: it can.
 func (h HostInfo) missing(isa asm.ISA, requires []string) string {
-	arch := "amd64"
-	if isa == asm.NEON {
-		arch = "arm64"
-	}
-	if runtime.GOARCH != arch {
+	if arch := isa.Arch(); runtime.GOARCH != arch {
 		return fmt.Sprintf("needs %s, this is %s", arch, runtime.GOARCH)
 	}
 	if tagPureGo {

@@ -12,12 +12,11 @@ import (
 
 // A variant runs only where every feature that its kernels use is there.
 func TestSelectionByFeatures(t *testing.T) {
-	for _, isa := range []asm.ISA{asm.AVX512, asm.AVX2, asm.NEON} {
+	for _, isa := range asm.ISAs() {
 		t.Run(string(isa), func(t *testing.T) {
 			required := newVariant(isa, HostInfo{}).requires
 			require.NotEmpty(t, required)
-			other := (isa == asm.NEON) != (runtime.GOARCH == "arm64") || !slices.Contains([]string{"amd64", "arm64"}, runtime.GOARCH)
-			if tagPureGo || other {
+			if tagPureGo || isa.Arch() != runtime.GOARCH {
 				require.NotEmpty(t, newVariant(isa, HostInfo{Features: required}).missing)
 				return
 			}
@@ -44,9 +43,8 @@ func TestFeaturesAreKnown(t *testing.T) {
 	for _, f := range knownFeatures() {
 		known[f.name] = true
 	}
-	arch := map[asm.ISA]string{asm.AVX2: "amd64", asm.AVX512: "amd64", asm.NEON: "arm64"}
 	for _, k := range asm.List() {
-		if arch[k.ISA] != runtime.GOARCH {
+		if k.ISA.Arch() != runtime.GOARCH {
 			continue
 		}
 		for _, f := range k.Requires {
@@ -61,7 +59,7 @@ func TestVariantsAreComplete(t *testing.T) {
 		t.Run(v.name, func(t *testing.T) {
 			require.NotEmpty(t, v.tiles)
 			set := func(k kernel, what string) { require.NotEqual(t, kernel{}, k, what) }
-			for _, dt := range []DType{F32, F16, BF16} {
+			for dt := range DType(nTypes) {
 				for _, x := range v.tiles {
 					set(x.score, "score")
 					set(x.value, "value")

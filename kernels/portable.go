@@ -5,7 +5,6 @@ import (
 	"unsafe"
 
 	"github.com/gqa-go/gqa/asm"
-	"github.com/gqa-go/gqa/internal/half"
 )
 
 // This file holds the portable kernels: the contract of package asm in plain Go, on
@@ -35,19 +34,15 @@ func portableVariant() *variant {
 	return v
 }
 
-// widen reads n elements of a row as float32.
+// widen reads len(dst) elements of a row as float32.
 func widen(dst []float32, src unsafe.Pointer, t DType) {
-	switch t {
-	case F32:
+	if t == F32 {
 		copy(dst, unsafe.Slice((*float32)(src), len(dst)))
-	case F16:
-		for i, x := range unsafe.Slice((*uint16)(src), len(dst)) {
-			dst[i] = half.F16ToF32(x)
-		}
-	case BF16:
-		for i, x := range unsafe.Slice((*uint16)(src), len(dst)) {
-			dst[i] = half.BF16ToF32(x)
-		}
+		return
+	}
+	f := &formats[t]
+	for i := range dst {
+		dst[i] = f.load(unsafe.Add(src, i*f.size))
 	}
 }
 
@@ -222,13 +217,6 @@ func (k kernel) portableFinish(a *asm.FinishArgs) {
 		if !finite(x) {
 			a.NonFinite = 1
 		}
-		switch p := unsafe.Add(a.Dst, c*k.dtype.size()); k.dtype {
-		case F32:
-			*(*float32)(p) = x
-		case F16:
-			*(*uint16)(p) = half.F32ToF16(x)
-		case BF16:
-			*(*uint16)(p) = half.F32ToBF16(x)
-		}
+		formats[k.dtype].store(unsafe.Add(a.Dst, c*k.dtype.size()), x)
 	}
 }

@@ -71,6 +71,9 @@ func TestGroups(t *testing.T) {
 		for _, group := range []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 16} {
 			for _, kvHeads := range []int{1, 2, 3} {
 				for rows := 1; rows <= 4; rows++ {
+					if fuzztest.Emulated() && (group+kvHeads+rows)%3 > 0 {
+						continue
+					}
 					c := kernels.Config{Heads: group * kvHeads, KVHeads: kvHeads, KeyDim: 16, Key: dtypes[rows%3], Value: dtypes[(rows+kvHeads)%3]}
 					x := shape(c, 3, 20)
 					x.Tuning.DecodeRows = rows

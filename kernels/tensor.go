@@ -7,7 +7,7 @@ import (
 
 // Tensor is a view of rows of contiguous elements, one row a position and
 // head, over memory of the caller's. F32 holds elements of type F32, U16 those of
-// F16 and BF16. Strides are in elements.
+// F16 and BF16; the other is nil. Strides are in elements.
 type Tensor struct {
 	F32        []float32
 	U16        []uint16
@@ -15,18 +15,21 @@ type Tensor struct {
 	HeadStride int // from a head to the next
 }
 
+// Element is what tensors hold.
+type Element interface{ float32 | uint16 }
+
 // HeadMajor is a tensor [heads][positions][dim]. For a cache, positions is its
 // capacity.
-func HeadMajor[T float32 | uint16](data []T, positions, dim int) Tensor {
+func HeadMajor[T Element](data []T, positions, dim int) Tensor {
 	return view(data, dim, positions*dim)
 }
 
 // PositionMajor is a tensor [positions][heads][dim].
-func PositionMajor[T float32 | uint16](data []T, heads, dim int) Tensor {
+func PositionMajor[T Element](data []T, heads, dim int) Tensor {
 	return view(data, heads*dim, dim)
 }
 
-func view[T float32 | uint16](data []T, pos, head int) Tensor {
+func view[T Element](data []T, pos, head int) Tensor {
 	t := Tensor{PosStride: pos, HeadStride: head}
 	switch d := any(data).(type) {
 	case []float32:
@@ -50,26 +53,35 @@ func (t Tensor) From(position int) Tensor {
 	return t
 }
 
+// Strides up to these cannot overflow: 2^30·2^34 + 2^16·2^44 elements.
+const (
+	maxPosStride  int64 = 1 << 34
+	maxHeadStride int64 = 1 << 44
+)
+
 // check reports whether the view holds heads × positions rows of dim elements
 // of type dt.
 func (t *Tensor) check(name string, dt DType, heads, positions, dim int, output bool) error {
-	n := len(t.U16)
-	if dt == F32 {
-		n = len(t.F32)
-	}
-	if (dt == F32) == (t.U16 != nil) && (t.F32 != nil || t.U16 != nil) {
-		return fmt.Errorf("%s: expected elements of type %v: only Tensor.%s set", name, dt, field(dt))
+	want, n := formats[dt].field, 0
+	for _, f := range []struct {
+		name string
+		set  bool
+		n    int
+	}{{"F32", t.F32 != nil, len(t.F32)}, {"U16", t.U16 != nil, len(t.U16)}} {
+		if f.set && f.name != want {
+			return fmt.Errorf("%s: expected elements of type %v: only Tensor.%s set", name, dt, want)
+		}
+		n += f.n
 	}
 	if positions == 0 {
 		return nil
 	}
-	if t.PosStride < 0 || t.PosStride > maxLength*16 {
-		return fmt.Errorf("%s.PosStride = %d: expected 0 … %d", name, t.PosStride, maxLength*16)
+	if t.PosStride < 0 || int64(t.PosStride) > maxPosStride {
+		return fmt.Errorf("%s.PosStride = %d: expected 0 … %d", name, t.PosStride, maxPosStride)
 	}
-	if t.HeadStride < 0 || t.HeadStride > 1<<44 {
-		return fmt.Errorf("%s.HeadStride = %d: expected 0 … %d", name, t.HeadStride, 1<<44)
+	if t.HeadStride < 0 || int64(t.HeadStride) > maxHeadStride {
+		return fmt.Errorf("%s.HeadStride = %d: expected 0 … %d", name, t.HeadStride, maxHeadStride)
 	}
-	// At most 2^30·2^34 + 2^16·2^44: no overflow.
 	need := uint64(positions-1)*uint64(t.PosStride) + uint64(heads-1)*uint64(t.HeadStride) + uint64(dim)
 	if uint64(n) < need {
 		return fmt.Errorf("%s has %d elements: expected at least %d for %d heads × %d positions × %d with strides %d and %d",
@@ -81,13 +93,6 @@ func (t *Tensor) check(name string, dt DType, heads, positions, dim int, output 
 	return nil
 }
 
-func field(dt DType) string {
-	if dt == F32 {
-		return "F32"
-	}
-	return "U16"
-}
-
 func overlap(n1, s1, n2, s2, dim int) bool {
 	if n1 == 1 {
 		return n2 > 1 && s2 < dim
@@ -96,7 +101,7 @@ func overlap(n1, s1, n2, s2, dim int) bool {
 		return s1 < dim
 	}
 	if s1 > s2 {
-		n1, s1, n2, s2 = n2, s2, n1, s1
+		n1, s1, s2 = n2, s2, s1
 	}
 	return s1 < dim || s2 < (n1-1)*s1+dim
 }
@@ -199,8 +204,8 @@ func checkScores(name string, n, headStride, queryStride, heads int, s *Sequence
 	if s.QueryLen == 0 || s.KVLen == 0 {
 		return nil
 	}
-	if headStride < 0 || headStride > 1<<44 || queryStride < 0 || queryStride > maxLength*16 {
-		return fmt.Errorf("%s has strides %d (head) and %d (query): expected 0 (broadcast) or more, at most %d and %d", name, headStride, queryStride, 1<<44, maxLength*16)
+	if headStride < 0 || int64(headStride) > maxHeadStride || queryStride < 0 || int64(queryStride) > maxPosStride {
+		return fmt.Errorf("%s has strides %d (head) and %d (query): expected 0 (broadcast) or more, at most %d and %d", name, headStride, queryStride, maxHeadStride, maxPosStride)
 	}
 	need := uint64(heads-1)*uint64(headStride) + uint64(s.QueryLen-1)*uint64(queryStride) + uint64(s.KVLen)
 	if uint64(n) < need {

@@ -96,7 +96,7 @@ func (t Tuning) validate(v *variant) error {
 		{"Prefetch", t.Prefetch, 0, 1 << 20, 1},
 	} {
 		if f.value < f.min || f.value > f.max || f.value%f.multiple != 0 {
-			return fmt.Errorf("Tuning.%s = %d: expected %d … %d, a multiple of %d", f.name, f.value, f.min, f.max, f.multiple)
+			return fmt.Errorf("%s = %d: expected %d … %d, a multiple of %d", "Tuning."+f.name, f.value, f.min, f.max, f.multiple)
 		}
 	}
 	if t.DecodeScore != "" && !slices.Contains(v.decodeScoreNames(), t.DecodeScore) {

@@ -102,7 +102,7 @@ var variants = sync.OnceValue(func() []*variant { return newVariants(Host()) })
 
 func newVariants(host HostInfo) []*variant {
 	var list []*variant
-	for _, isa := range []asm.ISA{asm.AVX512, asm.AVX2, asm.NEON} {
+	for _, isa := range asm.ISAs() {
 		list = append(list, newVariant(isa, host))
 	}
 	return append(list, portableVariant())

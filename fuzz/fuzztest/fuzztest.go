@@ -74,7 +74,7 @@ func Emulated() bool { return os.Getenv(fuzz.EnvEmulated) != "" }
 // Scale is the number of cases to run: n, and a small part of it on an emulator.
 func Scale(n int) int {
 	if Emulated() {
-		return max(n/20, 1)
+		return max(n/10, 1)
 	}
 	return n
 }

@@ -272,41 +272,36 @@ func (a *asm) LoadAs(t spec.DType, regs []V, offset int, base R, zero V) {
 	}
 	for ; len(regs) > 1; regs = regs[2:] {
 		lo, hi := regs[0], regs[1]
-		a.ins("FMOVQ %s, %s", mem(offset, base), hi.F())
-		a.Widen(t, lo, hi, zero)
-		offset += 16
-	}
-}
-
-// Widen makes float32 of the eight 16-bit elements in hi: the first four go to
-// lo, the last four stay.
-func (a *asm) Widen(t spec.DType, lo, hi, zero V) {
-	switch t {
-	case spec.F16:
-		a.word(fcvtl, lo, hi)
-		a.word(fcvtl2, hi, hi)
-	case spec.BF16:
-		// A bf16 is the upper half of a float32.
-		a.ins("VZIP1 %s, %s, %s", hi.H(), zero.H(), lo.H())
-		a.ins("VZIP2 %s, %s, %s", hi.H(), zero.H(), hi.H())
+		switch t {
+		case spec.F16:
+			a.ins("FMOVQ %s, %s", mem(offset, base), hi.F())
+			a.word(fcvtl, lo, hi)
+			a.word(fcvtl2, hi, hi)
+		case spec.BF16:
+			// A bf16 is the upper half of a float32.
+			a.ins("FMOVQ %s, %s", mem(offset, base), hi.F())
+			a.ins("VZIP1 %s, %s, %s", hi.H(), zero.H(), lo.H())
+			a.ins("VZIP2 %s, %s, %s", hi.H(), zero.H(), hi.H())
+		}
+		offset += 8 * t.Size()
 	}
 }
 
 // LoadOne loads one element of type t, as float32, into lane 0; the other lanes
 // become zero.
 func (a *asm) LoadOne(t spec.DType, v V, base R) {
-	if t == spec.F32 {
-		a.ins("FMOVS %s, %s", mem(0, base), v.F())
-		return
-	}
 	e := a.Reg("element")
-	a.ins("MOVHU %s, %s", mem(0, base), e)
-	if t == spec.BF16 {
-		a.ins("LSL $16, %s, %s", e, e)
-	}
-	a.ins("FMOVS %s, %s", e, v.F())
-	if t == spec.F16 {
+	switch t {
+	case spec.F32:
+		a.ins("FMOVS %s, %s", mem(0, base), v.F())
+	case spec.F16:
+		a.ins("MOVHU %s, %s", mem(0, base), e)
+		a.ins("FMOVS %s, %s", e, v.F())
 		a.word(fcvtl, v, v)
+	case spec.BF16:
+		a.ins("MOVHU %s, %s", mem(0, base), e)
+		a.ins("LSL $16, %s, %s", e, e)
+		a.ins("FMOVS %s, %s", e, v.F())
 	}
 	a.Free(e)
 }

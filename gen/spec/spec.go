@@ -34,12 +34,19 @@ const (
 	BF16 DType = "bf16"
 )
 
+// Inputs lists the types that kernels read, Outputs those that Finish writes.
+var (
+	Inputs  = []DType{F32, F16, BF16}
+	Outputs = []DType{F32, F16, BF16}
+)
+
 // Size is the number of bytes of one element.
 func (t DType) Size() int {
-	if t == F32 {
-		return 4
+	switch t {
+	case F16, BF16:
+		return 2
 	}
-	return 2
+	return 4
 }
 
 // ISA is an instruction set; it is also the suffix of kernel names and the
@@ -51,6 +58,14 @@ const (
 	AVX512 ISA = "avx512"
 	NEON   ISA = "neon"
 )
+
+// Arch is the ISA's GOARCH.
+func (i ISA) Arch() string {
+	if i == NEON {
+		return "arm64"
+	}
+	return "amd64"
+}
 
 // Spec is one kernel. Rows and Cols are the register tile:
 // Score, Value and DecodeValue: query rows × keys or columns of V;
@@ -90,19 +105,20 @@ type Set struct {
 	DecodeValue []Tile
 }
 
-// Sets is the list. A new register tile is one entry here.
+// Sets is the list, in order of preference where a host has several ISAs. A new
+// register tile is one entry here.
 var Sets = []Set{
-	{
-		ISA:         AVX2,
-		Many:        []Tile{{6, 16}, {4, 16}, {3, 32}},
-		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 2}, {1, 4}},
-		DecodeValue: []Tile{{1, 64}, {2, 32}, {3, 32}, {4, 16}, {1, 32}},
-	},
 	{
 		ISA:         AVX512,
 		Many:        []Tile{{12, 32}, {8, 32}, {6, 64}},
 		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 4}, {4, 2}},
 		DecodeValue: []Tile{{1, 128}, {2, 64}, {3, 64}, {4, 64}, {4, 32}},
+	},
+	{
+		ISA:         AVX2,
+		Many:        []Tile{{6, 16}, {4, 16}, {3, 32}},
+		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 2}, {1, 4}},
+		DecodeValue: []Tile{{1, 64}, {2, 32}, {3, 32}, {4, 16}, {1, 32}},
 	},
 	{
 		ISA:         NEON,
@@ -119,14 +135,13 @@ func List() []Spec {
 		add := func(op Op, t DType, rows, cols int) {
 			list = append(list, Spec{op, t, rows, cols, set.ISA})
 		}
-		types := []DType{F32, F16, BF16}
 		widths := map[int]bool{}
 		width := func(w int) {
 			if widths[w] {
 				return
 			}
 			widths[w] = true
-			for _, t := range types {
+			for _, t := range Inputs {
 				add(Pack, t, 0, w)
 			}
 		}
@@ -140,7 +155,7 @@ func List() []Spec {
 				add(Pack, F32, 0, t.Rows)
 			}
 		}
-		for _, t := range types {
+		for _, t := range Inputs {
 			for _, tile := range set.DecodeScore {
 				add(DecodeScore, t, tile.Rows, tile.Cols)
 			}
@@ -152,6 +167,10 @@ func List() []Spec {
 			add(op, F32, 0, 0)
 		}
 		for _, op := range []Op{Convert, Finish, Read} {
+			types := Inputs
+			if op == Finish {
+				types = Outputs
+			}
 			for _, t := range types {
 				add(op, t, 0, 0)
 			}

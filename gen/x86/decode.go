@@ -32,7 +32,7 @@ func (e *emitter) decodeScore() {
 	}
 	acc := e.vec("partial sums of S[r][key]", rows*cols)
 	g.qv = e.vec("Q[r][d]", rows)
-	g.kv = e.vec("K[key][d]; sums", min(e.room(), 4))
+	g.kv = e.vec("K[key][d]; sums", max(1, min(e.room(), 4)))
 
 	e.XORQ(j, j)
 	e.Label("keys")
@@ -156,49 +156,94 @@ func (g *rowDots) loadQGroups(r, d, parity int) {
 
 // storeSteps stores the sums of rows × keys accumulators at s.
 func (g *rowDots) storeSteps(acc []reg.VecPhysical, keys int, s reg.GPPhysical) {
+	e := g.e
+	to := func(i int) operand.Mem { return at(s, 4*(i/keys*lane+i%keys)) }
 	for i := 0; i < len(acc); i += 4 {
-		x := g.across(acc[i : i+4])
-		r, c := i/keys, i%keys
-		to := at(s, 4*(r*lane+c))
-		if keys >= 4 {
-			g.e.VMOVUPS(x, to)
-		} else {
-			g.e.VMOVLPS(x, to)
-			g.e.VMOVHPS(x, to.Offset(4*lane))
+		switch {
+		case keys == 2:
+			x := g.four(acc[i : i+4])
+			e.VMOVLPS(x, to(i))
+			e.VMOVHPS(x, to(i+2))
+		case i+8 > len(acc):
+			e.VMOVUPS(g.four(acc[i:i+4]), to(i))
+		default:
+			y := g.eight(acc[i : i+8])
+			if keys == 8 {
+				e.VMOVUPS(y, to(i))
+			} else {
+				e.VMOVUPS(y.AsX(), to(i))
+				e.VEXTRACTF128(operand.Imm(1), y, to(i+4))
+			}
+			i += 4
 		}
 	}
 }
 
 // storeKey stores the sums of one key; the accumulators beyond the rows are not looked at.
 func (g *rowDots) storeKey(acc []reg.VecPhysical, s reg.GPPhysical) {
-	x := g.across(acc)
+	x := g.four(acc)
 	g.e.VMOVSS(x, at(s, 0))
 	for r := 1; r < g.rows; r++ {
-		g.e.VEXTRACTPS(imm(r), x, at(s, 4*r*lane))
+		g.e.VEXTRACTPS(operand.Imm(uint64(r)), x, at(s, 4*r*lane))
 	}
 }
 
-// across sums each of four vectors into one element of the vector returned.
-func (g *rowDots) across(a []reg.VecPhysical) reg.VecPhysical {
+// lanes sums each of four vectors within 128 bits, into one element of each 128
+// bits of the vector returned. Where a blend does, it spares the shuffle unit,
+// which shares a port with the FMAs.
+func (g *rowDots) lanes(a []reg.VecPhysical) reg.VecPhysical {
 	e, tmp := g.e, g.kv[0]
 	for i := 0; i < 4; i += 2 {
-		e.VUNPCKLPS(a[i+1], a[i], tmp)
-		e.VUNPCKHPS(a[i+1], a[i], a[i])
+		e.VSHUFPS(operand.Imm(0x4E), a[i+1], a[i], tmp) // a2 a3 b0 b1
+		if e.avx512() {
+			e.VSHUFPS(operand.Imm(0xE4), a[i+1], a[i], a[i]) // a0 a1 b2 b3
+		} else {
+			e.VBLENDPS(operand.Imm(0xCC), a[i+1], a[i], a[i])
+		}
 		e.VADDPS(tmp, a[i], a[i])
 	}
-	e.VUNPCKLPD(a[2], a[0], tmp)
-	e.VUNPCKHPD(a[2], a[0], a[0])
+	e.VSHUFPS(operand.Imm(0x88), a[2], a[0], tmp)
+	e.VSHUFPS(operand.Imm(0xDD), a[2], a[0], a[0])
 	e.VADDPS(tmp, a[0], a[0])
-	x := a[0]
 	if e.avx512() {
-		e.VEXTRACTF64X4(operand.Imm(1), x, tmp.AsY())
-		e.VADDPS(tmp.AsY(), x.AsY(), x.AsY())
-		e.VEXTRACTF32X4(operand.Imm(1), x.AsY(), tmp.AsX())
-	} else {
-		e.VEXTRACTF128(operand.Imm(1), x, tmp.AsX())
+		e.VEXTRACTF64X4(operand.Imm(1), a[0], tmp.AsY())
+		e.VADDPS(tmp.AsY(), a[0].AsY(), a[0].AsY())
 	}
-	e.VADDPS(tmp.AsX(), x.AsX(), x.AsX())
-	return x.AsX().(reg.VecPhysical)
+	return a[0].AsY().(reg.VecPhysical)
+}
+
+// four sums each of four vectors into one element of the XMM returned.
+func (g *rowDots) four(a []reg.VecPhysical) reg.VecPhysical {
+	y := g.lanes(a)
+	x := y.AsX().(reg.VecPhysical)
+	g.e.VADDPS(g.high(y), x, x)
+	return x
+}
+
+// eight sums each of eight vectors into one element of the YMM returned.
+func (g *rowDots) eight(a []reg.VecPhysical) reg.VecPhysical {
+	e, tmp := g.e, g.kv[0].AsY()
+	lo, hi := g.lanes(a[:4]), g.lanes(a[4:])
+	if e.avx512() {
+		e.VSHUFF32X4(operand.Imm(0), hi, lo, tmp)
+		e.VSHUFF32X4(operand.Imm(3), hi, lo, lo)
+	} else {
+		e.VPERM2F128(operand.Imm(0x21), hi, lo, tmp)
+		e.VBLENDPS(operand.Imm(0xF0), hi, lo, lo)
+	}
+	e.VADDPS(tmp, lo, lo)
+	return lo
+}
+
+// high is the upper half of y, in a temporary register.
+func (g *rowDots) high(y reg.VecPhysical) reg.VecPhysical {
+	x := g.kv[0].AsX().(reg.VecPhysical)
+	if g.e.avx512() {
+		g.e.VEXTRACTF32X4(operand.Imm(1), y, x)
+	} else {
+		g.e.VEXTRACTF128(operand.Imm(1), y, x)
+	}
+	return x
 }
 
 // strides addresses up to eight rows by one stride and its odd multiples.

@@ -94,8 +94,9 @@ func (e *emitter) value() {
 	v0, stride, o, alpha := e.param("V"), e.param("VStride"), e.param("O"), e.param("Alpha")
 	left := e.param("Cols")
 	p, v, keys, orow, i := e.gp("P, at key"), e.gp("V, at key"), e.gp("keys left"), e.gp("O, at row"), e.gp("key in block")
-	// V from L2 is prefetched too: a column tile jumps from row to row.
-	ahead, scale := stride, uint8(8)
+	// V from L2 is prefetched too, since a column tile jumps from row to row; not far,
+	// since rows a power of two apart share few sets of L1.
+	ahead, scale := stride, uint8(4)
 	if stream {
 		ahead, scale = e.param("Prefetch"), 1
 	}
@@ -242,7 +243,7 @@ func (e *emitter) scaleAdd(t *outer, alpha, o, orow reg.GPPhysical) {
 }
 
 // loadAs loads a vector of elements of type t as float32.
-func (e *emitter) loadAs(t spec.DType, m operand.Mem, dst reg.VecPhysical) {
+func (e *emitter) loadAs(t spec.DType, m operand.Op, dst reg.VecPhysical) {
 	switch t {
 	case spec.F32:
 		e.VMOVUPS(m, dst)

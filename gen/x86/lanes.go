@@ -8,10 +8,7 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-var (
-	negInf   = math.Float32bits(float32(math.Inf(-1)))
-	absolute = uint32(math.MaxInt32) // all but the sign
-)
+var negInf = float(math.Inf(-1))
 
 // float is the bits of v.
 func float(v float64) uint32 { return math.Float32bits(float32(v)) }

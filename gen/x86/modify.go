@@ -2,6 +2,7 @@ package x86
 
 import (
 	"math"
+	"slices"
 
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -16,49 +17,54 @@ func (t *tile) whole() {
 	t.e.MOVQ(t.e.arg("Blocks"), t.n)
 }
 
-// softcap emits S = Cap·tanh(S). With 2^n·2^f = e^(2|S|) and q = 2^f − 1,
-// E = e^(2|S|) − 1 = 2^n·q + (2^n − 1) suffers no cancellation near 0. Adding
-// S − S makes an infinite S a NaN.
+// softcap emits S = Cap·tanh(S). With e^(2S) = 2^n·2^f, the form
+// E = 2^n·(2^f − 1) + (2^n − 1) suffers no cancellation near 0. Adding 0·S makes
+// an infinite S a NaN.
 func (e *emitter) softcap() {
-	e.maths = `S[r][j] = Cap·tanh(S[r][j]),  tanh|x| = E/(E + 2),  E = e^(2|x|) − 1`
-	e.step, e.flops, e.bytes = "one vector", 23*e.lanes, 4*e.lanes
+	const saturated = 10 // tanh is ±1 from here on
+	e.maths = "S[r][j] = Cap·tanh(S[r][j]),  tanh(x) = E/(E + 2),  E = e^(2x) − 1"
+	e.step, e.flops, e.bytes = "one vector", 22*e.lanes, 4*e.lanes
 
 	t := e.modified()
-	limit := e.constant("tanh is 1 from here on", float(10))
+	most, least := e.constant("tanh = 1", float(saturated)), e.constant("tanh = −1", float(-saturated))
+	one, two := e.constant("1", float(1)), e.constant("2", float(2))
 	double := e.constant("2·log2(e)", float(2*math.Log2E))
-	abs := e.constant("all bits but the sign", absolute)
-	two := e.constant("2", float(2))
 	bound := e.vec("Cap", 1)[0]
 	e.VBROADCASTSS(e.arg("Cap"), bound)
-	one := e.constant("1", float(1))
+	none := e.vec("0", 1)[0]
+	e.zero(none)
 	pow := e.newExp2()
-	sign := e.vec("S; ±Cap", 1)[0]
-	fs, ns, ps := e.vec("2·log2(e)·|S|; f", 1), e.vec("2^n", 1), e.vec("n; q; E", 1)
-	f, n, p := fs[0], ns[0], ps[0]
+	group := min(e.room()/3, 4)
+	f, n, p := e.vec("2·log2(e)·S; f", group), e.vec("2^n", group), e.vec("n; 2^f − 1; E", group)
 
 	t.rows(func() {
 		t.whole()
 		t.blocks("block", func(blocks int) {
-			t.vectors(blocks, func(_ int, s operand.Mem) {
-				e.VMOVUPS(s, sign)
-				e.VANDPS(abs, sign, f)
-				e.VANDNPS(sign, abs, sign)
-				e.VORPS(bound, sign, sign)
-				e.VMINPS(f, limit, f) // a NaN goes through
-				e.VMULPS(double, f, f)
-				pow.split(fs, ns, ps)
-				pow.q(fs, ps)
-				e.VMULPS(f, p, p)
-				e.VSUBPS(one, n, f)
-				e.VFMADD213PS(f, n, p)
-				e.VADDPS(two, p, f)
-				e.VDIVPS(f, p, p)
-				e.VMULPS(sign, p, p)
-				e.VMOVUPS(s, f)
-				e.VSUBPS(f, f, f)
-				e.VADDPS(f, p, p)
-				e.VMOVUPS(p, s)
-			})
+			var s []operand.Mem
+			t.vectors(blocks, func(_ int, m operand.Mem) { s = append(s, m) })
+			for s := range slices.Chunk(s, group) {
+				f, n, p := f[:len(s)], n[:len(s)], p[:len(s)]
+				for i := range s {
+					e.VMOVUPS(s[i], f[i])
+					e.VMINPS(f[i], most, f[i])
+					e.VMAXPS(f[i], least, f[i])
+					e.VMULPS(double, f[i], f[i])
+				}
+				pow.split(f, n, p)
+				pow.q(f, p)
+				for i := range s {
+					e.VMULPS(f[i], p[i], p[i])
+					e.VSUBPS(one, n[i], f[i])
+					e.VFMADD213PS(f[i], n[i], p[i])
+				}
+				for i := range s {
+					e.VADDPS(two, p[i], f[i])
+					e.VDIVPS(f[i], p[i], p[i])
+					e.VMULPS(bound, p[i], p[i])
+					e.VFMADD231PS(s[i], none, p[i])
+					e.VMOVUPS(p[i], s[i])
+				}
+			}
 		})
 	})
 	e.ret()

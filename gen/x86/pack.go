@@ -91,7 +91,7 @@ type transposer struct {
 	out    reg.GPPhysical    // Dst, at d
 	a, b   []reg.VecPhysical // 4 each
 	zero   reg.VecPhysical   // BF16
-	order  reg.VecPhysical   // F16 on AVX-512: 64-bit parts, even ones first
+	order  reg.VecPhysical   // not BF16, on AVX-512: 64-bit parts, even ones first
 	subset reg.Register      // AVX-512: lanes of the rows left over
 }
 
@@ -102,7 +102,7 @@ func (t *transposer) constants(rest int) {
 	case e.spec.DType == spec.BF16:
 		t.zero = e.vec("0", 1)[0]
 		e.zero(t.zero)
-	case e.spec.DType == spec.F16 && e.avx512():
+	case e.spec.DType != spec.F32 && e.avx512():
 		t.order = e.vec("0 2 4 6 1 3 5 7", 1)[0]
 		tmp := e.scratch()
 		e.MOVQ(operand.U64(0x0705030106040200), tmp)
@@ -122,7 +122,7 @@ func (t *transposer) load(n, c int) {
 	e, size := t.e, t.e.spec.DType.Size()
 	for i := range min(n, 4) {
 		for row := i; row < n; row += 4 {
-			m := t.rows.mem(t.p[row/8], row%8, size*c)
+			var m operand.Op = t.rows.mem(t.p[row/8], row%8, size*c)
 			switch {
 			case row < 4:
 				e.VMOVUPS(m, t.a[i].AsX())

@@ -71,18 +71,18 @@ func (e *emitter) convert() {
 
 // loadOne loads the element at p into lane 0 of x, as float32.
 func (e *emitter) loadOne(p, tmp reg.GPPhysical, x reg.VecPhysical) {
-	if e.spec.DType == spec.F32 {
+	switch e.spec.DType {
+	case spec.F32:
 		e.VMOVSS(at(p, 0), x.AsX())
-		return
-	}
-	e.MOVWLZX(at(p, 0), tmp.As32())
-	if e.spec.DType == spec.F16 {
+	case spec.F16:
+		e.MOVWLZX(at(p, 0), tmp.As32())
 		e.VMOVD(tmp.As32(), x.AsX())
 		e.VCVTPH2PS(x.AsX(), x.AsX())
-		return
+	case spec.BF16:
+		e.MOVWLZX(at(p, 0), tmp.As32())
+		e.SHLL(operand.Imm(16), tmp.As32())
+		e.VMOVD(tmp.As32(), x.AsX())
 	}
-	e.SHLL(operand.Imm(16), tmp.As32())
-	e.VMOVD(tmp.As32(), x.AsX())
 }
 
 // tail accesses the last elements of a row, fewer than a vector (AVX-512 only).

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"go/types"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -71,6 +72,7 @@ type emitter struct {
 	*build.Context
 	spec  spec.Spec
 	lanes int // float32 in a vector: 8 or 16
+	file  []reg.VecPhysical
 
 	// maths and flops, bytes (of one step of the inner loop, with a word on
 	// what a step is) go into the header; each op sets them.
@@ -89,9 +91,12 @@ type emitter struct {
 }
 
 var (
+	// VEX reaches the first 16 alone.
 	ymm = []reg.VecPhysical{
 		reg.Y0, reg.Y1, reg.Y2, reg.Y3, reg.Y4, reg.Y5, reg.Y6, reg.Y7,
 		reg.Y8, reg.Y9, reg.Y10, reg.Y11, reg.Y12, reg.Y13, reg.Y14, reg.Y15,
+		reg.Y16, reg.Y17, reg.Y18, reg.Y19, reg.Y20, reg.Y21, reg.Y22, reg.Y23,
+		reg.Y24, reg.Y25, reg.Y26, reg.Y27, reg.Y28, reg.Y29, reg.Y30, reg.Y31,
 	}
 	zmm = []reg.VecPhysical{
 		reg.Z0, reg.Z1, reg.Z2, reg.Z3, reg.Z4, reg.Z5, reg.Z6, reg.Z7,
@@ -117,11 +122,11 @@ func newEmitter(s spec.Spec) (*emitter, error) {
 	e := &emitter{Context: build.NewContext(), spec: s, free: slices.Clone(general)}
 	switch s.ISA {
 	case spec.AVX2:
-		e.lanes = 8
+		e.lanes, e.file = 8, ymm[:16]
 	case spec.AVX512:
-		e.lanes = 16
+		e.lanes, e.file = 16, zmm
 	default:
-		return nil, fmt.Errorf("x86: %s: ISA is %q, expected avx2 or avx512", s.Name(), s.ISA)
+		return nil, fmt.Errorf("x86: %s: ISA is %q, expected one of amd64", s.Name(), s.ISA)
 	}
 	e.Constraints(buildtags.And(buildtags.Term("amd64"), buildtags.Not("purego")))
 	e.Function(s.Name())
@@ -141,15 +146,11 @@ func (e *emitter) avx512() bool { return e.spec.ISA == spec.AVX512 }
 
 // vec hands out n vector registers, full width, for the role.
 func (e *emitter) vec(role string, n int) []reg.VecPhysical {
-	file := ymm
-	if e.avx512() {
-		file = zmm
-	}
 	if n > e.room() {
 		e.fail(fmt.Errorf("%d vector registers for %q, expected at most %d", n, role, e.room()))
-		return slices.Repeat(file[:1], n)
+		return slices.Repeat(e.file[:1], n)
 	}
-	regs := file[e.vecs : e.vecs+n]
+	regs := e.file[e.vecs : e.vecs+n]
 	e.vecs += n
 	if n == 1 {
 		e.enter(regs[0].Asm(), role)
@@ -160,12 +161,7 @@ func (e *emitter) vec(role string, n int) []reg.VecPhysical {
 }
 
 // room is the number of vector registers not handed out yet.
-func (e *emitter) room() int {
-	if e.avx512() {
-		return len(zmm) - e.vecs
-	}
-	return len(ymm) - e.vecs
-}
+func (e *emitter) room() int { return len(e.file) - e.vecs }
 
 // gp hands out one general register for the role. DI is the argument struct.
 func (e *emitter) gp(role string) reg.GPPhysical {
@@ -178,9 +174,6 @@ func (e *emitter) gp(role string) reg.GPPhysical {
 	e.enter(r.Asm(), role)
 	return r
 }
-
-// release gives a general register back.
-func (e *emitter) release(r reg.GPPhysical) { e.free = append([]reg.GPPhysical{r}, e.free...) }
 
 // opmask hands out one AVX-512 mask register for the role.
 func (e *emitter) opmask(role string) reg.OpmaskPhysical {
@@ -253,6 +246,21 @@ func (e *emitter) ret() {
 	e.RET()
 }
 
+// compile is avo's pass.Compile without what only virtual registers need.
+var compile = pass.Concat(
+	pass.Verify,
+	pass.FunctionPass(pass.PruneJumpToFollowingLabel),
+	pass.FunctionPass(pass.PruneDanglingLabels),
+	pass.FunctionPass(pass.LabelTarget),
+	pass.Func(pass.IncludeTextFlagHeader),
+	pass.FunctionPass(pass.RequiredISAExtensions),
+)
+
+// high are the registers that EVEX alone reaches; avo reports what the VEX form of
+// an instruction needs. VL comes with BW on every CPU, so both are asked for: which
+// forms work on bytes or words need not be known.
+var high = regexp.MustCompile(`\b[XY](1[6-9]|2\d|3[01])\b`)
+
 // output compiles and prints what was emitted.
 func (e *emitter) output() (spec.Output, error) {
 	fail := func(err error) (spec.Output, error) {
@@ -262,19 +270,24 @@ func (e *emitter) output() (spec.Output, error) {
 	if err := errors.Join(append(e.errs, err)...); err != nil {
 		return fail(err)
 	}
-	if err := pass.Compile.Execute(file); err != nil {
+	if err := compile.Execute(file); err != nil {
 		return fail(err)
-	}
-	fn := file.Functions()[0]
-	requires := slices.DeleteFunc(slices.Clone(fn.ISA), func(f string) bool { return slices.Contains(baseline, f) })
-	if !e.avx512() {
-		if i := slices.IndexFunc(requires, func(f string) bool { return strings.HasPrefix(f, "AVX512") }); i >= 0 {
-			return fail(fmt.Errorf("an instruction needs %s", requires[i]))
-		}
 	}
 	asm, err := printer.NewGoAsm(printer.Config{Name: "avo"}).Print(file)
 	if err != nil {
 		return fail(err)
+	}
+	fn := file.Functions()[0]
+	requires := slices.DeleteFunc(slices.Clone(fn.ISA), func(f string) bool { return slices.Contains(baseline, f) })
+	if high.Match(asm) {
+		requires = append(requires, "AVX512F", "AVX512BW", "AVX512VL")
+		slices.Sort(requires)
+		requires = slices.Compact(requires)
+	}
+	if e.spec.ISA == spec.AVX2 {
+		if i := slices.IndexFunc(requires, func(f string) bool { return strings.HasPrefix(f, "AVX512") }); i >= 0 {
+			return fail(fmt.Errorf("an instruction needs %s", requires[i]))
+		}
 	}
 	// The header goes between the build constraint and the rest.
 	top, rest, ok := bytes.Cut(asm, []byte("&& !purego\n"))
