@@ -23,7 +23,8 @@ type ScoreArgs struct {
 //
 // Value walks the keys inside a column tile (V is hot in L2). DecodeValue
 // walks column tiles inside a span of 16 to 64 keys (V is streamed once), converts
-// V in registers and prefetches Prefetch bytes ahead of each load.
+// V in registers and, unless Prefetch is 0, prefetches as many lines as it consumes,
+// beginning Prefetch bytes after V, as if rows followed each other without gaps.
 type ValueArgs struct {
 	P        *float32       // [⌈Keys/16⌉][R][16]
 	V        unsafe.Pointer // [Keys] rows of Cols elements
@@ -33,14 +34,15 @@ type ValueArgs struct {
 	Alpha    *float32       // [R]
 	Keys     int            // > 0
 	Cols     int            // > 0, a multiple of 16
-	Prefetch int            // bytes ahead (DecodeValue only)
+	Prefetch int            // bytes ahead (DecodeValue only); 0: none
 }
 
 // DecodeScoreArgs: S = Q·Kᵀ for R rows against K in plain rows.
 //
 //	S[j/16][r][j%16] = Σ_d Q[r][d]·K[j][d]    r < R, j < Keys
 //
-// Elements of the last block beyond Keys are left as they were.
+// Elements of the last block beyond Keys are left as they were. Unless Prefetch is 0,
+// it prefetches as DecodeValue does.
 type DecodeScoreArgs struct {
 	Q        *float32       // [R][D]
 	K        unsafe.Pointer // [Keys] rows of D elements
@@ -48,7 +50,7 @@ type DecodeScoreArgs struct {
 	S        *float32       // [⌈Keys/16⌉][R][16], written
 	D        int            // > 0, a multiple of 16
 	Keys     int            // > 0
-	Prefetch int            // bytes ahead of each load of K
+	Prefetch int            // bytes ahead; 0: none
 }
 
 // SoftmaxArgs: the online softmax (Milakov and Gimelshein, arXiv 1805.02867) of

@@ -15,8 +15,8 @@
 //	DI       a
 //	AX       Q, at d
 //	BX       K
-//	CX       K + Prefetch, at d
-//	DX       elements of D left
+//	CX       elements of D left
+//	DX       next line to prefetch; 0: none
 //	SI       S
 //	R8       key
 //	R9       key of the next step
@@ -31,8 +31,14 @@
 // func decode_score_f16_1x8_avx2(a *DecodeScoreArgs)
 // Requires: AVX, F16C, FMA3, MMX+
 TEXT ·decode_score_f16_1x8_avx2(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), BX
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), BX
+	MOVQ  48(DI), DX
+	TESTQ DX, DX
+	JZ    no_prefetch
+	ADDQ  BX, DX
+
+no_prefetch:
 	MOVQ 24(DI), SI
 	MOVQ 16(DI), R10
 	LEAQ (R10)(R10*2), R11
@@ -45,9 +51,7 @@ keys:
 	CMPQ   R9, 40(DI)
 	JGT    rest
 	MOVQ   (DI), AX
-	MOVQ   48(DI), CX
-	ADDQ   BX, CX
-	MOVQ   32(DI), DX
+	MOVQ   32(DI), CX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -56,19 +60,23 @@ keys:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	SUBQ   $0x20, DX
+	SUBQ   $0x20, CX
 	JLT    half
 
 steps:
-	PREFETCHT0 (CX)
-	PREFETCHT0 (CX)(R10*1)
-	PREFETCHT0 (CX)(R10*2)
-	PREFETCHT0 (CX)(R11*1)
-	PREFETCHT0 (CX)(R10*4)
-	PREFETCHT0 (CX)(R12*1)
-	PREFETCHT0 (CX)(R11*2)
-	PREFETCHT0 (CX)(R13*1)
+	TESTQ      DX, DX
+	JZ         fetched_32
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 256(DX)
+	PREFETCHT0 320(DX)
+	PREFETCHT0 384(DX)
+	PREFETCHT0 448(DX)
+	ADDQ       $+512, DX
 
+fetched_32:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
 	VCVTPH2PS   (BX), Y9
@@ -146,22 +154,21 @@ steps:
 	VFMADD231PS Y12, Y8, Y7
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
-	ADDQ        $0x40, CX
-	SUBQ        $0x20, DX
+	SUBQ        $0x20, CX
 	JGE         steps
 
 half:
-	ADDQ       $0x20, DX
+	ADDQ       $0x20, CX
 	JZ         summed
-	PREFETCHT0 (CX)
-	PREFETCHT0 (CX)(R10*1)
-	PREFETCHT0 (CX)(R10*2)
-	PREFETCHT0 (CX)(R11*1)
-	PREFETCHT0 (CX)(R10*4)
-	PREFETCHT0 (CX)(R12*1)
-	PREFETCHT0 (CX)(R11*2)
-	PREFETCHT0 (CX)(R13*1)
+	TESTQ      DX, DX
+	JZ         fetched_16
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
 
+fetched_16:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
 	VCVTPH2PS   (BX), Y9
@@ -201,13 +208,12 @@ half:
 	VFMADD231PS Y12, Y8, Y7
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
-	ADDQ        $0x20, CX
 
 summed:
 	// K on to the next row
-	MOVQ   32(DI), DX
-	IMUL3Q $+2, DX, DX
-	SUBQ   DX, BX
+	MOVQ   32(DI), CX
+	IMUL3Q $+2, CX, CX
+	SUBQ   CX, BX
 	LEAQ   (BX)(R10*8), BX
 
 	// sums across, stored
@@ -245,16 +251,18 @@ rest:
 
 key:
 	MOVQ   (DI), AX
-	MOVQ   48(DI), CX
-	ADDQ   BX, CX
-	MOVQ   32(DI), DX
+	MOVQ   32(DI), CX
 	VXORPS Y0, Y0, Y0
-	SUBQ   $0x20, DX
+	SUBQ   $0x20, CX
 	JLT    half_rest
 
 steps_rest:
-	PREFETCHT0 (CX)
+	TESTQ      DX, DX
+	JZ         fetched_rest_32
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
 
+fetched_rest_32:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
 	VCVTPH2PS   (BX), Y9
@@ -276,15 +284,18 @@ steps_rest:
 	VFMADD231PS Y9, Y8, Y0
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
-	ADDQ        $0x40, CX
-	SUBQ        $0x20, DX
+	SUBQ        $0x20, CX
 	JGE         steps_rest
 
 half_rest:
-	ADDQ       $0x20, DX
+	ADDQ       $0x20, CX
 	JZ         summed_rest
-	PREFETCHT0 (CX)
+	TESTQ      DX, DX
+	JZ         fetched_rest_16
+	PREFETCHT0 (DX)
+	ADDQ       $0x20, DX
 
+fetched_rest_16:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
 	VCVTPH2PS   (BX), Y9
@@ -296,13 +307,12 @@ half_rest:
 	VFMADD231PS Y9, Y8, Y0
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
-	ADDQ        $0x20, CX
 
 summed_rest:
 	// K on to the next row
-	MOVQ   32(DI), DX
-	IMUL3Q $+2, DX, DX
-	SUBQ   DX, BX
+	MOVQ   32(DI), CX
+	IMUL3Q $+2, CX, CX
+	SUBQ   CX, BX
 	LEAQ   (BX)(R10*1), BX
 
 	// sums across, stored

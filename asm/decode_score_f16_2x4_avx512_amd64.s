@@ -15,8 +15,8 @@
 //	DI       a
 //	AX       Q, at d
 //	BX       K
-//	CX       K + Prefetch, at d
-//	DX       elements of D left
+//	CX       elements of D left
+//	DX       next line to prefetch; 0: none
 //	SI       S
 //	R8       key
 //	R9       key of the next step
@@ -30,8 +30,14 @@
 // func decode_score_f16_2x4_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512F, AVX512VL, MMX+
 TEXT ·decode_score_f16_2x4_avx512(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), BX
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), BX
+	MOVQ  48(DI), DX
+	TESTQ DX, DX
+	JZ    no_prefetch
+	ADDQ  BX, DX
+
+no_prefetch:
 	MOVQ 24(DI), SI
 	MOVQ 16(DI), R10
 	LEAQ (R10)(R10*2), R11
@@ -44,9 +50,7 @@ keys:
 	CMPQ   R9, 40(DI)
 	JGT    rest
 	MOVQ   (DI), AX
-	MOVQ   48(DI), CX
-	ADDQ   BX, CX
-	MOVQ   32(DI), DX
+	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -55,15 +59,19 @@ keys:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	SUBQ   $0x20, DX
+	SUBQ   $0x20, CX
 	JLT    half
 
 steps:
-	PREFETCHT0 (CX)
-	PREFETCHT0 (CX)(R10*1)
-	PREFETCHT0 (CX)(R10*2)
-	PREFETCHT0 (CX)(R11*1)
+	TESTQ      DX, DX
+	JZ         fetched_32
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
 
+fetched_32:
 	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
 	VMOVUPS     (AX)(R12*1), Z9
@@ -97,18 +105,19 @@ steps:
 	VFMADD231PS Z13, Z9, Z7
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
-	ADDQ        $0x40, CX
-	SUBQ        $0x20, DX
+	SUBQ        $0x20, CX
 	JGE         steps
 
 half:
-	ADDQ       $0x20, DX
+	ADDQ       $0x20, CX
 	JZ         summed
-	PREFETCHT0 (CX)
-	PREFETCHT0 (CX)(R10*1)
-	PREFETCHT0 (CX)(R10*2)
-	PREFETCHT0 (CX)(R11*1)
+	TESTQ      DX, DX
+	JZ         fetched_16
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $+128, DX
 
+fetched_16:
 	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
 	VMOVUPS     (AX)(R12*1), Z9
@@ -126,13 +135,12 @@ half:
 	VFMADD231PS Z13, Z9, Z7
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
-	ADDQ        $0x20, CX
 
 summed:
 	// K on to the next row
-	MOVQ   32(DI), DX
-	IMUL3Q $+2, DX, DX
-	SUBQ   DX, BX
+	MOVQ   32(DI), CX
+	IMUL3Q $+2, CX, CX
+	SUBQ   CX, BX
 	LEAQ   (BX)(R10*4), BX
 
 	// sums across, stored
@@ -178,17 +186,19 @@ rest:
 
 key:
 	MOVQ   (DI), AX
-	MOVQ   48(DI), CX
-	ADDQ   BX, CX
-	MOVQ   32(DI), DX
+	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
-	SUBQ   $0x20, DX
+	SUBQ   $0x20, CX
 	JLT    half_rest
 
 steps_rest:
-	PREFETCHT0 (CX)
+	TESTQ      DX, DX
+	JZ         fetched_rest_32
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
 
+fetched_rest_32:
 	// S[0..1][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
 	VMOVUPS     (AX)(R12*1), Z9
@@ -204,15 +214,18 @@ steps_rest:
 	VFMADD231PS Z10, Z9, Z1
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
-	ADDQ        $0x40, CX
-	SUBQ        $0x20, DX
+	SUBQ        $0x20, CX
 	JGE         steps_rest
 
 half_rest:
-	ADDQ       $0x20, DX
+	ADDQ       $0x20, CX
 	JZ         summed_rest
-	PREFETCHT0 (CX)
+	TESTQ      DX, DX
+	JZ         fetched_rest_16
+	PREFETCHT0 (DX)
+	ADDQ       $0x20, DX
 
+fetched_rest_16:
 	// S[0..1][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
 	VMOVUPS     (AX)(R12*1), Z9
@@ -221,13 +234,12 @@ half_rest:
 	VFMADD231PS Z10, Z9, Z1
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
-	ADDQ        $0x20, CX
 
 summed_rest:
 	// K on to the next row
-	MOVQ   32(DI), DX
-	IMUL3Q $+2, DX, DX
-	SUBQ   DX, BX
+	MOVQ   32(DI), CX
+	IMUL3Q $+2, CX, CX
+	SUBQ   CX, BX
 	LEAQ   (BX)(R10*1), BX
 
 	// sums across, stored

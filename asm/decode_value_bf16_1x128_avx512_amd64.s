@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Z0–Z7    O[r][c]
 //	Z8       P[r][k]
 //	Z9–Z12   V[k][c]
@@ -31,14 +31,18 @@
 // func decode_value_bf16_1x128_avx512(a *ValueArgs)
 // Requires: AVX, AVX512BW, AVX512F, CMOV, MMX+
 TEXT ·decode_value_bf16_1x128_avx512(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVQ (DI), R8
@@ -73,11 +77,16 @@ columns_128:
 	JLT    rest_128
 
 block_128:
+	TESTQ      R13, R13
+	JZ         fetched_128_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_128_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS (R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -104,12 +113,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_1
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_1:
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 4(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -136,12 +149,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_2
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_2:
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 8(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -168,12 +185,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_3
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_3:
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 12(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -200,12 +221,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 16(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -232,12 +257,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_5
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_5:
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 20(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -264,12 +293,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_6
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_6:
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 24(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -296,12 +329,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_7
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_7:
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 28(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -328,12 +365,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 32(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -360,12 +401,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_9
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_9:
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 36(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -392,12 +437,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_10
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_10:
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 40(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -424,12 +473,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_11
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_11:
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 44(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -456,12 +509,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 48(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -488,12 +545,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_13
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_13:
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 52(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -520,12 +581,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_14
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_14:
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 56(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -552,12 +617,16 @@ block_128:
 	VPUNPCKHWD   192(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_128_15
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_128_15:
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 60(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -594,10 +663,6 @@ rest_128:
 	XORQ R12, R12
 
 key_128:
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -688,9 +753,16 @@ narrower_128:
 	JLT    rest_64
 
 block_64:
+	TESTQ      R13, R13
+	JZ         fetched_64_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_64_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS (R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -707,8 +779,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 4(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -723,10 +793,16 @@ block_64:
 	VPUNPCKHWD   64(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_2
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_2:
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 8(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -743,8 +819,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 12(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -759,10 +833,16 @@ block_64:
 	VPUNPCKHWD   64(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 16(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -779,8 +859,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 20(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -795,10 +873,16 @@ block_64:
 	VPUNPCKHWD   64(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_6
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_6:
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 24(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -815,8 +899,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 28(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -831,10 +913,16 @@ block_64:
 	VPUNPCKHWD   64(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 32(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -851,8 +939,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 36(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -867,10 +953,16 @@ block_64:
 	VPUNPCKHWD   64(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_10
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_10:
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 40(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -887,8 +979,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 44(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -903,10 +993,16 @@ block_64:
 	VPUNPCKHWD   64(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 48(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -923,8 +1019,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 52(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -939,10 +1033,16 @@ block_64:
 	VPUNPCKHWD   64(R9), Z12, Z12
 	VFMADD231PS  Z12, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_14
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_14:
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 56(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -959,8 +1059,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 60(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -985,8 +1083,6 @@ rest_64:
 	XORQ R12, R12
 
 key_64:
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1053,8 +1149,16 @@ narrower_64:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1065,7 +1169,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1076,7 +1179,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1087,7 +1189,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1096,9 +1197,16 @@ block_32:
 	VPUNPCKHWD   (R9), Z10, Z10
 	VFMADD231PS  Z10, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1109,7 +1217,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1120,7 +1227,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1131,7 +1237,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1140,9 +1245,16 @@ block_32:
 	VPUNPCKHWD   (R9), Z10, Z10
 	VFMADD231PS  Z10, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1153,7 +1265,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1164,7 +1275,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1175,7 +1285,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1184,9 +1293,16 @@ block_32:
 	VPUNPCKHWD   (R9), Z10, Z10
 	VFMADD231PS  Z10, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1197,7 +1313,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1208,7 +1323,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1219,7 +1333,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1238,7 +1351,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Z8
 	VPXORD       Z9, Z9, Z9
 	VPUNPCKLWD   (R9), Z9, Z9
@@ -1293,8 +1405,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1302,7 +1422,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1310,7 +1429,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1318,7 +1436,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1326,7 +1443,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1334,7 +1450,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1342,7 +1457,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1350,15 +1464,21 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
 	VFMADD231PS  Z9, Z8, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1366,7 +1486,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1374,7 +1493,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1382,7 +1500,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1390,7 +1507,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1398,7 +1514,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1406,7 +1521,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1414,7 +1528,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9
@@ -1430,7 +1543,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Z8
 	VPMOVZXWD    (R9), Z9
 	VPSLLD       $0x10, Z9, Z9

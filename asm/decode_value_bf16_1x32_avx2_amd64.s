@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Y0–Y3    O[r][c]
 //	Y4       P[r][k]
 //	Y5–Y8    V[k][c]
@@ -31,14 +31,18 @@
 // func decode_value_bf16_1x32_avx2(a *ValueArgs)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·decode_value_bf16_1x32_avx2(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVQ (DI), R8
@@ -69,8 +73,16 @@ columns_32:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -87,7 +99,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -104,7 +115,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -121,7 +131,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -136,9 +145,16 @@ block_32:
 	VPUNPCKHWD   32(R9), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -155,7 +171,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -172,7 +187,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -189,7 +203,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -204,9 +217,16 @@ block_32:
 	VPUNPCKHWD   32(R9), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -223,7 +243,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -240,7 +259,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -257,7 +275,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -272,9 +289,16 @@ block_32:
 	VPUNPCKHWD   32(R9), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -291,7 +315,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -308,7 +331,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -325,7 +347,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -350,7 +371,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -407,8 +427,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -419,7 +447,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -430,7 +457,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -441,7 +467,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -452,7 +477,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -463,7 +487,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -474,7 +497,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -485,7 +507,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -494,9 +515,16 @@ block_16:
 	VPUNPCKHWD   (R9), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -507,7 +535,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -518,7 +545,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -529,7 +555,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -540,7 +565,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -551,7 +575,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -562,7 +585,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -573,7 +595,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5
@@ -592,7 +613,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y4
 	VXORPS       Y5, Y5, Y5
 	VPUNPCKLWD   (R9), Y5, Y5

@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Y0–Y7    O[r][c]
 //	Y8       P[r][k]
 //	Y9–Y12   V[k][c]
@@ -31,14 +31,18 @@
 // func decode_value_bf16_1x64_avx2(a *ValueArgs)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·decode_value_bf16_1x64_avx2(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVQ (DI), R8
@@ -73,9 +77,16 @@ columns_64:
 	JLT    rest_64
 
 block_64:
+	TESTQ      R13, R13
+	JZ         fetched_64_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_64_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS (R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -104,8 +115,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 4(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -132,10 +141,16 @@ block_64:
 	VPUNPCKHWD   96(R9), Y12, Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_2
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_2:
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 8(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -164,8 +179,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 12(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -192,10 +205,16 @@ block_64:
 	VPUNPCKHWD   96(R9), Y12, Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 16(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -224,8 +243,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 20(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -252,10 +269,16 @@ block_64:
 	VPUNPCKHWD   96(R9), Y12, Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_6
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_6:
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 24(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -284,8 +307,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 28(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -312,10 +333,16 @@ block_64:
 	VPUNPCKHWD   96(R9), Y12, Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 32(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -344,8 +371,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 36(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -372,10 +397,16 @@ block_64:
 	VPUNPCKHWD   96(R9), Y12, Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_10
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_10:
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 40(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -404,8 +435,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 44(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -432,10 +461,16 @@ block_64:
 	VPUNPCKHWD   96(R9), Y12, Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 48(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -464,8 +499,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 52(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -492,10 +525,16 @@ block_64:
 	VPUNPCKHWD   96(R9), Y12, Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_14
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_14:
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 56(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -524,8 +563,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 60(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -562,8 +599,6 @@ rest_64:
 	XORQ R12, R12
 
 key_64:
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -650,8 +685,16 @@ narrower_64:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -668,7 +711,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -685,7 +727,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -702,7 +743,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -717,9 +757,16 @@ block_32:
 	VPUNPCKHWD   32(R9), Y12, Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -736,7 +783,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -753,7 +799,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -770,7 +815,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -785,9 +829,16 @@ block_32:
 	VPUNPCKHWD   32(R9), Y12, Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -804,7 +855,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -821,7 +871,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -838,7 +887,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -853,9 +901,16 @@ block_32:
 	VPUNPCKHWD   32(R9), Y12, Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -872,7 +927,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -889,7 +943,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -906,7 +959,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -931,7 +983,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -996,8 +1047,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1008,7 +1067,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1019,7 +1077,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1030,7 +1087,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1041,7 +1097,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1052,7 +1107,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1063,7 +1117,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1074,7 +1127,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1083,9 +1135,16 @@ block_16:
 	VPUNPCKHWD   (R9), Y10, Y10
 	VFMADD231PS  Y10, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1096,7 +1155,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1107,7 +1165,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1118,7 +1175,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1129,7 +1185,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1140,7 +1195,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1151,7 +1205,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1162,7 +1215,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9
@@ -1181,7 +1233,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y8
 	VXORPS       Y9, Y9, Y9
 	VPUNPCKLWD   (R9), Y9, Y9

@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Z0–Z7    O[r][c]
 //	Z8–Z9    P[r][k]
 //	Z10–Z13  V[k][c]
@@ -31,14 +31,18 @@
 // func decode_value_bf16_2x64_avx512(a *ValueArgs)
 // Requires: AVX, AVX512BW, AVX512F, CMOV, MMX+
 TEXT ·decode_value_bf16_2x64_avx512(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVL $0x3f800000, 28(SP)
@@ -74,9 +78,16 @@ columns_64:
 	JLT    rest_64
 
 block_64:
+	TESTQ      R13, R13
+	JZ         fetched_64_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_64_0:
 	// O[0..1] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS (R8), Z8
 	VBROADCASTSS 64(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -98,8 +109,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 4(R8), Z8
 	VBROADCASTSS 68(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -119,10 +128,16 @@ block_64:
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_2
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_2:
 	// O[0..1] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 8(R8), Z8
 	VBROADCASTSS 72(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -144,8 +159,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 12(R8), Z8
 	VBROADCASTSS 76(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -165,10 +178,16 @@ block_64:
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_4:
 	// O[0..1] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 16(R8), Z8
 	VBROADCASTSS 80(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -190,8 +209,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 20(R8), Z8
 	VBROADCASTSS 84(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -211,10 +228,16 @@ block_64:
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_6
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_6:
 	// O[0..1] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 24(R8), Z8
 	VBROADCASTSS 88(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -236,8 +259,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 28(R8), Z8
 	VBROADCASTSS 92(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -257,10 +278,16 @@ block_64:
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_8:
 	// O[0..1] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 32(R8), Z8
 	VBROADCASTSS 96(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -282,8 +309,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 36(R8), Z8
 	VBROADCASTSS 100(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -303,10 +328,16 @@ block_64:
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_10
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_10:
 	// O[0..1] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 40(R8), Z8
 	VBROADCASTSS 104(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -328,8 +359,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 44(R8), Z8
 	VBROADCASTSS 108(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -349,10 +378,16 @@ block_64:
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_12:
 	// O[0..1] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 48(R8), Z8
 	VBROADCASTSS 112(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -374,8 +409,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 52(R8), Z8
 	VBROADCASTSS 116(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -395,10 +428,16 @@ block_64:
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_14
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_14:
 	// O[0..1] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 56(R8), Z8
 	VBROADCASTSS 120(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -420,8 +459,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 60(R8), Z8
 	VBROADCASTSS 124(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -451,8 +488,6 @@ rest_64:
 	XORQ R12, R12
 
 key_64:
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Z8
 	VBROADCASTSS 64(R8)(R12*4), Z9
 	VPXORD       Z10, Z10, Z10
@@ -539,8 +574,16 @@ narrower_64:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..1] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Z8
 	VBROADCASTSS 64(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -554,7 +597,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Z8
 	VBROADCASTSS 68(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -568,7 +610,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Z8
 	VBROADCASTSS 72(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -582,7 +623,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Z8
 	VBROADCASTSS 76(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -594,9 +634,16 @@ block_32:
 	VFMADD231PS  Z11, Z8, Z5
 	VFMADD231PS  Z11, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..1] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Z8
 	VBROADCASTSS 80(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -610,7 +657,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Z8
 	VBROADCASTSS 84(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -624,7 +670,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Z8
 	VBROADCASTSS 88(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -638,7 +683,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Z8
 	VBROADCASTSS 92(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -650,9 +694,16 @@ block_32:
 	VFMADD231PS  Z11, Z8, Z5
 	VFMADD231PS  Z11, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..1] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Z8
 	VBROADCASTSS 96(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -666,7 +717,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Z8
 	VBROADCASTSS 100(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -680,7 +730,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Z8
 	VBROADCASTSS 104(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -694,7 +743,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Z8
 	VBROADCASTSS 108(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -706,9 +754,16 @@ block_32:
 	VFMADD231PS  Z11, Z8, Z5
 	VFMADD231PS  Z11, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..1] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Z8
 	VBROADCASTSS 112(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -722,7 +777,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Z8
 	VBROADCASTSS 116(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -736,7 +790,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Z8
 	VBROADCASTSS 120(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -750,7 +803,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Z8
 	VBROADCASTSS 124(R8), Z9
 	VPXORD       Z10, Z10, Z10
@@ -772,7 +824,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Z8
 	VBROADCASTSS 64(R8)(R12*4), Z9
 	VPXORD       Z10, Z10, Z10
@@ -839,8 +890,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..1] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Z8
 	VBROADCASTSS 64(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -850,7 +909,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Z8
 	VBROADCASTSS 68(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -860,7 +918,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Z8
 	VBROADCASTSS 72(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -870,7 +927,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Z8
 	VBROADCASTSS 76(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -880,7 +936,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Z8
 	VBROADCASTSS 80(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -890,7 +945,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Z8
 	VBROADCASTSS 84(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -900,7 +954,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Z8
 	VBROADCASTSS 88(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -910,7 +963,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Z8
 	VBROADCASTSS 92(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -918,9 +970,16 @@ block_16:
 	VFMADD231PS  Z10, Z8, Z6
 	VFMADD231PS  Z10, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..1] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Z8
 	VBROADCASTSS 96(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -930,7 +989,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Z8
 	VBROADCASTSS 100(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -940,7 +998,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Z8
 	VBROADCASTSS 104(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -950,7 +1007,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Z8
 	VBROADCASTSS 108(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -960,7 +1016,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Z8
 	VBROADCASTSS 112(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -970,7 +1025,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Z8
 	VBROADCASTSS 116(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -980,7 +1034,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Z8
 	VBROADCASTSS 120(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -990,7 +1043,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Z8
 	VBROADCASTSS 124(R8), Z9
 	VPMOVZXWD    (R9), Z10
@@ -1008,7 +1060,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Z8
 	VBROADCASTSS 64(R8)(R12*4), Z9
 	VPMOVZXWD    (R9), Z10

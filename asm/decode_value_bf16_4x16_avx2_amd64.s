@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Y0–Y7    O[r][c]
 //	Y8–Y9    V[k][c]
 //	Y10–Y13  P[r][k]
@@ -31,14 +31,18 @@
 // func decode_value_bf16_4x16_avx2(a *ValueArgs)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·decode_value_bf16_4x16_avx2(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVL $0x3f800000, 28(SP)
@@ -76,8 +80,16 @@ columns_16:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -97,7 +109,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -117,7 +128,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -137,7 +147,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -157,7 +166,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -177,7 +185,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -197,7 +204,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -217,7 +223,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -235,9 +240,16 @@ block_16:
 	VFMADD231PS  Y8, Y13, Y6
 	VFMADD231PS  Y9, Y13, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -257,7 +269,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -277,7 +288,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -297,7 +307,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -317,7 +326,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -337,7 +345,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -357,7 +364,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -377,7 +383,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9
@@ -405,7 +410,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VXORPS       Y8, Y8, Y8
 	VPUNPCKLWD   (R9), Y8, Y8
 	VXORPS       Y9, Y9, Y9

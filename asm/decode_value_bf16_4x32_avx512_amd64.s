@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Z0–Z7    O[r][c]
 //	Z8–Z9    V[k][c]
 //	Z10–Z13  P[r][k]
@@ -31,14 +31,18 @@
 // func decode_value_bf16_4x32_avx512(a *ValueArgs)
 // Requires: AVX, AVX512BW, AVX512F, CMOV, MMX+
 TEXT ·decode_value_bf16_4x32_avx512(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVL $0x3f800000, 28(SP)
@@ -76,8 +80,16 @@ columns_32:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -97,7 +109,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -117,7 +128,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -137,7 +147,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -155,9 +164,16 @@ block_32:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -177,7 +193,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -197,7 +212,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -217,7 +231,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -235,9 +248,16 @@ block_32:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -257,7 +277,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -277,7 +296,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -297,7 +315,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -315,9 +332,16 @@ block_32:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -337,7 +361,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -357,7 +380,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -377,7 +399,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -405,7 +426,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z8, Z8, Z8
 	VPUNPCKLWD   (R9), Z8, Z8
 	VPXORD       Z9, Z9, Z9
@@ -494,8 +514,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS (R8), Z10
@@ -509,7 +537,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 4(R8), Z10
@@ -523,7 +550,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 8(R8), Z10
@@ -537,7 +563,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 12(R8), Z10
@@ -551,7 +576,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 16(R8), Z10
@@ -565,7 +589,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 20(R8), Z10
@@ -579,7 +602,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 24(R8), Z10
@@ -593,7 +615,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 28(R8), Z10
@@ -605,9 +626,16 @@ block_16:
 	VBROADCASTSS 220(R8), Z13
 	VFMADD231PS  Z8, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 32(R8), Z10
@@ -621,7 +649,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 36(R8), Z10
@@ -635,7 +662,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 40(R8), Z10
@@ -649,7 +675,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 44(R8), Z10
@@ -663,7 +688,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 48(R8), Z10
@@ -677,7 +701,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 52(R8), Z10
@@ -691,7 +714,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 56(R8), Z10
@@ -705,7 +727,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS 60(R8), Z10
@@ -727,7 +748,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VBROADCASTSS (R8)(R12*4), Z10

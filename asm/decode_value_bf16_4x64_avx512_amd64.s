@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Z0–Z15   O[r][c]
 //	Z16–Z19  V[k][c]
 //	Z20–Z23  P[r][k]
@@ -31,14 +31,18 @@
 // func decode_value_bf16_4x64_avx512(a *ValueArgs)
 // Requires: AVX, AVX512BW, AVX512F, CMOV, MMX+
 TEXT ·decode_value_bf16_4x64_avx512(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVL $0x3f800000, 28(SP)
@@ -84,9 +88,16 @@ columns_64:
 	JLT    rest_64
 
 block_64:
+	TESTQ      R13, R13
+	JZ         fetched_64_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_64_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -118,8 +129,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -149,10 +158,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_2
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_2:
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -184,8 +199,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -215,10 +228,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_4:
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -250,8 +269,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -281,10 +298,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_6
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_6:
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -316,8 +339,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -347,10 +368,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -382,8 +409,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -413,10 +438,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_10
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_10:
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -448,8 +479,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -479,10 +508,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_12:
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -514,8 +549,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -545,10 +578,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_14
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_14:
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -580,8 +619,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -621,8 +658,6 @@ rest_64:
 	XORQ R12, R12
 
 key_64:
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -755,8 +790,16 @@ narrower_64:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -776,7 +819,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -796,7 +838,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -816,7 +857,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -834,9 +874,16 @@ block_32:
 	VFMADD231PS  Z16, Z23, Z6
 	VFMADD231PS  Z17, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -856,7 +903,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -876,7 +922,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -896,7 +941,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -914,9 +958,16 @@ block_32:
 	VFMADD231PS  Z16, Z23, Z6
 	VFMADD231PS  Z17, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -936,7 +987,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -956,7 +1006,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -976,7 +1025,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -994,9 +1042,16 @@ block_32:
 	VFMADD231PS  Z16, Z23, Z6
 	VFMADD231PS  Z17, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -1016,7 +1071,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -1036,7 +1090,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -1056,7 +1109,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -1084,7 +1136,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
 	VPXORD       Z16, Z16, Z16
 	VPUNPCKLWD   (R9), Z16, Z16
 	VPXORD       Z17, Z17, Z17
@@ -1172,8 +1223,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS (R8), Z20
@@ -1187,7 +1246,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 4(R8), Z20
@@ -1201,7 +1259,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 8(R8), Z20
@@ -1215,7 +1272,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 12(R8), Z20
@@ -1229,7 +1285,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 16(R8), Z20
@@ -1243,7 +1298,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 20(R8), Z20
@@ -1257,7 +1311,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 24(R8), Z20
@@ -1271,7 +1324,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 28(R8), Z20
@@ -1283,9 +1335,16 @@ block_16:
 	VBROADCASTSS 220(R8), Z23
 	VFMADD231PS  Z16, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 32(R8), Z20
@@ -1299,7 +1358,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 36(R8), Z20
@@ -1313,7 +1371,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 40(R8), Z20
@@ -1327,7 +1384,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 44(R8), Z20
@@ -1341,7 +1397,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 48(R8), Z20
@@ -1355,7 +1410,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 52(R8), Z20
@@ -1369,7 +1423,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 56(R8), Z20
@@ -1383,7 +1436,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS 60(R8), Z20
@@ -1405,7 +1457,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VPMOVZXWD    (R9), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VBROADCASTSS (R8)(R12*4), Z20

@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Y0–Y3    O[r][c]
 //	Y4       P[r][k]
 //	Y5–Y8    V[k][c]
@@ -31,14 +31,18 @@
 // func decode_value_f16_1x32_avx2(a *ValueArgs)
 // Requires: AVX, CMOV, F16C, FMA3, MMX+
 TEXT ·decode_value_f16_1x32_avx2(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVQ (DI), R8
@@ -69,8 +73,16 @@ columns_32:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -83,7 +95,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -96,7 +107,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -109,7 +119,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -120,9 +129,16 @@ block_32:
 	VCVTPH2PS    48(R9), Y8
 	VFMADD231PS  Y8, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -135,7 +151,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -148,7 +163,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -161,7 +175,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -172,9 +185,16 @@ block_32:
 	VCVTPH2PS    48(R9), Y8
 	VFMADD231PS  Y8, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -187,7 +207,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -200,7 +219,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -213,7 +231,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -224,9 +241,16 @@ block_32:
 	VCVTPH2PS    48(R9), Y8
 	VFMADD231PS  Y8, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -239,7 +263,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -252,7 +275,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -265,7 +287,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -286,7 +307,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -331,8 +351,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -341,7 +369,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
@@ -350,7 +377,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -359,7 +385,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
@@ -368,7 +393,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -377,7 +401,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
@@ -386,7 +409,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -395,16 +417,22 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
 	VCVTPH2PS    16(R9), Y6
 	VFMADD231PS  Y6, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -413,7 +441,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
@@ -422,7 +449,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -431,7 +457,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
@@ -440,7 +465,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -449,7 +473,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
@@ -458,7 +481,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -467,7 +489,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
@@ -484,7 +505,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y4
 	VCVTPH2PS    (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0

@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Y0–Y7    O[r][c]
 //	Y8       P[r][k]
 //	Y9–Y12   V[k][c]
@@ -31,14 +31,18 @@
 // func decode_value_f16_1x64_avx2(a *ValueArgs)
 // Requires: AVX, CMOV, F16C, FMA3, MMX+
 TEXT ·decode_value_f16_1x64_avx2(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVQ (DI), R8
@@ -73,9 +77,16 @@ columns_64:
 	JLT    rest_64
 
 block_64:
+	TESTQ      R13, R13
+	JZ         fetched_64_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_64_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS (R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -96,8 +107,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 4(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -116,10 +125,16 @@ block_64:
 	VCVTPH2PS    112(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_2
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_2:
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 8(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -140,8 +155,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 12(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -160,10 +173,16 @@ block_64:
 	VCVTPH2PS    112(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 16(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -184,8 +203,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 20(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -204,10 +221,16 @@ block_64:
 	VCVTPH2PS    112(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_6
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_6:
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 24(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -228,8 +251,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 28(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -248,10 +269,16 @@ block_64:
 	VCVTPH2PS    112(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 32(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -272,8 +299,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 36(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -292,10 +317,16 @@ block_64:
 	VCVTPH2PS    112(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_10
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_10:
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 40(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -316,8 +347,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 44(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -336,10 +365,16 @@ block_64:
 	VCVTPH2PS    112(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 48(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -360,8 +395,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 52(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -380,10 +413,16 @@ block_64:
 	VCVTPH2PS    112(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_14
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_14:
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 56(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -404,8 +443,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 60(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -434,8 +471,6 @@ rest_64:
 	XORQ R12, R12
 
 key_64:
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -500,8 +535,16 @@ narrower_64:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -514,7 +557,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -527,7 +569,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -540,7 +581,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -551,9 +591,16 @@ block_32:
 	VCVTPH2PS    48(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -566,7 +613,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -579,7 +625,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -592,7 +637,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -603,9 +647,16 @@ block_32:
 	VCVTPH2PS    48(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -618,7 +669,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -631,7 +681,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -644,7 +693,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -655,9 +703,16 @@ block_32:
 	VCVTPH2PS    48(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -670,7 +725,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -683,7 +737,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -696,7 +749,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -717,7 +769,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -770,8 +821,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -780,7 +839,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y2
@@ -789,7 +847,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -798,7 +855,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y6
@@ -807,7 +863,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -816,7 +871,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y2
@@ -825,7 +879,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -834,16 +887,22 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y6
 	VCVTPH2PS    16(R9), Y10
 	VFMADD231PS  Y10, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -852,7 +911,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y2
@@ -861,7 +919,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -870,7 +927,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y6
@@ -879,7 +935,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -888,7 +943,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y2
@@ -897,7 +951,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -906,7 +959,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y6
@@ -923,7 +975,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y8
 	VCVTPH2PS    (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0

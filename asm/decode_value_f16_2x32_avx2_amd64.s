@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Y0–Y7    O[r][c]
 //	Y8–Y9    P[r][k]
 //	Y10–Y13  V[k][c]
@@ -31,14 +31,18 @@
 // func decode_value_f16_2x32_avx2(a *ValueArgs)
 // Requires: AVX, CMOV, F16C, FMA3, MMX+
 TEXT ·decode_value_f16_2x32_avx2(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVL $0x3f800000, 28(SP)
@@ -74,8 +78,16 @@ columns_32:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..1] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Y8
 	VBROADCASTSS 64(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -93,7 +105,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Y8
 	VBROADCASTSS 68(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -111,7 +122,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Y8
 	VBROADCASTSS 72(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -129,7 +139,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Y8
 	VBROADCASTSS 76(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -145,9 +154,16 @@ block_32:
 	VFMADD231PS  Y13, Y8, Y3
 	VFMADD231PS  Y13, Y9, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..1] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Y8
 	VBROADCASTSS 80(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -165,7 +181,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Y8
 	VBROADCASTSS 84(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -183,7 +198,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Y8
 	VBROADCASTSS 88(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -201,7 +215,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Y8
 	VBROADCASTSS 92(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -217,9 +230,16 @@ block_32:
 	VFMADD231PS  Y13, Y8, Y3
 	VFMADD231PS  Y13, Y9, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..1] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Y8
 	VBROADCASTSS 96(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -237,7 +257,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Y8
 	VBROADCASTSS 100(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -255,7 +274,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Y8
 	VBROADCASTSS 104(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -273,7 +291,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Y8
 	VBROADCASTSS 108(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -289,9 +306,16 @@ block_32:
 	VFMADD231PS  Y13, Y8, Y3
 	VFMADD231PS  Y13, Y9, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..1] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Y8
 	VBROADCASTSS 112(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -309,7 +333,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Y8
 	VBROADCASTSS 116(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -327,7 +350,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Y8
 	VBROADCASTSS 120(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -345,7 +367,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Y8
 	VBROADCASTSS 124(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -371,7 +392,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y8
 	VBROADCASTSS 64(R8)(R12*4), Y9
 	VCVTPH2PS    (R9), Y10
@@ -436,8 +456,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..1] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Y8
 	VBROADCASTSS 64(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -449,7 +477,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Y8
 	VBROADCASTSS 68(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -461,7 +488,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Y8
 	VBROADCASTSS 72(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -473,7 +499,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Y8
 	VBROADCASTSS 76(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -485,7 +510,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Y8
 	VBROADCASTSS 80(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -497,7 +521,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Y8
 	VBROADCASTSS 84(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -509,7 +532,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Y8
 	VBROADCASTSS 88(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -521,7 +543,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Y8
 	VBROADCASTSS 92(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -531,9 +552,16 @@ block_16:
 	VFMADD231PS  Y11, Y8, Y5
 	VFMADD231PS  Y11, Y9, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..1] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Y8
 	VBROADCASTSS 96(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -545,7 +573,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Y8
 	VBROADCASTSS 100(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -557,7 +584,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Y8
 	VBROADCASTSS 104(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -569,7 +595,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Y8
 	VBROADCASTSS 108(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -581,7 +606,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Y8
 	VBROADCASTSS 112(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -593,7 +617,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Y8
 	VBROADCASTSS 116(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -605,7 +628,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Y8
 	VBROADCASTSS 120(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -617,7 +639,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Y8
 	VBROADCASTSS 124(R8), Y9
 	VCVTPH2PS    (R9), Y10
@@ -637,7 +658,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y8
 	VBROADCASTSS 64(R8)(R12*4), Y9
 	VCVTPH2PS    (R9), Y10

@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Z0–Z7    O[r][c]
 //	Z8–Z9    P[r][k]
 //	Z10–Z13  V[k][c]
@@ -31,14 +31,18 @@
 // func decode_value_f16_2x64_avx512(a *ValueArgs)
 // Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·decode_value_f16_2x64_avx512(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVL $0x3f800000, 28(SP)
@@ -74,9 +78,16 @@ columns_64:
 	JLT    rest_64
 
 block_64:
+	TESTQ      R13, R13
+	JZ         fetched_64_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_64_0:
 	// O[0..1] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS (R8), Z8
 	VBROADCASTSS 64(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -94,8 +105,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 4(R8), Z8
 	VBROADCASTSS 68(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -111,10 +120,16 @@ block_64:
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_2
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_2:
 	// O[0..1] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 8(R8), Z8
 	VBROADCASTSS 72(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -132,8 +147,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 12(R8), Z8
 	VBROADCASTSS 76(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -149,10 +162,16 @@ block_64:
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_4:
 	// O[0..1] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 16(R8), Z8
 	VBROADCASTSS 80(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -170,8 +189,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 20(R8), Z8
 	VBROADCASTSS 84(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -187,10 +204,16 @@ block_64:
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_6
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_6:
 	// O[0..1] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 24(R8), Z8
 	VBROADCASTSS 88(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -208,8 +231,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 28(R8), Z8
 	VBROADCASTSS 92(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -225,10 +246,16 @@ block_64:
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_8:
 	// O[0..1] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 32(R8), Z8
 	VBROADCASTSS 96(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -246,8 +273,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 36(R8), Z8
 	VBROADCASTSS 100(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -263,10 +288,16 @@ block_64:
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_10
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_10:
 	// O[0..1] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 40(R8), Z8
 	VBROADCASTSS 104(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -284,8 +315,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 44(R8), Z8
 	VBROADCASTSS 108(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -301,10 +330,16 @@ block_64:
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_12:
 	// O[0..1] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 48(R8), Z8
 	VBROADCASTSS 112(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -322,8 +357,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 52(R8), Z8
 	VBROADCASTSS 116(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -339,10 +372,16 @@ block_64:
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_14
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_14:
 	// O[0..1] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 56(R8), Z8
 	VBROADCASTSS 120(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -360,8 +399,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 60(R8), Z8
 	VBROADCASTSS 124(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -387,8 +424,6 @@ rest_64:
 	XORQ R12, R12
 
 key_64:
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Z8
 	VBROADCASTSS 64(R8)(R12*4), Z9
 	VCVTPH2PS    (R9), Z10
@@ -453,8 +488,16 @@ narrower_64:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..1] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Z8
 	VBROADCASTSS 64(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -466,7 +509,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Z8
 	VBROADCASTSS 68(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -478,7 +520,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Z8
 	VBROADCASTSS 72(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -490,7 +531,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Z8
 	VBROADCASTSS 76(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -500,9 +540,16 @@ block_32:
 	VFMADD231PS  Z11, Z8, Z5
 	VFMADD231PS  Z11, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..1] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Z8
 	VBROADCASTSS 80(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -514,7 +561,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Z8
 	VBROADCASTSS 84(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -526,7 +572,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Z8
 	VBROADCASTSS 88(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -538,7 +583,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Z8
 	VBROADCASTSS 92(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -548,9 +592,16 @@ block_32:
 	VFMADD231PS  Z11, Z8, Z5
 	VFMADD231PS  Z11, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..1] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Z8
 	VBROADCASTSS 96(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -562,7 +613,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Z8
 	VBROADCASTSS 100(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -574,7 +624,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Z8
 	VBROADCASTSS 104(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -586,7 +635,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Z8
 	VBROADCASTSS 108(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -596,9 +644,16 @@ block_32:
 	VFMADD231PS  Z11, Z8, Z5
 	VFMADD231PS  Z11, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..1] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Z8
 	VBROADCASTSS 112(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -610,7 +665,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Z8
 	VBROADCASTSS 116(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -622,7 +676,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Z8
 	VBROADCASTSS 120(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -634,7 +687,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Z8
 	VBROADCASTSS 124(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -654,7 +706,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Z8
 	VBROADCASTSS 64(R8)(R12*4), Z9
 	VCVTPH2PS    (R9), Z10
@@ -709,8 +760,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..1] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Z8
 	VBROADCASTSS 64(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -719,7 +778,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Z8
 	VBROADCASTSS 68(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -728,7 +786,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Z8
 	VBROADCASTSS 72(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -737,7 +794,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Z8
 	VBROADCASTSS 76(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -746,7 +802,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Z8
 	VBROADCASTSS 80(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -755,7 +810,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Z8
 	VBROADCASTSS 84(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -764,7 +818,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Z8
 	VBROADCASTSS 88(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -773,16 +826,22 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Z8
 	VBROADCASTSS 92(R8), Z9
 	VCVTPH2PS    (R9), Z10
 	VFMADD231PS  Z10, Z8, Z6
 	VFMADD231PS  Z10, Z9, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..1] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Z8
 	VBROADCASTSS 96(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -791,7 +850,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Z8
 	VBROADCASTSS 100(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -800,7 +858,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Z8
 	VBROADCASTSS 104(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -809,7 +866,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Z8
 	VBROADCASTSS 108(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -818,7 +874,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Z8
 	VBROADCASTSS 112(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -827,7 +882,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Z8
 	VBROADCASTSS 116(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -836,7 +890,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Z8
 	VBROADCASTSS 120(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -845,7 +898,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..1] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Z8
 	VBROADCASTSS 124(R8), Z9
 	VCVTPH2PS    (R9), Z10
@@ -862,7 +914,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Z8
 	VBROADCASTSS 64(R8)(R12*4), Z9
 	VCVTPH2PS    (R9), Z10

@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Z0–Z7    O[r][c]
 //	Z8–Z9    V[k][c]
 //	Z10–Z13  P[r][k]
@@ -31,14 +31,18 @@
 // func decode_value_f16_4x32_avx512(a *ValueArgs)
 // Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·decode_value_f16_4x32_avx512(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVL $0x3f800000, 28(SP)
@@ -76,8 +80,16 @@ columns_32:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS (R8), Z10
@@ -95,7 +107,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 4(R8), Z10
@@ -113,7 +124,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 8(R8), Z10
@@ -131,7 +141,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 12(R8), Z10
@@ -147,9 +156,16 @@ block_32:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 16(R8), Z10
@@ -167,7 +183,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 20(R8), Z10
@@ -185,7 +200,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 24(R8), Z10
@@ -203,7 +217,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 28(R8), Z10
@@ -219,9 +232,16 @@ block_32:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 32(R8), Z10
@@ -239,7 +259,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 36(R8), Z10
@@ -257,7 +276,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 40(R8), Z10
@@ -275,7 +293,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 44(R8), Z10
@@ -291,9 +308,16 @@ block_32:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 48(R8), Z10
@@ -311,7 +335,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 52(R8), Z10
@@ -329,7 +352,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 56(R8), Z10
@@ -347,7 +369,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS 60(R8), Z10
@@ -373,7 +394,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VCVTPH2PS    32(R9), Z9
 	VBROADCASTSS (R8)(R12*4), Z10
@@ -442,8 +462,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS (R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -456,7 +484,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 4(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -469,7 +496,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 8(R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -482,7 +508,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 12(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -495,7 +520,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 16(R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -508,7 +532,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 20(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -521,7 +544,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 24(R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -534,7 +556,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 28(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -545,9 +566,16 @@ block_16:
 	VBROADCASTSS 220(R8), Z13
 	VFMADD231PS  Z8, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 32(R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -560,7 +588,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 36(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -573,7 +600,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 40(R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -586,7 +612,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 44(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -599,7 +624,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 48(R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -612,7 +636,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 52(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -625,7 +648,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 56(R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -638,7 +660,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS 60(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -659,7 +680,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z8
 	VBROADCASTSS (R8)(R12*4), Z10
 	VFMADD231PS  Z8, Z10, Z0

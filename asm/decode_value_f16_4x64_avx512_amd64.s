@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Z0–Z15   O[r][c]
 //	Z16–Z19  V[k][c]
 //	Z20–Z23  P[r][k]
@@ -31,14 +31,18 @@
 // func decode_value_f16_4x64_avx512(a *ValueArgs)
 // Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·decode_value_f16_4x64_avx512(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVL $0x3f800000, 28(SP)
@@ -84,9 +88,16 @@ columns_64:
 	JLT    rest_64
 
 block_64:
+	TESTQ      R13, R13
+	JZ         fetched_64_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_64_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -114,8 +125,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -141,10 +150,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_2
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_2:
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -172,8 +187,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -199,10 +212,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_4:
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -230,8 +249,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -257,10 +274,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_6
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_6:
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -288,8 +311,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -315,10 +336,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -346,8 +373,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -373,10 +398,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_10
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_10:
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -404,8 +435,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -431,10 +460,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_12:
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -462,8 +497,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -489,10 +522,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_14
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_14:
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -520,8 +559,6 @@ block_64:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -557,8 +594,6 @@ rest_64:
 	XORQ R12, R12
 
 key_64:
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VCVTPH2PS    64(R9), Z18
@@ -653,8 +688,16 @@ narrower_64:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS (R8), Z20
@@ -672,7 +715,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 4(R8), Z20
@@ -690,7 +732,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 8(R8), Z20
@@ -708,7 +749,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 12(R8), Z20
@@ -724,9 +764,16 @@ block_32:
 	VFMADD231PS  Z16, Z23, Z6
 	VFMADD231PS  Z17, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 16(R8), Z20
@@ -744,7 +791,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 20(R8), Z20
@@ -762,7 +808,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 24(R8), Z20
@@ -780,7 +825,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 28(R8), Z20
@@ -796,9 +840,16 @@ block_32:
 	VFMADD231PS  Z16, Z23, Z6
 	VFMADD231PS  Z17, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 32(R8), Z20
@@ -816,7 +867,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 36(R8), Z20
@@ -834,7 +884,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 40(R8), Z20
@@ -852,7 +901,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 44(R8), Z20
@@ -868,9 +916,16 @@ block_32:
 	VFMADD231PS  Z16, Z23, Z6
 	VFMADD231PS  Z17, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 48(R8), Z20
@@ -888,7 +943,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 52(R8), Z20
@@ -906,7 +960,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 56(R8), Z20
@@ -924,7 +977,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS 60(R8), Z20
@@ -950,7 +1002,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VCVTPH2PS    32(R9), Z17
 	VBROADCASTSS (R8)(R12*4), Z20
@@ -1018,8 +1069,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS (R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1032,7 +1091,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 4(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1045,7 +1103,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 8(R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1058,7 +1115,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 12(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1071,7 +1127,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 16(R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1084,7 +1139,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 20(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1097,7 +1151,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 24(R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1110,7 +1163,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 28(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1121,9 +1173,16 @@ block_16:
 	VBROADCASTSS 220(R8), Z23
 	VFMADD231PS  Z16, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 32(R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1136,7 +1195,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 36(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1149,7 +1207,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 40(R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1162,7 +1219,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 44(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1175,7 +1231,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 48(R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1188,7 +1243,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 52(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1201,7 +1255,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 56(R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1214,7 +1267,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS 60(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1235,7 +1287,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VCVTPH2PS    (R9), Z16
 	VBROADCASTSS (R8)(R12*4), Z20
 	VFMADD231PS  Z16, Z20, Z0

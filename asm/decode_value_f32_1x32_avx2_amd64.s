@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Y0–Y3    O[r][c]
 //	Y4       P[r][k]
 //	Y5–Y8    V[k][c]
@@ -31,14 +31,18 @@
 // func decode_value_f32_1x32_avx2(a *ValueArgs)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·decode_value_f32_1x32_avx2(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVQ (DI), R8
@@ -69,9 +73,16 @@ columns_32:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS (R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -84,8 +95,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 4(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -96,10 +105,16 @@ block_32:
 	VMOVUPS      96(R9), Y8
 	VFMADD231PS  Y8, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_2
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_2:
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 8(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -112,8 +127,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 12(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -124,10 +137,16 @@ block_32:
 	VMOVUPS      96(R9), Y8
 	VFMADD231PS  Y8, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 16(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -140,8 +159,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 20(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -152,10 +169,16 @@ block_32:
 	VMOVUPS      96(R9), Y8
 	VFMADD231PS  Y8, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_6
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_6:
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 24(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -168,8 +191,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 28(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -180,10 +201,16 @@ block_32:
 	VMOVUPS      96(R9), Y8
 	VFMADD231PS  Y8, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 32(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -196,8 +223,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 36(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -208,10 +233,16 @@ block_32:
 	VMOVUPS      96(R9), Y8
 	VFMADD231PS  Y8, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_10
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_10:
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 40(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -224,8 +255,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 44(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -236,10 +265,16 @@ block_32:
 	VMOVUPS      96(R9), Y8
 	VFMADD231PS  Y8, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 48(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -252,8 +287,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 52(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -264,10 +297,16 @@ block_32:
 	VMOVUPS      96(R9), Y8
 	VFMADD231PS  Y8, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_14
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_14:
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 56(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -280,8 +319,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 60(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -302,8 +339,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -348,8 +383,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -358,7 +401,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
@@ -367,7 +409,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -376,16 +417,22 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
 	VMOVUPS      32(R9), Y6
 	VFMADD231PS  Y6, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -394,7 +441,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
@@ -403,7 +449,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -412,16 +457,22 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
 	VMOVUPS      32(R9), Y6
 	VFMADD231PS  Y6, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -430,7 +481,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
@@ -439,7 +489,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -448,16 +497,22 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
 	VMOVUPS      32(R9), Y6
 	VFMADD231PS  Y6, Y4, Y3
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -466,7 +521,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
@@ -475,7 +529,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
@@ -484,7 +537,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y2
@@ -501,7 +553,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y4
 	VMOVUPS      (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0

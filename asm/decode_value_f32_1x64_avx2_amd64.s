@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Y0–Y7    O[r][c]
 //	Y8       P[r][k]
 //	Y9–Y12   V[k][c]
@@ -31,14 +31,18 @@
 // func decode_value_f32_1x64_avx2(a *ValueArgs)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·decode_value_f32_1x64_avx2(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVQ (DI), R8
@@ -73,11 +77,16 @@ columns_64:
 	JLT    rest_64
 
 block_64:
+	TESTQ      R13, R13
+	JZ         fetched_64_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_64_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS (R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -96,12 +105,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_1
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_1:
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 4(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -120,12 +133,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_2
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_2:
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 8(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -144,12 +161,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_3
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_3:
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 12(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -168,12 +189,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 16(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -192,12 +217,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_5
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_5:
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 20(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -216,12 +245,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_6
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_6:
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 24(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -240,12 +273,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_7
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_7:
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 28(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -264,12 +301,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 32(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -288,12 +329,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_9
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_9:
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 36(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -312,12 +357,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_10
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_10:
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 40(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -336,12 +385,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_11
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_11:
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 44(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -360,12 +413,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 48(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -384,12 +441,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_13
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_13:
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 52(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -408,12 +469,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_14
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_14:
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 56(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -432,12 +497,16 @@ block_64:
 	VMOVUPS      224(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_15
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_15:
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS 60(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -466,10 +535,6 @@ rest_64:
 	XORQ R12, R12
 
 key_64:
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -534,9 +599,16 @@ narrower_64:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS (R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -549,8 +621,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 4(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -561,10 +631,16 @@ block_32:
 	VMOVUPS      96(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_2
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_2:
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 8(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -577,8 +653,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 12(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -589,10 +663,16 @@ block_32:
 	VMOVUPS      96(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 16(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -605,8 +685,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 20(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -617,10 +695,16 @@ block_32:
 	VMOVUPS      96(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_6
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_6:
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 24(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -633,8 +717,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 28(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -645,10 +727,16 @@ block_32:
 	VMOVUPS      96(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 32(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -661,8 +749,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 36(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -673,10 +759,16 @@ block_32:
 	VMOVUPS      96(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_10
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_10:
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 40(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -689,8 +781,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 44(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -701,10 +791,16 @@ block_32:
 	VMOVUPS      96(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 48(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -717,8 +813,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 52(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -729,10 +823,16 @@ block_32:
 	VMOVUPS      96(R9), Y12
 	VFMADD231PS  Y12, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_14
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_14:
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 56(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -745,8 +845,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS 60(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -767,8 +865,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -821,8 +917,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -831,7 +935,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 4(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y2
@@ -840,7 +943,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 8(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -849,16 +951,22 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 12(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y6
 	VMOVUPS      32(R9), Y10
 	VFMADD231PS  Y10, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 16(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -867,7 +975,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 20(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y2
@@ -876,7 +983,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 24(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -885,16 +991,22 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 28(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y6
 	VMOVUPS      32(R9), Y10
 	VFMADD231PS  Y10, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 32(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -903,7 +1015,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 36(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y2
@@ -912,7 +1023,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 40(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -921,16 +1031,22 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 44(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y6
 	VMOVUPS      32(R9), Y10
 	VFMADD231PS  Y10, Y8, Y7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 48(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0
@@ -939,7 +1055,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 52(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y2
@@ -948,7 +1063,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 56(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y4
@@ -957,7 +1071,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..0] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS 60(R8), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y6
@@ -974,7 +1087,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VBROADCASTSS (R8)(R12*4), Y8
 	VMOVUPS      (R9), Y9
 	VFMADD231PS  Y9, Y8, Y0

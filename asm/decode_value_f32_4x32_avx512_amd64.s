@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Z0–Z7    O[r][c]
 //	Z8–Z9    V[k][c]
 //	Z10–Z13  P[r][k]
@@ -31,14 +31,18 @@
 // func decode_value_f32_4x32_avx512(a *ValueArgs)
 // Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·decode_value_f32_4x32_avx512(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVL $0x3f800000, 28(SP)
@@ -76,9 +80,16 @@ columns_32:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS (R8), Z10
@@ -96,8 +107,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 4(R8), Z10
@@ -113,10 +122,16 @@ block_32:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_2
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_2:
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 8(R8), Z10
@@ -134,8 +149,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 12(R8), Z10
@@ -151,10 +164,16 @@ block_32:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 16(R8), Z10
@@ -172,8 +191,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 20(R8), Z10
@@ -189,10 +206,16 @@ block_32:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_6
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_6:
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 24(R8), Z10
@@ -210,8 +233,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 28(R8), Z10
@@ -227,10 +248,16 @@ block_32:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 32(R8), Z10
@@ -248,8 +275,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 36(R8), Z10
@@ -265,10 +290,16 @@ block_32:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_10
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_10:
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 40(R8), Z10
@@ -286,8 +317,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 44(R8), Z10
@@ -303,10 +332,16 @@ block_32:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 48(R8), Z10
@@ -324,8 +359,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 52(R8), Z10
@@ -341,10 +374,16 @@ block_32:
 	VFMADD231PS  Z8, Z13, Z6
 	VFMADD231PS  Z9, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_14
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_14:
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 56(R8), Z10
@@ -362,8 +401,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS 60(R8), Z10
@@ -389,8 +426,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VMOVUPS      64(R9), Z9
 	VBROADCASTSS (R8)(R12*4), Z10
@@ -459,8 +494,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS (R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -473,7 +516,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 4(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -486,7 +528,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 8(R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -499,7 +540,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 12(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -510,9 +550,16 @@ block_16:
 	VBROADCASTSS 204(R8), Z13
 	VFMADD231PS  Z8, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_4:
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 16(R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -525,7 +572,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 20(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -538,7 +584,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 24(R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -551,7 +596,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 28(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -562,9 +606,16 @@ block_16:
 	VBROADCASTSS 220(R8), Z13
 	VFMADD231PS  Z8, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 32(R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -577,7 +628,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 36(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -590,7 +640,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 40(R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -603,7 +652,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 44(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -614,9 +662,16 @@ block_16:
 	VBROADCASTSS 236(R8), Z13
 	VFMADD231PS  Z8, Z13, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_12:
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 48(R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -629,7 +684,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 52(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -642,7 +696,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 56(R8), Z10
 	VFMADD231PS  Z8, Z10, Z0
@@ -655,7 +708,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS 60(R8), Z10
 	VFMADD231PS  Z8, Z10, Z4
@@ -676,7 +728,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z8
 	VBROADCASTSS (R8)(R12*4), Z10
 	VFMADD231PS  Z8, Z10, Z0

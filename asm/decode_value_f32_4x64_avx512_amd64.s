@@ -23,7 +23,7 @@
 //	R10      keys left
 //	R11      O, at row
 //	R12      key in block
-//	R13      Prefetch
+//	R13      next line to prefetch; 0: none
 //	Z0–Z15   O[r][c]
 //	Z16–Z19  V[k][c]
 //	Z20–Z23  P[r][k]
@@ -31,14 +31,18 @@
 // func decode_value_f32_4x64_avx512(a *ValueArgs)
 // Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·decode_value_f32_4x64_avx512(SB), $128-8
-	MOVQ a+0(FP), DI
-	MOVQ 8(DI), AX
-	MOVQ 16(DI), BX
-	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
-	MOVQ 64(DI), R13
+	MOVQ  a+0(FP), DI
+	MOVQ  8(DI), AX
+	MOVQ  16(DI), BX
+	MOVQ  24(DI), CX
+	MOVQ  40(DI), DX
+	MOVQ  56(DI), SI
+	MOVQ  64(DI), R13
+	TESTQ R13, R13
+	JZ    no_prefetch
+	ADDQ  AX, R13
 
+no_prefetch:
 	// 1 for each row: alpha after the first span
 	MOVL $0x3f800000, 24(SP)
 	MOVL $0x3f800000, 28(SP)
@@ -84,11 +88,16 @@ columns_64:
 	JLT    rest_64
 
 block_64:
+	TESTQ      R13, R13
+	JZ         fetched_64_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_64_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -114,12 +123,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_1
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_1:
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -145,12 +158,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_2
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_2:
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -176,12 +193,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_3
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_3:
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -207,12 +228,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_4:
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -238,12 +263,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_5
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_5:
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -269,12 +298,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_6
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_6:
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -300,12 +333,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_7
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_7:
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -331,12 +368,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -362,12 +403,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_9
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_9:
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -393,12 +438,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_10
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_10:
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -424,12 +473,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_11
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_11:
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -455,12 +508,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_12:
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -486,12 +543,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_13
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_13:
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -517,12 +578,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_14
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_14:
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -548,12 +613,16 @@ block_64:
 	VFMADD231PS  Z18, Z23, Z14
 	VFMADD231PS  Z19, Z23, Z15
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_64_15
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_64_15:
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -589,10 +658,6 @@ rest_64:
 	XORQ R12, R12
 
 key_64:
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
-	PREFETCHT0   128(R9)(R13*1)
-	PREFETCHT0   192(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VMOVUPS      128(R9), Z18
@@ -687,9 +752,16 @@ narrower_64:
 	JLT    rest_32
 
 block_32:
+	TESTQ      R13, R13
+	JZ         fetched_32_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_32_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS (R8), Z20
@@ -707,8 +779,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 4(R8), Z20
@@ -724,10 +794,16 @@ block_32:
 	VFMADD231PS  Z16, Z23, Z6
 	VFMADD231PS  Z17, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_2
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_2:
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 8(R8), Z20
@@ -745,8 +821,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 12(R8), Z20
@@ -762,10 +836,16 @@ block_32:
 	VFMADD231PS  Z16, Z23, Z6
 	VFMADD231PS  Z17, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_4:
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 16(R8), Z20
@@ -783,8 +863,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 20(R8), Z20
@@ -800,10 +878,16 @@ block_32:
 	VFMADD231PS  Z16, Z23, Z6
 	VFMADD231PS  Z17, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_6
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_6:
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 24(R8), Z20
@@ -821,8 +905,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 28(R8), Z20
@@ -838,10 +920,16 @@ block_32:
 	VFMADD231PS  Z16, Z23, Z6
 	VFMADD231PS  Z17, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 32(R8), Z20
@@ -859,8 +947,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 36(R8), Z20
@@ -876,10 +962,16 @@ block_32:
 	VFMADD231PS  Z16, Z23, Z6
 	VFMADD231PS  Z17, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_10
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_10:
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 40(R8), Z20
@@ -897,8 +989,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 44(R8), Z20
@@ -914,10 +1004,16 @@ block_32:
 	VFMADD231PS  Z16, Z23, Z6
 	VFMADD231PS  Z17, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_12:
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 48(R8), Z20
@@ -935,8 +1031,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 52(R8), Z20
@@ -952,10 +1046,16 @@ block_32:
 	VFMADD231PS  Z16, Z23, Z6
 	VFMADD231PS  Z17, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_32_14
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_32_14:
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 56(R8), Z20
@@ -973,8 +1073,6 @@ block_32:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS 60(R8), Z20
@@ -1000,8 +1098,6 @@ rest_32:
 	XORQ R12, R12
 
 key_32:
-	PREFETCHT0   (R9)(R13*1)
-	PREFETCHT0   64(R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VMOVUPS      64(R9), Z17
 	VBROADCASTSS (R8)(R12*4), Z20
@@ -1069,8 +1165,16 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	TESTQ      R13, R13
+	JZ         fetched_16_0
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+
+fetched_16_0:
 	// O[0..3] += P[k+0]·V[k+0]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS (R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1083,7 +1187,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+1]·V[k+1]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 4(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1096,7 +1199,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+2]·V[k+2]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 8(R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1109,7 +1211,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+3]·V[k+3]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 12(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1120,9 +1221,16 @@ block_16:
 	VBROADCASTSS 204(R8), Z23
 	VFMADD231PS  Z16, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_4
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_4:
 	// O[0..3] += P[k+4]·V[k+4]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 16(R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1135,7 +1243,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+5]·V[k+5]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 20(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1148,7 +1255,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+6]·V[k+6]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 24(R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1161,7 +1267,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+7]·V[k+7]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 28(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1172,9 +1277,16 @@ block_16:
 	VBROADCASTSS 220(R8), Z23
 	VFMADD231PS  Z16, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_8
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_8:
 	// O[0..3] += P[k+8]·V[k+8]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 32(R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1187,7 +1299,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+9]·V[k+9]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 36(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1200,7 +1311,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+10]·V[k+10]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 40(R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1213,7 +1323,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+11]·V[k+11]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 44(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1224,9 +1333,16 @@ block_16:
 	VBROADCASTSS 236(R8), Z23
 	VFMADD231PS  Z16, Z23, Z7
 	ADDQ         BX, R9
+	TESTQ        R13, R13
+	JZ           fetched_16_12
+	PREFETCHT0   (R13)
+	PREFETCHT0   64(R13)
+	PREFETCHT0   128(R13)
+	PREFETCHT0   192(R13)
+	ADDQ         $+256, R13
 
+fetched_16_12:
 	// O[0..3] += P[k+12]·V[k+12]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 48(R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1239,7 +1355,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+13]·V[k+13]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 52(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1252,7 +1367,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+14]·V[k+14]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 56(R8), Z20
 	VFMADD231PS  Z16, Z20, Z0
@@ -1265,7 +1379,6 @@ block_16:
 	ADDQ         BX, R9
 
 	// O[0..3] += P[k+15]·V[k+15]
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS 60(R8), Z20
 	VFMADD231PS  Z16, Z20, Z4
@@ -1286,7 +1399,6 @@ rest_16:
 	XORQ R12, R12
 
 key_16:
-	PREFETCHT0   (R9)(R13*1)
 	VMOVUPS      (R9), Z16
 	VBROADCASTSS (R8)(R12*4), Z20
 	VFMADD231PS  Z16, Z20, Z0

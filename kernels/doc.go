@@ -26,9 +26,10 @@
 // # Precision
 //
 // Scores and sums are float32. Rows whose float32 result is not finite are
-// computed again in float64, so that no finite input overflows whose true
-// result is finite. ALiBi distances are exact below 2^24. The tolerance that
-// every variant is tested against is ref.Tolerance.
+// computed again in float64, so that no finite input gives NaN or ±Inf where the true
+// result is finite. A single logit below −3.4e38 counts as masked. ALiBi distances are
+// exact below 2^24. The tolerance that every variant is tested against is
+// ref.Result.Tolerance.
 //
 // # Determinism
 //

@@ -173,7 +173,8 @@ type SequenceExplanation struct {
 }
 
 // Explain tells the variant, tiles, blocks and splits that Run would use for a batch, and
-// where each choice came from. Only lengths and offsets are looked at.
+// where each choice came from. Only lengths and offsets are looked at; they must be
+// such that Run would take them.
 func (p *Plan) Explain(seqs []Sequence) Explanation {
 	e := Explanation{Variant: p.variant.name, Reason: p.reason, Workers: p.executor.Workers()}
 	var r run

@@ -176,9 +176,9 @@ func defaultTuning(v *variant, k Case, caches Caches) Tuning {
 		RowBlock:    1024 / tile.rows * tile.rows,
 		Split:       2048,
 		FewRows:     2 * maxDecodeRows,
-		DecodeBlock: 128,
+		DecodeBlock: 256,
 		DecodeRows:  maxDecodeRows,
-		Prefetch:    8 << 10,
+		Prefetch:    16 << 10,
 	}
 	if k.Phase == Prefill {
 		t.Split = 1 << 16

@@ -45,6 +45,9 @@ func (f Format) String() string {
 //
 //	e = u·(4 + √KeyDim/2)·Logit
 //
+// (statistically: a sum of exactly equal products, whose roundings all lean one way,
+// can drift past it)
+//
 // which changes each probability by a factor within e^±2e: numerator and
 // denominator both move. It is inherent: float32 cannot hold the logit closer.
 //

@@ -135,25 +135,21 @@ func List() []Spec {
 		add := func(op Op, t DType, rows, cols int) {
 			list = append(list, Spec{op, t, rows, cols, set.ISA})
 		}
-		widths := map[int]bool{}
-		width := func(w int) {
-			if widths[w] {
-				return
-			}
-			widths[w] = true
-			for _, t := range Inputs {
-				add(Pack, t, 0, w)
+		packed := map[Spec]bool{}
+		pack := func(t DType, width int) {
+			if s := (Spec{Pack, t, 0, width, set.ISA}); !packed[s] {
+				packed[s] = true
+				list = append(list, s)
 			}
 		}
-		for _, t := range set.Many {
-			add(Score, F32, t.Rows, t.Cols)
-			add(Value, F32, t.Rows, t.Cols)
-			width(t.Cols)
-			// Q is packed from its converted float32 rows.
-			if !widths[t.Rows] {
-				widths[t.Rows] = true
-				add(Pack, F32, 0, t.Rows)
+		for _, tile := range set.Many {
+			add(Score, F32, tile.Rows, tile.Cols)
+			add(Value, F32, tile.Rows, tile.Cols)
+			for _, t := range Inputs {
+				pack(t, tile.Cols)
 			}
+			// Q is packed from its converted float32 rows.
+			pack(F32, tile.Rows)
 		}
 		for _, t := range Inputs {
 			for _, tile := range set.DecodeScore {

@@ -2,6 +2,7 @@ package x86
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -18,8 +19,9 @@ func (e *emitter) decodeScore() {
 
 	g := rowDots{
 		e: e, rows: rows, dtype: t,
-		q: e.gp("Q, at d"), k: e.param("K"), ahead: e.gp("K + Prefetch, at d"), d: e.gp("elements of D left"),
+		q: e.gp("Q, at d"), k: e.param("K"), d: e.gp("elements of D left"),
 	}
+	g.ahead = e.ahead("Prefetch", g.k)
 	s := e.param("S")
 	j := e.gp("key")
 	next := e.gp("key of the next step")
@@ -83,11 +85,7 @@ func (g *rowDots) dots(acc []reg.VecPhysical, keys int, suffix string) {
 	const unroll = 32 // elements: one cache line of 16-bit elements
 	e, size := g.e, g.dtype.Size()
 	body := func(n int) {
-		for c := range keys {
-			for line := 0; line < n*size; line += 64 {
-				e.PREFETCHT0(g.keyStride.mem(g.ahead, c, line))
-			}
-		}
+		e.prefetch(g.ahead, keys*n*size, fmt.Sprintf("%s_%d", suffix, n))
 		// Vectors of bf16 come in pairs, of the even and the odd groups of four, where
 		// loading K so saves more than loading Q so costs.
 		groups := g.dtype == spec.BF16 && n >= 2*e.lanes && keys >= g.rows
@@ -115,11 +113,8 @@ func (g *rowDots) dots(acc []reg.VecPhysical, keys int, suffix string) {
 		}
 		e.ADDQ(imm(4*n), g.q)
 		e.ADDQ(imm(size*n), g.k)
-		e.ADDQ(imm(size*n), g.ahead)
 	}
 	e.MOVQ(e.arg("Q"), g.q)
-	e.MOVQ(e.arg("Prefetch"), g.ahead)
-	e.ADDQ(g.k, g.ahead)
 	e.MOVQ(e.arg("D"), g.d)
 	e.zero(acc...)
 	e.SUBQ(imm(unroll), g.d)
@@ -279,4 +274,32 @@ func (s strides) mem(base reg.GPPhysical, i, disp int) operand.Mem {
 		return indexed(base, s.odd[3], 2, disp)
 	}
 	return indexed(base, s.odd[i], 1, disp)
+}
+
+// ahead hands out a register with the address of the next line to prefetch, base
+// plus the argument's number of bytes, or 0 when that number is 0.
+//
+// Lines are prefetched in the order of their addresses, as many as the kernel
+// consumes. In the order of the loads, which jump from row to row, DRAM gave half
+// the bandwidth (Zen 3).
+func (e *emitter) ahead(arg string, base reg.GPPhysical) reg.GPPhysical {
+	r := e.gp("next line to prefetch; 0: none")
+	none := fmt.Sprintf("no_%s", strings.ToLower(arg))
+	e.MOVQ(e.arg(arg), r)
+	e.TESTQ(r, r)
+	e.JZ(operand.LabelRef(none))
+	e.ADDQ(base, r)
+	e.Label(none)
+	return r
+}
+
+// prefetch fetches the lines of the next n bytes.
+func (e *emitter) prefetch(ahead reg.GPPhysical, n int, suffix string) {
+	e.TESTQ(ahead, ahead)
+	e.JZ(operand.LabelRef("fetched" + suffix))
+	for line := 0; line < n; line += 64 {
+		e.PREFETCHT0(at(ahead, line))
+	}
+	e.ADDQ(imm(n), ahead)
+	e.Label("fetched" + suffix)
 }

@@ -96,9 +96,9 @@ func (e *emitter) value() {
 	p, v, keys, orow, i := e.gp("P, at key"), e.gp("V, at key"), e.gp("keys left"), e.gp("O, at row"), e.gp("key in block")
 	// V from L2 is prefetched too, since a column tile jumps from row to row; not far,
 	// since rows a power of two apart share few sets of L1.
-	ahead, scale := stride, uint8(4)
+	ahead := stride
 	if stream {
-		ahead, scale = e.param("Prefetch"), 1
+		ahead = e.ahead("Prefetch", v0)
 	}
 	tile := e.newOuter(rows, cols/e.lanes, "O[r][c]", "P[r][k]", "V[k][c]")
 
@@ -128,8 +128,8 @@ func (e *emitter) value() {
 		sets := tile.narrow(width / e.lanes)
 		load, finish := e.rowOf(t, width, v)
 		step := func(s *outer, a func(r int) operand.Mem) {
-			for line := 0; line < width*t.Size(); line += 64 {
-				e.PREFETCHT0(indexed(v, ahead, scale, line))
+			for line := 0; !stream && line < width*t.Size(); line += 64 {
+				e.PREFETCHT0(indexed(v, ahead, 4, line))
 			}
 			s.step(func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(a(r), dst) }, load)
 			e.ADDQ(stride, v)
@@ -144,7 +144,11 @@ func (e *emitter) value() {
 		e.SUBQ(imm(lane), keys)
 		e.JLT(operand.LabelRef("rest" + name))
 		e.Label("block" + name)
+		clump := max(1, 256/(width*t.Size()))
 		for key := range lane {
+			if stream && key%clump == 0 {
+				e.prefetch(ahead, clump*width*t.Size(), fmt.Sprintf("%s_%d", name, key))
+			}
 			e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, key, key)
 			step(sets[key%len(sets)], func(r int) operand.Mem { return at(p, 4*(r*lane+key)) })
 		}
