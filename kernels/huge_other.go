@@ -1,0 +1,6 @@
+//go:build !linux
+
+package kernels
+
+// adviseHuge does nothing: other systems choose page sizes themselves.
+func adviseHuge([]float32) {}
