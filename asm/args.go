@@ -24,7 +24,7 @@ type ScoreArgs struct {
 // Value walks the keys inside a column tile (V is hot in L2). DecodeValue
 // walks column tiles inside a span of 16 to 64 keys (V is streamed once), converts
 // V in registers and, unless Prefetch is 0, prefetches as many lines as it consumes,
-// beginning Prefetch bytes after V, as if rows followed each other without gaps.
+// beginning Prefetch bytes after V, a multiple of VStride.
 type ValueArgs struct {
 	P        *float32       // [⌈Keys/16⌉][R][16]
 	V        unsafe.Pointer // [Keys] rows of Cols elements

@@ -31,8 +31,22 @@
 // func decode_score_bf16_1x8_avx2(a *DecodeScoreArgs)
 // Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·decode_score_bf16_1x8_avx2(SB), $128-8
-	MOVQ  a+0(FP), DI
-	MOVQ  8(DI), BX
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), BX
+
+	// rows without gaps are one long row
+	MOVQ   32(DI), DX
+	IMUL3Q $+2, DX, DX
+	MOVQ   DX, (SP)
+	MOVQ   DX, 8(SP)
+	NEGQ   DX
+	ADDQ   16(DI), DX
+	MOVQ   DX, 16(SP)
+	JNZ    gaps
+	MOVQ   $0x4000000000000000, DX
+	MOVQ   DX, 8(SP)
+
+gaps:
 	MOVQ  48(DI), DX
 	TESTQ DX, DX
 	JZ    no_prefetch
@@ -70,12 +84,30 @@ steps:
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
-	PREFETCHT0 256(DX)
-	PREFETCHT0 320(DX)
-	PREFETCHT0 384(DX)
-	PREFETCHT0 448(DX)
-	ADDQ       $+512, DX
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_32_512
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_32_512:
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_32_256
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_32_256:
 fetched_32:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
@@ -203,7 +235,15 @@ half:
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_16_256
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_16_256:
 fetched_16:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
@@ -315,7 +355,15 @@ steps_rest:
 	JZ         fetched_rest_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
+	SUBQ       $0x40, 8(SP)
+	JG         same_row_rest_32_64
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_rest_32_64:
 fetched_rest_32:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
@@ -356,7 +404,15 @@ half_rest:
 	JZ         fetched_rest_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
+	SUBQ       $0x20, 8(SP)
+	JG         same_row_rest_16_32
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_rest_16_32:
 fetched_rest_16:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8

@@ -30,8 +30,22 @@
 // func decode_score_bf16_4x2_avx2(a *DecodeScoreArgs)
 // Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·decode_score_bf16_4x2_avx2(SB), $128-8
-	MOVQ  a+0(FP), DI
-	MOVQ  8(DI), BX
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), BX
+
+	// rows without gaps are one long row
+	MOVQ   32(DI), DX
+	IMUL3Q $+2, DX, DX
+	MOVQ   DX, (SP)
+	MOVQ   DX, 8(SP)
+	NEGQ   DX
+	ADDQ   16(DI), DX
+	MOVQ   DX, 16(SP)
+	JNZ    gaps
+	MOVQ   $0x4000000000000000, DX
+	MOVQ   DX, 8(SP)
+
+gaps:
 	MOVQ  48(DI), DX
 	TESTQ DX, DX
 	JZ    no_prefetch
@@ -68,7 +82,15 @@ steps:
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
+	SUBQ       $+128, 8(SP)
+	JG         same_row_32_128
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_32_128:
 fetched_32:
 	// S[0..3][0..1] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
@@ -153,7 +175,15 @@ half:
 	JZ         fetched_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
+	SUBQ       $0x40, 8(SP)
+	JG         same_row_16_64
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_16_64:
 fetched_16:
 	// S[0..3][0..1] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
@@ -255,7 +285,15 @@ steps_rest:
 	JZ         fetched_rest_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
+	SUBQ       $0x40, 8(SP)
+	JG         same_row_rest_32_64
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_rest_32_64:
 fetched_rest_32:
 	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
@@ -316,7 +354,15 @@ half_rest:
 	JZ         fetched_rest_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
+	SUBQ       $0x20, 8(SP)
+	JG         same_row_rest_16_32
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_rest_16_32:
 fetched_rest_16:
 	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8

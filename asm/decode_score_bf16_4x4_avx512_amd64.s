@@ -31,8 +31,22 @@
 // func decode_score_bf16_4x4_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
 TEXT ·decode_score_bf16_4x4_avx512(SB), $128-8
-	MOVQ  a+0(FP), DI
-	MOVQ  8(DI), BX
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), BX
+
+	// rows without gaps are one long row
+	MOVQ   32(DI), DX
+	IMUL3Q $+2, DX, DX
+	MOVQ   DX, (SP)
+	MOVQ   DX, 8(SP)
+	NEGQ   DX
+	ADDQ   16(DI), DX
+	MOVQ   DX, 16(SP)
+	JNZ    gaps
+	MOVQ   $0x4000000000000000, DX
+	MOVQ   DX, 8(SP)
+
+gaps:
 	MOVQ  48(DI), DX
 	TESTQ DX, DX
 	JZ    no_prefetch
@@ -80,7 +94,15 @@ steps:
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_32_256
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_32_256:
 fetched_32:
 	// S[0..3][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z16
@@ -162,7 +184,15 @@ half:
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
+	SUBQ       $+128, 8(SP)
+	JG         same_row_16_128
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_16_128:
 fetched_16:
 	// S[0..3][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z16
@@ -286,7 +316,15 @@ steps_rest:
 	JZ         fetched_rest_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
+	SUBQ       $0x40, 8(SP)
+	JG         same_row_rest_32_64
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_rest_32_64:
 fetched_rest_32:
 	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z16
@@ -323,7 +361,15 @@ half_rest:
 	JZ         fetched_rest_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
+	SUBQ       $0x20, 8(SP)
+	JG         same_row_rest_16_32
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_rest_16_32:
 fetched_rest_16:
 	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z16

@@ -30,8 +30,22 @@
 // func decode_score_f32_4x2_avx2(a *DecodeScoreArgs)
 // Requires: AVX, FMA3, MMX+
 TEXT ·decode_score_f32_4x2_avx2(SB), $128-8
-	MOVQ  a+0(FP), DI
-	MOVQ  8(DI), BX
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), BX
+
+	// rows without gaps are one long row
+	MOVQ   32(DI), DX
+	IMUL3Q $+4, DX, DX
+	MOVQ   DX, (SP)
+	MOVQ   DX, 8(SP)
+	NEGQ   DX
+	ADDQ   16(DI), DX
+	MOVQ   DX, 16(SP)
+	JNZ    gaps
+	MOVQ   $0x4000000000000000, DX
+	MOVQ   DX, 8(SP)
+
+gaps:
 	MOVQ  48(DI), DX
 	TESTQ DX, DX
 	JZ    no_prefetch
@@ -70,7 +84,15 @@ steps:
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_32_256
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_32_256:
 fetched_32:
 	// S[0..3][0..1] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
@@ -148,7 +170,15 @@ half:
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
+	SUBQ       $+128, 8(SP)
+	JG         same_row_16_128
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_16_128:
 fetched_16:
 	// S[0..3][0..1] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
@@ -247,7 +277,15 @@ steps_rest:
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
+	SUBQ       $+128, 8(SP)
+	JG         same_row_rest_32_128
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_rest_32_128:
 fetched_rest_32:
 	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
@@ -304,7 +342,15 @@ half_rest:
 	JZ         fetched_rest_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
+	SUBQ       $0x40, 8(SP)
+	JG         same_row_rest_16_64
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_rest_16_64:
 fetched_rest_16:
 	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8

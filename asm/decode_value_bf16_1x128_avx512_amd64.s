@@ -31,12 +31,26 @@
 // func decode_value_bf16_1x128_avx512(a *ValueArgs)
 // Requires: AVX, AVX512BW, AVX512F, CMOV, MMX+
 TEXT ·decode_value_bf16_1x128_avx512(SB), $128-8
-	MOVQ  a+0(FP), DI
-	MOVQ  8(DI), AX
-	MOVQ  16(DI), BX
-	MOVQ  24(DI), CX
-	MOVQ  40(DI), DX
-	MOVQ  56(DI), SI
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), AX
+	MOVQ 16(DI), BX
+	MOVQ 24(DI), CX
+	MOVQ 40(DI), DX
+	MOVQ 56(DI), SI
+
+	// rows without gaps are one long row
+	MOVQ   56(DI), R13
+	IMUL3Q $+2, R13, R13
+	MOVQ   R13, 32(SP)
+	MOVQ   R13, 40(SP)
+	NEGQ   R13
+	ADDQ   16(DI), R13
+	MOVQ   R13, 48(SP)
+	JNZ    gaps
+	MOVQ   $0x4000000000000000, R13
+	MOVQ   R13, 40(SP)
+
+gaps:
 	MOVQ  64(DI), R13
 	TESTQ R13, R13
 	JZ    no_prefetch
@@ -84,7 +98,15 @@ block_128:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_128_0_256:
 fetched_128_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Z8
@@ -120,7 +142,15 @@ fetched_128_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_1_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_1_256:
 fetched_128_1:
 	// O[0..0] += P[k+1]·V[k+1]
 	VBROADCASTSS 4(R8), Z8
@@ -156,7 +186,15 @@ fetched_128_1:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_2_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_2_256:
 fetched_128_2:
 	// O[0..0] += P[k+2]·V[k+2]
 	VBROADCASTSS 8(R8), Z8
@@ -192,7 +230,15 @@ fetched_128_2:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_3_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_3_256:
 fetched_128_3:
 	// O[0..0] += P[k+3]·V[k+3]
 	VBROADCASTSS 12(R8), Z8
@@ -228,7 +274,15 @@ fetched_128_3:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_4_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_4_256:
 fetched_128_4:
 	// O[0..0] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Z8
@@ -264,7 +318,15 @@ fetched_128_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_5_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_5_256:
 fetched_128_5:
 	// O[0..0] += P[k+5]·V[k+5]
 	VBROADCASTSS 20(R8), Z8
@@ -300,7 +362,15 @@ fetched_128_5:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_6_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_6_256:
 fetched_128_6:
 	// O[0..0] += P[k+6]·V[k+6]
 	VBROADCASTSS 24(R8), Z8
@@ -336,7 +406,15 @@ fetched_128_6:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_7_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_7_256:
 fetched_128_7:
 	// O[0..0] += P[k+7]·V[k+7]
 	VBROADCASTSS 28(R8), Z8
@@ -372,7 +450,15 @@ fetched_128_7:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_8_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_8_256:
 fetched_128_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Z8
@@ -408,7 +494,15 @@ fetched_128_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_9_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_9_256:
 fetched_128_9:
 	// O[0..0] += P[k+9]·V[k+9]
 	VBROADCASTSS 36(R8), Z8
@@ -444,7 +538,15 @@ fetched_128_9:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_10_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_10_256:
 fetched_128_10:
 	// O[0..0] += P[k+10]·V[k+10]
 	VBROADCASTSS 40(R8), Z8
@@ -480,7 +582,15 @@ fetched_128_10:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_11_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_11_256:
 fetched_128_11:
 	// O[0..0] += P[k+11]·V[k+11]
 	VBROADCASTSS 44(R8), Z8
@@ -516,7 +626,15 @@ fetched_128_11:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_12_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_12_256:
 fetched_128_12:
 	// O[0..0] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Z8
@@ -552,7 +670,15 @@ fetched_128_12:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_13_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_13_256:
 fetched_128_13:
 	// O[0..0] += P[k+13]·V[k+13]
 	VBROADCASTSS 52(R8), Z8
@@ -588,7 +714,15 @@ fetched_128_13:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_14_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_14_256:
 fetched_128_14:
 	// O[0..0] += P[k+14]·V[k+14]
 	VBROADCASTSS 56(R8), Z8
@@ -624,7 +758,15 @@ fetched_128_14:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_15_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_15_256:
 fetched_128_15:
 	// O[0..0] += P[k+15]·V[k+15]
 	VBROADCASTSS 60(R8), Z8
@@ -760,7 +902,15 @@ block_64:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_64_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_64_0_256:
 fetched_64_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Z8
@@ -800,7 +950,15 @@ fetched_64_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_2_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_2_256:
 fetched_64_2:
 	// O[0..0] += P[k+2]·V[k+2]
 	VBROADCASTSS 8(R8), Z8
@@ -840,7 +998,15 @@ fetched_64_2:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_4_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_4_256:
 fetched_64_4:
 	// O[0..0] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Z8
@@ -880,7 +1046,15 @@ fetched_64_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_6_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_6_256:
 fetched_64_6:
 	// O[0..0] += P[k+6]·V[k+6]
 	VBROADCASTSS 24(R8), Z8
@@ -920,7 +1094,15 @@ fetched_64_6:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_8_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_8_256:
 fetched_64_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Z8
@@ -960,7 +1142,15 @@ fetched_64_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_10_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_10_256:
 fetched_64_10:
 	// O[0..0] += P[k+10]·V[k+10]
 	VBROADCASTSS 40(R8), Z8
@@ -1000,7 +1190,15 @@ fetched_64_10:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_12_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_12_256:
 fetched_64_12:
 	// O[0..0] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Z8
@@ -1040,7 +1238,15 @@ fetched_64_12:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_14_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_14_256:
 fetched_64_14:
 	// O[0..0] += P[k+14]·V[k+14]
 	VBROADCASTSS 56(R8), Z8
@@ -1156,7 +1362,15 @@ block_32:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_32_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_32_0_256:
 fetched_32_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Z8
@@ -1204,7 +1418,15 @@ fetched_32_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_4_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_4_256:
 fetched_32_4:
 	// O[0..0] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Z8
@@ -1252,7 +1474,15 @@ fetched_32_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_8_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_8_256:
 fetched_32_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Z8
@@ -1300,7 +1530,15 @@ fetched_32_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_12_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_12_256:
 fetched_32_12:
 	// O[0..0] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Z8
@@ -1412,7 +1650,15 @@ block_16:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_16_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_16_0_256:
 fetched_16_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Z8
@@ -1476,7 +1722,15 @@ fetched_16_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_16_8_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_8_256:
 fetched_16_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Z8

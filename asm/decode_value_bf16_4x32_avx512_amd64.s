@@ -31,12 +31,26 @@
 // func decode_value_bf16_4x32_avx512(a *ValueArgs)
 // Requires: AVX, AVX512BW, AVX512F, CMOV, MMX+
 TEXT ·decode_value_bf16_4x32_avx512(SB), $128-8
-	MOVQ  a+0(FP), DI
-	MOVQ  8(DI), AX
-	MOVQ  16(DI), BX
-	MOVQ  24(DI), CX
-	MOVQ  40(DI), DX
-	MOVQ  56(DI), SI
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), AX
+	MOVQ 16(DI), BX
+	MOVQ 24(DI), CX
+	MOVQ 40(DI), DX
+	MOVQ 56(DI), SI
+
+	// rows without gaps are one long row
+	MOVQ   56(DI), R13
+	IMUL3Q $+2, R13, R13
+	MOVQ   R13, 40(SP)
+	MOVQ   R13, 48(SP)
+	NEGQ   R13
+	ADDQ   16(DI), R13
+	MOVQ   R13, 56(SP)
+	JNZ    gaps
+	MOVQ   $0x4000000000000000, R13
+	MOVQ   R13, 48(SP)
+
+gaps:
 	MOVQ  64(DI), R13
 	TESTQ R13, R13
 	JZ    no_prefetch
@@ -87,7 +101,15 @@ block_32:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 48(SP)
+	JG         same_row_32_0_256
+	ADDQ       48(SP), R13
+	ADDQ       56(SP), R13
+	MOVQ       40(SP), DI
+	MOVQ       DI, 48(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_32_0_256:
 fetched_32_0:
 	// O[0..3] += P[k+0]·V[k+0]
 	VPXORD       Z8, Z8, Z8
@@ -171,7 +193,15 @@ fetched_32_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_4_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_4_256:
 fetched_32_4:
 	// O[0..3] += P[k+4]·V[k+4]
 	VPXORD       Z8, Z8, Z8
@@ -255,7 +285,15 @@ fetched_32_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_8_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_8_256:
 fetched_32_8:
 	// O[0..3] += P[k+8]·V[k+8]
 	VPXORD       Z8, Z8, Z8
@@ -339,7 +377,15 @@ fetched_32_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_12_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_12_256:
 fetched_32_12:
 	// O[0..3] += P[k+12]·V[k+12]
 	VPXORD       Z8, Z8, Z8
@@ -521,7 +567,15 @@ block_16:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 48(SP)
+	JG         same_row_16_0_256
+	ADDQ       48(SP), R13
+	ADDQ       56(SP), R13
+	MOVQ       40(SP), DI
+	MOVQ       DI, 48(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_16_0_256:
 fetched_16_0:
 	// O[0..3] += P[k+0]·V[k+0]
 	VPMOVZXWD    (R9), Z8
@@ -633,7 +687,15 @@ fetched_16_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_16_8_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_8_256:
 fetched_16_8:
 	// O[0..3] += P[k+8]·V[k+8]
 	VPMOVZXWD    (R9), Z8

@@ -31,12 +31,26 @@
 // func decode_value_f16_1x32_avx2(a *ValueArgs)
 // Requires: AVX, CMOV, F16C, FMA3, MMX+
 TEXT ·decode_value_f16_1x32_avx2(SB), $128-8
-	MOVQ  a+0(FP), DI
-	MOVQ  8(DI), AX
-	MOVQ  16(DI), BX
-	MOVQ  24(DI), CX
-	MOVQ  40(DI), DX
-	MOVQ  56(DI), SI
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), AX
+	MOVQ 16(DI), BX
+	MOVQ 24(DI), CX
+	MOVQ 40(DI), DX
+	MOVQ 56(DI), SI
+
+	// rows without gaps are one long row
+	MOVQ   56(DI), R13
+	IMUL3Q $+2, R13, R13
+	MOVQ   R13, 32(SP)
+	MOVQ   R13, 40(SP)
+	NEGQ   R13
+	ADDQ   16(DI), R13
+	MOVQ   R13, 48(SP)
+	JNZ    gaps
+	MOVQ   $0x4000000000000000, R13
+	MOVQ   R13, 40(SP)
+
+gaps:
 	MOVQ  64(DI), R13
 	TESTQ R13, R13
 	JZ    no_prefetch
@@ -80,7 +94,15 @@ block_32:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_32_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_32_0_256:
 fetched_32_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Y4
@@ -136,7 +158,15 @@ fetched_32_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_4_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_4_256:
 fetched_32_4:
 	// O[0..0] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Y4
@@ -192,7 +222,15 @@ fetched_32_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_8_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_8_256:
 fetched_32_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Y4
@@ -248,7 +286,15 @@ fetched_32_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_12_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_12_256:
 fetched_32_12:
 	// O[0..0] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Y4
@@ -358,7 +404,15 @@ block_16:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_16_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_16_0_256:
 fetched_16_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Y4
@@ -430,7 +484,15 @@ fetched_16_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_16_8_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_8_256:
 fetched_16_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Y4

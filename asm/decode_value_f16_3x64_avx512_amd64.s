@@ -31,12 +31,26 @@
 // func decode_value_f16_3x64_avx512(a *ValueArgs)
 // Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·decode_value_f16_3x64_avx512(SB), $128-8
-	MOVQ  a+0(FP), DI
-	MOVQ  8(DI), AX
-	MOVQ  16(DI), BX
-	MOVQ  24(DI), CX
-	MOVQ  40(DI), DX
-	MOVQ  56(DI), SI
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), AX
+	MOVQ 16(DI), BX
+	MOVQ 24(DI), CX
+	MOVQ 40(DI), DX
+	MOVQ 56(DI), SI
+
+	// rows without gaps are one long row
+	MOVQ   56(DI), R13
+	IMUL3Q $+2, R13, R13
+	MOVQ   R13, 40(SP)
+	MOVQ   R13, 48(SP)
+	NEGQ   R13
+	ADDQ   16(DI), R13
+	MOVQ   R13, 56(SP)
+	JNZ    gaps
+	MOVQ   $0x4000000000000000, R13
+	MOVQ   R13, 48(SP)
+
+gaps:
 	MOVQ  64(DI), R13
 	TESTQ R13, R13
 	JZ    no_prefetch
@@ -90,7 +104,15 @@ block_64:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 48(SP)
+	JG         same_row_64_0_256
+	ADDQ       48(SP), R13
+	ADDQ       56(SP), R13
+	MOVQ       40(SP), DI
+	MOVQ       DI, 48(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_64_0_256:
 fetched_64_0:
 	// O[0..2] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Z12
@@ -142,7 +164,15 @@ fetched_64_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_2_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_2_256:
 fetched_64_2:
 	// O[0..2] += P[k+2]·V[k+2]
 	VBROADCASTSS 8(R8), Z12
@@ -194,7 +224,15 @@ fetched_64_2:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_4_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_4_256:
 fetched_64_4:
 	// O[0..2] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Z12
@@ -246,7 +284,15 @@ fetched_64_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_6_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_6_256:
 fetched_64_6:
 	// O[0..2] += P[k+6]·V[k+6]
 	VBROADCASTSS 24(R8), Z12
@@ -298,7 +344,15 @@ fetched_64_6:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_8_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_8_256:
 fetched_64_8:
 	// O[0..2] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Z12
@@ -350,7 +404,15 @@ fetched_64_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_10_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_10_256:
 fetched_64_10:
 	// O[0..2] += P[k+10]·V[k+10]
 	VBROADCASTSS 40(R8), Z12
@@ -402,7 +464,15 @@ fetched_64_10:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_12_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_12_256:
 fetched_64_12:
 	// O[0..2] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Z12
@@ -454,7 +524,15 @@ fetched_64_12:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_14_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_14_256:
 fetched_64_14:
 	// O[0..2] += P[k+14]·V[k+14]
 	VBROADCASTSS 56(R8), Z12
@@ -599,7 +677,15 @@ block_32:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 48(SP)
+	JG         same_row_32_0_256
+	ADDQ       48(SP), R13
+	ADDQ       56(SP), R13
+	MOVQ       40(SP), DI
+	MOVQ       DI, 48(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_32_0_256:
 fetched_32_0:
 	// O[0..2] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Z12
@@ -663,7 +749,15 @@ fetched_32_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_4_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_4_256:
 fetched_32_4:
 	// O[0..2] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Z12
@@ -727,7 +821,15 @@ fetched_32_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_8_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_8_256:
 fetched_32_8:
 	// O[0..2] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Z12
@@ -791,7 +893,15 @@ fetched_32_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_12_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_12_256:
 fetched_32_12:
 	// O[0..2] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Z12
@@ -934,7 +1044,15 @@ block_16:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 48(SP)
+	JG         same_row_16_0_256
+	ADDQ       48(SP), R13
+	ADDQ       56(SP), R13
+	MOVQ       40(SP), DI
+	MOVQ       DI, 48(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_16_0_256:
 fetched_16_0:
 	// O[0..2] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Z12
@@ -1022,7 +1140,15 @@ fetched_16_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_16_8_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_8_256:
 fetched_16_8:
 	// O[0..2] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Z12

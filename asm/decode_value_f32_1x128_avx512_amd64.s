@@ -31,12 +31,26 @@
 // func decode_value_f32_1x128_avx512(a *ValueArgs)
 // Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·decode_value_f32_1x128_avx512(SB), $128-8
-	MOVQ  a+0(FP), DI
-	MOVQ  8(DI), AX
-	MOVQ  16(DI), BX
-	MOVQ  24(DI), CX
-	MOVQ  40(DI), DX
-	MOVQ  56(DI), SI
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), AX
+	MOVQ 16(DI), BX
+	MOVQ 24(DI), CX
+	MOVQ 40(DI), DX
+	MOVQ 56(DI), SI
+
+	// rows without gaps are one long row
+	MOVQ   56(DI), R13
+	IMUL3Q $+4, R13, R13
+	MOVQ   R13, 32(SP)
+	MOVQ   R13, 40(SP)
+	NEGQ   R13
+	ADDQ   16(DI), R13
+	MOVQ   R13, 48(SP)
+	JNZ    gaps
+	MOVQ   $0x4000000000000000, R13
+	MOVQ   R13, 40(SP)
+
+gaps:
 	MOVQ  64(DI), R13
 	TESTQ R13, R13
 	JZ    no_prefetch
@@ -83,12 +97,30 @@ block_128:
 	PREFETCHT0 64(R13)
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
-	PREFETCHT0 256(R13)
-	PREFETCHT0 320(R13)
-	PREFETCHT0 384(R13)
-	PREFETCHT0 448(R13)
-	ADDQ       $+512, R13
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_0_512
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_128_0_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_0_256:
 fetched_128_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Z8
@@ -115,12 +147,30 @@ fetched_128_0:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_1_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_1_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_1_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_1_256:
 fetched_128_1:
 	// O[0..0] += P[k+1]·V[k+1]
 	VBROADCASTSS 4(R8), Z8
@@ -147,12 +197,30 @@ fetched_128_1:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_2_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_2_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_2_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_2_256:
 fetched_128_2:
 	// O[0..0] += P[k+2]·V[k+2]
 	VBROADCASTSS 8(R8), Z8
@@ -179,12 +247,30 @@ fetched_128_2:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_3_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_3_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_3_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_3_256:
 fetched_128_3:
 	// O[0..0] += P[k+3]·V[k+3]
 	VBROADCASTSS 12(R8), Z8
@@ -211,12 +297,30 @@ fetched_128_3:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_4_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_4_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_4_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_4_256:
 fetched_128_4:
 	// O[0..0] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Z8
@@ -243,12 +347,30 @@ fetched_128_4:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_5_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_5_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_5_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_5_256:
 fetched_128_5:
 	// O[0..0] += P[k+5]·V[k+5]
 	VBROADCASTSS 20(R8), Z8
@@ -275,12 +397,30 @@ fetched_128_5:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_6_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_6_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_6_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_6_256:
 fetched_128_6:
 	// O[0..0] += P[k+6]·V[k+6]
 	VBROADCASTSS 24(R8), Z8
@@ -307,12 +447,30 @@ fetched_128_6:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_7_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_7_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_7_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_7_256:
 fetched_128_7:
 	// O[0..0] += P[k+7]·V[k+7]
 	VBROADCASTSS 28(R8), Z8
@@ -339,12 +497,30 @@ fetched_128_7:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_8_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_8_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_8_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_8_256:
 fetched_128_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Z8
@@ -371,12 +547,30 @@ fetched_128_8:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_9_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_9_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_9_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_9_256:
 fetched_128_9:
 	// O[0..0] += P[k+9]·V[k+9]
 	VBROADCASTSS 36(R8), Z8
@@ -403,12 +597,30 @@ fetched_128_9:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_10_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_10_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_10_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_10_256:
 fetched_128_10:
 	// O[0..0] += P[k+10]·V[k+10]
 	VBROADCASTSS 40(R8), Z8
@@ -435,12 +647,30 @@ fetched_128_10:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_11_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_11_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_11_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_11_256:
 fetched_128_11:
 	// O[0..0] += P[k+11]·V[k+11]
 	VBROADCASTSS 44(R8), Z8
@@ -467,12 +697,30 @@ fetched_128_11:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_12_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_12_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_12_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_12_256:
 fetched_128_12:
 	// O[0..0] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Z8
@@ -499,12 +747,30 @@ fetched_128_12:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_13_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_13_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_13_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_13_256:
 fetched_128_13:
 	// O[0..0] += P[k+13]·V[k+13]
 	VBROADCASTSS 52(R8), Z8
@@ -531,12 +797,30 @@ fetched_128_13:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_14_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_14_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_14_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_14_256:
 fetched_128_14:
 	// O[0..0] += P[k+14]·V[k+14]
 	VBROADCASTSS 56(R8), Z8
@@ -563,12 +847,30 @@ fetched_128_14:
 	PREFETCHT0   64(R13)
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
-	PREFETCHT0   256(R13)
-	PREFETCHT0   320(R13)
-	PREFETCHT0   384(R13)
-	PREFETCHT0   448(R13)
-	ADDQ         $+512, R13
+	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_128_15_512
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_128_15_512:
+	PREFETCHT0 (R13)
+	PREFETCHT0 64(R13)
+	PREFETCHT0 128(R13)
+	PREFETCHT0 192(R13)
+	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_128_15_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_128_15_256:
 fetched_128_15:
 	// O[0..0] += P[k+15]·V[k+15]
 	VBROADCASTSS 60(R8), Z8
@@ -670,7 +972,15 @@ block_64:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_64_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_64_0_256:
 fetched_64_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Z8
@@ -690,7 +1000,15 @@ fetched_64_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_1_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_1_256:
 fetched_64_1:
 	// O[0..0] += P[k+1]·V[k+1]
 	VBROADCASTSS 4(R8), Z8
@@ -710,7 +1028,15 @@ fetched_64_1:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_2_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_2_256:
 fetched_64_2:
 	// O[0..0] += P[k+2]·V[k+2]
 	VBROADCASTSS 8(R8), Z8
@@ -730,7 +1056,15 @@ fetched_64_2:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_3_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_3_256:
 fetched_64_3:
 	// O[0..0] += P[k+3]·V[k+3]
 	VBROADCASTSS 12(R8), Z8
@@ -750,7 +1084,15 @@ fetched_64_3:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_4_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_4_256:
 fetched_64_4:
 	// O[0..0] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Z8
@@ -770,7 +1112,15 @@ fetched_64_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_5_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_5_256:
 fetched_64_5:
 	// O[0..0] += P[k+5]·V[k+5]
 	VBROADCASTSS 20(R8), Z8
@@ -790,7 +1140,15 @@ fetched_64_5:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_6_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_6_256:
 fetched_64_6:
 	// O[0..0] += P[k+6]·V[k+6]
 	VBROADCASTSS 24(R8), Z8
@@ -810,7 +1168,15 @@ fetched_64_6:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_7_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_7_256:
 fetched_64_7:
 	// O[0..0] += P[k+7]·V[k+7]
 	VBROADCASTSS 28(R8), Z8
@@ -830,7 +1196,15 @@ fetched_64_7:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_8_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_8_256:
 fetched_64_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Z8
@@ -850,7 +1224,15 @@ fetched_64_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_9_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_9_256:
 fetched_64_9:
 	// O[0..0] += P[k+9]·V[k+9]
 	VBROADCASTSS 36(R8), Z8
@@ -870,7 +1252,15 @@ fetched_64_9:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_10_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_10_256:
 fetched_64_10:
 	// O[0..0] += P[k+10]·V[k+10]
 	VBROADCASTSS 40(R8), Z8
@@ -890,7 +1280,15 @@ fetched_64_10:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_11_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_11_256:
 fetched_64_11:
 	// O[0..0] += P[k+11]·V[k+11]
 	VBROADCASTSS 44(R8), Z8
@@ -910,7 +1308,15 @@ fetched_64_11:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_12_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_12_256:
 fetched_64_12:
 	// O[0..0] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Z8
@@ -930,7 +1336,15 @@ fetched_64_12:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_13_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_13_256:
 fetched_64_13:
 	// O[0..0] += P[k+13]·V[k+13]
 	VBROADCASTSS 52(R8), Z8
@@ -950,7 +1364,15 @@ fetched_64_13:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_14_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_14_256:
 fetched_64_14:
 	// O[0..0] += P[k+14]·V[k+14]
 	VBROADCASTSS 56(R8), Z8
@@ -970,7 +1392,15 @@ fetched_64_14:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_15_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_15_256:
 fetched_64_15:
 	// O[0..0] += P[k+15]·V[k+15]
 	VBROADCASTSS 60(R8), Z8
@@ -1052,7 +1482,15 @@ block_32:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_32_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_32_0_256:
 fetched_32_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Z8
@@ -1076,7 +1514,15 @@ fetched_32_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_2_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_2_256:
 fetched_32_2:
 	// O[0..0] += P[k+2]·V[k+2]
 	VBROADCASTSS 8(R8), Z8
@@ -1100,7 +1546,15 @@ fetched_32_2:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_4_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_4_256:
 fetched_32_4:
 	// O[0..0] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Z8
@@ -1124,7 +1578,15 @@ fetched_32_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_6_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_6_256:
 fetched_32_6:
 	// O[0..0] += P[k+6]·V[k+6]
 	VBROADCASTSS 24(R8), Z8
@@ -1148,7 +1610,15 @@ fetched_32_6:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_8_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_8_256:
 fetched_32_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Z8
@@ -1172,7 +1642,15 @@ fetched_32_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_10_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_10_256:
 fetched_32_10:
 	// O[0..0] += P[k+10]·V[k+10]
 	VBROADCASTSS 40(R8), Z8
@@ -1196,7 +1674,15 @@ fetched_32_10:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_12_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_12_256:
 fetched_32_12:
 	// O[0..0] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Z8
@@ -1220,7 +1706,15 @@ fetched_32_12:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_14_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_14_256:
 fetched_32_14:
 	// O[0..0] += P[k+14]·V[k+14]
 	VBROADCASTSS 56(R8), Z8
@@ -1300,7 +1794,15 @@ block_16:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_16_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_16_0_256:
 fetched_16_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Z8
@@ -1332,7 +1834,15 @@ fetched_16_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_16_4_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_4_256:
 fetched_16_4:
 	// O[0..0] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Z8
@@ -1364,7 +1874,15 @@ fetched_16_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_16_8_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_8_256:
 fetched_16_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Z8
@@ -1396,7 +1914,15 @@ fetched_16_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_16_12_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_12_256:
 fetched_16_12:
 	// O[0..0] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Z8

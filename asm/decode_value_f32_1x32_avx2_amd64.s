@@ -31,12 +31,26 @@
 // func decode_value_f32_1x32_avx2(a *ValueArgs)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·decode_value_f32_1x32_avx2(SB), $128-8
-	MOVQ  a+0(FP), DI
-	MOVQ  8(DI), AX
-	MOVQ  16(DI), BX
-	MOVQ  24(DI), CX
-	MOVQ  40(DI), DX
-	MOVQ  56(DI), SI
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), AX
+	MOVQ 16(DI), BX
+	MOVQ 24(DI), CX
+	MOVQ 40(DI), DX
+	MOVQ 56(DI), SI
+
+	// rows without gaps are one long row
+	MOVQ   56(DI), R13
+	IMUL3Q $+4, R13, R13
+	MOVQ   R13, 32(SP)
+	MOVQ   R13, 40(SP)
+	NEGQ   R13
+	ADDQ   16(DI), R13
+	MOVQ   R13, 48(SP)
+	JNZ    gaps
+	MOVQ   $0x4000000000000000, R13
+	MOVQ   R13, 40(SP)
+
+gaps:
 	MOVQ  64(DI), R13
 	TESTQ R13, R13
 	JZ    no_prefetch
@@ -80,7 +94,15 @@ block_32:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_32_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_32_0_256:
 fetched_32_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Y4
@@ -112,7 +134,15 @@ fetched_32_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_2_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_2_256:
 fetched_32_2:
 	// O[0..0] += P[k+2]·V[k+2]
 	VBROADCASTSS 8(R8), Y4
@@ -144,7 +174,15 @@ fetched_32_2:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_4_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_4_256:
 fetched_32_4:
 	// O[0..0] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Y4
@@ -176,7 +214,15 @@ fetched_32_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_6_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_6_256:
 fetched_32_6:
 	// O[0..0] += P[k+6]·V[k+6]
 	VBROADCASTSS 24(R8), Y4
@@ -208,7 +254,15 @@ fetched_32_6:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_8_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_8_256:
 fetched_32_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Y4
@@ -240,7 +294,15 @@ fetched_32_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_10_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_10_256:
 fetched_32_10:
 	// O[0..0] += P[k+10]·V[k+10]
 	VBROADCASTSS 40(R8), Y4
@@ -272,7 +334,15 @@ fetched_32_10:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_12_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_12_256:
 fetched_32_12:
 	// O[0..0] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Y4
@@ -304,7 +374,15 @@ fetched_32_12:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_14_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_14_256:
 fetched_32_14:
 	// O[0..0] += P[k+14]·V[k+14]
 	VBROADCASTSS 56(R8), Y4
@@ -390,7 +468,15 @@ block_16:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_16_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_16_0_256:
 fetched_16_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Y4
@@ -430,7 +516,15 @@ fetched_16_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_16_4_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_4_256:
 fetched_16_4:
 	// O[0..0] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Y4
@@ -470,7 +564,15 @@ fetched_16_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_16_8_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_8_256:
 fetched_16_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Y4
@@ -510,7 +612,15 @@ fetched_16_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_16_12_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_12_256:
 fetched_16_12:
 	// O[0..0] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Y4

@@ -31,12 +31,26 @@
 // func decode_value_f32_1x64_avx2(a *ValueArgs)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·decode_value_f32_1x64_avx2(SB), $128-8
-	MOVQ  a+0(FP), DI
-	MOVQ  8(DI), AX
-	MOVQ  16(DI), BX
-	MOVQ  24(DI), CX
-	MOVQ  40(DI), DX
-	MOVQ  56(DI), SI
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), AX
+	MOVQ 16(DI), BX
+	MOVQ 24(DI), CX
+	MOVQ 40(DI), DX
+	MOVQ 56(DI), SI
+
+	// rows without gaps are one long row
+	MOVQ   56(DI), R13
+	IMUL3Q $+4, R13, R13
+	MOVQ   R13, 32(SP)
+	MOVQ   R13, 40(SP)
+	NEGQ   R13
+	ADDQ   16(DI), R13
+	MOVQ   R13, 48(SP)
+	JNZ    gaps
+	MOVQ   $0x4000000000000000, R13
+	MOVQ   R13, 40(SP)
+
+gaps:
 	MOVQ  64(DI), R13
 	TESTQ R13, R13
 	JZ    no_prefetch
@@ -84,7 +98,15 @@ block_64:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_64_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_64_0_256:
 fetched_64_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Y8
@@ -112,7 +134,15 @@ fetched_64_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_1_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_1_256:
 fetched_64_1:
 	// O[0..0] += P[k+1]·V[k+1]
 	VBROADCASTSS 4(R8), Y8
@@ -140,7 +170,15 @@ fetched_64_1:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_2_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_2_256:
 fetched_64_2:
 	// O[0..0] += P[k+2]·V[k+2]
 	VBROADCASTSS 8(R8), Y8
@@ -168,7 +206,15 @@ fetched_64_2:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_3_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_3_256:
 fetched_64_3:
 	// O[0..0] += P[k+3]·V[k+3]
 	VBROADCASTSS 12(R8), Y8
@@ -196,7 +242,15 @@ fetched_64_3:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_4_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_4_256:
 fetched_64_4:
 	// O[0..0] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Y8
@@ -224,7 +278,15 @@ fetched_64_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_5_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_5_256:
 fetched_64_5:
 	// O[0..0] += P[k+5]·V[k+5]
 	VBROADCASTSS 20(R8), Y8
@@ -252,7 +314,15 @@ fetched_64_5:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_6_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_6_256:
 fetched_64_6:
 	// O[0..0] += P[k+6]·V[k+6]
 	VBROADCASTSS 24(R8), Y8
@@ -280,7 +350,15 @@ fetched_64_6:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_7_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_7_256:
 fetched_64_7:
 	// O[0..0] += P[k+7]·V[k+7]
 	VBROADCASTSS 28(R8), Y8
@@ -308,7 +386,15 @@ fetched_64_7:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_8_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_8_256:
 fetched_64_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Y8
@@ -336,7 +422,15 @@ fetched_64_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_9_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_9_256:
 fetched_64_9:
 	// O[0..0] += P[k+9]·V[k+9]
 	VBROADCASTSS 36(R8), Y8
@@ -364,7 +458,15 @@ fetched_64_9:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_10_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_10_256:
 fetched_64_10:
 	// O[0..0] += P[k+10]·V[k+10]
 	VBROADCASTSS 40(R8), Y8
@@ -392,7 +494,15 @@ fetched_64_10:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_11_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_11_256:
 fetched_64_11:
 	// O[0..0] += P[k+11]·V[k+11]
 	VBROADCASTSS 44(R8), Y8
@@ -420,7 +530,15 @@ fetched_64_11:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_12_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_12_256:
 fetched_64_12:
 	// O[0..0] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Y8
@@ -448,7 +566,15 @@ fetched_64_12:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_13_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_13_256:
 fetched_64_13:
 	// O[0..0] += P[k+13]·V[k+13]
 	VBROADCASTSS 52(R8), Y8
@@ -476,7 +602,15 @@ fetched_64_13:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_14_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_14_256:
 fetched_64_14:
 	// O[0..0] += P[k+14]·V[k+14]
 	VBROADCASTSS 56(R8), Y8
@@ -504,7 +638,15 @@ fetched_64_14:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_64_15_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_15_256:
 fetched_64_15:
 	// O[0..0] += P[k+15]·V[k+15]
 	VBROADCASTSS 60(R8), Y8
@@ -606,7 +748,15 @@ block_32:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_32_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_32_0_256:
 fetched_32_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Y8
@@ -638,7 +788,15 @@ fetched_32_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_2_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_2_256:
 fetched_32_2:
 	// O[0..0] += P[k+2]·V[k+2]
 	VBROADCASTSS 8(R8), Y8
@@ -670,7 +828,15 @@ fetched_32_2:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_4_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_4_256:
 fetched_32_4:
 	// O[0..0] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Y8
@@ -702,7 +868,15 @@ fetched_32_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_6_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_6_256:
 fetched_32_6:
 	// O[0..0] += P[k+6]·V[k+6]
 	VBROADCASTSS 24(R8), Y8
@@ -734,7 +908,15 @@ fetched_32_6:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_8_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_8_256:
 fetched_32_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Y8
@@ -766,7 +948,15 @@ fetched_32_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_10_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_10_256:
 fetched_32_10:
 	// O[0..0] += P[k+10]·V[k+10]
 	VBROADCASTSS 40(R8), Y8
@@ -798,7 +988,15 @@ fetched_32_10:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_12_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_12_256:
 fetched_32_12:
 	// O[0..0] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Y8
@@ -830,7 +1028,15 @@ fetched_32_12:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_32_14_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_14_256:
 fetched_32_14:
 	// O[0..0] += P[k+14]·V[k+14]
 	VBROADCASTSS 56(R8), Y8
@@ -924,7 +1130,15 @@ block_16:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 40(SP)
+	JG         same_row_16_0_256
+	ADDQ       40(SP), R13
+	ADDQ       48(SP), R13
+	MOVQ       32(SP), DI
+	MOVQ       DI, 40(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_16_0_256:
 fetched_16_0:
 	// O[0..0] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Y8
@@ -964,7 +1178,15 @@ fetched_16_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_16_4_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_4_256:
 fetched_16_4:
 	// O[0..0] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Y8
@@ -1004,7 +1226,15 @@ fetched_16_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_16_8_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_8_256:
 fetched_16_8:
 	// O[0..0] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Y8
@@ -1044,7 +1274,15 @@ fetched_16_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 40(SP)
+	JG           same_row_16_12_256
+	ADDQ         40(SP), R13
+	ADDQ         48(SP), R13
+	MOVQ         32(SP), DI
+	MOVQ         DI, 40(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_12_256:
 fetched_16_12:
 	// O[0..0] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Y8

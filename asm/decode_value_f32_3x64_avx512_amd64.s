@@ -31,12 +31,26 @@
 // func decode_value_f32_3x64_avx512(a *ValueArgs)
 // Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·decode_value_f32_3x64_avx512(SB), $128-8
-	MOVQ  a+0(FP), DI
-	MOVQ  8(DI), AX
-	MOVQ  16(DI), BX
-	MOVQ  24(DI), CX
-	MOVQ  40(DI), DX
-	MOVQ  56(DI), SI
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), AX
+	MOVQ 16(DI), BX
+	MOVQ 24(DI), CX
+	MOVQ 40(DI), DX
+	MOVQ 56(DI), SI
+
+	// rows without gaps are one long row
+	MOVQ   56(DI), R13
+	IMUL3Q $+4, R13, R13
+	MOVQ   R13, 40(SP)
+	MOVQ   R13, 48(SP)
+	NEGQ   R13
+	ADDQ   16(DI), R13
+	MOVQ   R13, 56(SP)
+	JNZ    gaps
+	MOVQ   $0x4000000000000000, R13
+	MOVQ   R13, 48(SP)
+
+gaps:
 	MOVQ  64(DI), R13
 	TESTQ R13, R13
 	JZ    no_prefetch
@@ -90,7 +104,15 @@ block_64:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 48(SP)
+	JG         same_row_64_0_256
+	ADDQ       48(SP), R13
+	ADDQ       56(SP), R13
+	MOVQ       40(SP), DI
+	MOVQ       DI, 48(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_64_0_256:
 fetched_64_0:
 	// O[0..2] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Z12
@@ -120,7 +142,15 @@ fetched_64_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_1_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_1_256:
 fetched_64_1:
 	// O[0..2] += P[k+1]·V[k+1]
 	VBROADCASTSS 4(R8), Z12
@@ -150,7 +180,15 @@ fetched_64_1:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_2_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_2_256:
 fetched_64_2:
 	// O[0..2] += P[k+2]·V[k+2]
 	VBROADCASTSS 8(R8), Z12
@@ -180,7 +218,15 @@ fetched_64_2:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_3_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_3_256:
 fetched_64_3:
 	// O[0..2] += P[k+3]·V[k+3]
 	VBROADCASTSS 12(R8), Z12
@@ -210,7 +256,15 @@ fetched_64_3:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_4_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_4_256:
 fetched_64_4:
 	// O[0..2] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Z12
@@ -240,7 +294,15 @@ fetched_64_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_5_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_5_256:
 fetched_64_5:
 	// O[0..2] += P[k+5]·V[k+5]
 	VBROADCASTSS 20(R8), Z12
@@ -270,7 +332,15 @@ fetched_64_5:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_6_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_6_256:
 fetched_64_6:
 	// O[0..2] += P[k+6]·V[k+6]
 	VBROADCASTSS 24(R8), Z12
@@ -300,7 +370,15 @@ fetched_64_6:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_7_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_7_256:
 fetched_64_7:
 	// O[0..2] += P[k+7]·V[k+7]
 	VBROADCASTSS 28(R8), Z12
@@ -330,7 +408,15 @@ fetched_64_7:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_8_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_8_256:
 fetched_64_8:
 	// O[0..2] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Z12
@@ -360,7 +446,15 @@ fetched_64_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_9_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_9_256:
 fetched_64_9:
 	// O[0..2] += P[k+9]·V[k+9]
 	VBROADCASTSS 36(R8), Z12
@@ -390,7 +484,15 @@ fetched_64_9:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_10_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_10_256:
 fetched_64_10:
 	// O[0..2] += P[k+10]·V[k+10]
 	VBROADCASTSS 40(R8), Z12
@@ -420,7 +522,15 @@ fetched_64_10:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_11_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_11_256:
 fetched_64_11:
 	// O[0..2] += P[k+11]·V[k+11]
 	VBROADCASTSS 44(R8), Z12
@@ -450,7 +560,15 @@ fetched_64_11:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_12_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_12_256:
 fetched_64_12:
 	// O[0..2] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Z12
@@ -480,7 +598,15 @@ fetched_64_12:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_13_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_13_256:
 fetched_64_13:
 	// O[0..2] += P[k+13]·V[k+13]
 	VBROADCASTSS 52(R8), Z12
@@ -510,7 +636,15 @@ fetched_64_13:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_14_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_14_256:
 fetched_64_14:
 	// O[0..2] += P[k+14]·V[k+14]
 	VBROADCASTSS 56(R8), Z12
@@ -540,7 +674,15 @@ fetched_64_14:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_15_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_15_256:
 fetched_64_15:
 	// O[0..2] += P[k+15]·V[k+15]
 	VBROADCASTSS 60(R8), Z12
@@ -663,7 +805,15 @@ block_32:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 48(SP)
+	JG         same_row_32_0_256
+	ADDQ       48(SP), R13
+	ADDQ       56(SP), R13
+	MOVQ       40(SP), DI
+	MOVQ       DI, 48(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_32_0_256:
 fetched_32_0:
 	// O[0..2] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Z12
@@ -699,7 +849,15 @@ fetched_32_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_2_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_2_256:
 fetched_32_2:
 	// O[0..2] += P[k+2]·V[k+2]
 	VBROADCASTSS 8(R8), Z12
@@ -735,7 +893,15 @@ fetched_32_2:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_4_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_4_256:
 fetched_32_4:
 	// O[0..2] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Z12
@@ -771,7 +937,15 @@ fetched_32_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_6_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_6_256:
 fetched_32_6:
 	// O[0..2] += P[k+6]·V[k+6]
 	VBROADCASTSS 24(R8), Z12
@@ -807,7 +981,15 @@ fetched_32_6:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_8_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_8_256:
 fetched_32_8:
 	// O[0..2] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Z12
@@ -843,7 +1025,15 @@ fetched_32_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_10_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_10_256:
 fetched_32_10:
 	// O[0..2] += P[k+10]·V[k+10]
 	VBROADCASTSS 40(R8), Z12
@@ -879,7 +1069,15 @@ fetched_32_10:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_12_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_12_256:
 fetched_32_12:
 	// O[0..2] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Z12
@@ -915,7 +1113,15 @@ fetched_32_12:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_14_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_14_256:
 fetched_32_14:
 	// O[0..2] += P[k+14]·V[k+14]
 	VBROADCASTSS 56(R8), Z12
@@ -1030,7 +1236,15 @@ block_16:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 48(SP)
+	JG         same_row_16_0_256
+	ADDQ       48(SP), R13
+	ADDQ       56(SP), R13
+	MOVQ       40(SP), DI
+	MOVQ       DI, 48(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_16_0_256:
 fetched_16_0:
 	// O[0..2] += P[k+0]·V[k+0]
 	VBROADCASTSS (R8), Z12
@@ -1078,7 +1292,15 @@ fetched_16_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_16_4_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_4_256:
 fetched_16_4:
 	// O[0..2] += P[k+4]·V[k+4]
 	VBROADCASTSS 16(R8), Z12
@@ -1126,7 +1348,15 @@ fetched_16_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_16_8_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_8_256:
 fetched_16_8:
 	// O[0..2] += P[k+8]·V[k+8]
 	VBROADCASTSS 32(R8), Z12
@@ -1174,7 +1404,15 @@ fetched_16_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_16_12_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_12_256:
 fetched_16_12:
 	// O[0..2] += P[k+12]·V[k+12]
 	VBROADCASTSS 48(R8), Z12

@@ -31,12 +31,26 @@
 // func decode_value_f32_4x16_avx2(a *ValueArgs)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·decode_value_f32_4x16_avx2(SB), $128-8
-	MOVQ  a+0(FP), DI
-	MOVQ  8(DI), AX
-	MOVQ  16(DI), BX
-	MOVQ  24(DI), CX
-	MOVQ  40(DI), DX
-	MOVQ  56(DI), SI
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), AX
+	MOVQ 16(DI), BX
+	MOVQ 24(DI), CX
+	MOVQ 40(DI), DX
+	MOVQ 56(DI), SI
+
+	// rows without gaps are one long row
+	MOVQ   56(DI), R13
+	IMUL3Q $+4, R13, R13
+	MOVQ   R13, 40(SP)
+	MOVQ   R13, 48(SP)
+	NEGQ   R13
+	ADDQ   16(DI), R13
+	MOVQ   R13, 56(SP)
+	JNZ    gaps
+	MOVQ   $0x4000000000000000, R13
+	MOVQ   R13, 48(SP)
+
+gaps:
 	MOVQ  64(DI), R13
 	TESTQ R13, R13
 	JZ    no_prefetch
@@ -87,7 +101,15 @@ block_16:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 48(SP)
+	JG         same_row_16_0_256
+	ADDQ       48(SP), R13
+	ADDQ       56(SP), R13
+	MOVQ       40(SP), DI
+	MOVQ       DI, 48(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_16_0_256:
 fetched_16_0:
 	// O[0..3] += P[k+0]·V[k+0]
 	VMOVUPS      (R9), Y8
@@ -163,7 +185,15 @@ fetched_16_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_16_4_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_4_256:
 fetched_16_4:
 	// O[0..3] += P[k+4]·V[k+4]
 	VMOVUPS      (R9), Y8
@@ -239,7 +269,15 @@ fetched_16_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_16_8_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_8_256:
 fetched_16_8:
 	// O[0..3] += P[k+8]·V[k+8]
 	VMOVUPS      (R9), Y8
@@ -315,7 +353,15 @@ fetched_16_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_16_12_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_12_256:
 fetched_16_12:
 	// O[0..3] += P[k+12]·V[k+12]
 	VMOVUPS      (R9), Y8

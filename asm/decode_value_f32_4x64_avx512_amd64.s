@@ -31,12 +31,26 @@
 // func decode_value_f32_4x64_avx512(a *ValueArgs)
 // Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·decode_value_f32_4x64_avx512(SB), $128-8
-	MOVQ  a+0(FP), DI
-	MOVQ  8(DI), AX
-	MOVQ  16(DI), BX
-	MOVQ  24(DI), CX
-	MOVQ  40(DI), DX
-	MOVQ  56(DI), SI
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), AX
+	MOVQ 16(DI), BX
+	MOVQ 24(DI), CX
+	MOVQ 40(DI), DX
+	MOVQ 56(DI), SI
+
+	// rows without gaps are one long row
+	MOVQ   56(DI), R13
+	IMUL3Q $+4, R13, R13
+	MOVQ   R13, 40(SP)
+	MOVQ   R13, 48(SP)
+	NEGQ   R13
+	ADDQ   16(DI), R13
+	MOVQ   R13, 56(SP)
+	JNZ    gaps
+	MOVQ   $0x4000000000000000, R13
+	MOVQ   R13, 48(SP)
+
+gaps:
 	MOVQ  64(DI), R13
 	TESTQ R13, R13
 	JZ    no_prefetch
@@ -95,7 +109,15 @@ block_64:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 48(SP)
+	JG         same_row_64_0_256
+	ADDQ       48(SP), R13
+	ADDQ       56(SP), R13
+	MOVQ       40(SP), DI
+	MOVQ       DI, 48(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_64_0_256:
 fetched_64_0:
 	// O[0..3] += P[k+0]·V[k+0]
 	VMOVUPS      (R9), Z16
@@ -130,7 +152,15 @@ fetched_64_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_1_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_1_256:
 fetched_64_1:
 	// O[0..3] += P[k+1]·V[k+1]
 	VMOVUPS      (R9), Z16
@@ -165,7 +195,15 @@ fetched_64_1:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_2_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_2_256:
 fetched_64_2:
 	// O[0..3] += P[k+2]·V[k+2]
 	VMOVUPS      (R9), Z16
@@ -200,7 +238,15 @@ fetched_64_2:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_3_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_3_256:
 fetched_64_3:
 	// O[0..3] += P[k+3]·V[k+3]
 	VMOVUPS      (R9), Z16
@@ -235,7 +281,15 @@ fetched_64_3:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_4_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_4_256:
 fetched_64_4:
 	// O[0..3] += P[k+4]·V[k+4]
 	VMOVUPS      (R9), Z16
@@ -270,7 +324,15 @@ fetched_64_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_5_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_5_256:
 fetched_64_5:
 	// O[0..3] += P[k+5]·V[k+5]
 	VMOVUPS      (R9), Z16
@@ -305,7 +367,15 @@ fetched_64_5:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_6_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_6_256:
 fetched_64_6:
 	// O[0..3] += P[k+6]·V[k+6]
 	VMOVUPS      (R9), Z16
@@ -340,7 +410,15 @@ fetched_64_6:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_7_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_7_256:
 fetched_64_7:
 	// O[0..3] += P[k+7]·V[k+7]
 	VMOVUPS      (R9), Z16
@@ -375,7 +453,15 @@ fetched_64_7:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_8_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_8_256:
 fetched_64_8:
 	// O[0..3] += P[k+8]·V[k+8]
 	VMOVUPS      (R9), Z16
@@ -410,7 +496,15 @@ fetched_64_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_9_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_9_256:
 fetched_64_9:
 	// O[0..3] += P[k+9]·V[k+9]
 	VMOVUPS      (R9), Z16
@@ -445,7 +539,15 @@ fetched_64_9:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_10_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_10_256:
 fetched_64_10:
 	// O[0..3] += P[k+10]·V[k+10]
 	VMOVUPS      (R9), Z16
@@ -480,7 +582,15 @@ fetched_64_10:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_11_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_11_256:
 fetched_64_11:
 	// O[0..3] += P[k+11]·V[k+11]
 	VMOVUPS      (R9), Z16
@@ -515,7 +625,15 @@ fetched_64_11:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_12_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_12_256:
 fetched_64_12:
 	// O[0..3] += P[k+12]·V[k+12]
 	VMOVUPS      (R9), Z16
@@ -550,7 +668,15 @@ fetched_64_12:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_13_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_13_256:
 fetched_64_13:
 	// O[0..3] += P[k+13]·V[k+13]
 	VMOVUPS      (R9), Z16
@@ -585,7 +711,15 @@ fetched_64_13:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_14_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_14_256:
 fetched_64_14:
 	// O[0..3] += P[k+14]·V[k+14]
 	VMOVUPS      (R9), Z16
@@ -620,7 +754,15 @@ fetched_64_14:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_64_15_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_64_15_256:
 fetched_64_15:
 	// O[0..3] += P[k+15]·V[k+15]
 	VMOVUPS      (R9), Z16
@@ -759,7 +901,15 @@ block_32:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 48(SP)
+	JG         same_row_32_0_256
+	ADDQ       48(SP), R13
+	ADDQ       56(SP), R13
+	MOVQ       40(SP), DI
+	MOVQ       DI, 48(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_32_0_256:
 fetched_32_0:
 	// O[0..3] += P[k+0]·V[k+0]
 	VMOVUPS      (R9), Z16
@@ -801,7 +951,15 @@ fetched_32_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_2_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_2_256:
 fetched_32_2:
 	// O[0..3] += P[k+2]·V[k+2]
 	VMOVUPS      (R9), Z16
@@ -843,7 +1001,15 @@ fetched_32_2:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_4_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_4_256:
 fetched_32_4:
 	// O[0..3] += P[k+4]·V[k+4]
 	VMOVUPS      (R9), Z16
@@ -885,7 +1051,15 @@ fetched_32_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_6_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_6_256:
 fetched_32_6:
 	// O[0..3] += P[k+6]·V[k+6]
 	VMOVUPS      (R9), Z16
@@ -927,7 +1101,15 @@ fetched_32_6:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_8_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_8_256:
 fetched_32_8:
 	// O[0..3] += P[k+8]·V[k+8]
 	VMOVUPS      (R9), Z16
@@ -969,7 +1151,15 @@ fetched_32_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_10_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_10_256:
 fetched_32_10:
 	// O[0..3] += P[k+10]·V[k+10]
 	VMOVUPS      (R9), Z16
@@ -1011,7 +1201,15 @@ fetched_32_10:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_12_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_12_256:
 fetched_32_12:
 	// O[0..3] += P[k+12]·V[k+12]
 	VMOVUPS      (R9), Z16
@@ -1053,7 +1251,15 @@ fetched_32_12:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_32_14_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_32_14_256:
 fetched_32_14:
 	// O[0..3] += P[k+14]·V[k+14]
 	VMOVUPS      (R9), Z16
@@ -1172,7 +1378,15 @@ block_16:
 	PREFETCHT0 128(R13)
 	PREFETCHT0 192(R13)
 	ADDQ       $+256, R13
+	SUBQ       $+256, 48(SP)
+	JG         same_row_16_0_256
+	ADDQ       48(SP), R13
+	ADDQ       56(SP), R13
+	MOVQ       40(SP), DI
+	MOVQ       DI, 48(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_16_0_256:
 fetched_16_0:
 	// O[0..3] += P[k+0]·V[k+0]
 	VMOVUPS      (R9), Z16
@@ -1228,7 +1442,15 @@ fetched_16_0:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_16_4_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_4_256:
 fetched_16_4:
 	// O[0..3] += P[k+4]·V[k+4]
 	VMOVUPS      (R9), Z16
@@ -1284,7 +1506,15 @@ fetched_16_4:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_16_8_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_8_256:
 fetched_16_8:
 	// O[0..3] += P[k+8]·V[k+8]
 	VMOVUPS      (R9), Z16
@@ -1340,7 +1570,15 @@ fetched_16_8:
 	PREFETCHT0   128(R13)
 	PREFETCHT0   192(R13)
 	ADDQ         $+256, R13
+	SUBQ         $+256, 48(SP)
+	JG           same_row_16_12_256
+	ADDQ         48(SP), R13
+	ADDQ         56(SP), R13
+	MOVQ         40(SP), DI
+	MOVQ         DI, 48(SP)
+	MOVQ         a+0(FP), DI
 
+same_row_16_12_256:
 fetched_16_12:
 	// O[0..3] += P[k+12]·V[k+12]
 	VMOVUPS      (R9), Z16

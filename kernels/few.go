@@ -73,10 +73,7 @@ type stream struct {
 func (p *Plan) load(w *worker, c *recipe, x *stream, key, n int) {
 	size := x.t.size()
 	x.rows, x.stride = x.tensor.row(x.head, key), x.tensor.PosStride*size
-	x.prefetch = 0
-	if x.stride == x.dim*size { // the kernels prefetch dense rows only
-		x.prefetch = c.Prefetch
-	}
+	x.prefetch = c.Prefetch / (x.dim * size) * x.stride
 	if x.dim%asm.Lane != 0 {
 		p.convertRows(w, x.t, x.rows, x.stride, n, x.dim, x.scratch)
 		x.rows, x.stride, x.prefetch = unsafe.Pointer(&x.scratch[0]), pad(x.dim)*4, 0

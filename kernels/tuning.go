@@ -175,7 +175,7 @@ func defaultTuning(v *variant, k Case, caches Caches) Tuning {
 		KeyBlock:    min(max(keyBlock/64*64, 64), 512),
 		RowBlock:    1024 / tile.rows * tile.rows,
 		Split:       2048,
-		FewRows:     2 * maxDecodeRows,
+		FewRows:     4 * maxDecodeRows,
 		DecodeBlock: 256,
 		DecodeRows:  maxDecodeRows,
 		Prefetch:    16 << 10,

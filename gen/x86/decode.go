@@ -2,7 +2,6 @@ package x86
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -21,7 +20,7 @@ func (e *emitter) decodeScore() {
 		e: e, rows: rows, dtype: t,
 		q: e.gp("Q, at d"), k: e.param("K"), d: e.gp("elements of D left"),
 	}
-	g.ahead = e.ahead("Prefetch", g.k)
+	g.stream = e.newStream(g.k, "D", "KStride", e.frame)
 	s := e.param("S")
 	j := e.gp("key")
 	next := e.gp("key of the next step")
@@ -74,7 +73,8 @@ type rowDots struct {
 	e                    *emitter
 	rows                 int
 	dtype                spec.DType
-	q, k, ahead, d       reg.GPPhysical
+	q, k, d              reg.GPPhysical
+	stream               stream
 	rowStride, keyStride strides
 	qv, kv               []reg.VecPhysical
 }
@@ -85,7 +85,7 @@ func (g *rowDots) dots(acc []reg.VecPhysical, keys int, suffix string) {
 	const unroll = 32 // elements: one cache line of 16-bit elements
 	e, size := g.e, g.dtype.Size()
 	body := func(n int) {
-		e.prefetch(g.ahead, keys*n*size, fmt.Sprintf("%s_%d", suffix, n))
+		g.stream.fetch(keys*n*size, fmt.Sprintf("%s_%d", suffix, n))
 		// Vectors of bf16 come in pairs, of the even and the odd groups of four, where
 		// loading K so saves more than loading Q so costs.
 		groups := g.dtype == spec.BF16 && n >= 2*e.lanes && keys >= g.rows
@@ -276,30 +276,60 @@ func (s strides) mem(base reg.GPPhysical, i, disp int) operand.Mem {
 	return indexed(base, s.odd[i], 1, disp)
 }
 
-// ahead hands out a register with the address of the next line to prefetch, base
-// plus the argument's number of bytes, or 0 when that number is 0.
-//
-// Lines are prefetched in the order of their addresses, as many as the kernel
-// consumes. In the order of the loads, which jump from row to row, DRAM gave half
+// stream prefetches rows, in the order of their addresses and as many lines as the
+// kernel consumes. In the order of the loads, which jump from row to row, DRAM gave half
 // the bandwidth (Zen 3).
-func (e *emitter) ahead(arg string, base reg.GPPhysical) reg.GPPhysical {
-	r := e.gp("next line to prefetch; 0: none")
-	none := fmt.Sprintf("no_%s", strings.ToLower(arg))
-	e.MOVQ(e.arg(arg), r)
-	e.TESTQ(r, r)
-	e.JZ(operand.LabelRef(none))
-	e.ADDQ(base, r)
-	e.Label(none)
-	return r
+type stream struct {
+	e              *emitter
+	ahead          reg.GPPhysical // next line to prefetch; 0: none
+	row, left, gap operand.Mem    // bytes of a row, those that are left of it, those between rows
 }
 
-// prefetch fetches the lines of the next n bytes.
-func (e *emitter) prefetch(ahead reg.GPPhysical, n int, suffix string) {
-	e.TESTQ(ahead, ahead)
+// newStream prepares to prefetch Prefetch bytes after base, where rows of dim
+// elements begin stride apart. It uses 24 bytes of the frame.
+func (e *emitter) newStream(base reg.GPPhysical, dim, stride string, frame operand.Mem) stream {
+	s := stream{e, e.gp("next line to prefetch; 0: none"), frame, frame.Offset(8), frame.Offset(16)}
+	e.note("rows without gaps are one long row")
+	e.MOVQ(e.arg(dim), s.ahead)
+	e.IMUL3Q(operand.I8(int8(e.spec.DType.Size())), s.ahead, s.ahead)
+	e.MOVQ(s.ahead, s.row)
+	e.MOVQ(s.ahead, s.left)
+	e.NEGQ(s.ahead)
+	e.ADDQ(e.arg(stride), s.ahead)
+	e.MOVQ(s.ahead, s.gap)
+	e.JNZ(operand.LabelRef("gaps"))
+	e.MOVQ(operand.U64(1<<62), s.ahead)
+	e.MOVQ(s.ahead, s.left)
+	e.Label("gaps")
+	e.MOVQ(e.arg("Prefetch"), s.ahead)
+	e.TESTQ(s.ahead, s.ahead)
+	e.JZ(operand.LabelRef("no_prefetch"))
+	e.ADDQ(base, s.ahead)
+	e.Label("no_prefetch")
+	return s
+}
+
+// fetch prefetches the next n bytes.
+func (s stream) fetch(n int, suffix string) {
+	const most = 256 // bytes between two looks at the row's end
+	e := s.e
+	e.TESTQ(s.ahead, s.ahead)
 	e.JZ(operand.LabelRef("fetched" + suffix))
-	for line := 0; line < n; line += 64 {
-		e.PREFETCHT0(at(ahead, line))
+	for ; n > 0; n -= most {
+		next := fmt.Sprintf("same_row%s_%d", suffix, n)
+		part := min(n, most)
+		for line := 0; line < part; line += 64 {
+			e.PREFETCHT0(at(s.ahead, line))
+		}
+		e.ADDQ(imm(part), s.ahead)
+		e.SUBQ(imm(part), s.left)
+		e.JG(operand.LabelRef(next))
+		e.ADDQ(s.left, s.ahead)
+		e.ADDQ(s.gap, s.ahead)
+		e.MOVQ(s.row, e.args)
+		e.MOVQ(e.args, s.left)
+		e.MOVQ(operand.NewParamAddr("a", 0), e.args)
+		e.Label(next)
 	}
-	e.ADDQ(imm(n), ahead)
 	e.Label("fetched" + suffix)
 }

@@ -87,7 +87,7 @@ func span(t spec.DType) int { return 128 / t.Size() }
 // a span of keys for all column tiles, and O rests in memory between spans.
 func (e *emitter) value() {
 	rows, cols, t := e.spec.Rows, e.spec.Cols, e.spec.DType
-	stream := e.spec.Op == spec.DecodeValue
+	streams := e.spec.Op == spec.DecodeValue
 	e.maths = "O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[k][c]    r < R, c < Cols"
 	e.step, e.flops, e.bytes = "one key", 2*rows*cols, 4*rows+t.Size()*cols
 
@@ -96,15 +96,15 @@ func (e *emitter) value() {
 	p, v, keys, orow, i := e.gp("P, at key"), e.gp("V, at key"), e.gp("keys left"), e.gp("O, at row"), e.gp("key in block")
 	// V from L2 is prefetched too, since a column tile jumps from row to row; not far,
 	// since rows a power of two apart share few sets of L1.
-	ahead := stride
-	if stream {
-		ahead = e.ahead("Prefetch", v0)
+	var ahead stream
+	if streams {
+		ahead = e.newStream(v0, "Cols", "VStride", e.frame.Offset(24+4*rows+4*(rows%2)))
 	}
 	tile := e.newOuter(rows, cols/e.lanes, "O[r][c]", "P[r][k]", "V[k][c]")
 
 	p0, keys0 := e.arg("P"), e.arg("Keys")
 	var rest, ones operand.Mem
-	if stream {
+	if streams {
 		p0, keys0, rest, ones = e.frame, e.frame.Offset(8), e.frame.Offset(16), e.frame.Offset(24)
 		e.note("1 for each row: alpha after the first span")
 		for r := range rows {
@@ -128,8 +128,8 @@ func (e *emitter) value() {
 		sets := tile.narrow(width / e.lanes)
 		load, finish := e.rowOf(t, width, v)
 		step := func(s *outer, a func(r int) operand.Mem) {
-			for line := 0; !stream && line < width*t.Size(); line += 64 {
-				e.PREFETCHT0(indexed(v, ahead, 4, line))
+			for line := 0; !streams && line < width*t.Size(); line += 64 {
+				e.PREFETCHT0(indexed(v, stride, 4, line))
 			}
 			s.step(func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(a(r), dst) }, load)
 			e.ADDQ(stride, v)
@@ -146,8 +146,8 @@ func (e *emitter) value() {
 		e.Label("block" + name)
 		clump := max(1, 256/(width*t.Size()))
 		for key := range lane {
-			if stream && key%clump == 0 {
-				e.prefetch(ahead, clump*width*t.Size(), fmt.Sprintf("%s_%d", name, key))
+			if streams && key%clump == 0 {
+				ahead.fetch(clump*width*t.Size(), fmt.Sprintf("%s_%d", name, key))
 			}
 			e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, key, key)
 			step(sets[key%len(sets)], func(r int) operand.Mem { return at(p, 4*(r*lane+key)) })
@@ -173,7 +173,7 @@ func (e *emitter) value() {
 		e.ADDQ(imm(t.Size()*width), v0)
 		e.ADDQ(imm(4*width), o)
 	})
-	if stream {
+	if streams {
 		e.note("to the next span: V span rows down, back to column 0")
 		e.MOVQ(rest, keys)
 		e.MOVQ(e.arg("Cols"), left)
