@@ -28,9 +28,6 @@ func (p *Plan) careful(w *worker, s *Sequence, query, head int) float64 {
 		}
 		top := max(m, x)
 		old, e := math.Exp(m-top), math.Exp(x-top)
-		if math.IsInf(m, -1) {
-			old = 0
-		}
 		l = l*old + e
 		for d := range acc {
 			acc[d] = acc[d]*old + e*s.Value.at(c.Value, kvHead, key, d)

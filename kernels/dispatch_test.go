@@ -34,6 +34,7 @@ func TestVariants(t *testing.T) {
 		if !v.Available {
 			_, err := kernels.NewPlan(small(), kernels.WithVariant(v.Name))
 			require.ErrorIs(t, err, kernels.ErrUnsupported)
+			require.ErrorContains(t, err, "forced by option")
 			require.ErrorContains(t, err, v.Reason)
 		}
 		has := kernels.Host().Features

@@ -3,6 +3,7 @@ package kernels
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -94,17 +95,32 @@ func (h HostInfo) missing(isa asm.ISA, requires []string) string {
 }
 
 func cpuName() string {
-	f, err := os.Open("/proc/cpuinfo")
-	if err == nil {
+	if f, err := os.Open("/proc/cpuinfo"); err == nil {
 		defer func() { _ = f.Close() }()
-		for sc := bufio.NewScanner(f); sc.Scan(); {
-			k, v, _ := strings.Cut(sc.Text(), ":")
-			if strings.TrimSpace(k) == "model name" {
-				return strings.TrimSpace(v)
-			}
+		if name := cpuModel(f); name != "" {
+			return name
 		}
 	}
 	return runtime.GOOS + "/" + runtime.GOARCH
+}
+
+// cpuModel reads the first core's model from Linux's cpuinfo: its name or, on arm64,
+// which has none, the numbers that stand for it. Profiles are signed with it.
+func cpuModel(cpuinfo io.Reader) string {
+	var implementer string
+	for sc := bufio.NewScanner(cpuinfo); sc.Scan(); {
+		k, v, _ := strings.Cut(sc.Text(), ":")
+		v = strings.TrimSpace(v)
+		switch strings.TrimSpace(k) {
+		case "model name":
+			return v
+		case "CPU implementer":
+			implementer = v
+		case "CPU part":
+			return fmt.Sprintf("CPU implementer %s, part %s", implementer, v)
+		}
+	}
+	return ""
 }
 
 // caches reads what Linux says of the first core; elsewhere it takes sizes that

@@ -3,6 +3,7 @@ package kernels
 import (
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -85,6 +86,16 @@ func TestVariantsAreComplete(t *testing.T) {
 }
 
 // The rows of an item are shared between few-rows tiles without gap.
+func TestCPUModel(t *testing.T) {
+	for name, c := range map[string]struct{ cpuinfo, want string }{
+		"amd64": {"processor\t: 0\nmodel\t\t: 1\nmodel name\t: AMD EPYC\n", "AMD EPYC"},
+		"arm64": {"processor\t: 0\nCPU implementer\t: 0x41\nCPU variant\t: 0x3\nCPU part\t: 0xd0c\n", "CPU implementer 0x41, part 0xd0c"},
+		"other": {"processor\t: 0\n", ""},
+	} {
+		t.Run(name, func(t *testing.T) { require.Equal(t, c.want, cpuModel(strings.NewReader(c.cpuinfo))) })
+	}
+}
+
 func TestFewTile(t *testing.T) {
 	for limit := 1; limit <= maxDecodeRows; limit++ {
 		for rows := 1; rows <= 40; rows++ {

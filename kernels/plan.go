@@ -54,7 +54,7 @@ func WithProfile(p *Profile) Option { return func(o *options) { o.profile = p } 
 func WithExecutor(e Executor) Option { return func(o *options) { o.executor = e } }
 
 // WithThreads sizes the plan's own pool; 0: GOMAXPROCS. The caller of Run counts as
-// one thread.
+// one thread. An engine with many plans shares one pool: WithExecutor(NewPool(0)).
 func WithThreads(n int) Option { return func(o *options) { o.threads = n } }
 
 // WithTuning fixes the tuning for every phase and length.

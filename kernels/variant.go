@@ -205,7 +205,7 @@ func selectVariant(name string) (*variant, string, error) {
 		return nil, "", err
 	}
 	if v.missing != "" {
-		return nil, "", fmt.Errorf("kernels: variant %q: %w on this host: %s", name, ErrUnsupported, v.missing)
+		return nil, "", fmt.Errorf("kernels: variant %q, %s: %w on this host: %s", name, reason, ErrUnsupported, v.missing)
 	}
 	return v, reason, nil
 }
@@ -233,6 +233,8 @@ func Variants() ([]Variant, error) {
 			w.Reason = v.missing
 		case chosen != nil:
 			w.Reason = chosen.name + " was selected: " + reason
+		default:
+			w.Reason = "none is selected: " + err.Error()
 		}
 		list = append(list, w)
 	}

@@ -26,6 +26,7 @@
 //	profile, report := tune.Load()
 //	plan, err := kernels.NewPlan(config, kernels.WithProfile(profile))
 //
-// It is signed by CPU, caches and kernels. What does not fit, or is damaged, is
+// It is signed by CPU, caches and the hashes of the assembly kernels; purego has none, so
+// that its entries outlive a change of the portable kernels. What does not fit, or is damaged, is
 // reported and ignored.
 package tune

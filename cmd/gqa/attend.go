@@ -206,6 +206,9 @@ type report struct {
 }
 
 func (c *attendCmd) Run(e *env) error {
+	if err := c.Variant.available(); err != nil {
+		return err
+	}
 	p, err := c.problem()
 	if err != nil {
 		return err

@@ -105,6 +105,9 @@ func set(value, flag *int) {
 }
 
 func (c *benchCmd) Run(e *env) error {
+	if err := c.Variant.available(); err != nil {
+		return err
+	}
 	cases := c.cases()
 	bar := e.progress(int64(len(cases)), "bench")
 	options := bench.Options{Profile: e.loadProfile()}

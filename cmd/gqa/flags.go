@@ -26,6 +26,18 @@ func (v *variantName) Decode(ctx *kong.DecodeContext) error {
 	return nil
 }
 
+// available reports whether this host runs the variant; the empty one is the
+// dispatcher's choice.
+func (v variantName) available() error {
+	list, _ := kernels.Variants() // the error is about GQA_VARIANT
+	for _, x := range list {
+		if x.Name == string(v) && !x.Available {
+			return fmt.Errorf("--variant: %s: expected a variant that this host runs: %s", x.Name, x.Reason)
+		}
+	}
+	return nil
+}
+
 // variantNames lists every variant, available or not, in order of preference.
 func variantNames() []string {
 	var names []string

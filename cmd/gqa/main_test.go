@@ -185,3 +185,23 @@ func canceled(t *testing.T) context.Context {
 	cancel()
 	return ctx
 }
+
+func TestVariantThatThisHostLacks(t *testing.T) {
+	hermetic(t)
+	list, err := kernels.Variants()
+	require.NoError(t, err)
+	lacking := 0
+	for _, v := range list {
+		if v.Available {
+			continue
+		}
+		lacking++
+		for _, command := range []string{"attend", "bench", "verify"} {
+			code, stdout, stderr := gqa(t, command, "--variant", v.Name)
+			require.Equal(t, exitError, code)
+			require.Empty(t, stdout)
+			require.Equal(t, "gqa: --variant: "+v.Name+": expected a variant that this host runs: "+v.Reason+"\n", stderr)
+		}
+	}
+	require.Positive(t, lacking, "no host runs both amd64's and arm64's")
+}
