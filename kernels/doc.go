@@ -2,7 +2,8 @@
 // arXiv 2305.13245) on CPUs: prefill, chunks and decode, in one call.
 //
 // H query heads share Hkv key/value heads; G = H/Hkv query heads read the same
-// K and V, which are therefore read, converted and packed once for the group.
+// K and V, which are therefore read, converted and packed once for the group (and,
+// in prefill, for each block of some thousand query rows).
 // G = 1 is multi-head attention, Hkv = 1 multi-query attention.
 //
 // A [Plan] holds what a layer is (heads, dimensions, types, options); it is
