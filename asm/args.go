@@ -23,18 +23,33 @@ type ScoreArgs struct {
 //
 // Value walks the keys inside a column tile (V is hot in L2). DecodeValue
 // walks column tiles inside a span of 16 to 64 keys (V is streamed once), converts
-// V in registers and, unless Prefetch is 0, prefetches as many lines as it consumes,
-// beginning Prefetch bytes after V, a multiple of VStride.
+// V in registers and, unless Prefetch is 0, prefetches one line for every PrefetchEvery
+// that it consumes, beginning Prefetch bytes after V, a multiple of VStride.
+//
+// ValueExp also does what Maxima left of another tile's softmax, the next one's; its
+// exponentials take the place of FMAs alone, without their latency. When it returns
+//
+//	P[r][j] = 2^(S[r][j] − m);  L[r] += Σ_j P[r][j]    r < R, j < 16·Blocks
+//
+// in place for S, Pending, L and Blocks of that Maxima.
 type ValueArgs struct {
-	P        *float32       // [⌈Keys/16⌉][R][16]
-	V        unsafe.Pointer // [Keys] rows of Cols elements
-	VStride  int            // bytes from row to row
-	O        *float32       // [R] rows of Cols float32
-	OStride  int            // bytes from row to row
-	Alpha    *float32       // [R]
-	Keys     int            // > 0
-	Cols     int            // > 0, a multiple of 16
-	Prefetch int            // bytes ahead (DecodeValue only); 0: none
+	P       *float32       // [⌈Keys/16⌉][R][16]
+	V       unsafe.Pointer // [Keys] rows of Cols elements
+	VStride int            // bytes from row to row
+	O       *float32       // [R] rows of Cols float32
+	OStride int            // bytes from row to row
+	Alpha   *float32       // [R]
+	Keys    int            // > 0
+	Cols    int            // > 0, a multiple of 16
+	// DecodeValue only.
+	Prefetch      int // bytes ahead; 0: none
+	PrefetchEvery int // > 0 unless Prefetch is 0
+	PrefetchRow   int // bytes of each row that are prefetched
+	// Value and ValueExp only: the next row tile's Q, prefetched; may be nil.
+	Next *float32
+	// ValueExp only.
+	NextS, NextPending, NextL *float32
+	NextBlocks                int // 0: there is no other tile
 }
 
 // DecodeScoreArgs: S = Q·Kᵀ for R rows against K in plain rows.
@@ -51,6 +66,40 @@ type DecodeScoreArgs struct {
 	D        int            // > 0, a multiple of 16
 	Keys     int            // > 0
 	Prefetch int            // bytes ahead; 0: none
+	// As of DecodeValue.
+	PrefetchEvery, PrefetchRow int
+}
+
+// PanelScoreArgs: S = Q·Kᵀ for R rows against K in panels of 16 keys.
+//
+//	S[p][r][w] = Σ_d Q[r][d]·K[p][d][w]    p < Panels, r < R, w < 16
+//
+// It prefetches as many lines as it consumes, beginning Prefetch bytes after K.
+type PanelScoreArgs struct {
+	Q        *float32       // [R][D]
+	K        unsafe.Pointer // [Panels][D][16]
+	S        *float32       // [Panels][R][16], written
+	D        int            // > 0, a multiple of 16
+	Panels   int            // > 0
+	Prefetch int            // bytes ahead; 0: none
+}
+
+// PanelValueArgs: O = alpha·O + P·V for R rows, V in panels of 16 columns.
+//
+//	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[c/16][k][c%16]    c < 16·Panels
+//
+// It prefetches as many lines as it consumes, each Prefetch bytes after one that it
+// reads.
+type PanelValueArgs struct {
+	P        *float32       // [⌈Keys/16⌉][R][16]
+	V        unsafe.Pointer // [Panels][Keys][16]
+	VStride  int            // bytes from panel to panel
+	O        *float32       // [R] rows of 16·Panels float32
+	OStride  int            // bytes from row to row
+	Alpha    *float32       // [R]
+	Keys     int            // > 0
+	Panels   int            // > 0
+	Prefetch int            // bytes ahead; 0: none
 }
 
 // SoftmaxArgs: the online softmax (Milakov and Gimelshein, arXiv 1805.02867) of
@@ -64,6 +113,11 @@ type DecodeScoreArgs struct {
 // at 0. 2^x has an error below 4 ulp; results below 2^−126 may be 0 or any
 // value up to 2^−126. A NaN or +Inf score in range leaves a NaN in L.
 // Stride is in bytes.
+//
+// Maxima stops before the exponentials: it leaves −Inf instead of P where P is 0, makes
+// L[r] Alpha[r]·L[r], and writes, for vectors of N float32, 16 to a row,
+//
+//	Pending[r][i][0][0 … N] = −m, 0 if m is −Inf;  Pending[r][i][1][0 … N] = 0    i < 16/N
 type SoftmaxArgs struct {
 	S      *float32 // [Blocks][16] a row, blocks Stride bytes apart
 	Stride int      // bytes from block to block; rows are 64 bytes apart
@@ -73,6 +127,8 @@ type SoftmaxArgs struct {
 	M      *float32 // [Rows], read and written
 	L      *float32 // [Rows], read and written
 	Alpha  *float32 // [Rows], written
+	// Maxima only: [Rows][16/N][2][N], written.
+	Pending *float32
 }
 
 // ModifyArgs is shared by the ops that change scores in place, over all

@@ -105,7 +105,7 @@ func benchmarkValue(b *testing.B, op asm.Op, run func(asm.ID, *asm.ValueArgs), k
 					p, v, o, alpha := aligned(n*k.Rows), aligned(bytes/4), aligned(k.Rows*cols), aligned(k.Rows)
 					a := asm.ValueArgs{
 						P: &p[0], V: unsafe.Pointer(&v[0]), VStride: cols * size(k.Type), O: &o[0], OStride: 4 * cols,
-						Alpha: &alpha[0], Keys: n, Cols: cols, Prefetch: prefetch(n),
+						Alpha: &alpha[0], Keys: n, Cols: cols, Prefetch: prefetch(n), PrefetchEvery: 1, PrefetchRow: cols * size(k.Type),
 					}
 					report(b, k.ISA, 2*k.Rows*n*cols, bytes, func() { run(k.ID, &a) })
 				})
@@ -124,9 +124,27 @@ func BenchmarkDecodeScore(b *testing.B) {
 					q, kk, s := aligned(k.Rows*d), aligned(bytes/4), aligned(keys*k.Rows)
 					a := asm.DecodeScoreArgs{
 						Q: &q[0], K: unsafe.Pointer(&kk[0]), KStride: d * size(k.Type), S: &s[0], D: d, Keys: keys,
-						Prefetch: prefetch(keys),
+						Prefetch: prefetch(keys), PrefetchEvery: 1, PrefetchRow: d * size(k.Type),
 					}
 					report(b, k.ISA, 2*k.Rows*keys*d, bytes, func() { asm.DecodeScore(k.ID, &a) })
+				})
+			}
+		}
+	}
+}
+
+func BenchmarkPanelScore(b *testing.B) {
+	for _, k := range kernels(asm.OpPanelScore) {
+		for _, d := range []int{64, 128} {
+			for _, keys := range []int{64, 256, many} {
+				b.Run(fmt.Sprintf("kernel=%s/D=%d/keys=%d", k.Name, d, keys), func(b *testing.B) {
+					needs(b, k)
+					bytes := keys * d * size(k.Type)
+					q, kk, s := aligned(k.Rows*d), aligned(bytes/4), aligned(keys*k.Rows)
+					a := asm.PanelScoreArgs{
+						Q: &q[0], K: unsafe.Pointer(&kk[0]), S: &s[0], D: d, Panels: keys / asm.Lane, Prefetch: prefetch(keys),
+					}
+					report(b, k.ISA, 2*k.Rows*keys*d, bytes, func() { asm.PanelScore(k.ID, &a) })
 				})
 			}
 		}

@@ -16,17 +16,17 @@
 //	AX       Q, at d
 //	BX       K
 //	CX       elements of D left
-//	DX       next line to prefetch; 0: none
+//	DX       next line to prefetch
 //	SI       S
-//	R8       key
-//	R9       key of the next step
-//	R10      KStride
-//	R11      3·KStride
-//	R12      5·KStride
-//	R13      7·KStride
+//	R8       Keys
+//	R9       KStride
+//	R10      3·KStride
+//	R11      5·KStride
+//	R12      7·KStride
 //	Z0–Z7    partial sums of S[r][key]
 //	Z8       Q[r][d]
 //	Z9–Z12   K[key][d]; sums
+//	R13      steps left in the block
 
 // func decode_score_bf16_1x8_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
@@ -35,35 +35,39 @@ TEXT ·decode_score_bf16_1x8_avx512(SB), $128-8
 	MOVQ 8(DI), BX
 
 	// rows without gaps are one long row
-	MOVQ   32(DI), DX
-	IMUL3Q $+2, DX, DX
-	MOVQ   DX, (SP)
-	MOVQ   DX, 8(SP)
-	NEGQ   DX
-	ADDQ   16(DI), DX
-	MOVQ   DX, 16(SP)
-	JNZ    gaps
-	MOVQ   $0x4000000000000000, DX
-	MOVQ   DX, 8(SP)
+	MOVQ 64(DI), DX
+	MOVQ DX, (SP)
+	MOVQ DX, 8(SP)
+	NEGQ DX
+	ADDQ 16(DI), DX
+	MOVQ DX, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, DX
+	MOVQ DX, 8(SP)
 
 gaps:
+	MOVQ  $0x4000000000000000, DX
+	MOVQ  DX, 24(SP)
 	MOVQ  48(DI), DX
 	TESTQ DX, DX
 	JZ    no_prefetch
 	ADDQ  BX, DX
+	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
 	MOVQ 24(DI), SI
-	MOVQ 16(DI), R10
-	LEAQ (R10)(R10*2), R11
-	LEAQ (R10)(R10*4), R12
-	LEAQ (R11)(R10*4), R13
-	XORQ R8, R8
+	MOVQ 40(DI), R8
+	MOVQ 16(DI), R9
+	LEAQ (R9)(R9*2), R10
+	LEAQ (R9)(R9*4), R11
+	LEAQ (R10)(R9*4), R12
+	SUBQ $0x10, R8
+	JLT  rest
+
+block:
+	MOVQ $0x00000002, R13
 
 keys:
-	LEAQ   8(R8), R9
-	CMPQ   R9, 40(DI)
-	JGT    rest
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
@@ -78,8 +82,8 @@ keys:
 	JLT    half
 
 steps:
-	TESTQ      DX, DX
-	JZ         fetched_32
+	DECQ       24(SP)
+	JNZ        fetched_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
@@ -108,6 +112,10 @@ same_row_32_512:
 	MOVQ       a+0(FP), DI
 
 same_row_32_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
@@ -116,25 +124,25 @@ fetched_32:
 	VPUNPCKLWD  (BX), Z9, Z9
 	VFMADD231PS Z9, Z8, Z0
 	VPXORD      Z10, Z10, Z10
-	VPUNPCKLWD  (BX)(R10*1), Z10, Z10
+	VPUNPCKLWD  (BX)(R9*1), Z10, Z10
 	VFMADD231PS Z10, Z8, Z1
 	VPXORD      Z11, Z11, Z11
-	VPUNPCKLWD  (BX)(R10*2), Z11, Z11
+	VPUNPCKLWD  (BX)(R9*2), Z11, Z11
 	VFMADD231PS Z11, Z8, Z2
 	VPXORD      Z12, Z12, Z12
-	VPUNPCKLWD  (BX)(R11*1), Z12, Z12
+	VPUNPCKLWD  (BX)(R10*1), Z12, Z12
 	VFMADD231PS Z12, Z8, Z3
 	VPXORD      Z9, Z9, Z9
-	VPUNPCKLWD  (BX)(R10*4), Z9, Z9
+	VPUNPCKLWD  (BX)(R9*4), Z9, Z9
 	VFMADD231PS Z9, Z8, Z4
 	VPXORD      Z10, Z10, Z10
-	VPUNPCKLWD  (BX)(R12*1), Z10, Z10
+	VPUNPCKLWD  (BX)(R11*1), Z10, Z10
 	VFMADD231PS Z10, Z8, Z5
 	VPXORD      Z11, Z11, Z11
-	VPUNPCKLWD  (BX)(R11*2), Z11, Z11
+	VPUNPCKLWD  (BX)(R10*2), Z11, Z11
 	VFMADD231PS Z11, Z8, Z6
 	VPXORD      Z12, Z12, Z12
-	VPUNPCKLWD  (BX)(R13*1), Z12, Z12
+	VPUNPCKLWD  (BX)(R12*1), Z12, Z12
 	VFMADD231PS Z12, Z8, Z7
 
 	// S[0..0][0..7] += Q[d+16..]·K[d+16..]
@@ -144,25 +152,25 @@ fetched_32:
 	VPUNPCKHWD  (BX), Z9, Z9
 	VFMADD231PS Z9, Z8, Z0
 	VPXORD      Z10, Z10, Z10
-	VPUNPCKHWD  (BX)(R10*1), Z10, Z10
+	VPUNPCKHWD  (BX)(R9*1), Z10, Z10
 	VFMADD231PS Z10, Z8, Z1
 	VPXORD      Z11, Z11, Z11
-	VPUNPCKHWD  (BX)(R10*2), Z11, Z11
+	VPUNPCKHWD  (BX)(R9*2), Z11, Z11
 	VFMADD231PS Z11, Z8, Z2
 	VPXORD      Z12, Z12, Z12
-	VPUNPCKHWD  (BX)(R11*1), Z12, Z12
+	VPUNPCKHWD  (BX)(R10*1), Z12, Z12
 	VFMADD231PS Z12, Z8, Z3
 	VPXORD      Z9, Z9, Z9
-	VPUNPCKHWD  (BX)(R10*4), Z9, Z9
+	VPUNPCKHWD  (BX)(R9*4), Z9, Z9
 	VFMADD231PS Z9, Z8, Z4
 	VPXORD      Z10, Z10, Z10
-	VPUNPCKHWD  (BX)(R12*1), Z10, Z10
+	VPUNPCKHWD  (BX)(R11*1), Z10, Z10
 	VFMADD231PS Z10, Z8, Z5
 	VPXORD      Z11, Z11, Z11
-	VPUNPCKHWD  (BX)(R11*2), Z11, Z11
+	VPUNPCKHWD  (BX)(R10*2), Z11, Z11
 	VFMADD231PS Z11, Z8, Z6
 	VPXORD      Z12, Z12, Z12
-	VPUNPCKHWD  (BX)(R13*1), Z12, Z12
+	VPUNPCKHWD  (BX)(R12*1), Z12, Z12
 	VFMADD231PS Z12, Z8, Z7
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
@@ -172,8 +180,8 @@ fetched_32:
 half:
 	ADDQ       $0x20, CX
 	JZ         summed
-	TESTQ      DX, DX
-	JZ         fetched_16
+	DECQ       24(SP)
+	JNZ        fetched_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
@@ -188,31 +196,35 @@ half:
 	MOVQ       a+0(FP), DI
 
 same_row_16_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_16:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
 	VPMOVZXWD   (BX), Z9
 	VPSLLD      $0x10, Z9, Z9
 	VFMADD231PS Z9, Z8, Z0
-	VPMOVZXWD   (BX)(R10*1), Z10
+	VPMOVZXWD   (BX)(R9*1), Z10
 	VPSLLD      $0x10, Z10, Z10
 	VFMADD231PS Z10, Z8, Z1
-	VPMOVZXWD   (BX)(R10*2), Z11
+	VPMOVZXWD   (BX)(R9*2), Z11
 	VPSLLD      $0x10, Z11, Z11
 	VFMADD231PS Z11, Z8, Z2
-	VPMOVZXWD   (BX)(R11*1), Z12
+	VPMOVZXWD   (BX)(R10*1), Z12
 	VPSLLD      $0x10, Z12, Z12
 	VFMADD231PS Z12, Z8, Z3
-	VPMOVZXWD   (BX)(R10*4), Z9
+	VPMOVZXWD   (BX)(R9*4), Z9
 	VPSLLD      $0x10, Z9, Z9
 	VFMADD231PS Z9, Z8, Z4
-	VPMOVZXWD   (BX)(R12*1), Z10
+	VPMOVZXWD   (BX)(R11*1), Z10
 	VPSLLD      $0x10, Z10, Z10
 	VFMADD231PS Z10, Z8, Z5
-	VPMOVZXWD   (BX)(R11*2), Z11
+	VPMOVZXWD   (BX)(R10*2), Z11
 	VPSLLD      $0x10, Z11, Z11
 	VFMADD231PS Z11, Z8, Z6
-	VPMOVZXWD   (BX)(R13*1), Z12
+	VPMOVZXWD   (BX)(R12*1), Z12
 	VPSLLD      $0x10, Z12, Z12
 	VFMADD231PS Z12, Z8, Z7
 	ADDQ        $0x40, AX
@@ -223,7 +235,7 @@ summed:
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R10*8), BX
+	LEAQ   (BX)(R9*8), BX
 
 	// sums across, stored
 	VSHUFPS       $0x4e, Z1, Z0, Z9
@@ -252,15 +264,15 @@ summed:
 	VSHUFF32X4    $0x03, Y4, Y0, Y0
 	VADDPS        Y9, Y0, Y0
 	VMOVUPS       Y0, (SI)
-
-	// on to the next block after 16 keys
-	ADDQ $0x20, SI
-	MOVQ R9, R8
-	JMP  keys
+	ADDQ          $0x20, SI
+	DECQ          R13
+	JNZ           keys
+	SUBQ          $0x10, R8
+	JGE           block
 
 rest:
-	CMPQ R8, 40(DI)
-	JGE  done
+	ADDQ $0x10, R8
+	JZ   done
 
 key:
 	MOVQ   (DI), AX
@@ -270,8 +282,8 @@ key:
 	JLT    half_rest
 
 steps_rest:
-	TESTQ      DX, DX
-	JZ         fetched_rest_32
+	DECQ       24(SP)
+	JNZ        fetched_rest_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
@@ -283,6 +295,10 @@ steps_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_32_64:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_32:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
@@ -305,8 +321,8 @@ fetched_rest_32:
 half_rest:
 	ADDQ       $0x20, CX
 	JZ         summed_rest
-	TESTQ      DX, DX
-	JZ         fetched_rest_16
+	DECQ       24(SP)
+	JNZ        fetched_rest_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
@@ -318,6 +334,10 @@ half_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_16_32:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_16:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
@@ -332,7 +352,7 @@ summed_rest:
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R10*1), BX
+	LEAQ   (BX)(R9*1), BX
 
 	// sums across, stored
 	VSHUFPS       $0x4e, Z1, Z0, Z9
@@ -350,9 +370,8 @@ summed_rest:
 	VADDPS        X9, X0, X0
 	VMOVSS        X0, (SI)
 	ADDQ          $0x04, SI
-	INCQ          R8
-	CMPQ          R8, 40(DI)
-	JLT           key
+	DECQ          R8
+	JNZ           key
 
 done:
 	VZEROUPPER

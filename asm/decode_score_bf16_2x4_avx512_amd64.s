@@ -16,16 +16,16 @@
 //	AX       Q, at d
 //	BX       K
 //	CX       elements of D left
-//	DX       next line to prefetch; 0: none
+//	DX       next line to prefetch
 //	SI       S
-//	R8       key
-//	R9       key of the next step
-//	R10      KStride
-//	R11      3·KStride
-//	R12      4·D
+//	R8       Keys
+//	R9       KStride
+//	R10      3·KStride
+//	R11      4·D
 //	Z0–Z7    partial sums of S[r][key]
 //	Z8–Z9    Q[r][d]
 //	Z10–Z13  K[key][d]; sums
+//	R12      steps left in the block
 
 // func decode_score_bf16_2x4_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
@@ -34,35 +34,39 @@ TEXT ·decode_score_bf16_2x4_avx512(SB), $128-8
 	MOVQ 8(DI), BX
 
 	// rows without gaps are one long row
-	MOVQ   32(DI), DX
-	IMUL3Q $+2, DX, DX
-	MOVQ   DX, (SP)
-	MOVQ   DX, 8(SP)
-	NEGQ   DX
-	ADDQ   16(DI), DX
-	MOVQ   DX, 16(SP)
-	JNZ    gaps
-	MOVQ   $0x4000000000000000, DX
-	MOVQ   DX, 8(SP)
+	MOVQ 64(DI), DX
+	MOVQ DX, (SP)
+	MOVQ DX, 8(SP)
+	NEGQ DX
+	ADDQ 16(DI), DX
+	MOVQ DX, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, DX
+	MOVQ DX, 8(SP)
 
 gaps:
+	MOVQ  $0x4000000000000000, DX
+	MOVQ  DX, 24(SP)
 	MOVQ  48(DI), DX
 	TESTQ DX, DX
 	JZ    no_prefetch
 	ADDQ  BX, DX
+	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
 	MOVQ 24(DI), SI
-	MOVQ 16(DI), R10
-	LEAQ (R10)(R10*2), R11
-	MOVQ 32(DI), R12
-	SHLQ $0x02, R12
-	XORQ R8, R8
+	MOVQ 40(DI), R8
+	MOVQ 16(DI), R9
+	LEAQ (R9)(R9*2), R10
+	MOVQ 32(DI), R11
+	SHLQ $0x02, R11
+	SUBQ $0x10, R8
+	JLT  rest
+
+block:
+	MOVQ $0x00000004, R12
 
 keys:
-	LEAQ   4(R8), R9
-	CMPQ   R9, 40(DI)
-	JGT    rest
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
@@ -77,8 +81,8 @@ keys:
 	JLT    half
 
 steps:
-	TESTQ      DX, DX
-	JZ         fetched_32
+	DECQ       24(SP)
+	JNZ        fetched_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
@@ -93,48 +97,52 @@ steps:
 	MOVQ       a+0(FP), DI
 
 same_row_32_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32:
 	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
 	VSHUFF32X4  $0x88, 64(AX), Z8, Z8
-	VMOVUPS     (AX)(R12*1), Z9
-	VSHUFF32X4  $0x88, 64(AX)(R12*1), Z9, Z9
+	VMOVUPS     (AX)(R11*1), Z9
+	VSHUFF32X4  $0x88, 64(AX)(R11*1), Z9, Z9
 	VPXORD      Z10, Z10, Z10
 	VPUNPCKLWD  (BX), Z10, Z10
 	VFMADD231PS Z10, Z8, Z0
 	VFMADD231PS Z10, Z9, Z4
 	VPXORD      Z11, Z11, Z11
-	VPUNPCKLWD  (BX)(R10*1), Z11, Z11
+	VPUNPCKLWD  (BX)(R9*1), Z11, Z11
 	VFMADD231PS Z11, Z8, Z1
 	VFMADD231PS Z11, Z9, Z5
 	VPXORD      Z12, Z12, Z12
-	VPUNPCKLWD  (BX)(R10*2), Z12, Z12
+	VPUNPCKLWD  (BX)(R9*2), Z12, Z12
 	VFMADD231PS Z12, Z8, Z2
 	VFMADD231PS Z12, Z9, Z6
 	VPXORD      Z13, Z13, Z13
-	VPUNPCKLWD  (BX)(R11*1), Z13, Z13
+	VPUNPCKLWD  (BX)(R10*1), Z13, Z13
 	VFMADD231PS Z13, Z8, Z3
 	VFMADD231PS Z13, Z9, Z7
 
 	// S[0..1][0..3] += Q[d+16..]·K[d+16..]
 	VMOVUPS     (AX), Z8
 	VSHUFF32X4  $0xdd, 64(AX), Z8, Z8
-	VMOVUPS     (AX)(R12*1), Z9
-	VSHUFF32X4  $0xdd, 64(AX)(R12*1), Z9, Z9
+	VMOVUPS     (AX)(R11*1), Z9
+	VSHUFF32X4  $0xdd, 64(AX)(R11*1), Z9, Z9
 	VPXORD      Z10, Z10, Z10
 	VPUNPCKHWD  (BX), Z10, Z10
 	VFMADD231PS Z10, Z8, Z0
 	VFMADD231PS Z10, Z9, Z4
 	VPXORD      Z11, Z11, Z11
-	VPUNPCKHWD  (BX)(R10*1), Z11, Z11
+	VPUNPCKHWD  (BX)(R9*1), Z11, Z11
 	VFMADD231PS Z11, Z8, Z1
 	VFMADD231PS Z11, Z9, Z5
 	VPXORD      Z12, Z12, Z12
-	VPUNPCKHWD  (BX)(R10*2), Z12, Z12
+	VPUNPCKHWD  (BX)(R9*2), Z12, Z12
 	VFMADD231PS Z12, Z8, Z2
 	VFMADD231PS Z12, Z9, Z6
 	VPXORD      Z13, Z13, Z13
-	VPUNPCKHWD  (BX)(R11*1), Z13, Z13
+	VPUNPCKHWD  (BX)(R10*1), Z13, Z13
 	VFMADD231PS Z13, Z8, Z3
 	VFMADD231PS Z13, Z9, Z7
 	ADDQ        $+128, AX
@@ -145,8 +153,8 @@ fetched_32:
 half:
 	ADDQ       $0x20, CX
 	JZ         summed
-	TESTQ      DX, DX
-	JZ         fetched_16
+	DECQ       24(SP)
+	JNZ        fetched_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
@@ -159,23 +167,27 @@ half:
 	MOVQ       a+0(FP), DI
 
 same_row_16_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_16:
 	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VMOVUPS     (AX)(R12*1), Z9
+	VMOVUPS     (AX)(R11*1), Z9
 	VPMOVZXWD   (BX), Z10
 	VPSLLD      $0x10, Z10, Z10
 	VFMADD231PS Z10, Z8, Z0
 	VFMADD231PS Z10, Z9, Z4
-	VPMOVZXWD   (BX)(R10*1), Z11
+	VPMOVZXWD   (BX)(R9*1), Z11
 	VPSLLD      $0x10, Z11, Z11
 	VFMADD231PS Z11, Z8, Z1
 	VFMADD231PS Z11, Z9, Z5
-	VPMOVZXWD   (BX)(R10*2), Z12
+	VPMOVZXWD   (BX)(R9*2), Z12
 	VPSLLD      $0x10, Z12, Z12
 	VFMADD231PS Z12, Z8, Z2
 	VFMADD231PS Z12, Z9, Z6
-	VPMOVZXWD   (BX)(R11*1), Z13
+	VPMOVZXWD   (BX)(R10*1), Z13
 	VPSLLD      $0x10, Z13, Z13
 	VFMADD231PS Z13, Z8, Z3
 	VFMADD231PS Z13, Z9, Z7
@@ -187,7 +199,7 @@ summed:
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R10*4), BX
+	LEAQ   (BX)(R9*4), BX
 
 	// sums across, stored
 	VSHUFPS       $0x4e, Z1, Z0, Z10
@@ -217,18 +229,16 @@ summed:
 	VADDPS        Y10, Y0, Y0
 	VMOVUPS       X0, (SI)
 	VEXTRACTF128  $0x01, Y0, 64(SI)
-
-	// on to the next block after 16 keys
-	ADDQ  $0x10, SI
-	MOVQ  R9, R8
-	TESTQ $+15, R8
-	JNZ   keys
-	ADDQ  $0x40, SI
-	JMP   keys
+	ADDQ          $0x10, SI
+	DECQ          R12
+	JNZ           keys
+	ADDQ          $0x40, SI
+	SUBQ          $0x10, R8
+	JGE           block
 
 rest:
-	CMPQ R8, 40(DI)
-	JGE  done
+	ADDQ $0x10, R8
+	JZ   done
 
 key:
 	MOVQ   (DI), AX
@@ -239,8 +249,8 @@ key:
 	JLT    half_rest
 
 steps_rest:
-	TESTQ      DX, DX
-	JZ         fetched_rest_32
+	DECQ       24(SP)
+	JNZ        fetched_rest_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
@@ -252,10 +262,14 @@ steps_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_32_64:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_32:
 	// S[0..1][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VMOVUPS     (AX)(R12*1), Z9
+	VMOVUPS     (AX)(R11*1), Z9
 	VPMOVZXWD   (BX), Z10
 	VPSLLD      $0x10, Z10, Z10
 	VFMADD231PS Z10, Z8, Z0
@@ -263,7 +277,7 @@ fetched_rest_32:
 
 	// S[0..1][0..0] += Q[d+16..]·K[d+16..]
 	VMOVUPS     64(AX), Z8
-	VMOVUPS     64(AX)(R12*1), Z9
+	VMOVUPS     64(AX)(R11*1), Z9
 	VPMOVZXWD   32(BX), Z10
 	VPSLLD      $0x10, Z10, Z10
 	VFMADD231PS Z10, Z8, Z0
@@ -276,8 +290,8 @@ fetched_rest_32:
 half_rest:
 	ADDQ       $0x20, CX
 	JZ         summed_rest
-	TESTQ      DX, DX
-	JZ         fetched_rest_16
+	DECQ       24(SP)
+	JNZ        fetched_rest_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
@@ -289,10 +303,14 @@ half_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_16_32:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_16:
 	// S[0..1][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VMOVUPS     (AX)(R12*1), Z9
+	VMOVUPS     (AX)(R11*1), Z9
 	VPMOVZXWD   (BX), Z10
 	VPSLLD      $0x10, Z10, Z10
 	VFMADD231PS Z10, Z8, Z0
@@ -305,7 +323,7 @@ summed_rest:
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R10*1), BX
+	LEAQ   (BX)(R9*1), BX
 
 	// sums across, stored
 	VSHUFPS       $0x4e, Z1, Z0, Z10
@@ -324,9 +342,8 @@ summed_rest:
 	VMOVSS        X0, (SI)
 	VEXTRACTPS    $0x01, X0, 64(SI)
 	ADDQ          $0x04, SI
-	INCQ          R8
-	CMPQ          R8, 40(DI)
-	JLT           key
+	DECQ          R8
+	JNZ           key
 
 done:
 	VZEROUPPER

@@ -16,16 +16,16 @@
 //	AX       Q, at d
 //	BX       K
 //	CX       elements of D left
-//	DX       next line to prefetch; 0: none
+//	DX       next line to prefetch
 //	SI       S
-//	R8       key
-//	R9       key of the next step
-//	R10      KStride
-//	R11      3·KStride
-//	R12      4·D
+//	R8       Keys
+//	R9       KStride
+//	R10      3·KStride
+//	R11      4·D
 //	Y0–Y11   partial sums of S[r][key]
 //	Y12–Y14  Q[r][d]
 //	Y15      K[key][d]; sums
+//	R12      steps left in the block
 
 // func decode_score_bf16_3x4_avx2(a *DecodeScoreArgs)
 // Requires: AVX, AVX2, FMA3, MMX+
@@ -34,35 +34,39 @@ TEXT ·decode_score_bf16_3x4_avx2(SB), $128-8
 	MOVQ 8(DI), BX
 
 	// rows without gaps are one long row
-	MOVQ   32(DI), DX
-	IMUL3Q $+2, DX, DX
-	MOVQ   DX, (SP)
-	MOVQ   DX, 8(SP)
-	NEGQ   DX
-	ADDQ   16(DI), DX
-	MOVQ   DX, 16(SP)
-	JNZ    gaps
-	MOVQ   $0x4000000000000000, DX
-	MOVQ   DX, 8(SP)
+	MOVQ 64(DI), DX
+	MOVQ DX, (SP)
+	MOVQ DX, 8(SP)
+	NEGQ DX
+	ADDQ 16(DI), DX
+	MOVQ DX, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, DX
+	MOVQ DX, 8(SP)
 
 gaps:
+	MOVQ  $0x4000000000000000, DX
+	MOVQ  DX, 24(SP)
 	MOVQ  48(DI), DX
 	TESTQ DX, DX
 	JZ    no_prefetch
 	ADDQ  BX, DX
+	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
 	MOVQ 24(DI), SI
-	MOVQ 16(DI), R10
-	LEAQ (R10)(R10*2), R11
-	MOVQ 32(DI), R12
-	SHLQ $0x02, R12
-	XORQ R8, R8
+	MOVQ 40(DI), R8
+	MOVQ 16(DI), R9
+	LEAQ (R9)(R9*2), R10
+	MOVQ 32(DI), R11
+	SHLQ $0x02, R11
+	SUBQ $0x10, R8
+	JLT  rest
+
+block:
+	MOVQ $0x00000004, R12
 
 keys:
-	LEAQ   4(R8), R9
-	CMPQ   R9, 40(DI)
-	JGT    rest
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VXORPS Y0, Y0, Y0
@@ -81,8 +85,8 @@ keys:
 	JLT    half
 
 steps:
-	TESTQ      DX, DX
-	JZ         fetched_32
+	DECQ       24(SP)
+	JNZ        fetched_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
@@ -97,31 +101,35 @@ steps:
 	MOVQ       a+0(FP), DI
 
 same_row_32_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32:
 	// S[0..2][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y12
 	VBLENDPS    $0xf0, 16(AX), Y12, Y12
-	VMOVUPS     (AX)(R12*1), Y13
-	VBLENDPS    $0xf0, 16(AX)(R12*1), Y13, Y13
-	VMOVUPS     (AX)(R12*2), Y14
-	VBLENDPS    $0xf0, 16(AX)(R12*2), Y14, Y14
+	VMOVUPS     (AX)(R11*1), Y13
+	VBLENDPS    $0xf0, 16(AX)(R11*1), Y13, Y13
+	VMOVUPS     (AX)(R11*2), Y14
+	VBLENDPS    $0xf0, 16(AX)(R11*2), Y14, Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKLWD  (BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
 	VFMADD231PS Y15, Y13, Y4
 	VFMADD231PS Y15, Y14, Y8
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  (BX)(R10*1), Y15, Y15
+	VPUNPCKLWD  (BX)(R9*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y1
 	VFMADD231PS Y15, Y13, Y5
 	VFMADD231PS Y15, Y14, Y9
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  (BX)(R10*2), Y15, Y15
+	VPUNPCKLWD  (BX)(R9*2), Y15, Y15
 	VFMADD231PS Y15, Y12, Y2
 	VFMADD231PS Y15, Y13, Y6
 	VFMADD231PS Y15, Y14, Y10
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  (BX)(R11*1), Y15, Y15
+	VPUNPCKLWD  (BX)(R10*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y3
 	VFMADD231PS Y15, Y13, Y7
 	VFMADD231PS Y15, Y14, Y11
@@ -129,27 +137,27 @@ fetched_32:
 	// S[0..2][0..3] += Q[d+8..]·K[d+8..]
 	VMOVUPS     16(AX), Y12
 	VBLENDPS    $0xf0, 32(AX), Y12, Y12
-	VMOVUPS     16(AX)(R12*1), Y13
-	VBLENDPS    $0xf0, 32(AX)(R12*1), Y13, Y13
-	VMOVUPS     16(AX)(R12*2), Y14
-	VBLENDPS    $0xf0, 32(AX)(R12*2), Y14, Y14
+	VMOVUPS     16(AX)(R11*1), Y13
+	VBLENDPS    $0xf0, 32(AX)(R11*1), Y13, Y13
+	VMOVUPS     16(AX)(R11*2), Y14
+	VBLENDPS    $0xf0, 32(AX)(R11*2), Y14, Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKHWD  (BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
 	VFMADD231PS Y15, Y13, Y4
 	VFMADD231PS Y15, Y14, Y8
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  (BX)(R10*1), Y15, Y15
+	VPUNPCKHWD  (BX)(R9*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y1
 	VFMADD231PS Y15, Y13, Y5
 	VFMADD231PS Y15, Y14, Y9
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  (BX)(R10*2), Y15, Y15
+	VPUNPCKHWD  (BX)(R9*2), Y15, Y15
 	VFMADD231PS Y15, Y12, Y2
 	VFMADD231PS Y15, Y13, Y6
 	VFMADD231PS Y15, Y14, Y10
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  (BX)(R11*1), Y15, Y15
+	VPUNPCKHWD  (BX)(R10*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y3
 	VFMADD231PS Y15, Y13, Y7
 	VFMADD231PS Y15, Y14, Y11
@@ -157,27 +165,27 @@ fetched_32:
 	// S[0..2][0..3] += Q[d+16..]·K[d+16..]
 	VMOVUPS     64(AX), Y12
 	VBLENDPS    $0xf0, 80(AX), Y12, Y12
-	VMOVUPS     64(AX)(R12*1), Y13
-	VBLENDPS    $0xf0, 80(AX)(R12*1), Y13, Y13
-	VMOVUPS     64(AX)(R12*2), Y14
-	VBLENDPS    $0xf0, 80(AX)(R12*2), Y14, Y14
+	VMOVUPS     64(AX)(R11*1), Y13
+	VBLENDPS    $0xf0, 80(AX)(R11*1), Y13, Y13
+	VMOVUPS     64(AX)(R11*2), Y14
+	VBLENDPS    $0xf0, 80(AX)(R11*2), Y14, Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKLWD  32(BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
 	VFMADD231PS Y15, Y13, Y4
 	VFMADD231PS Y15, Y14, Y8
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  32(BX)(R10*1), Y15, Y15
+	VPUNPCKLWD  32(BX)(R9*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y1
 	VFMADD231PS Y15, Y13, Y5
 	VFMADD231PS Y15, Y14, Y9
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  32(BX)(R10*2), Y15, Y15
+	VPUNPCKLWD  32(BX)(R9*2), Y15, Y15
 	VFMADD231PS Y15, Y12, Y2
 	VFMADD231PS Y15, Y13, Y6
 	VFMADD231PS Y15, Y14, Y10
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  32(BX)(R11*1), Y15, Y15
+	VPUNPCKLWD  32(BX)(R10*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y3
 	VFMADD231PS Y15, Y13, Y7
 	VFMADD231PS Y15, Y14, Y11
@@ -185,27 +193,27 @@ fetched_32:
 	// S[0..2][0..3] += Q[d+24..]·K[d+24..]
 	VMOVUPS     80(AX), Y12
 	VBLENDPS    $0xf0, 96(AX), Y12, Y12
-	VMOVUPS     80(AX)(R12*1), Y13
-	VBLENDPS    $0xf0, 96(AX)(R12*1), Y13, Y13
-	VMOVUPS     80(AX)(R12*2), Y14
-	VBLENDPS    $0xf0, 96(AX)(R12*2), Y14, Y14
+	VMOVUPS     80(AX)(R11*1), Y13
+	VBLENDPS    $0xf0, 96(AX)(R11*1), Y13, Y13
+	VMOVUPS     80(AX)(R11*2), Y14
+	VBLENDPS    $0xf0, 96(AX)(R11*2), Y14, Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKHWD  32(BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
 	VFMADD231PS Y15, Y13, Y4
 	VFMADD231PS Y15, Y14, Y8
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  32(BX)(R10*1), Y15, Y15
+	VPUNPCKHWD  32(BX)(R9*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y1
 	VFMADD231PS Y15, Y13, Y5
 	VFMADD231PS Y15, Y14, Y9
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  32(BX)(R10*2), Y15, Y15
+	VPUNPCKHWD  32(BX)(R9*2), Y15, Y15
 	VFMADD231PS Y15, Y12, Y2
 	VFMADD231PS Y15, Y13, Y6
 	VFMADD231PS Y15, Y14, Y10
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  32(BX)(R11*1), Y15, Y15
+	VPUNPCKHWD  32(BX)(R10*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y3
 	VFMADD231PS Y15, Y13, Y7
 	VFMADD231PS Y15, Y14, Y11
@@ -217,8 +225,8 @@ fetched_32:
 half:
 	ADDQ       $0x20, CX
 	JZ         summed
-	TESTQ      DX, DX
-	JZ         fetched_16
+	DECQ       24(SP)
+	JNZ        fetched_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
@@ -231,31 +239,35 @@ half:
 	MOVQ       a+0(FP), DI
 
 same_row_16_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_16:
 	// S[0..2][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y12
 	VBLENDPS    $0xf0, 16(AX), Y12, Y12
-	VMOVUPS     (AX)(R12*1), Y13
-	VBLENDPS    $0xf0, 16(AX)(R12*1), Y13, Y13
-	VMOVUPS     (AX)(R12*2), Y14
-	VBLENDPS    $0xf0, 16(AX)(R12*2), Y14, Y14
+	VMOVUPS     (AX)(R11*1), Y13
+	VBLENDPS    $0xf0, 16(AX)(R11*1), Y13, Y13
+	VMOVUPS     (AX)(R11*2), Y14
+	VBLENDPS    $0xf0, 16(AX)(R11*2), Y14, Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKLWD  (BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
 	VFMADD231PS Y15, Y13, Y4
 	VFMADD231PS Y15, Y14, Y8
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  (BX)(R10*1), Y15, Y15
+	VPUNPCKLWD  (BX)(R9*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y1
 	VFMADD231PS Y15, Y13, Y5
 	VFMADD231PS Y15, Y14, Y9
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  (BX)(R10*2), Y15, Y15
+	VPUNPCKLWD  (BX)(R9*2), Y15, Y15
 	VFMADD231PS Y15, Y12, Y2
 	VFMADD231PS Y15, Y13, Y6
 	VFMADD231PS Y15, Y14, Y10
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  (BX)(R11*1), Y15, Y15
+	VPUNPCKLWD  (BX)(R10*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y3
 	VFMADD231PS Y15, Y13, Y7
 	VFMADD231PS Y15, Y14, Y11
@@ -263,27 +275,27 @@ fetched_16:
 	// S[0..2][0..3] += Q[d+8..]·K[d+8..]
 	VMOVUPS     16(AX), Y12
 	VBLENDPS    $0xf0, 32(AX), Y12, Y12
-	VMOVUPS     16(AX)(R12*1), Y13
-	VBLENDPS    $0xf0, 32(AX)(R12*1), Y13, Y13
-	VMOVUPS     16(AX)(R12*2), Y14
-	VBLENDPS    $0xf0, 32(AX)(R12*2), Y14, Y14
+	VMOVUPS     16(AX)(R11*1), Y13
+	VBLENDPS    $0xf0, 32(AX)(R11*1), Y13, Y13
+	VMOVUPS     16(AX)(R11*2), Y14
+	VBLENDPS    $0xf0, 32(AX)(R11*2), Y14, Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKHWD  (BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
 	VFMADD231PS Y15, Y13, Y4
 	VFMADD231PS Y15, Y14, Y8
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  (BX)(R10*1), Y15, Y15
+	VPUNPCKHWD  (BX)(R9*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y1
 	VFMADD231PS Y15, Y13, Y5
 	VFMADD231PS Y15, Y14, Y9
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  (BX)(R10*2), Y15, Y15
+	VPUNPCKHWD  (BX)(R9*2), Y15, Y15
 	VFMADD231PS Y15, Y12, Y2
 	VFMADD231PS Y15, Y13, Y6
 	VFMADD231PS Y15, Y14, Y10
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  (BX)(R11*1), Y15, Y15
+	VPUNPCKHWD  (BX)(R10*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y3
 	VFMADD231PS Y15, Y13, Y7
 	VFMADD231PS Y15, Y14, Y11
@@ -295,7 +307,7 @@ summed:
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R10*4), BX
+	LEAQ   (BX)(R9*4), BX
 
 	// sums across, stored
 	VSHUFPS      $0x4e, Y1, Y0, Y15
@@ -333,18 +345,16 @@ summed:
 	VEXTRACTF128 $0x01, Y8, X15
 	VADDPS       X15, X8, X8
 	VMOVUPS      X8, 128(SI)
-
-	// on to the next block after 16 keys
-	ADDQ  $0x10, SI
-	MOVQ  R9, R8
-	TESTQ $+15, R8
-	JNZ   keys
-	ADDQ  $+128, SI
-	JMP   keys
+	ADDQ         $0x10, SI
+	DECQ         R12
+	JNZ          keys
+	ADDQ         $+128, SI
+	SUBQ         $0x10, R8
+	JGE          block
 
 rest:
-	CMPQ R8, 40(DI)
-	JGE  done
+	ADDQ $0x10, R8
+	JZ   done
 
 key:
 	MOVQ   (DI), AX
@@ -356,8 +366,8 @@ key:
 	JLT    half_rest
 
 steps_rest:
-	TESTQ      DX, DX
-	JZ         fetched_rest_32
+	DECQ       24(SP)
+	JNZ        fetched_rest_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
@@ -369,11 +379,15 @@ steps_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_32_64:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_32:
 	// S[0..2][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y12
-	VMOVUPS     (AX)(R12*1), Y13
-	VMOVUPS     (AX)(R12*2), Y14
+	VMOVUPS     (AX)(R11*1), Y13
+	VMOVUPS     (AX)(R11*2), Y14
 	VPMOVZXWD   (BX), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
@@ -382,8 +396,8 @@ fetched_rest_32:
 
 	// S[0..2][0..0] += Q[d+8..]·K[d+8..]
 	VMOVUPS     32(AX), Y12
-	VMOVUPS     32(AX)(R12*1), Y13
-	VMOVUPS     32(AX)(R12*2), Y14
+	VMOVUPS     32(AX)(R11*1), Y13
+	VMOVUPS     32(AX)(R11*2), Y14
 	VPMOVZXWD   16(BX), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
@@ -392,8 +406,8 @@ fetched_rest_32:
 
 	// S[0..2][0..0] += Q[d+16..]·K[d+16..]
 	VMOVUPS     64(AX), Y12
-	VMOVUPS     64(AX)(R12*1), Y13
-	VMOVUPS     64(AX)(R12*2), Y14
+	VMOVUPS     64(AX)(R11*1), Y13
+	VMOVUPS     64(AX)(R11*2), Y14
 	VPMOVZXWD   32(BX), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
@@ -402,8 +416,8 @@ fetched_rest_32:
 
 	// S[0..2][0..0] += Q[d+24..]·K[d+24..]
 	VMOVUPS     96(AX), Y12
-	VMOVUPS     96(AX)(R12*1), Y13
-	VMOVUPS     96(AX)(R12*2), Y14
+	VMOVUPS     96(AX)(R11*1), Y13
+	VMOVUPS     96(AX)(R11*2), Y14
 	VPMOVZXWD   48(BX), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
@@ -417,8 +431,8 @@ fetched_rest_32:
 half_rest:
 	ADDQ       $0x20, CX
 	JZ         summed_rest
-	TESTQ      DX, DX
-	JZ         fetched_rest_16
+	DECQ       24(SP)
+	JNZ        fetched_rest_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
@@ -430,11 +444,15 @@ half_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_16_32:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_16:
 	// S[0..2][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y12
-	VMOVUPS     (AX)(R12*1), Y13
-	VMOVUPS     (AX)(R12*2), Y14
+	VMOVUPS     (AX)(R11*1), Y13
+	VMOVUPS     (AX)(R11*2), Y14
 	VPMOVZXWD   (BX), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
@@ -443,8 +461,8 @@ fetched_rest_16:
 
 	// S[0..2][0..0] += Q[d+8..]·K[d+8..]
 	VMOVUPS     32(AX), Y12
-	VMOVUPS     32(AX)(R12*1), Y13
-	VMOVUPS     32(AX)(R12*2), Y14
+	VMOVUPS     32(AX)(R11*1), Y13
+	VMOVUPS     32(AX)(R11*2), Y14
 	VPMOVZXWD   16(BX), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
@@ -458,7 +476,7 @@ summed_rest:
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R10*1), BX
+	LEAQ   (BX)(R9*1), BX
 
 	// sums across, stored
 	VSHUFPS      $0x4e, Y1, Y0, Y15
@@ -476,9 +494,8 @@ summed_rest:
 	VEXTRACTPS   $0x01, X0, 64(SI)
 	VEXTRACTPS   $0x02, X0, 128(SI)
 	ADDQ         $0x04, SI
-	INCQ         R8
-	CMPQ         R8, 40(DI)
-	JLT          key
+	DECQ         R8
+	JNZ          key
 
 done:
 	VZEROUPPER

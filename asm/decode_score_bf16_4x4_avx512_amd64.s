@@ -16,17 +16,17 @@
 //	AX       Q, at d
 //	BX       K
 //	CX       elements of D left
-//	DX       next line to prefetch; 0: none
+//	DX       next line to prefetch
 //	SI       S
-//	R8       key
-//	R9       key of the next step
-//	R10      KStride
-//	R11      3·KStride
-//	R12      4·D
-//	R13      3·4·D
+//	R8       Keys
+//	R9       KStride
+//	R10      3·KStride
+//	R11      4·D
+//	R12      3·4·D
 //	Z0–Z15   partial sums of S[r][key]
 //	Z16–Z19  Q[r][d]
 //	Z20–Z23  K[key][d]; sums
+//	R13      steps left in the block
 
 // func decode_score_bf16_4x4_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
@@ -35,36 +35,40 @@ TEXT ·decode_score_bf16_4x4_avx512(SB), $128-8
 	MOVQ 8(DI), BX
 
 	// rows without gaps are one long row
-	MOVQ   32(DI), DX
-	IMUL3Q $+2, DX, DX
-	MOVQ   DX, (SP)
-	MOVQ   DX, 8(SP)
-	NEGQ   DX
-	ADDQ   16(DI), DX
-	MOVQ   DX, 16(SP)
-	JNZ    gaps
-	MOVQ   $0x4000000000000000, DX
-	MOVQ   DX, 8(SP)
+	MOVQ 64(DI), DX
+	MOVQ DX, (SP)
+	MOVQ DX, 8(SP)
+	NEGQ DX
+	ADDQ 16(DI), DX
+	MOVQ DX, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, DX
+	MOVQ DX, 8(SP)
 
 gaps:
+	MOVQ  $0x4000000000000000, DX
+	MOVQ  DX, 24(SP)
 	MOVQ  48(DI), DX
 	TESTQ DX, DX
 	JZ    no_prefetch
 	ADDQ  BX, DX
+	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
 	MOVQ 24(DI), SI
-	MOVQ 16(DI), R10
-	LEAQ (R10)(R10*2), R11
-	MOVQ 32(DI), R12
-	SHLQ $0x02, R12
-	LEAQ (R12)(R12*2), R13
-	XORQ R8, R8
+	MOVQ 40(DI), R8
+	MOVQ 16(DI), R9
+	LEAQ (R9)(R9*2), R10
+	MOVQ 32(DI), R11
+	SHLQ $0x02, R11
+	LEAQ (R11)(R11*2), R12
+	SUBQ $0x10, R8
+	JLT  rest
+
+block:
+	MOVQ $0x00000004, R13
 
 keys:
-	LEAQ   4(R8), R9
-	CMPQ   R9, 40(DI)
-	JGT    rest
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
@@ -87,8 +91,8 @@ keys:
 	JLT    half
 
 steps:
-	TESTQ      DX, DX
-	JZ         fetched_32
+	DECQ       24(SP)
+	JNZ        fetched_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
@@ -103,16 +107,20 @@ steps:
 	MOVQ       a+0(FP), DI
 
 same_row_32_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32:
 	// S[0..3][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z16
 	VSHUFF32X4  $0x88, 64(AX), Z16, Z16
-	VMOVUPS     (AX)(R12*1), Z17
-	VSHUFF32X4  $0x88, 64(AX)(R12*1), Z17, Z17
-	VMOVUPS     (AX)(R12*2), Z18
-	VSHUFF32X4  $0x88, 64(AX)(R12*2), Z18, Z18
-	VMOVUPS     (AX)(R13*1), Z19
-	VSHUFF32X4  $0x88, 64(AX)(R13*1), Z19, Z19
+	VMOVUPS     (AX)(R11*1), Z17
+	VSHUFF32X4  $0x88, 64(AX)(R11*1), Z17, Z17
+	VMOVUPS     (AX)(R11*2), Z18
+	VSHUFF32X4  $0x88, 64(AX)(R11*2), Z18, Z18
+	VMOVUPS     (AX)(R12*1), Z19
+	VSHUFF32X4  $0x88, 64(AX)(R12*1), Z19, Z19
 	VPXORD      Z20, Z20, Z20
 	VPUNPCKLWD  (BX), Z20, Z20
 	VFMADD231PS Z20, Z16, Z0
@@ -120,19 +128,19 @@ fetched_32:
 	VFMADD231PS Z20, Z18, Z8
 	VFMADD231PS Z20, Z19, Z12
 	VPXORD      Z21, Z21, Z21
-	VPUNPCKLWD  (BX)(R10*1), Z21, Z21
+	VPUNPCKLWD  (BX)(R9*1), Z21, Z21
 	VFMADD231PS Z21, Z16, Z1
 	VFMADD231PS Z21, Z17, Z5
 	VFMADD231PS Z21, Z18, Z9
 	VFMADD231PS Z21, Z19, Z13
 	VPXORD      Z22, Z22, Z22
-	VPUNPCKLWD  (BX)(R10*2), Z22, Z22
+	VPUNPCKLWD  (BX)(R9*2), Z22, Z22
 	VFMADD231PS Z22, Z16, Z2
 	VFMADD231PS Z22, Z17, Z6
 	VFMADD231PS Z22, Z18, Z10
 	VFMADD231PS Z22, Z19, Z14
 	VPXORD      Z23, Z23, Z23
-	VPUNPCKLWD  (BX)(R11*1), Z23, Z23
+	VPUNPCKLWD  (BX)(R10*1), Z23, Z23
 	VFMADD231PS Z23, Z16, Z3
 	VFMADD231PS Z23, Z17, Z7
 	VFMADD231PS Z23, Z18, Z11
@@ -141,12 +149,12 @@ fetched_32:
 	// S[0..3][0..3] += Q[d+16..]·K[d+16..]
 	VMOVUPS     (AX), Z16
 	VSHUFF32X4  $0xdd, 64(AX), Z16, Z16
-	VMOVUPS     (AX)(R12*1), Z17
-	VSHUFF32X4  $0xdd, 64(AX)(R12*1), Z17, Z17
-	VMOVUPS     (AX)(R12*2), Z18
-	VSHUFF32X4  $0xdd, 64(AX)(R12*2), Z18, Z18
-	VMOVUPS     (AX)(R13*1), Z19
-	VSHUFF32X4  $0xdd, 64(AX)(R13*1), Z19, Z19
+	VMOVUPS     (AX)(R11*1), Z17
+	VSHUFF32X4  $0xdd, 64(AX)(R11*1), Z17, Z17
+	VMOVUPS     (AX)(R11*2), Z18
+	VSHUFF32X4  $0xdd, 64(AX)(R11*2), Z18, Z18
+	VMOVUPS     (AX)(R12*1), Z19
+	VSHUFF32X4  $0xdd, 64(AX)(R12*1), Z19, Z19
 	VPXORD      Z20, Z20, Z20
 	VPUNPCKHWD  (BX), Z20, Z20
 	VFMADD231PS Z20, Z16, Z0
@@ -154,19 +162,19 @@ fetched_32:
 	VFMADD231PS Z20, Z18, Z8
 	VFMADD231PS Z20, Z19, Z12
 	VPXORD      Z21, Z21, Z21
-	VPUNPCKHWD  (BX)(R10*1), Z21, Z21
+	VPUNPCKHWD  (BX)(R9*1), Z21, Z21
 	VFMADD231PS Z21, Z16, Z1
 	VFMADD231PS Z21, Z17, Z5
 	VFMADD231PS Z21, Z18, Z9
 	VFMADD231PS Z21, Z19, Z13
 	VPXORD      Z22, Z22, Z22
-	VPUNPCKHWD  (BX)(R10*2), Z22, Z22
+	VPUNPCKHWD  (BX)(R9*2), Z22, Z22
 	VFMADD231PS Z22, Z16, Z2
 	VFMADD231PS Z22, Z17, Z6
 	VFMADD231PS Z22, Z18, Z10
 	VFMADD231PS Z22, Z19, Z14
 	VPXORD      Z23, Z23, Z23
-	VPUNPCKHWD  (BX)(R11*1), Z23, Z23
+	VPUNPCKHWD  (BX)(R10*1), Z23, Z23
 	VFMADD231PS Z23, Z16, Z3
 	VFMADD231PS Z23, Z17, Z7
 	VFMADD231PS Z23, Z18, Z11
@@ -179,8 +187,8 @@ fetched_32:
 half:
 	ADDQ       $0x20, CX
 	JZ         summed
-	TESTQ      DX, DX
-	JZ         fetched_16
+	DECQ       24(SP)
+	JNZ        fetched_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
@@ -193,31 +201,35 @@ half:
 	MOVQ       a+0(FP), DI
 
 same_row_16_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_16:
 	// S[0..3][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z16
-	VMOVUPS     (AX)(R12*1), Z17
-	VMOVUPS     (AX)(R12*2), Z18
-	VMOVUPS     (AX)(R13*1), Z19
+	VMOVUPS     (AX)(R11*1), Z17
+	VMOVUPS     (AX)(R11*2), Z18
+	VMOVUPS     (AX)(R12*1), Z19
 	VPMOVZXWD   (BX), Z20
 	VPSLLD      $0x10, Z20, Z20
 	VFMADD231PS Z20, Z16, Z0
 	VFMADD231PS Z20, Z17, Z4
 	VFMADD231PS Z20, Z18, Z8
 	VFMADD231PS Z20, Z19, Z12
-	VPMOVZXWD   (BX)(R10*1), Z21
+	VPMOVZXWD   (BX)(R9*1), Z21
 	VPSLLD      $0x10, Z21, Z21
 	VFMADD231PS Z21, Z16, Z1
 	VFMADD231PS Z21, Z17, Z5
 	VFMADD231PS Z21, Z18, Z9
 	VFMADD231PS Z21, Z19, Z13
-	VPMOVZXWD   (BX)(R10*2), Z22
+	VPMOVZXWD   (BX)(R9*2), Z22
 	VPSLLD      $0x10, Z22, Z22
 	VFMADD231PS Z22, Z16, Z2
 	VFMADD231PS Z22, Z17, Z6
 	VFMADD231PS Z22, Z18, Z10
 	VFMADD231PS Z22, Z19, Z14
-	VPMOVZXWD   (BX)(R11*1), Z23
+	VPMOVZXWD   (BX)(R10*1), Z23
 	VPSLLD      $0x10, Z23, Z23
 	VFMADD231PS Z23, Z16, Z3
 	VFMADD231PS Z23, Z17, Z7
@@ -231,7 +243,7 @@ summed:
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R10*4), BX
+	LEAQ   (BX)(R9*4), BX
 
 	// sums across, stored
 	VSHUFPS       $0x4e, Z1, Z0, Z20
@@ -288,18 +300,16 @@ summed:
 	VADDPS        Y20, Y8, Y8
 	VMOVUPS       X8, 128(SI)
 	VEXTRACTF128  $0x01, Y8, 192(SI)
-
-	// on to the next block after 16 keys
-	ADDQ  $0x10, SI
-	MOVQ  R9, R8
-	TESTQ $+15, R8
-	JNZ   keys
-	ADDQ  $+192, SI
-	JMP   keys
+	ADDQ          $0x10, SI
+	DECQ          R13
+	JNZ           keys
+	ADDQ          $+192, SI
+	SUBQ          $0x10, R8
+	JGE           block
 
 rest:
-	CMPQ R8, 40(DI)
-	JGE  done
+	ADDQ $0x10, R8
+	JZ   done
 
 key:
 	MOVQ   (DI), AX
@@ -312,8 +322,8 @@ key:
 	JLT    half_rest
 
 steps_rest:
-	TESTQ      DX, DX
-	JZ         fetched_rest_32
+	DECQ       24(SP)
+	JNZ        fetched_rest_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
@@ -325,12 +335,16 @@ steps_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_32_64:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_32:
 	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z16
-	VMOVUPS     (AX)(R12*1), Z17
-	VMOVUPS     (AX)(R12*2), Z18
-	VMOVUPS     (AX)(R13*1), Z19
+	VMOVUPS     (AX)(R11*1), Z17
+	VMOVUPS     (AX)(R11*2), Z18
+	VMOVUPS     (AX)(R12*1), Z19
 	VPMOVZXWD   (BX), Z20
 	VPSLLD      $0x10, Z20, Z20
 	VFMADD231PS Z20, Z16, Z0
@@ -340,9 +354,9 @@ fetched_rest_32:
 
 	// S[0..3][0..0] += Q[d+16..]·K[d+16..]
 	VMOVUPS     64(AX), Z16
-	VMOVUPS     64(AX)(R12*1), Z17
-	VMOVUPS     64(AX)(R12*2), Z18
-	VMOVUPS     64(AX)(R13*1), Z19
+	VMOVUPS     64(AX)(R11*1), Z17
+	VMOVUPS     64(AX)(R11*2), Z18
+	VMOVUPS     64(AX)(R12*1), Z19
 	VPMOVZXWD   32(BX), Z20
 	VPSLLD      $0x10, Z20, Z20
 	VFMADD231PS Z20, Z16, Z0
@@ -357,8 +371,8 @@ fetched_rest_32:
 half_rest:
 	ADDQ       $0x20, CX
 	JZ         summed_rest
-	TESTQ      DX, DX
-	JZ         fetched_rest_16
+	DECQ       24(SP)
+	JNZ        fetched_rest_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
@@ -370,12 +384,16 @@ half_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_16_32:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_16:
 	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z16
-	VMOVUPS     (AX)(R12*1), Z17
-	VMOVUPS     (AX)(R12*2), Z18
-	VMOVUPS     (AX)(R13*1), Z19
+	VMOVUPS     (AX)(R11*1), Z17
+	VMOVUPS     (AX)(R11*2), Z18
+	VMOVUPS     (AX)(R12*1), Z19
 	VPMOVZXWD   (BX), Z20
 	VPSLLD      $0x10, Z20, Z20
 	VFMADD231PS Z20, Z16, Z0
@@ -390,7 +408,7 @@ summed_rest:
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R10*1), BX
+	LEAQ   (BX)(R9*1), BX
 
 	// sums across, stored
 	VSHUFPS       $0x4e, Z1, Z0, Z20
@@ -411,9 +429,8 @@ summed_rest:
 	VEXTRACTPS    $0x02, X0, 128(SI)
 	VEXTRACTPS    $0x03, X0, 192(SI)
 	ADDQ          $0x04, SI
-	INCQ          R8
-	CMPQ          R8, 40(DI)
-	JLT           key
+	DECQ          R8
+	JNZ           key
 
 done:
 	VZEROUPPER

@@ -16,50 +16,61 @@
 //	AX       Q, at d
 //	BX       K
 //	CX       elements of D left
-//	DX       next line to prefetch; 0: none
+//	DX       next line to prefetch
 //	SI       S
-//	R8       key
-//	R9       key of the next step
-//	R10      KStride
-//	R11      3·KStride
-//	Y0–Y3    partial sums of S[r][key]
-//	Y4       Q[r][d]
-//	Y5–Y8    K[key][d]; sums
+//	R8       Keys
+//	R9       KStride
+//	R10      3·KStride
+//	Y0–Y7    partial sums of S[r][key]
+//	Y8       Q[r][d]
+//	Y9–Y12   K[key][d]; sums
+//	R11      partial sums, at key
 
 // func decode_score_f16_1x4_avx2(a *DecodeScoreArgs)
 // Requires: AVX, F16C, FMA3, MMX+
-TEXT ·decode_score_f16_1x4_avx2(SB), $128-8
+TEXT ·decode_score_f16_1x4_avx2(SB), $672-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), BX
 
 	// rows without gaps are one long row
-	MOVQ   32(DI), DX
-	IMUL3Q $+2, DX, DX
-	MOVQ   DX, (SP)
-	MOVQ   DX, 8(SP)
-	NEGQ   DX
-	ADDQ   16(DI), DX
-	MOVQ   DX, 16(SP)
-	JNZ    gaps
-	MOVQ   $0x4000000000000000, DX
-	MOVQ   DX, 8(SP)
+	MOVQ 64(DI), DX
+	MOVQ DX, (SP)
+	MOVQ DX, 8(SP)
+	NEGQ DX
+	ADDQ 16(DI), DX
+	MOVQ DX, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, DX
+	MOVQ DX, 8(SP)
 
 gaps:
+	MOVQ  $0x4000000000000000, DX
+	MOVQ  DX, 24(SP)
 	MOVQ  48(DI), DX
 	TESTQ DX, DX
 	JZ    no_prefetch
 	ADDQ  BX, DX
+	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
 	MOVQ 24(DI), SI
-	MOVQ 16(DI), R10
-	LEAQ (R10)(R10*2), R11
-	XORQ R8, R8
+	MOVQ 40(DI), R8
+	MOVQ 16(DI), R9
+	LEAQ (R9)(R9*2), R10
+
+	// partial sums, aligned
+	LEAQ 159(SP), R11
+	ANDQ $-32, R11
+	MOVQ R11, 32(SP)
+	LEAQ 512(R11), CX
+	MOVQ CX, 40(SP)
+	SUBQ $0x10, R8
+	JLT  rest
+
+block:
+	MOVQ 32(SP), R11
 
 keys:
-	LEAQ   4(R8), R9
-	CMPQ   R9, 40(DI)
-	JGT    rest
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VXORPS Y0, Y0, Y0
@@ -70,8 +81,8 @@ keys:
 	JLT    half
 
 steps:
-	TESTQ      DX, DX
-	JZ         fetched_32
+	DECQ       24(SP)
+	JNZ        fetched_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
@@ -86,50 +97,54 @@ steps:
 	MOVQ       a+0(FP), DI
 
 same_row_32_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32:
 	// S[0..0][0..3] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Y4
-	VCVTPH2PS   (BX), Y5
-	VFMADD231PS Y5, Y4, Y0
-	VCVTPH2PS   (BX)(R10*1), Y6
-	VFMADD231PS Y6, Y4, Y1
-	VCVTPH2PS   (BX)(R10*2), Y7
-	VFMADD231PS Y7, Y4, Y2
-	VCVTPH2PS   (BX)(R11*1), Y8
-	VFMADD231PS Y8, Y4, Y3
+	VMOVUPS     (AX), Y8
+	VCVTPH2PS   (BX), Y9
+	VFMADD231PS Y9, Y8, Y0
+	VCVTPH2PS   (BX)(R9*1), Y10
+	VFMADD231PS Y10, Y8, Y1
+	VCVTPH2PS   (BX)(R9*2), Y11
+	VFMADD231PS Y11, Y8, Y2
+	VCVTPH2PS   (BX)(R10*1), Y12
+	VFMADD231PS Y12, Y8, Y3
 
 	// S[0..0][0..3] += Q[d+8..]·K[d+8..]
-	VMOVUPS     32(AX), Y4
-	VCVTPH2PS   16(BX), Y5
-	VFMADD231PS Y5, Y4, Y0
-	VCVTPH2PS   16(BX)(R10*1), Y6
-	VFMADD231PS Y6, Y4, Y1
-	VCVTPH2PS   16(BX)(R10*2), Y7
-	VFMADD231PS Y7, Y4, Y2
-	VCVTPH2PS   16(BX)(R11*1), Y8
-	VFMADD231PS Y8, Y4, Y3
+	VMOVUPS     32(AX), Y8
+	VCVTPH2PS   16(BX), Y9
+	VFMADD231PS Y9, Y8, Y0
+	VCVTPH2PS   16(BX)(R9*1), Y10
+	VFMADD231PS Y10, Y8, Y1
+	VCVTPH2PS   16(BX)(R9*2), Y11
+	VFMADD231PS Y11, Y8, Y2
+	VCVTPH2PS   16(BX)(R10*1), Y12
+	VFMADD231PS Y12, Y8, Y3
 
 	// S[0..0][0..3] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Y4
-	VCVTPH2PS   32(BX), Y5
-	VFMADD231PS Y5, Y4, Y0
-	VCVTPH2PS   32(BX)(R10*1), Y6
-	VFMADD231PS Y6, Y4, Y1
-	VCVTPH2PS   32(BX)(R10*2), Y7
-	VFMADD231PS Y7, Y4, Y2
-	VCVTPH2PS   32(BX)(R11*1), Y8
-	VFMADD231PS Y8, Y4, Y3
+	VMOVUPS     64(AX), Y8
+	VCVTPH2PS   32(BX), Y9
+	VFMADD231PS Y9, Y8, Y0
+	VCVTPH2PS   32(BX)(R9*1), Y10
+	VFMADD231PS Y10, Y8, Y1
+	VCVTPH2PS   32(BX)(R9*2), Y11
+	VFMADD231PS Y11, Y8, Y2
+	VCVTPH2PS   32(BX)(R10*1), Y12
+	VFMADD231PS Y12, Y8, Y3
 
 	// S[0..0][0..3] += Q[d+24..]·K[d+24..]
-	VMOVUPS     96(AX), Y4
-	VCVTPH2PS   48(BX), Y5
-	VFMADD231PS Y5, Y4, Y0
-	VCVTPH2PS   48(BX)(R10*1), Y6
-	VFMADD231PS Y6, Y4, Y1
-	VCVTPH2PS   48(BX)(R10*2), Y7
-	VFMADD231PS Y7, Y4, Y2
-	VCVTPH2PS   48(BX)(R11*1), Y8
-	VFMADD231PS Y8, Y4, Y3
+	VMOVUPS     96(AX), Y8
+	VCVTPH2PS   48(BX), Y9
+	VFMADD231PS Y9, Y8, Y0
+	VCVTPH2PS   48(BX)(R9*1), Y10
+	VFMADD231PS Y10, Y8, Y1
+	VCVTPH2PS   48(BX)(R9*2), Y11
+	VFMADD231PS Y11, Y8, Y2
+	VCVTPH2PS   48(BX)(R10*1), Y12
+	VFMADD231PS Y12, Y8, Y3
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
@@ -138,8 +153,8 @@ fetched_32:
 half:
 	ADDQ       $0x20, CX
 	JZ         summed
-	TESTQ      DX, DX
-	JZ         fetched_16
+	DECQ       24(SP)
+	JNZ        fetched_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
@@ -152,60 +167,118 @@ half:
 	MOVQ       a+0(FP), DI
 
 same_row_16_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_16:
 	// S[0..0][0..3] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Y4
-	VCVTPH2PS   (BX), Y5
-	VFMADD231PS Y5, Y4, Y0
-	VCVTPH2PS   (BX)(R10*1), Y6
-	VFMADD231PS Y6, Y4, Y1
-	VCVTPH2PS   (BX)(R10*2), Y7
-	VFMADD231PS Y7, Y4, Y2
-	VCVTPH2PS   (BX)(R11*1), Y8
-	VFMADD231PS Y8, Y4, Y3
+	VMOVUPS     (AX), Y8
+	VCVTPH2PS   (BX), Y9
+	VFMADD231PS Y9, Y8, Y0
+	VCVTPH2PS   (BX)(R9*1), Y10
+	VFMADD231PS Y10, Y8, Y1
+	VCVTPH2PS   (BX)(R9*2), Y11
+	VFMADD231PS Y11, Y8, Y2
+	VCVTPH2PS   (BX)(R10*1), Y12
+	VFMADD231PS Y12, Y8, Y3
 
 	// S[0..0][0..3] += Q[d+8..]·K[d+8..]
-	VMOVUPS     32(AX), Y4
-	VCVTPH2PS   16(BX), Y5
-	VFMADD231PS Y5, Y4, Y0
-	VCVTPH2PS   16(BX)(R10*1), Y6
-	VFMADD231PS Y6, Y4, Y1
-	VCVTPH2PS   16(BX)(R10*2), Y7
-	VFMADD231PS Y7, Y4, Y2
-	VCVTPH2PS   16(BX)(R11*1), Y8
-	VFMADD231PS Y8, Y4, Y3
+	VMOVUPS     32(AX), Y8
+	VCVTPH2PS   16(BX), Y9
+	VFMADD231PS Y9, Y8, Y0
+	VCVTPH2PS   16(BX)(R9*1), Y10
+	VFMADD231PS Y10, Y8, Y1
+	VCVTPH2PS   16(BX)(R9*2), Y11
+	VFMADD231PS Y11, Y8, Y2
+	VCVTPH2PS   16(BX)(R10*1), Y12
+	VFMADD231PS Y12, Y8, Y3
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
 summed:
 	// K on to the next row
-	MOVQ   32(DI), CX
-	IMUL3Q $+2, CX, CX
-	SUBQ   CX, BX
-	LEAQ   (BX)(R10*4), BX
+	MOVQ    32(DI), CX
+	IMUL3Q  $+2, CX, CX
+	SUBQ    CX, BX
+	LEAQ    (BX)(R9*4), BX
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, 64(R11)
+	VMOVUPS Y3, 96(R11)
+	ADDQ    $+128, R11
+	CMPQ    R11, 40(SP)
+	JLT     keys
 
-	// sums across, stored
-	VSHUFPS      $0x4e, Y1, Y0, Y5
-	VBLENDPS     $0xcc, Y1, Y0, Y0
-	VADDPS       Y5, Y0, Y0
-	VSHUFPS      $0x4e, Y3, Y2, Y5
-	VBLENDPS     $0xcc, Y3, Y2, Y2
-	VADDPS       Y5, Y2, Y2
-	VSHUFPS      $0x88, Y2, Y0, Y5
-	VSHUFPS      $0xdd, Y2, Y0, Y0
-	VADDPS       Y5, Y0, Y0
-	VEXTRACTF128 $0x01, Y0, X5
-	VADDPS       X5, X0, X0
-	VMOVUPS      X0, (SI)
-
-	// on to the next block after 16 keys
-	ADDQ $0x10, SI
-	MOVQ R9, R8
-	JMP  keys
+	// sums across
+	MOVQ       32(SP), R11
+	VMOVUPS    (R11), Y0
+	VMOVUPS    32(R11), Y1
+	VMOVUPS    64(R11), Y2
+	VMOVUPS    96(R11), Y3
+	VMOVUPS    128(R11), Y4
+	VMOVUPS    160(R11), Y5
+	VMOVUPS    192(R11), Y6
+	VMOVUPS    224(R11), Y7
+	VSHUFPS    $0x4e, Y1, Y0, Y9
+	VBLENDPS   $0xcc, Y1, Y0, Y0
+	VADDPS     Y9, Y0, Y0
+	VSHUFPS    $0x4e, Y3, Y2, Y9
+	VBLENDPS   $0xcc, Y3, Y2, Y2
+	VADDPS     Y9, Y2, Y2
+	VSHUFPS    $0x88, Y2, Y0, Y9
+	VSHUFPS    $0xdd, Y2, Y0, Y0
+	VADDPS     Y9, Y0, Y0
+	VSHUFPS    $0x4e, Y5, Y4, Y9
+	VBLENDPS   $0xcc, Y5, Y4, Y4
+	VADDPS     Y9, Y4, Y4
+	VSHUFPS    $0x4e, Y7, Y6, Y9
+	VBLENDPS   $0xcc, Y7, Y6, Y6
+	VADDPS     Y9, Y6, Y6
+	VSHUFPS    $0x88, Y6, Y4, Y9
+	VSHUFPS    $0xdd, Y6, Y4, Y4
+	VADDPS     Y9, Y4, Y4
+	VPERM2F128 $0x21, Y4, Y0, Y9
+	VBLENDPS   $0xf0, Y4, Y0, Y0
+	VADDPS     Y9, Y0, Y0
+	VMOVUPS    Y0, (SI)
+	VMOVUPS    256(R11), Y0
+	VMOVUPS    288(R11), Y1
+	VMOVUPS    320(R11), Y2
+	VMOVUPS    352(R11), Y3
+	VMOVUPS    384(R11), Y4
+	VMOVUPS    416(R11), Y5
+	VMOVUPS    448(R11), Y6
+	VMOVUPS    480(R11), Y7
+	VSHUFPS    $0x4e, Y1, Y0, Y9
+	VBLENDPS   $0xcc, Y1, Y0, Y0
+	VADDPS     Y9, Y0, Y0
+	VSHUFPS    $0x4e, Y3, Y2, Y9
+	VBLENDPS   $0xcc, Y3, Y2, Y2
+	VADDPS     Y9, Y2, Y2
+	VSHUFPS    $0x88, Y2, Y0, Y9
+	VSHUFPS    $0xdd, Y2, Y0, Y0
+	VADDPS     Y9, Y0, Y0
+	VSHUFPS    $0x4e, Y5, Y4, Y9
+	VBLENDPS   $0xcc, Y5, Y4, Y4
+	VADDPS     Y9, Y4, Y4
+	VSHUFPS    $0x4e, Y7, Y6, Y9
+	VBLENDPS   $0xcc, Y7, Y6, Y6
+	VADDPS     Y9, Y6, Y6
+	VSHUFPS    $0x88, Y6, Y4, Y9
+	VSHUFPS    $0xdd, Y6, Y4, Y4
+	VADDPS     Y9, Y4, Y4
+	VPERM2F128 $0x21, Y4, Y0, Y9
+	VBLENDPS   $0xf0, Y4, Y0, Y0
+	VADDPS     Y9, Y0, Y0
+	VMOVUPS    Y0, 32(SI)
+	ADDQ       $0x40, SI
+	SUBQ       $0x10, R8
+	JGE        block
 
 rest:
-	CMPQ R8, 40(DI)
-	JGE  done
+	ADDQ $0x10, R8
+	JZ   done
 
 key:
 	MOVQ   (DI), AX
@@ -215,8 +288,8 @@ key:
 	JLT    half_rest
 
 steps_rest:
-	TESTQ      DX, DX
-	JZ         fetched_rest_32
+	DECQ       24(SP)
+	JNZ        fetched_rest_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
@@ -228,26 +301,30 @@ steps_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_32_64:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_32:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Y4
-	VCVTPH2PS   (BX), Y5
-	VFMADD231PS Y5, Y4, Y0
+	VMOVUPS     (AX), Y8
+	VCVTPH2PS   (BX), Y9
+	VFMADD231PS Y9, Y8, Y0
 
 	// S[0..0][0..0] += Q[d+8..]·K[d+8..]
-	VMOVUPS     32(AX), Y4
-	VCVTPH2PS   16(BX), Y5
-	VFMADD231PS Y5, Y4, Y0
+	VMOVUPS     32(AX), Y8
+	VCVTPH2PS   16(BX), Y9
+	VFMADD231PS Y9, Y8, Y0
 
 	// S[0..0][0..0] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Y4
-	VCVTPH2PS   32(BX), Y5
-	VFMADD231PS Y5, Y4, Y0
+	VMOVUPS     64(AX), Y8
+	VCVTPH2PS   32(BX), Y9
+	VFMADD231PS Y9, Y8, Y0
 
 	// S[0..0][0..0] += Q[d+24..]·K[d+24..]
-	VMOVUPS     96(AX), Y4
-	VCVTPH2PS   48(BX), Y5
-	VFMADD231PS Y5, Y4, Y0
+	VMOVUPS     96(AX), Y8
+	VCVTPH2PS   48(BX), Y9
+	VFMADD231PS Y9, Y8, Y0
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
@@ -256,8 +333,8 @@ fetched_rest_32:
 half_rest:
 	ADDQ       $0x20, CX
 	JZ         summed_rest
-	TESTQ      DX, DX
-	JZ         fetched_rest_16
+	DECQ       24(SP)
+	JNZ        fetched_rest_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
@@ -269,16 +346,20 @@ half_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_16_32:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_16:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Y4
-	VCVTPH2PS   (BX), Y5
-	VFMADD231PS Y5, Y4, Y0
+	VMOVUPS     (AX), Y8
+	VCVTPH2PS   (BX), Y9
+	VFMADD231PS Y9, Y8, Y0
 
 	// S[0..0][0..0] += Q[d+8..]·K[d+8..]
-	VMOVUPS     32(AX), Y4
-	VCVTPH2PS   16(BX), Y5
-	VFMADD231PS Y5, Y4, Y0
+	VMOVUPS     32(AX), Y8
+	VCVTPH2PS   16(BX), Y9
+	VFMADD231PS Y9, Y8, Y0
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
@@ -287,25 +368,24 @@ summed_rest:
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R10*1), BX
+	LEAQ   (BX)(R9*1), BX
 
 	// sums across, stored
-	VSHUFPS      $0x4e, Y1, Y0, Y5
+	VSHUFPS      $0x4e, Y1, Y0, Y9
 	VBLENDPS     $0xcc, Y1, Y0, Y0
-	VADDPS       Y5, Y0, Y0
-	VSHUFPS      $0x4e, Y3, Y2, Y5
+	VADDPS       Y9, Y0, Y0
+	VSHUFPS      $0x4e, Y3, Y2, Y9
 	VBLENDPS     $0xcc, Y3, Y2, Y2
-	VADDPS       Y5, Y2, Y2
-	VSHUFPS      $0x88, Y2, Y0, Y5
+	VADDPS       Y9, Y2, Y2
+	VSHUFPS      $0x88, Y2, Y0, Y9
 	VSHUFPS      $0xdd, Y2, Y0, Y0
-	VADDPS       Y5, Y0, Y0
-	VEXTRACTF128 $0x01, Y0, X5
-	VADDPS       X5, X0, X0
+	VADDPS       Y9, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X9
+	VADDPS       X9, X0, X0
 	VMOVSS       X0, (SI)
 	ADDQ         $0x04, SI
-	INCQ         R8
-	CMPQ         R8, 40(DI)
-	JLT          key
+	DECQ         R8
+	JNZ          key
 
 done:
 	VZEROUPPER

@@ -16,53 +16,64 @@
 //	AX       Q, at d
 //	BX       K
 //	CX       elements of D left
-//	DX       next line to prefetch; 0: none
+//	DX       next line to prefetch
 //	SI       S
-//	R8       key
-//	R9       key of the next step
-//	R10      KStride
-//	R11      3·KStride
-//	R12      4·D
+//	R8       Keys
+//	R9       KStride
+//	R10      3·KStride
+//	R11      4·D
 //	Y0–Y7    partial sums of S[r][key]
 //	Y8–Y9    Q[r][d]
 //	Y10–Y13  K[key][d]; sums
+//	R12      partial sums, at key
 
 // func decode_score_f16_2x4_avx2(a *DecodeScoreArgs)
 // Requires: AVX, F16C, FMA3, MMX+
-TEXT ·decode_score_f16_2x4_avx2(SB), $128-8
+TEXT ·decode_score_f16_2x4_avx2(SB), $1184-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), BX
 
 	// rows without gaps are one long row
-	MOVQ   32(DI), DX
-	IMUL3Q $+2, DX, DX
-	MOVQ   DX, (SP)
-	MOVQ   DX, 8(SP)
-	NEGQ   DX
-	ADDQ   16(DI), DX
-	MOVQ   DX, 16(SP)
-	JNZ    gaps
-	MOVQ   $0x4000000000000000, DX
-	MOVQ   DX, 8(SP)
+	MOVQ 64(DI), DX
+	MOVQ DX, (SP)
+	MOVQ DX, 8(SP)
+	NEGQ DX
+	ADDQ 16(DI), DX
+	MOVQ DX, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, DX
+	MOVQ DX, 8(SP)
 
 gaps:
+	MOVQ  $0x4000000000000000, DX
+	MOVQ  DX, 24(SP)
 	MOVQ  48(DI), DX
 	TESTQ DX, DX
 	JZ    no_prefetch
 	ADDQ  BX, DX
+	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
 	MOVQ 24(DI), SI
-	MOVQ 16(DI), R10
-	LEAQ (R10)(R10*2), R11
-	MOVQ 32(DI), R12
-	SHLQ $0x02, R12
-	XORQ R8, R8
+	MOVQ 40(DI), R8
+	MOVQ 16(DI), R9
+	LEAQ (R9)(R9*2), R10
+	MOVQ 32(DI), R11
+	SHLQ $0x02, R11
+
+	// partial sums, aligned
+	LEAQ 159(SP), R12
+	ANDQ $-32, R12
+	MOVQ R12, 32(SP)
+	LEAQ 512(R12), CX
+	MOVQ CX, 40(SP)
+	SUBQ $0x10, R8
+	JLT  rest
+
+block:
+	MOVQ 32(SP), R12
 
 keys:
-	LEAQ   4(R8), R9
-	CMPQ   R9, 40(DI)
-	JGT    rest
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VXORPS Y0, Y0, Y0
@@ -77,8 +88,8 @@ keys:
 	JLT    half
 
 steps:
-	TESTQ      DX, DX
-	JZ         fetched_32
+	DECQ       24(SP)
+	JNZ        fetched_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
@@ -93,68 +104,72 @@ steps:
 	MOVQ       a+0(FP), DI
 
 same_row_32_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32:
 	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
-	VMOVUPS     (AX)(R12*1), Y9
+	VMOVUPS     (AX)(R11*1), Y9
 	VCVTPH2PS   (BX), Y10
 	VFMADD231PS Y10, Y8, Y0
 	VFMADD231PS Y10, Y9, Y4
-	VCVTPH2PS   (BX)(R10*1), Y11
+	VCVTPH2PS   (BX)(R9*1), Y11
 	VFMADD231PS Y11, Y8, Y1
 	VFMADD231PS Y11, Y9, Y5
-	VCVTPH2PS   (BX)(R10*2), Y12
+	VCVTPH2PS   (BX)(R9*2), Y12
 	VFMADD231PS Y12, Y8, Y2
 	VFMADD231PS Y12, Y9, Y6
-	VCVTPH2PS   (BX)(R11*1), Y13
+	VCVTPH2PS   (BX)(R10*1), Y13
 	VFMADD231PS Y13, Y8, Y3
 	VFMADD231PS Y13, Y9, Y7
 
 	// S[0..1][0..3] += Q[d+8..]·K[d+8..]
 	VMOVUPS     32(AX), Y8
-	VMOVUPS     32(AX)(R12*1), Y9
+	VMOVUPS     32(AX)(R11*1), Y9
 	VCVTPH2PS   16(BX), Y10
 	VFMADD231PS Y10, Y8, Y0
 	VFMADD231PS Y10, Y9, Y4
-	VCVTPH2PS   16(BX)(R10*1), Y11
+	VCVTPH2PS   16(BX)(R9*1), Y11
 	VFMADD231PS Y11, Y8, Y1
 	VFMADD231PS Y11, Y9, Y5
-	VCVTPH2PS   16(BX)(R10*2), Y12
+	VCVTPH2PS   16(BX)(R9*2), Y12
 	VFMADD231PS Y12, Y8, Y2
 	VFMADD231PS Y12, Y9, Y6
-	VCVTPH2PS   16(BX)(R11*1), Y13
+	VCVTPH2PS   16(BX)(R10*1), Y13
 	VFMADD231PS Y13, Y8, Y3
 	VFMADD231PS Y13, Y9, Y7
 
 	// S[0..1][0..3] += Q[d+16..]·K[d+16..]
 	VMOVUPS     64(AX), Y8
-	VMOVUPS     64(AX)(R12*1), Y9
+	VMOVUPS     64(AX)(R11*1), Y9
 	VCVTPH2PS   32(BX), Y10
 	VFMADD231PS Y10, Y8, Y0
 	VFMADD231PS Y10, Y9, Y4
-	VCVTPH2PS   32(BX)(R10*1), Y11
+	VCVTPH2PS   32(BX)(R9*1), Y11
 	VFMADD231PS Y11, Y8, Y1
 	VFMADD231PS Y11, Y9, Y5
-	VCVTPH2PS   32(BX)(R10*2), Y12
+	VCVTPH2PS   32(BX)(R9*2), Y12
 	VFMADD231PS Y12, Y8, Y2
 	VFMADD231PS Y12, Y9, Y6
-	VCVTPH2PS   32(BX)(R11*1), Y13
+	VCVTPH2PS   32(BX)(R10*1), Y13
 	VFMADD231PS Y13, Y8, Y3
 	VFMADD231PS Y13, Y9, Y7
 
 	// S[0..1][0..3] += Q[d+24..]·K[d+24..]
 	VMOVUPS     96(AX), Y8
-	VMOVUPS     96(AX)(R12*1), Y9
+	VMOVUPS     96(AX)(R11*1), Y9
 	VCVTPH2PS   48(BX), Y10
 	VFMADD231PS Y10, Y8, Y0
 	VFMADD231PS Y10, Y9, Y4
-	VCVTPH2PS   48(BX)(R10*1), Y11
+	VCVTPH2PS   48(BX)(R9*1), Y11
 	VFMADD231PS Y11, Y8, Y1
 	VFMADD231PS Y11, Y9, Y5
-	VCVTPH2PS   48(BX)(R10*2), Y12
+	VCVTPH2PS   48(BX)(R9*2), Y12
 	VFMADD231PS Y12, Y8, Y2
 	VFMADD231PS Y12, Y9, Y6
-	VCVTPH2PS   48(BX)(R11*1), Y13
+	VCVTPH2PS   48(BX)(R10*1), Y13
 	VFMADD231PS Y13, Y8, Y3
 	VFMADD231PS Y13, Y9, Y7
 	ADDQ        $+128, AX
@@ -165,8 +180,8 @@ fetched_32:
 half:
 	ADDQ       $0x20, CX
 	JZ         summed
-	TESTQ      DX, DX
-	JZ         fetched_16
+	DECQ       24(SP)
+	JNZ        fetched_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
@@ -179,36 +194,40 @@ half:
 	MOVQ       a+0(FP), DI
 
 same_row_16_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_16:
 	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
-	VMOVUPS     (AX)(R12*1), Y9
+	VMOVUPS     (AX)(R11*1), Y9
 	VCVTPH2PS   (BX), Y10
 	VFMADD231PS Y10, Y8, Y0
 	VFMADD231PS Y10, Y9, Y4
-	VCVTPH2PS   (BX)(R10*1), Y11
+	VCVTPH2PS   (BX)(R9*1), Y11
 	VFMADD231PS Y11, Y8, Y1
 	VFMADD231PS Y11, Y9, Y5
-	VCVTPH2PS   (BX)(R10*2), Y12
+	VCVTPH2PS   (BX)(R9*2), Y12
 	VFMADD231PS Y12, Y8, Y2
 	VFMADD231PS Y12, Y9, Y6
-	VCVTPH2PS   (BX)(R11*1), Y13
+	VCVTPH2PS   (BX)(R10*1), Y13
 	VFMADD231PS Y13, Y8, Y3
 	VFMADD231PS Y13, Y9, Y7
 
 	// S[0..1][0..3] += Q[d+8..]·K[d+8..]
 	VMOVUPS     32(AX), Y8
-	VMOVUPS     32(AX)(R12*1), Y9
+	VMOVUPS     32(AX)(R11*1), Y9
 	VCVTPH2PS   16(BX), Y10
 	VFMADD231PS Y10, Y8, Y0
 	VFMADD231PS Y10, Y9, Y4
-	VCVTPH2PS   16(BX)(R10*1), Y11
+	VCVTPH2PS   16(BX)(R9*1), Y11
 	VFMADD231PS Y11, Y8, Y1
 	VFMADD231PS Y11, Y9, Y5
-	VCVTPH2PS   16(BX)(R10*2), Y12
+	VCVTPH2PS   16(BX)(R9*2), Y12
 	VFMADD231PS Y12, Y8, Y2
 	VFMADD231PS Y12, Y9, Y6
-	VCVTPH2PS   16(BX)(R11*1), Y13
+	VCVTPH2PS   16(BX)(R10*1), Y13
 	VFMADD231PS Y13, Y8, Y3
 	VFMADD231PS Y13, Y9, Y7
 	ADDQ        $0x40, AX
@@ -216,47 +235,151 @@ fetched_16:
 
 summed:
 	// K on to the next row
-	MOVQ   32(DI), CX
-	IMUL3Q $+2, CX, CX
-	SUBQ   CX, BX
-	LEAQ   (BX)(R10*4), BX
+	MOVQ    32(DI), CX
+	IMUL3Q  $+2, CX, CX
+	SUBQ    CX, BX
+	LEAQ    (BX)(R9*4), BX
+	VMOVUPS Y0, (R12)
+	VMOVUPS Y1, 32(R12)
+	VMOVUPS Y2, 64(R12)
+	VMOVUPS Y3, 96(R12)
+	VMOVUPS Y4, 512(R12)
+	VMOVUPS Y5, 544(R12)
+	VMOVUPS Y6, 576(R12)
+	VMOVUPS Y7, 608(R12)
+	ADDQ    $+128, R12
+	CMPQ    R12, 40(SP)
+	JLT     keys
 
-	// sums across, stored
-	VSHUFPS      $0x4e, Y1, Y0, Y10
-	VBLENDPS     $0xcc, Y1, Y0, Y0
-	VADDPS       Y10, Y0, Y0
-	VSHUFPS      $0x4e, Y3, Y2, Y10
-	VBLENDPS     $0xcc, Y3, Y2, Y2
-	VADDPS       Y10, Y2, Y2
-	VSHUFPS      $0x88, Y2, Y0, Y10
-	VSHUFPS      $0xdd, Y2, Y0, Y0
-	VADDPS       Y10, Y0, Y0
-	VSHUFPS      $0x4e, Y5, Y4, Y10
-	VBLENDPS     $0xcc, Y5, Y4, Y4
-	VADDPS       Y10, Y4, Y4
-	VSHUFPS      $0x4e, Y7, Y6, Y10
-	VBLENDPS     $0xcc, Y7, Y6, Y6
-	VADDPS       Y10, Y6, Y6
-	VSHUFPS      $0x88, Y6, Y4, Y10
-	VSHUFPS      $0xdd, Y6, Y4, Y4
-	VADDPS       Y10, Y4, Y4
-	VPERM2F128   $0x21, Y4, Y0, Y10
-	VBLENDPS     $0xf0, Y4, Y0, Y0
-	VADDPS       Y10, Y0, Y0
-	VMOVUPS      X0, (SI)
-	VEXTRACTF128 $0x01, Y0, 64(SI)
-
-	// on to the next block after 16 keys
-	ADDQ  $0x10, SI
-	MOVQ  R9, R8
-	TESTQ $+15, R8
-	JNZ   keys
-	ADDQ  $0x40, SI
-	JMP   keys
+	// sums across
+	MOVQ       32(SP), R12
+	VMOVUPS    (R12), Y0
+	VMOVUPS    32(R12), Y1
+	VMOVUPS    64(R12), Y2
+	VMOVUPS    96(R12), Y3
+	VMOVUPS    128(R12), Y4
+	VMOVUPS    160(R12), Y5
+	VMOVUPS    192(R12), Y6
+	VMOVUPS    224(R12), Y7
+	VSHUFPS    $0x4e, Y1, Y0, Y10
+	VBLENDPS   $0xcc, Y1, Y0, Y0
+	VADDPS     Y10, Y0, Y0
+	VSHUFPS    $0x4e, Y3, Y2, Y10
+	VBLENDPS   $0xcc, Y3, Y2, Y2
+	VADDPS     Y10, Y2, Y2
+	VSHUFPS    $0x88, Y2, Y0, Y10
+	VSHUFPS    $0xdd, Y2, Y0, Y0
+	VADDPS     Y10, Y0, Y0
+	VSHUFPS    $0x4e, Y5, Y4, Y10
+	VBLENDPS   $0xcc, Y5, Y4, Y4
+	VADDPS     Y10, Y4, Y4
+	VSHUFPS    $0x4e, Y7, Y6, Y10
+	VBLENDPS   $0xcc, Y7, Y6, Y6
+	VADDPS     Y10, Y6, Y6
+	VSHUFPS    $0x88, Y6, Y4, Y10
+	VSHUFPS    $0xdd, Y6, Y4, Y4
+	VADDPS     Y10, Y4, Y4
+	VPERM2F128 $0x21, Y4, Y0, Y10
+	VBLENDPS   $0xf0, Y4, Y0, Y0
+	VADDPS     Y10, Y0, Y0
+	VMOVUPS    Y0, (SI)
+	VMOVUPS    256(R12), Y0
+	VMOVUPS    288(R12), Y1
+	VMOVUPS    320(R12), Y2
+	VMOVUPS    352(R12), Y3
+	VMOVUPS    384(R12), Y4
+	VMOVUPS    416(R12), Y5
+	VMOVUPS    448(R12), Y6
+	VMOVUPS    480(R12), Y7
+	VSHUFPS    $0x4e, Y1, Y0, Y10
+	VBLENDPS   $0xcc, Y1, Y0, Y0
+	VADDPS     Y10, Y0, Y0
+	VSHUFPS    $0x4e, Y3, Y2, Y10
+	VBLENDPS   $0xcc, Y3, Y2, Y2
+	VADDPS     Y10, Y2, Y2
+	VSHUFPS    $0x88, Y2, Y0, Y10
+	VSHUFPS    $0xdd, Y2, Y0, Y0
+	VADDPS     Y10, Y0, Y0
+	VSHUFPS    $0x4e, Y5, Y4, Y10
+	VBLENDPS   $0xcc, Y5, Y4, Y4
+	VADDPS     Y10, Y4, Y4
+	VSHUFPS    $0x4e, Y7, Y6, Y10
+	VBLENDPS   $0xcc, Y7, Y6, Y6
+	VADDPS     Y10, Y6, Y6
+	VSHUFPS    $0x88, Y6, Y4, Y10
+	VSHUFPS    $0xdd, Y6, Y4, Y4
+	VADDPS     Y10, Y4, Y4
+	VPERM2F128 $0x21, Y4, Y0, Y10
+	VBLENDPS   $0xf0, Y4, Y0, Y0
+	VADDPS     Y10, Y0, Y0
+	VMOVUPS    Y0, 32(SI)
+	VMOVUPS    512(R12), Y0
+	VMOVUPS    544(R12), Y1
+	VMOVUPS    576(R12), Y2
+	VMOVUPS    608(R12), Y3
+	VMOVUPS    640(R12), Y4
+	VMOVUPS    672(R12), Y5
+	VMOVUPS    704(R12), Y6
+	VMOVUPS    736(R12), Y7
+	VSHUFPS    $0x4e, Y1, Y0, Y10
+	VBLENDPS   $0xcc, Y1, Y0, Y0
+	VADDPS     Y10, Y0, Y0
+	VSHUFPS    $0x4e, Y3, Y2, Y10
+	VBLENDPS   $0xcc, Y3, Y2, Y2
+	VADDPS     Y10, Y2, Y2
+	VSHUFPS    $0x88, Y2, Y0, Y10
+	VSHUFPS    $0xdd, Y2, Y0, Y0
+	VADDPS     Y10, Y0, Y0
+	VSHUFPS    $0x4e, Y5, Y4, Y10
+	VBLENDPS   $0xcc, Y5, Y4, Y4
+	VADDPS     Y10, Y4, Y4
+	VSHUFPS    $0x4e, Y7, Y6, Y10
+	VBLENDPS   $0xcc, Y7, Y6, Y6
+	VADDPS     Y10, Y6, Y6
+	VSHUFPS    $0x88, Y6, Y4, Y10
+	VSHUFPS    $0xdd, Y6, Y4, Y4
+	VADDPS     Y10, Y4, Y4
+	VPERM2F128 $0x21, Y4, Y0, Y10
+	VBLENDPS   $0xf0, Y4, Y0, Y0
+	VADDPS     Y10, Y0, Y0
+	VMOVUPS    Y0, 64(SI)
+	VMOVUPS    768(R12), Y0
+	VMOVUPS    800(R12), Y1
+	VMOVUPS    832(R12), Y2
+	VMOVUPS    864(R12), Y3
+	VMOVUPS    896(R12), Y4
+	VMOVUPS    928(R12), Y5
+	VMOVUPS    960(R12), Y6
+	VMOVUPS    992(R12), Y7
+	VSHUFPS    $0x4e, Y1, Y0, Y10
+	VBLENDPS   $0xcc, Y1, Y0, Y0
+	VADDPS     Y10, Y0, Y0
+	VSHUFPS    $0x4e, Y3, Y2, Y10
+	VBLENDPS   $0xcc, Y3, Y2, Y2
+	VADDPS     Y10, Y2, Y2
+	VSHUFPS    $0x88, Y2, Y0, Y10
+	VSHUFPS    $0xdd, Y2, Y0, Y0
+	VADDPS     Y10, Y0, Y0
+	VSHUFPS    $0x4e, Y5, Y4, Y10
+	VBLENDPS   $0xcc, Y5, Y4, Y4
+	VADDPS     Y10, Y4, Y4
+	VSHUFPS    $0x4e, Y7, Y6, Y10
+	VBLENDPS   $0xcc, Y7, Y6, Y6
+	VADDPS     Y10, Y6, Y6
+	VSHUFPS    $0x88, Y6, Y4, Y10
+	VSHUFPS    $0xdd, Y6, Y4, Y4
+	VADDPS     Y10, Y4, Y4
+	VPERM2F128 $0x21, Y4, Y0, Y10
+	VBLENDPS   $0xf0, Y4, Y0, Y0
+	VADDPS     Y10, Y0, Y0
+	VMOVUPS    Y0, 96(SI)
+	ADDQ       $+128, SI
+	SUBQ       $0x10, R8
+	JGE        block
 
 rest:
-	CMPQ R8, 40(DI)
-	JGE  done
+	ADDQ $0x10, R8
+	JZ   done
 
 key:
 	MOVQ   (DI), AX
@@ -267,8 +390,8 @@ key:
 	JLT    half_rest
 
 steps_rest:
-	TESTQ      DX, DX
-	JZ         fetched_rest_32
+	DECQ       24(SP)
+	JNZ        fetched_rest_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
@@ -280,31 +403,35 @@ steps_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_32_64:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_32:
 	// S[0..1][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
-	VMOVUPS     (AX)(R12*1), Y9
+	VMOVUPS     (AX)(R11*1), Y9
 	VCVTPH2PS   (BX), Y10
 	VFMADD231PS Y10, Y8, Y0
 	VFMADD231PS Y10, Y9, Y1
 
 	// S[0..1][0..0] += Q[d+8..]·K[d+8..]
 	VMOVUPS     32(AX), Y8
-	VMOVUPS     32(AX)(R12*1), Y9
+	VMOVUPS     32(AX)(R11*1), Y9
 	VCVTPH2PS   16(BX), Y10
 	VFMADD231PS Y10, Y8, Y0
 	VFMADD231PS Y10, Y9, Y1
 
 	// S[0..1][0..0] += Q[d+16..]·K[d+16..]
 	VMOVUPS     64(AX), Y8
-	VMOVUPS     64(AX)(R12*1), Y9
+	VMOVUPS     64(AX)(R11*1), Y9
 	VCVTPH2PS   32(BX), Y10
 	VFMADD231PS Y10, Y8, Y0
 	VFMADD231PS Y10, Y9, Y1
 
 	// S[0..1][0..0] += Q[d+24..]·K[d+24..]
 	VMOVUPS     96(AX), Y8
-	VMOVUPS     96(AX)(R12*1), Y9
+	VMOVUPS     96(AX)(R11*1), Y9
 	VCVTPH2PS   48(BX), Y10
 	VFMADD231PS Y10, Y8, Y0
 	VFMADD231PS Y10, Y9, Y1
@@ -316,8 +443,8 @@ fetched_rest_32:
 half_rest:
 	ADDQ       $0x20, CX
 	JZ         summed_rest
-	TESTQ      DX, DX
-	JZ         fetched_rest_16
+	DECQ       24(SP)
+	JNZ        fetched_rest_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
@@ -329,17 +456,21 @@ half_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_16_32:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_16:
 	// S[0..1][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
-	VMOVUPS     (AX)(R12*1), Y9
+	VMOVUPS     (AX)(R11*1), Y9
 	VCVTPH2PS   (BX), Y10
 	VFMADD231PS Y10, Y8, Y0
 	VFMADD231PS Y10, Y9, Y1
 
 	// S[0..1][0..0] += Q[d+8..]·K[d+8..]
 	VMOVUPS     32(AX), Y8
-	VMOVUPS     32(AX)(R12*1), Y9
+	VMOVUPS     32(AX)(R11*1), Y9
 	VCVTPH2PS   16(BX), Y10
 	VFMADD231PS Y10, Y8, Y0
 	VFMADD231PS Y10, Y9, Y1
@@ -351,7 +482,7 @@ summed_rest:
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R10*1), BX
+	LEAQ   (BX)(R9*1), BX
 
 	// sums across, stored
 	VSHUFPS      $0x4e, Y1, Y0, Y10
@@ -368,9 +499,8 @@ summed_rest:
 	VMOVSS       X0, (SI)
 	VEXTRACTPS   $0x01, X0, 64(SI)
 	ADDQ         $0x04, SI
-	INCQ         R8
-	CMPQ         R8, 40(DI)
-	JLT          key
+	DECQ         R8
+	JNZ          key
 
 done:
 	VZEROUPPER

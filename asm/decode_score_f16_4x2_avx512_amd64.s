@@ -16,16 +16,16 @@
 //	AX       Q, at d
 //	BX       K
 //	CX       elements of D left
-//	DX       next line to prefetch; 0: none
+//	DX       next line to prefetch
 //	SI       S
-//	R8       key
-//	R9       key of the next step
-//	R10      KStride
-//	R11      4·D
-//	R12      3·4·D
+//	R8       Keys
+//	R9       KStride
+//	R10      4·D
+//	R11      3·4·D
 //	Z0–Z7    partial sums of S[r][key]
 //	Z8–Z11   Q[r][d]
 //	Z12–Z15  K[key][d]; sums
+//	R12      steps left in the block
 
 // func decode_score_f16_4x2_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512F, AVX512VL, MMX+
@@ -34,35 +34,39 @@ TEXT ·decode_score_f16_4x2_avx512(SB), $128-8
 	MOVQ 8(DI), BX
 
 	// rows without gaps are one long row
-	MOVQ   32(DI), DX
-	IMUL3Q $+2, DX, DX
-	MOVQ   DX, (SP)
-	MOVQ   DX, 8(SP)
-	NEGQ   DX
-	ADDQ   16(DI), DX
-	MOVQ   DX, 16(SP)
-	JNZ    gaps
-	MOVQ   $0x4000000000000000, DX
-	MOVQ   DX, 8(SP)
+	MOVQ 64(DI), DX
+	MOVQ DX, (SP)
+	MOVQ DX, 8(SP)
+	NEGQ DX
+	ADDQ 16(DI), DX
+	MOVQ DX, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, DX
+	MOVQ DX, 8(SP)
 
 gaps:
+	MOVQ  $0x4000000000000000, DX
+	MOVQ  DX, 24(SP)
 	MOVQ  48(DI), DX
 	TESTQ DX, DX
 	JZ    no_prefetch
 	ADDQ  BX, DX
+	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
 	MOVQ 24(DI), SI
-	MOVQ 16(DI), R10
-	MOVQ 32(DI), R11
-	SHLQ $0x02, R11
-	LEAQ (R11)(R11*2), R12
-	XORQ R8, R8
+	MOVQ 40(DI), R8
+	MOVQ 16(DI), R9
+	MOVQ 32(DI), R10
+	SHLQ $0x02, R10
+	LEAQ (R10)(R10*2), R11
+	SUBQ $0x10, R8
+	JLT  rest
+
+block:
+	MOVQ $0x00000008, R12
 
 keys:
-	LEAQ   2(R8), R9
-	CMPQ   R9, 40(DI)
-	JGT    rest
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
@@ -77,8 +81,8 @@ keys:
 	JLT    half
 
 steps:
-	TESTQ      DX, DX
-	JZ         fetched_32
+	DECQ       24(SP)
+	JNZ        fetched_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
@@ -91,18 +95,22 @@ steps:
 	MOVQ       a+0(FP), DI
 
 same_row_32_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32:
 	// S[0..3][0..1] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VMOVUPS     (AX)(R11*1), Z9
-	VMOVUPS     (AX)(R11*2), Z10
-	VMOVUPS     (AX)(R12*1), Z11
+	VMOVUPS     (AX)(R10*1), Z9
+	VMOVUPS     (AX)(R10*2), Z10
+	VMOVUPS     (AX)(R11*1), Z11
 	VCVTPH2PS   (BX), Z12
 	VFMADD231PS Z12, Z8, Z0
 	VFMADD231PS Z12, Z9, Z2
 	VFMADD231PS Z12, Z10, Z4
 	VFMADD231PS Z12, Z11, Z6
-	VCVTPH2PS   (BX)(R10*1), Z13
+	VCVTPH2PS   (BX)(R9*1), Z13
 	VFMADD231PS Z13, Z8, Z1
 	VFMADD231PS Z13, Z9, Z3
 	VFMADD231PS Z13, Z10, Z5
@@ -110,15 +118,15 @@ fetched_32:
 
 	// S[0..3][0..1] += Q[d+16..]·K[d+16..]
 	VMOVUPS     64(AX), Z8
-	VMOVUPS     64(AX)(R11*1), Z9
-	VMOVUPS     64(AX)(R11*2), Z10
-	VMOVUPS     64(AX)(R12*1), Z11
+	VMOVUPS     64(AX)(R10*1), Z9
+	VMOVUPS     64(AX)(R10*2), Z10
+	VMOVUPS     64(AX)(R11*1), Z11
 	VCVTPH2PS   32(BX), Z12
 	VFMADD231PS Z12, Z8, Z0
 	VFMADD231PS Z12, Z9, Z2
 	VFMADD231PS Z12, Z10, Z4
 	VFMADD231PS Z12, Z11, Z6
-	VCVTPH2PS   32(BX)(R10*1), Z13
+	VCVTPH2PS   32(BX)(R9*1), Z13
 	VFMADD231PS Z13, Z8, Z1
 	VFMADD231PS Z13, Z9, Z3
 	VFMADD231PS Z13, Z10, Z5
@@ -131,8 +139,8 @@ fetched_32:
 half:
 	ADDQ       $0x20, CX
 	JZ         summed
-	TESTQ      DX, DX
-	JZ         fetched_16
+	DECQ       24(SP)
+	JNZ        fetched_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
@@ -144,18 +152,22 @@ half:
 	MOVQ       a+0(FP), DI
 
 same_row_16_64:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_16:
 	// S[0..3][0..1] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VMOVUPS     (AX)(R11*1), Z9
-	VMOVUPS     (AX)(R11*2), Z10
-	VMOVUPS     (AX)(R12*1), Z11
+	VMOVUPS     (AX)(R10*1), Z9
+	VMOVUPS     (AX)(R10*2), Z10
+	VMOVUPS     (AX)(R11*1), Z11
 	VCVTPH2PS   (BX), Z12
 	VFMADD231PS Z12, Z8, Z0
 	VFMADD231PS Z12, Z9, Z2
 	VFMADD231PS Z12, Z10, Z4
 	VFMADD231PS Z12, Z11, Z6
-	VCVTPH2PS   (BX)(R10*1), Z13
+	VCVTPH2PS   (BX)(R9*1), Z13
 	VFMADD231PS Z13, Z8, Z1
 	VFMADD231PS Z13, Z9, Z3
 	VFMADD231PS Z13, Z10, Z5
@@ -168,7 +180,7 @@ summed:
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R10*2), BX
+	LEAQ   (BX)(R9*2), BX
 
 	// sums across, stored
 	VSHUFPS       $0x4e, Z1, Z0, Z12
@@ -201,18 +213,16 @@ summed:
 	VADDPS        X12, X4, X4
 	VMOVLPS       X4, 128(SI)
 	VMOVHPS       X4, 192(SI)
-
-	// on to the next block after 16 keys
-	ADDQ  $0x08, SI
-	MOVQ  R9, R8
-	TESTQ $+15, R8
-	JNZ   keys
-	ADDQ  $+192, SI
-	JMP   keys
+	ADDQ          $0x08, SI
+	DECQ          R12
+	JNZ           keys
+	ADDQ          $+192, SI
+	SUBQ          $0x10, R8
+	JGE           block
 
 rest:
-	CMPQ R8, 40(DI)
-	JGE  done
+	ADDQ $0x10, R8
+	JZ   done
 
 key:
 	MOVQ   (DI), AX
@@ -225,8 +235,8 @@ key:
 	JLT    half_rest
 
 steps_rest:
-	TESTQ      DX, DX
-	JZ         fetched_rest_32
+	DECQ       24(SP)
+	JNZ        fetched_rest_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
@@ -238,12 +248,16 @@ steps_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_32_64:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_32:
 	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VMOVUPS     (AX)(R11*1), Z9
-	VMOVUPS     (AX)(R11*2), Z10
-	VMOVUPS     (AX)(R12*1), Z11
+	VMOVUPS     (AX)(R10*1), Z9
+	VMOVUPS     (AX)(R10*2), Z10
+	VMOVUPS     (AX)(R11*1), Z11
 	VCVTPH2PS   (BX), Z12
 	VFMADD231PS Z12, Z8, Z0
 	VFMADD231PS Z12, Z9, Z1
@@ -252,9 +266,9 @@ fetched_rest_32:
 
 	// S[0..3][0..0] += Q[d+16..]·K[d+16..]
 	VMOVUPS     64(AX), Z8
-	VMOVUPS     64(AX)(R11*1), Z9
-	VMOVUPS     64(AX)(R11*2), Z10
-	VMOVUPS     64(AX)(R12*1), Z11
+	VMOVUPS     64(AX)(R10*1), Z9
+	VMOVUPS     64(AX)(R10*2), Z10
+	VMOVUPS     64(AX)(R11*1), Z11
 	VCVTPH2PS   32(BX), Z12
 	VFMADD231PS Z12, Z8, Z0
 	VFMADD231PS Z12, Z9, Z1
@@ -268,8 +282,8 @@ fetched_rest_32:
 half_rest:
 	ADDQ       $0x20, CX
 	JZ         summed_rest
-	TESTQ      DX, DX
-	JZ         fetched_rest_16
+	DECQ       24(SP)
+	JNZ        fetched_rest_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
@@ -281,12 +295,16 @@ half_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_16_32:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_16:
 	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VMOVUPS     (AX)(R11*1), Z9
-	VMOVUPS     (AX)(R11*2), Z10
-	VMOVUPS     (AX)(R12*1), Z11
+	VMOVUPS     (AX)(R10*1), Z9
+	VMOVUPS     (AX)(R10*2), Z10
+	VMOVUPS     (AX)(R11*1), Z11
 	VCVTPH2PS   (BX), Z12
 	VFMADD231PS Z12, Z8, Z0
 	VFMADD231PS Z12, Z9, Z1
@@ -300,7 +318,7 @@ summed_rest:
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R10*1), BX
+	LEAQ   (BX)(R9*1), BX
 
 	// sums across, stored
 	VSHUFPS       $0x4e, Z1, Z0, Z12
@@ -321,9 +339,8 @@ summed_rest:
 	VEXTRACTPS    $0x02, X0, 128(SI)
 	VEXTRACTPS    $0x03, X0, 192(SI)
 	ADDQ          $0x04, SI
-	INCQ          R8
-	CMPQ          R8, 40(DI)
-	JLT           key
+	DECQ          R8
+	JNZ           key
 
 done:
 	VZEROUPPER

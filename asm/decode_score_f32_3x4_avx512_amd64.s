@@ -16,16 +16,16 @@
 //	AX       Q, at d
 //	BX       K
 //	CX       elements of D left
-//	DX       next line to prefetch; 0: none
+//	DX       next line to prefetch
 //	SI       S
-//	R8       key
-//	R9       key of the next step
-//	R10      KStride
-//	R11      3·KStride
-//	R12      4·D
+//	R8       Keys
+//	R9       KStride
+//	R10      3·KStride
+//	R11      4·D
 //	Z0–Z11   partial sums of S[r][key]
 //	Z12–Z14  Q[r][d]
 //	Z15–Z18  K[key][d]; sums
+//	R12      steps left in the block
 
 // func decode_score_f32_3x4_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512F, AVX512VL, MMX+
@@ -34,35 +34,39 @@ TEXT ·decode_score_f32_3x4_avx512(SB), $128-8
 	MOVQ 8(DI), BX
 
 	// rows without gaps are one long row
-	MOVQ   32(DI), DX
-	IMUL3Q $+4, DX, DX
-	MOVQ   DX, (SP)
-	MOVQ   DX, 8(SP)
-	NEGQ   DX
-	ADDQ   16(DI), DX
-	MOVQ   DX, 16(SP)
-	JNZ    gaps
-	MOVQ   $0x4000000000000000, DX
-	MOVQ   DX, 8(SP)
+	MOVQ 64(DI), DX
+	MOVQ DX, (SP)
+	MOVQ DX, 8(SP)
+	NEGQ DX
+	ADDQ 16(DI), DX
+	MOVQ DX, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, DX
+	MOVQ DX, 8(SP)
 
 gaps:
+	MOVQ  $0x4000000000000000, DX
+	MOVQ  DX, 24(SP)
 	MOVQ  48(DI), DX
 	TESTQ DX, DX
 	JZ    no_prefetch
 	ADDQ  BX, DX
+	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
 	MOVQ 24(DI), SI
-	MOVQ 16(DI), R10
-	LEAQ (R10)(R10*2), R11
-	MOVQ 32(DI), R12
-	SHLQ $0x02, R12
-	XORQ R8, R8
+	MOVQ 40(DI), R8
+	MOVQ 16(DI), R9
+	LEAQ (R9)(R9*2), R10
+	MOVQ 32(DI), R11
+	SHLQ $0x02, R11
+	SUBQ $0x10, R8
+	JLT  rest
+
+block:
+	MOVQ $0x00000004, R12
 
 keys:
-	LEAQ   4(R8), R9
-	CMPQ   R9, 40(DI)
-	JGT    rest
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
@@ -81,8 +85,8 @@ keys:
 	JLT    half
 
 steps:
-	TESTQ      DX, DX
-	JZ         fetched_32
+	DECQ       24(SP)
+	JNZ        fetched_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
@@ -111,45 +115,49 @@ same_row_32_512:
 	MOVQ       a+0(FP), DI
 
 same_row_32_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32:
 	// S[0..2][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z12
-	VMOVUPS     (AX)(R12*1), Z13
-	VMOVUPS     (AX)(R12*2), Z14
+	VMOVUPS     (AX)(R11*1), Z13
+	VMOVUPS     (AX)(R11*2), Z14
 	VMOVUPS     (BX), Z15
 	VFMADD231PS Z15, Z12, Z0
 	VFMADD231PS Z15, Z13, Z4
 	VFMADD231PS Z15, Z14, Z8
-	VMOVUPS     (BX)(R10*1), Z16
+	VMOVUPS     (BX)(R9*1), Z16
 	VFMADD231PS Z16, Z12, Z1
 	VFMADD231PS Z16, Z13, Z5
 	VFMADD231PS Z16, Z14, Z9
-	VMOVUPS     (BX)(R10*2), Z17
+	VMOVUPS     (BX)(R9*2), Z17
 	VFMADD231PS Z17, Z12, Z2
 	VFMADD231PS Z17, Z13, Z6
 	VFMADD231PS Z17, Z14, Z10
-	VMOVUPS     (BX)(R11*1), Z18
+	VMOVUPS     (BX)(R10*1), Z18
 	VFMADD231PS Z18, Z12, Z3
 	VFMADD231PS Z18, Z13, Z7
 	VFMADD231PS Z18, Z14, Z11
 
 	// S[0..2][0..3] += Q[d+16..]·K[d+16..]
 	VMOVUPS     64(AX), Z12
-	VMOVUPS     64(AX)(R12*1), Z13
-	VMOVUPS     64(AX)(R12*2), Z14
+	VMOVUPS     64(AX)(R11*1), Z13
+	VMOVUPS     64(AX)(R11*2), Z14
 	VMOVUPS     64(BX), Z15
 	VFMADD231PS Z15, Z12, Z0
 	VFMADD231PS Z15, Z13, Z4
 	VFMADD231PS Z15, Z14, Z8
-	VMOVUPS     64(BX)(R10*1), Z16
+	VMOVUPS     64(BX)(R9*1), Z16
 	VFMADD231PS Z16, Z12, Z1
 	VFMADD231PS Z16, Z13, Z5
 	VFMADD231PS Z16, Z14, Z9
-	VMOVUPS     64(BX)(R10*2), Z17
+	VMOVUPS     64(BX)(R9*2), Z17
 	VFMADD231PS Z17, Z12, Z2
 	VFMADD231PS Z17, Z13, Z6
 	VFMADD231PS Z17, Z14, Z10
-	VMOVUPS     64(BX)(R11*1), Z18
+	VMOVUPS     64(BX)(R10*1), Z18
 	VFMADD231PS Z18, Z12, Z3
 	VFMADD231PS Z18, Z13, Z7
 	VFMADD231PS Z18, Z14, Z11
@@ -161,8 +169,8 @@ fetched_32:
 half:
 	ADDQ       $0x20, CX
 	JZ         summed
-	TESTQ      DX, DX
-	JZ         fetched_16
+	DECQ       24(SP)
+	JNZ        fetched_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
@@ -177,24 +185,28 @@ half:
 	MOVQ       a+0(FP), DI
 
 same_row_16_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_16:
 	// S[0..2][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z12
-	VMOVUPS     (AX)(R12*1), Z13
-	VMOVUPS     (AX)(R12*2), Z14
+	VMOVUPS     (AX)(R11*1), Z13
+	VMOVUPS     (AX)(R11*2), Z14
 	VMOVUPS     (BX), Z15
 	VFMADD231PS Z15, Z12, Z0
 	VFMADD231PS Z15, Z13, Z4
 	VFMADD231PS Z15, Z14, Z8
-	VMOVUPS     (BX)(R10*1), Z16
+	VMOVUPS     (BX)(R9*1), Z16
 	VFMADD231PS Z16, Z12, Z1
 	VFMADD231PS Z16, Z13, Z5
 	VFMADD231PS Z16, Z14, Z9
-	VMOVUPS     (BX)(R10*2), Z17
+	VMOVUPS     (BX)(R9*2), Z17
 	VFMADD231PS Z17, Z12, Z2
 	VFMADD231PS Z17, Z13, Z6
 	VFMADD231PS Z17, Z14, Z10
-	VMOVUPS     (BX)(R11*1), Z18
+	VMOVUPS     (BX)(R10*1), Z18
 	VFMADD231PS Z18, Z12, Z3
 	VFMADD231PS Z18, Z13, Z7
 	VFMADD231PS Z18, Z14, Z11
@@ -206,7 +218,7 @@ summed:
 	MOVQ   32(DI), CX
 	IMUL3Q $+4, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R10*4), BX
+	LEAQ   (BX)(R9*4), BX
 
 	// sums across, stored
 	VSHUFPS       $0x4e, Z1, Z0, Z15
@@ -250,18 +262,16 @@ summed:
 	VEXTRACTF32X4 $0x01, Y8, X15
 	VADDPS        X15, X8, X8
 	VMOVUPS       X8, 128(SI)
-
-	// on to the next block after 16 keys
-	ADDQ  $0x10, SI
-	MOVQ  R9, R8
-	TESTQ $+15, R8
-	JNZ   keys
-	ADDQ  $+128, SI
-	JMP   keys
+	ADDQ          $0x10, SI
+	DECQ          R12
+	JNZ           keys
+	ADDQ          $+128, SI
+	SUBQ          $0x10, R8
+	JGE           block
 
 rest:
-	CMPQ R8, 40(DI)
-	JGE  done
+	ADDQ $0x10, R8
+	JZ   done
 
 key:
 	MOVQ   (DI), AX
@@ -273,8 +283,8 @@ key:
 	JLT    half_rest
 
 steps_rest:
-	TESTQ      DX, DX
-	JZ         fetched_rest_32
+	DECQ       24(SP)
+	JNZ        fetched_rest_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
@@ -287,11 +297,15 @@ steps_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_32_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_32:
 	// S[0..2][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z12
-	VMOVUPS     (AX)(R12*1), Z13
-	VMOVUPS     (AX)(R12*2), Z14
+	VMOVUPS     (AX)(R11*1), Z13
+	VMOVUPS     (AX)(R11*2), Z14
 	VMOVUPS     (BX), Z15
 	VFMADD231PS Z15, Z12, Z0
 	VFMADD231PS Z15, Z13, Z1
@@ -299,8 +313,8 @@ fetched_rest_32:
 
 	// S[0..2][0..0] += Q[d+16..]·K[d+16..]
 	VMOVUPS     64(AX), Z12
-	VMOVUPS     64(AX)(R12*1), Z13
-	VMOVUPS     64(AX)(R12*2), Z14
+	VMOVUPS     64(AX)(R11*1), Z13
+	VMOVUPS     64(AX)(R11*2), Z14
 	VMOVUPS     64(BX), Z15
 	VFMADD231PS Z15, Z12, Z0
 	VFMADD231PS Z15, Z13, Z1
@@ -313,8 +327,8 @@ fetched_rest_32:
 half_rest:
 	ADDQ       $0x20, CX
 	JZ         summed_rest
-	TESTQ      DX, DX
-	JZ         fetched_rest_16
+	DECQ       24(SP)
+	JNZ        fetched_rest_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
@@ -326,11 +340,15 @@ half_rest:
 	MOVQ       a+0(FP), DI
 
 same_row_rest_16_64:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
 fetched_rest_16:
 	// S[0..2][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z12
-	VMOVUPS     (AX)(R12*1), Z13
-	VMOVUPS     (AX)(R12*2), Z14
+	VMOVUPS     (AX)(R11*1), Z13
+	VMOVUPS     (AX)(R11*2), Z14
 	VMOVUPS     (BX), Z15
 	VFMADD231PS Z15, Z12, Z0
 	VFMADD231PS Z15, Z13, Z1
@@ -343,7 +361,7 @@ summed_rest:
 	MOVQ   32(DI), CX
 	IMUL3Q $+4, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R10*1), BX
+	LEAQ   (BX)(R9*1), BX
 
 	// sums across, stored
 	VSHUFPS       $0x4e, Z1, Z0, Z15
@@ -363,9 +381,8 @@ summed_rest:
 	VEXTRACTPS    $0x01, X0, 64(SI)
 	VEXTRACTPS    $0x02, X0, 128(SI)
 	ADDQ          $0x04, SI
-	INCQ          R8
-	CMPQ          R8, 40(DI)
-	JLT           key
+	DECQ          R8
+	JNZ           key
 
 done:
 	VZEROUPPER

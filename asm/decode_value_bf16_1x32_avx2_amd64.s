@@ -16,14 +16,13 @@
 //	AX       V
 //	BX       VStride
 //	CX       O
-//	DX       Alpha
-//	SI       Cols
-//	R8       P, at key
-//	R9       V, at key
-//	R10      keys left
-//	R11      O, at row
-//	R12      key in block
-//	R13      next line to prefetch; 0: none
+//	DX       Cols
+//	SI       P, at key
+//	R8       V, at key
+//	R9       keys left
+//	R10      O, at row
+//	R11      key in block
+//	R12      next line to prefetch
 //	Y0–Y3    O[r][c]
 //	Y4       P[r][k]
 //	Y5–Y8    V[k][c]
@@ -35,404 +34,437 @@ TEXT ·decode_value_bf16_1x32_avx2(SB), $128-8
 	MOVQ 8(DI), AX
 	MOVQ 16(DI), BX
 	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
+	MOVQ 56(DI), DX
 
 	// rows without gaps are one long row
-	MOVQ   56(DI), R13
-	IMUL3Q $+2, R13, R13
-	MOVQ   R13, 32(SP)
-	MOVQ   R13, 40(SP)
-	NEGQ   R13
-	ADDQ   16(DI), R13
-	MOVQ   R13, 48(SP)
-	JNZ    gaps
-	MOVQ   $0x4000000000000000, R13
-	MOVQ   R13, 40(SP)
+	MOVQ 80(DI), R12
+	MOVQ R12, 24(SP)
+	MOVQ R12, 32(SP)
+	NEGQ R12
+	ADDQ 16(DI), R12
+	MOVQ R12, 40(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, R12
+	MOVQ R12, 32(SP)
 
 gaps:
-	MOVQ  64(DI), R13
-	TESTQ R13, R13
+	MOVQ  $0x4000000000000000, R12
+	MOVQ  R12, 48(SP)
+	MOVQ  64(DI), R12
+	TESTQ R12, R12
 	JZ    no_prefetch
-	ADDQ  AX, R13
+	ADDQ  AX, R12
+	MOVQ  $0x00000001, 48(SP)
 
 no_prefetch:
-	// 1 for each row: alpha after the first span
-	MOVL $0x3f800000, 24(SP)
-	MOVQ (DI), R8
-	MOVQ R8, (SP)
-	MOVQ 48(DI), R10
+	// O = alpha·O where alpha is not 1
+	MOVQ         CX, R10
+	MOVQ         40(DI), SI
+	CMPL         (SI), $0x3f800000
+	JEQ          scaled_0
+	VBROADCASTSS (SI), Y5
+	XORQ         R11, R11
+
+scale_0:
+	VMULPS  (R10)(R11*4), Y5, Y0
+	VMOVUPS Y0, (R10)(R11*4)
+	VMULPS  32(R10)(R11*4), Y5, Y0
+	VMOVUPS Y0, 32(R10)(R11*4)
+	ADDQ    $0x10, R11
+	CMPQ    R11, DX
+	JLT     scale_0
+
+scaled_0:
+	MOVQ (DI), SI
+	MOVQ SI, (SP)
+	MOVQ 48(DI), R9
 
 span:
 	// keys of this span, and of the rest
-	MOVQ    R10, R12
-	SUBQ    $0x40, R12
-	MOVQ    R12, 16(SP)
-	MOVQ    $+64, R12
-	CMPQ    R10, R12
-	CMOVQGT R12, R10
-	MOVQ    R10, 8(SP)
+	MOVQ    R9, R11
+	SUBQ    $0x40, R11
+	MOVQ    R11, 16(SP)
+	MOVQ    $+64, R11
+	CMPQ    R9, R11
+	CMOVQGT R11, R9
+	MOVQ    R9, 8(SP)
 
 columns_32:
-	CMPQ   SI, $0x20
+	CMPQ   DX, $0x20
 	JLT    narrower_32
-	MOVQ   (SP), R8
-	MOVQ   AX, R9
-	MOVQ   8(SP), R10
+	MOVQ   (SP), SI
+	MOVQ   AX, R8
+	MOVQ   8(SP), R9
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	SUBQ   $0x10, R10
+	SUBQ   $0x10, R9
 	JLT    rest_32
 
 block_32:
-	TESTQ      R13, R13
-	JZ         fetched_32_0
-	PREFETCHT0 (R13)
-	PREFETCHT0 64(R13)
-	PREFETCHT0 128(R13)
-	PREFETCHT0 192(R13)
-	ADDQ       $+256, R13
-	SUBQ       $+256, 40(SP)
+	DECQ       48(SP)
+	JNZ        fetched_32_0
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	PREFETCHT0 128(R12)
+	PREFETCHT0 192(R12)
+	ADDQ       $+256, R12
+	SUBQ       $+256, 32(SP)
 	JG         same_row_32_0_256
-	ADDQ       40(SP), R13
-	ADDQ       48(SP), R13
-	MOVQ       32(SP), DI
-	MOVQ       DI, 40(SP)
+	ADDQ       32(SP), R12
+	ADDQ       40(SP), R12
+	MOVQ       24(SP), DI
+	MOVQ       DI, 32(SP)
 	MOVQ       a+0(FP), DI
 
 same_row_32_0_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	VBROADCASTSS (R8), Y4
+	VBROADCASTSS (SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+1]·V[k+1]
-	VBROADCASTSS 4(R8), Y4
+	VBROADCASTSS 4(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+2]·V[k+2]
-	VBROADCASTSS 8(R8), Y4
+	VBROADCASTSS 8(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+3]·V[k+3]
-	VBROADCASTSS 12(R8), Y4
+	VBROADCASTSS 12(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_32_4
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_32_4
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_32_4_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_32_4_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32_4:
 	// O[0..0] += P[k+4]·V[k+4]
-	VBROADCASTSS 16(R8), Y4
+	VBROADCASTSS 16(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+5]·V[k+5]
-	VBROADCASTSS 20(R8), Y4
+	VBROADCASTSS 20(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+6]·V[k+6]
-	VBROADCASTSS 24(R8), Y4
+	VBROADCASTSS 24(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+7]·V[k+7]
-	VBROADCASTSS 28(R8), Y4
+	VBROADCASTSS 28(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_32_8
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_32_8
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_32_8_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_32_8_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	VBROADCASTSS 32(R8), Y4
+	VBROADCASTSS 32(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+9]·V[k+9]
-	VBROADCASTSS 36(R8), Y4
+	VBROADCASTSS 36(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+10]·V[k+10]
-	VBROADCASTSS 40(R8), Y4
+	VBROADCASTSS 40(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+11]·V[k+11]
-	VBROADCASTSS 44(R8), Y4
+	VBROADCASTSS 44(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_32_12
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_32_12
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_32_12_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_32_12_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32_12:
 	// O[0..0] += P[k+12]·V[k+12]
-	VBROADCASTSS 48(R8), Y4
+	VBROADCASTSS 48(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+13]·V[k+13]
-	VBROADCASTSS 52(R8), Y4
+	VBROADCASTSS 52(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+14]·V[k+14]
-	VBROADCASTSS 56(R8), Y4
+	VBROADCASTSS 56(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+15]·V[k+15]
-	VBROADCASTSS 60(R8), Y4
+	VBROADCASTSS 60(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
-	ADDQ         $0x40, R8
-	SUBQ         $0x10, R10
+	ADDQ         BX, R8
+	ADDQ         $0x40, SI
+	SUBQ         $0x10, R9
 	JGE          block_32
 
 rest_32:
-	ADDQ $0x10, R10
+	ADDQ $0x10, R9
 	JZ   finish_32
-	XORQ R12, R12
+	XORQ R11, R11
 
 key_32:
-	VBROADCASTSS (R8)(R12*4), Y4
+	VBROADCASTSS (SI)(R11*4), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VXORPS       Y7, Y7, Y7
-	VPUNPCKLWD   32(R9), Y7, Y7
+	VPUNPCKLWD   32(R8), Y7, Y7
 	VFMADD231PS  Y7, Y4, Y2
 	VXORPS       Y8, Y8, Y8
-	VPUNPCKHWD   32(R9), Y8, Y8
+	VPUNPCKHWD   32(R8), Y8, Y8
 	VFMADD231PS  Y8, Y4, Y3
-	ADDQ         BX, R9
-	INCQ         R12
-	CMPQ         R12, R10
+	ADDQ         BX, R8
+	INCQ         R11
+	CMPQ         R11, R9
 	JLT          key_32
 
 finish_32:
@@ -443,248 +475,254 @@ finish_32:
 	VPERM2F128 $0x20, Y3, Y2, Y4
 	VPERM2F128 $0x31, Y3, Y2, Y3
 	VMOVAPS    Y4, Y2
-
-	// O = alpha·O + the sums
-	VBROADCASTSS (DX), Y5
-	VFMADD231PS  (CX), Y5, Y0
-	VMOVUPS      Y0, (CX)
-	VFMADD231PS  32(CX), Y5, Y1
-	VMOVUPS      Y1, 32(CX)
-	VFMADD231PS  64(CX), Y5, Y2
-	VMOVUPS      Y2, 64(CX)
-	VFMADD231PS  96(CX), Y5, Y3
-	VMOVUPS      Y3, 96(CX)
-	ADDQ         $0x40, AX
-	ADDQ         $+128, CX
-	SUBQ         $0x20, SI
-	JMP          columns_32
+	MOVQ       CX, R10
+	VADDPS     (R10), Y0, Y0
+	VMOVUPS    Y0, (R10)
+	VADDPS     32(R10), Y1, Y1
+	VMOVUPS    Y1, 32(R10)
+	VADDPS     64(R10), Y2, Y2
+	VMOVUPS    Y2, 64(R10)
+	VADDPS     96(R10), Y3, Y3
+	VMOVUPS    Y3, 96(R10)
+	ADDQ       $0x40, AX
+	ADDQ       $+128, CX
+	SUBQ       $0x20, DX
+	JMP        columns_32
 
 narrower_32:
-	CMPQ   SI, $0x10
+	CMPQ   DX, $0x10
 	JLT    narrower_16
-	MOVQ   (SP), R8
-	MOVQ   AX, R9
-	MOVQ   8(SP), R10
+	MOVQ   (SP), SI
+	MOVQ   AX, R8
+	MOVQ   8(SP), R9
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	SUBQ   $0x10, R10
+	SUBQ   $0x10, R9
 	JLT    rest_16
 
 block_16:
-	TESTQ      R13, R13
-	JZ         fetched_16_0
-	PREFETCHT0 (R13)
-	PREFETCHT0 64(R13)
-	PREFETCHT0 128(R13)
-	PREFETCHT0 192(R13)
-	ADDQ       $+256, R13
-	SUBQ       $+256, 40(SP)
+	DECQ       48(SP)
+	JNZ        fetched_16_0
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	PREFETCHT0 128(R12)
+	PREFETCHT0 192(R12)
+	ADDQ       $+256, R12
+	SUBQ       $+256, 32(SP)
 	JG         same_row_16_0_256
-	ADDQ       40(SP), R13
-	ADDQ       48(SP), R13
-	MOVQ       32(SP), DI
-	MOVQ       DI, 40(SP)
+	ADDQ       32(SP), R12
+	ADDQ       40(SP), R12
+	MOVQ       24(SP), DI
+	MOVQ       DI, 32(SP)
 	MOVQ       a+0(FP), DI
 
 same_row_16_0_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_16_0:
 	// O[0..0] += P[k+0]·V[k+0]
-	VBROADCASTSS (R8), Y4
+	VBROADCASTSS (SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+1]·V[k+1]
-	VBROADCASTSS 4(R8), Y4
+	VBROADCASTSS 4(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y2
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+2]·V[k+2]
-	VBROADCASTSS 8(R8), Y4
+	VBROADCASTSS 8(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+3]·V[k+3]
-	VBROADCASTSS 12(R8), Y4
+	VBROADCASTSS 12(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y2
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+4]·V[k+4]
-	VBROADCASTSS 16(R8), Y4
+	VBROADCASTSS 16(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+5]·V[k+5]
-	VBROADCASTSS 20(R8), Y4
+	VBROADCASTSS 20(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y2
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+6]·V[k+6]
-	VBROADCASTSS 24(R8), Y4
+	VBROADCASTSS 24(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+7]·V[k+7]
-	VBROADCASTSS 28(R8), Y4
+	VBROADCASTSS 28(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y2
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y3
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_16_8
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_16_8
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_16_8_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_16_8_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_16_8:
 	// O[0..0] += P[k+8]·V[k+8]
-	VBROADCASTSS 32(R8), Y4
+	VBROADCASTSS 32(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+9]·V[k+9]
-	VBROADCASTSS 36(R8), Y4
+	VBROADCASTSS 36(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y2
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+10]·V[k+10]
-	VBROADCASTSS 40(R8), Y4
+	VBROADCASTSS 40(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+11]·V[k+11]
-	VBROADCASTSS 44(R8), Y4
+	VBROADCASTSS 44(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y2
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+12]·V[k+12]
-	VBROADCASTSS 48(R8), Y4
+	VBROADCASTSS 48(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+13]·V[k+13]
-	VBROADCASTSS 52(R8), Y4
+	VBROADCASTSS 52(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y2
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+14]·V[k+14]
-	VBROADCASTSS 56(R8), Y4
+	VBROADCASTSS 56(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..0] += P[k+15]·V[k+15]
-	VBROADCASTSS 60(R8), Y4
+	VBROADCASTSS 60(SI), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y2
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y3
-	ADDQ         BX, R9
-	ADDQ         $0x40, R8
-	SUBQ         $0x10, R10
+	ADDQ         BX, R8
+	ADDQ         $0x40, SI
+	SUBQ         $0x10, R9
 	JGE          block_16
 
 rest_16:
-	ADDQ $0x10, R10
+	ADDQ $0x10, R9
 	JZ   finish_16
-	XORQ R12, R12
+	XORQ R11, R11
 
 key_16:
-	VBROADCASTSS (R8)(R12*4), Y4
+	VBROADCASTSS (SI)(R11*4), Y4
 	VXORPS       Y5, Y5, Y5
-	VPUNPCKLWD   (R9), Y5, Y5
+	VPUNPCKLWD   (R8), Y5, Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VXORPS       Y6, Y6, Y6
-	VPUNPCKHWD   (R9), Y6, Y6
+	VPUNPCKHWD   (R8), Y6, Y6
 	VFMADD231PS  Y6, Y4, Y1
-	ADDQ         BX, R9
-	INCQ         R12
-	CMPQ         R12, R10
+	ADDQ         BX, R8
+	INCQ         R11
+	CMPQ         R11, R9
 	JLT          key_16
 
 finish_16:
@@ -695,29 +733,26 @@ finish_16:
 	VPERM2F128 $0x20, Y1, Y0, Y4
 	VPERM2F128 $0x31, Y1, Y0, Y1
 	VMOVAPS    Y4, Y0
-
-	// O = alpha·O + the sums
-	VBROADCASTSS (DX), Y5
-	VFMADD231PS  (CX), Y5, Y0
-	VMOVUPS      Y0, (CX)
-	VFMADD231PS  32(CX), Y5, Y1
-	VMOVUPS      Y1, 32(CX)
-	ADDQ         $0x20, AX
-	ADDQ         $0x40, CX
-	SUBQ         $0x10, SI
+	MOVQ       CX, R10
+	VADDPS     (R10), Y0, Y0
+	VMOVUPS    Y0, (R10)
+	VADDPS     32(R10), Y1, Y1
+	VMOVUPS    Y1, 32(R10)
+	ADDQ       $0x20, AX
+	ADDQ       $0x40, CX
+	SUBQ       $0x10, DX
 
 narrower_16:
 	// to the next span: V span rows down, back to column 0
-	MOVQ   16(SP), R10
-	MOVQ   56(DI), SI
-	IMUL3Q $+2, SI, R9
-	SUBQ   R9, AX
-	IMUL3Q $+64, BX, R9
-	ADDQ   R9, AX
+	MOVQ   16(SP), R9
+	MOVQ   56(DI), DX
+	IMUL3Q $+2, DX, R8
+	SUBQ   R8, AX
+	IMUL3Q $+64, BX, R8
+	ADDQ   R8, AX
 	MOVQ   24(DI), CX
 	ADDQ   $+256, (SP)
-	LEAQ   24(SP), DX
-	TESTQ  R10, R10
+	TESTQ  R9, R9
 	JG     span
 	VZEROUPPER
 	RET

@@ -16,14 +16,13 @@
 //	AX       V
 //	BX       VStride
 //	CX       O
-//	DX       Alpha
-//	SI       Cols
-//	R8       P, at key
-//	R9       V, at key
-//	R10      keys left
-//	R11      O, at row
-//	R12      key in block
-//	R13      next line to prefetch; 0: none
+//	DX       Cols
+//	SI       P, at key
+//	R8       V, at key
+//	R9       keys left
+//	R10      O, at row
+//	R11      key in block
+//	R12      next line to prefetch
 //	Z0–Z7    O[r][c]
 //	Z8–Z9    P[r][k]
 //	Z10–Z13  V[k][c]
@@ -35,51 +34,79 @@ TEXT ·decode_value_f32_2x64_avx512(SB), $128-8
 	MOVQ 8(DI), AX
 	MOVQ 16(DI), BX
 	MOVQ 24(DI), CX
-	MOVQ 40(DI), DX
-	MOVQ 56(DI), SI
+	MOVQ 56(DI), DX
 
 	// rows without gaps are one long row
-	MOVQ   56(DI), R13
-	IMUL3Q $+4, R13, R13
-	MOVQ   R13, 32(SP)
-	MOVQ   R13, 40(SP)
-	NEGQ   R13
-	ADDQ   16(DI), R13
-	MOVQ   R13, 48(SP)
-	JNZ    gaps
-	MOVQ   $0x4000000000000000, R13
-	MOVQ   R13, 40(SP)
+	MOVQ 80(DI), R12
+	MOVQ R12, 24(SP)
+	MOVQ R12, 32(SP)
+	NEGQ R12
+	ADDQ 16(DI), R12
+	MOVQ R12, 40(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, R12
+	MOVQ R12, 32(SP)
 
 gaps:
-	MOVQ  64(DI), R13
-	TESTQ R13, R13
+	MOVQ  $0x4000000000000000, R12
+	MOVQ  R12, 48(SP)
+	MOVQ  64(DI), R12
+	TESTQ R12, R12
 	JZ    no_prefetch
-	ADDQ  AX, R13
+	ADDQ  AX, R12
+	MOVQ  $0x00000001, 48(SP)
 
 no_prefetch:
-	// 1 for each row: alpha after the first span
-	MOVL $0x3f800000, 24(SP)
-	MOVL $0x3f800000, 28(SP)
-	MOVQ (DI), R8
-	MOVQ R8, (SP)
-	MOVQ 48(DI), R10
+	// O = alpha·O where alpha is not 1
+	MOVQ         CX, R10
+	MOVQ         40(DI), SI
+	CMPL         (SI), $0x3f800000
+	JEQ          scaled_0
+	VBROADCASTSS (SI), Z10
+	XORQ         R11, R11
+
+scale_0:
+	VMULPS  (R10)(R11*4), Z10, Z0
+	VMOVUPS Z0, (R10)(R11*4)
+	ADDQ    $0x10, R11
+	CMPQ    R11, DX
+	JLT     scale_0
+
+scaled_0:
+	ADDQ         32(DI), R10
+	CMPL         4(SI), $0x3f800000
+	JEQ          scaled_1
+	VBROADCASTSS 4(SI), Z10
+	XORQ         R11, R11
+
+scale_1:
+	VMULPS  (R10)(R11*4), Z10, Z0
+	VMOVUPS Z0, (R10)(R11*4)
+	ADDQ    $0x10, R11
+	CMPQ    R11, DX
+	JLT     scale_1
+
+scaled_1:
+	MOVQ (DI), SI
+	MOVQ SI, (SP)
+	MOVQ 48(DI), R9
 
 span:
 	// keys of this span, and of the rest
-	MOVQ    R10, R12
-	SUBQ    $0x20, R12
-	MOVQ    R12, 16(SP)
-	MOVQ    $+32, R12
-	CMPQ    R10, R12
-	CMOVQGT R12, R10
-	MOVQ    R10, 8(SP)
+	MOVQ    R9, R11
+	SUBQ    $0x20, R11
+	MOVQ    R11, 16(SP)
+	MOVQ    $+32, R11
+	CMPQ    R9, R11
+	CMOVQGT R11, R9
+	MOVQ    R9, 8(SP)
 
 columns_64:
-	CMPQ   SI, $0x40
+	CMPQ   DX, $0x40
 	JLT    narrower_64
-	MOVQ   (SP), R8
-	MOVQ   AX, R9
-	MOVQ   8(SP), R10
+	MOVQ   (SP), SI
+	MOVQ   AX, R8
+	MOVQ   8(SP), R9
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -88,600 +115,661 @@ columns_64:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	SUBQ   $0x10, R10
+	SUBQ   $0x10, R9
 	JLT    rest_64
 
 block_64:
-	TESTQ      R13, R13
-	JZ         fetched_64_0
-	PREFETCHT0 (R13)
-	PREFETCHT0 64(R13)
-	PREFETCHT0 128(R13)
-	PREFETCHT0 192(R13)
-	ADDQ       $+256, R13
-	SUBQ       $+256, 40(SP)
+	DECQ       48(SP)
+	JNZ        fetched_64_0
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	PREFETCHT0 128(R12)
+	PREFETCHT0 192(R12)
+	ADDQ       $+256, R12
+	SUBQ       $+256, 32(SP)
 	JG         same_row_64_0_256
-	ADDQ       40(SP), R13
-	ADDQ       48(SP), R13
-	MOVQ       32(SP), DI
-	MOVQ       DI, 40(SP)
+	ADDQ       32(SP), R12
+	ADDQ       40(SP), R12
+	MOVQ       24(SP), DI
+	MOVQ       DI, 32(SP)
 	MOVQ       a+0(FP), DI
 
 same_row_64_0_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_0:
 	// O[0..1] += P[k+0]·V[k+0]
-	VBROADCASTSS (R8), Z8
-	VBROADCASTSS 64(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS (SI), Z8
+	VBROADCASTSS 64(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_1
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_1
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_1_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_1_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_1:
 	// O[0..1] += P[k+1]·V[k+1]
-	VBROADCASTSS 4(R8), Z8
-	VBROADCASTSS 68(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 4(SI), Z8
+	VBROADCASTSS 68(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_2
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_2
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_2_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_2_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_2:
 	// O[0..1] += P[k+2]·V[k+2]
-	VBROADCASTSS 8(R8), Z8
-	VBROADCASTSS 72(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 8(SI), Z8
+	VBROADCASTSS 72(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_3
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_3
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_3_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_3_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_3:
 	// O[0..1] += P[k+3]·V[k+3]
-	VBROADCASTSS 12(R8), Z8
-	VBROADCASTSS 76(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 12(SI), Z8
+	VBROADCASTSS 76(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_4
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_4
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_4_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_4_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_4:
 	// O[0..1] += P[k+4]·V[k+4]
-	VBROADCASTSS 16(R8), Z8
-	VBROADCASTSS 80(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 16(SI), Z8
+	VBROADCASTSS 80(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_5
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_5
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_5_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_5_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_5:
 	// O[0..1] += P[k+5]·V[k+5]
-	VBROADCASTSS 20(R8), Z8
-	VBROADCASTSS 84(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 20(SI), Z8
+	VBROADCASTSS 84(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_6
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_6
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_6_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_6_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_6:
 	// O[0..1] += P[k+6]·V[k+6]
-	VBROADCASTSS 24(R8), Z8
-	VBROADCASTSS 88(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 24(SI), Z8
+	VBROADCASTSS 88(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_7
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_7
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_7_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_7_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_7:
 	// O[0..1] += P[k+7]·V[k+7]
-	VBROADCASTSS 28(R8), Z8
-	VBROADCASTSS 92(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 28(SI), Z8
+	VBROADCASTSS 92(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_8
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_8
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_8_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_8_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_8:
 	// O[0..1] += P[k+8]·V[k+8]
-	VBROADCASTSS 32(R8), Z8
-	VBROADCASTSS 96(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 32(SI), Z8
+	VBROADCASTSS 96(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_9
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_9
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_9_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_9_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_9:
 	// O[0..1] += P[k+9]·V[k+9]
-	VBROADCASTSS 36(R8), Z8
-	VBROADCASTSS 100(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 36(SI), Z8
+	VBROADCASTSS 100(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_10
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_10
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_10_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_10_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_10:
 	// O[0..1] += P[k+10]·V[k+10]
-	VBROADCASTSS 40(R8), Z8
-	VBROADCASTSS 104(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 40(SI), Z8
+	VBROADCASTSS 104(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_11
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_11
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_11_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_11_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_11:
 	// O[0..1] += P[k+11]·V[k+11]
-	VBROADCASTSS 44(R8), Z8
-	VBROADCASTSS 108(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 44(SI), Z8
+	VBROADCASTSS 108(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_12
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_12
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_12_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_12_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_12:
 	// O[0..1] += P[k+12]·V[k+12]
-	VBROADCASTSS 48(R8), Z8
-	VBROADCASTSS 112(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 48(SI), Z8
+	VBROADCASTSS 112(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_13
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_13
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_13_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_13_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_13:
 	// O[0..1] += P[k+13]·V[k+13]
-	VBROADCASTSS 52(R8), Z8
-	VBROADCASTSS 116(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 52(SI), Z8
+	VBROADCASTSS 116(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_14
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_14
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_14_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_14_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_14:
 	// O[0..1] += P[k+14]·V[k+14]
-	VBROADCASTSS 56(R8), Z8
-	VBROADCASTSS 120(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 56(SI), Z8
+	VBROADCASTSS 120(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_64_15
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_64_15
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_64_15_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_64_15_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_64_15:
 	// O[0..1] += P[k+15]·V[k+15]
-	VBROADCASTSS 60(R8), Z8
-	VBROADCASTSS 124(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 60(SI), Z8
+	VBROADCASTSS 124(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	ADDQ         $+128, R8
-	SUBQ         $0x10, R10
+	ADDQ         BX, R8
+	ADDQ         $+128, SI
+	SUBQ         $0x10, R9
 	JGE          block_64
 
 rest_64:
-	ADDQ $0x10, R10
+	ADDQ $0x10, R9
 	JZ   finish_64
-	XORQ R12, R12
+	XORQ R11, R11
 
 key_64:
-	VBROADCASTSS (R8)(R12*4), Z8
-	VBROADCASTSS 64(R8)(R12*4), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS (SI)(R11*4), Z8
+	VBROADCASTSS 64(SI)(R11*4), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z4
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z5
-	VMOVUPS      128(R9), Z12
+	VMOVUPS      128(R8), Z12
 	VFMADD231PS  Z12, Z8, Z2
 	VFMADD231PS  Z12, Z9, Z6
-	VMOVUPS      192(R9), Z13
+	VMOVUPS      192(R8), Z13
 	VFMADD231PS  Z13, Z8, Z3
 	VFMADD231PS  Z13, Z9, Z7
-	ADDQ         BX, R9
-	INCQ         R12
-	CMPQ         R12, R10
+	ADDQ         BX, R8
+	INCQ         R11
+	CMPQ         R11, R9
 	JLT          key_64
 
 finish_64:
-	// O = alpha·O + the sums
-	MOVQ         CX, R11
-	VBROADCASTSS (DX), Z10
-	VFMADD231PS  (R11), Z10, Z0
-	VMOVUPS      Z0, (R11)
-	VFMADD231PS  64(R11), Z10, Z1
-	VMOVUPS      Z1, 64(R11)
-	VFMADD231PS  128(R11), Z10, Z2
-	VMOVUPS      Z2, 128(R11)
-	VFMADD231PS  192(R11), Z10, Z3
-	VMOVUPS      Z3, 192(R11)
-	ADDQ         32(DI), R11
-	VBROADCASTSS 4(DX), Z10
-	VFMADD231PS  (R11), Z10, Z4
-	VMOVUPS      Z4, (R11)
-	VFMADD231PS  64(R11), Z10, Z5
-	VMOVUPS      Z5, 64(R11)
-	VFMADD231PS  128(R11), Z10, Z6
-	VMOVUPS      Z6, 128(R11)
-	VFMADD231PS  192(R11), Z10, Z7
-	VMOVUPS      Z7, 192(R11)
-	ADDQ         $+256, AX
-	ADDQ         $+256, CX
-	SUBQ         $0x40, SI
-	JMP          columns_64
+	MOVQ    CX, R10
+	VADDPS  (R10), Z0, Z0
+	VMOVUPS Z0, (R10)
+	VADDPS  64(R10), Z1, Z1
+	VMOVUPS Z1, 64(R10)
+	VADDPS  128(R10), Z2, Z2
+	VMOVUPS Z2, 128(R10)
+	VADDPS  192(R10), Z3, Z3
+	VMOVUPS Z3, 192(R10)
+	ADDQ    32(DI), R10
+	VADDPS  (R10), Z4, Z4
+	VMOVUPS Z4, (R10)
+	VADDPS  64(R10), Z5, Z5
+	VMOVUPS Z5, 64(R10)
+	VADDPS  128(R10), Z6, Z6
+	VMOVUPS Z6, 128(R10)
+	VADDPS  192(R10), Z7, Z7
+	VMOVUPS Z7, 192(R10)
+	ADDQ    $+256, AX
+	ADDQ    $+256, CX
+	SUBQ    $0x40, DX
+	JMP     columns_64
 
 narrower_64:
-	CMPQ   SI, $0x20
+	CMPQ   DX, $0x20
 	JLT    narrower_32
-	MOVQ   (SP), R8
-	MOVQ   AX, R9
-	MOVQ   8(SP), R10
+	MOVQ   (SP), SI
+	MOVQ   AX, R8
+	MOVQ   8(SP), R9
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -690,366 +778,394 @@ narrower_64:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	SUBQ   $0x10, R10
+	SUBQ   $0x10, R9
 	JLT    rest_32
 
 block_32:
-	TESTQ      R13, R13
-	JZ         fetched_32_0
-	PREFETCHT0 (R13)
-	PREFETCHT0 64(R13)
-	PREFETCHT0 128(R13)
-	PREFETCHT0 192(R13)
-	ADDQ       $+256, R13
-	SUBQ       $+256, 40(SP)
+	DECQ       48(SP)
+	JNZ        fetched_32_0
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	PREFETCHT0 128(R12)
+	PREFETCHT0 192(R12)
+	ADDQ       $+256, R12
+	SUBQ       $+256, 32(SP)
 	JG         same_row_32_0_256
-	ADDQ       40(SP), R13
-	ADDQ       48(SP), R13
-	MOVQ       32(SP), DI
-	MOVQ       DI, 40(SP)
+	ADDQ       32(SP), R12
+	ADDQ       40(SP), R12
+	MOVQ       24(SP), DI
+	MOVQ       DI, 32(SP)
 	MOVQ       a+0(FP), DI
 
 same_row_32_0_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32_0:
 	// O[0..1] += P[k+0]·V[k+0]
-	VBROADCASTSS (R8), Z8
-	VBROADCASTSS 64(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS (SI), Z8
+	VBROADCASTSS 64(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z2
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+1]·V[k+1]
-	VBROADCASTSS 4(R8), Z8
-	VBROADCASTSS 68(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 4(SI), Z8
+	VBROADCASTSS 68(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z6
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z5
 	VFMADD231PS  Z11, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_32_2
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_32_2
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_32_2_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_32_2_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32_2:
 	// O[0..1] += P[k+2]·V[k+2]
-	VBROADCASTSS 8(R8), Z8
-	VBROADCASTSS 72(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 8(SI), Z8
+	VBROADCASTSS 72(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z2
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+3]·V[k+3]
-	VBROADCASTSS 12(R8), Z8
-	VBROADCASTSS 76(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 12(SI), Z8
+	VBROADCASTSS 76(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z6
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z5
 	VFMADD231PS  Z11, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_32_4
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_32_4
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_32_4_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_32_4_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32_4:
 	// O[0..1] += P[k+4]·V[k+4]
-	VBROADCASTSS 16(R8), Z8
-	VBROADCASTSS 80(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 16(SI), Z8
+	VBROADCASTSS 80(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z2
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+5]·V[k+5]
-	VBROADCASTSS 20(R8), Z8
-	VBROADCASTSS 84(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 20(SI), Z8
+	VBROADCASTSS 84(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z6
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z5
 	VFMADD231PS  Z11, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_32_6
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_32_6
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_32_6_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_32_6_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32_6:
 	// O[0..1] += P[k+6]·V[k+6]
-	VBROADCASTSS 24(R8), Z8
-	VBROADCASTSS 88(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 24(SI), Z8
+	VBROADCASTSS 88(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z2
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+7]·V[k+7]
-	VBROADCASTSS 28(R8), Z8
-	VBROADCASTSS 92(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 28(SI), Z8
+	VBROADCASTSS 92(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z6
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z5
 	VFMADD231PS  Z11, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_32_8
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_32_8
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_32_8_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_32_8_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32_8:
 	// O[0..1] += P[k+8]·V[k+8]
-	VBROADCASTSS 32(R8), Z8
-	VBROADCASTSS 96(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 32(SI), Z8
+	VBROADCASTSS 96(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z2
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+9]·V[k+9]
-	VBROADCASTSS 36(R8), Z8
-	VBROADCASTSS 100(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 36(SI), Z8
+	VBROADCASTSS 100(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z6
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z5
 	VFMADD231PS  Z11, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_32_10
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_32_10
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_32_10_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_32_10_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32_10:
 	// O[0..1] += P[k+10]·V[k+10]
-	VBROADCASTSS 40(R8), Z8
-	VBROADCASTSS 104(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 40(SI), Z8
+	VBROADCASTSS 104(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z2
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+11]·V[k+11]
-	VBROADCASTSS 44(R8), Z8
-	VBROADCASTSS 108(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 44(SI), Z8
+	VBROADCASTSS 108(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z6
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z5
 	VFMADD231PS  Z11, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_32_12
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_32_12
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_32_12_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_32_12_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32_12:
 	// O[0..1] += P[k+12]·V[k+12]
-	VBROADCASTSS 48(R8), Z8
-	VBROADCASTSS 112(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 48(SI), Z8
+	VBROADCASTSS 112(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z2
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+13]·V[k+13]
-	VBROADCASTSS 52(R8), Z8
-	VBROADCASTSS 116(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 52(SI), Z8
+	VBROADCASTSS 116(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z6
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z5
 	VFMADD231PS  Z11, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_32_14
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_32_14
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_32_14_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_32_14_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_32_14:
 	// O[0..1] += P[k+14]·V[k+14]
-	VBROADCASTSS 56(R8), Z8
-	VBROADCASTSS 120(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 56(SI), Z8
+	VBROADCASTSS 120(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z2
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+15]·V[k+15]
-	VBROADCASTSS 60(R8), Z8
-	VBROADCASTSS 124(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 60(SI), Z8
+	VBROADCASTSS 124(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z6
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z5
 	VFMADD231PS  Z11, Z9, Z7
-	ADDQ         BX, R9
-	ADDQ         $+128, R8
-	SUBQ         $0x10, R10
+	ADDQ         BX, R8
+	ADDQ         $+128, SI
+	SUBQ         $0x10, R9
 	JGE          block_32
 
 rest_32:
-	ADDQ $0x10, R10
+	ADDQ $0x10, R9
 	JZ   finish_32
-	XORQ R12, R12
+	XORQ R11, R11
 
 key_32:
-	VBROADCASTSS (R8)(R12*4), Z8
-	VBROADCASTSS 64(R8)(R12*4), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS (SI)(R11*4), Z8
+	VBROADCASTSS 64(SI)(R11*4), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z2
-	VMOVUPS      64(R9), Z11
+	VMOVUPS      64(R8), Z11
 	VFMADD231PS  Z11, Z8, Z1
 	VFMADD231PS  Z11, Z9, Z3
-	ADDQ         BX, R9
-	INCQ         R12
-	CMPQ         R12, R10
+	ADDQ         BX, R8
+	INCQ         R11
+	CMPQ         R11, R9
 	JLT          key_32
 
 finish_32:
-	VADDPS Z4, Z0, Z0
-	VADDPS Z5, Z1, Z1
-	VADDPS Z6, Z2, Z2
-	VADDPS Z7, Z3, Z3
-
-	// O = alpha·O + the sums
-	MOVQ         CX, R11
-	VBROADCASTSS (DX), Z10
-	VFMADD231PS  (R11), Z10, Z0
-	VMOVUPS      Z0, (R11)
-	VFMADD231PS  64(R11), Z10, Z1
-	VMOVUPS      Z1, 64(R11)
-	ADDQ         32(DI), R11
-	VBROADCASTSS 4(DX), Z10
-	VFMADD231PS  (R11), Z10, Z2
-	VMOVUPS      Z2, (R11)
-	VFMADD231PS  64(R11), Z10, Z3
-	VMOVUPS      Z3, 64(R11)
-	ADDQ         $+128, AX
-	ADDQ         $+128, CX
-	SUBQ         $0x20, SI
+	VADDPS  Z4, Z0, Z0
+	VADDPS  Z5, Z1, Z1
+	VADDPS  Z6, Z2, Z2
+	VADDPS  Z7, Z3, Z3
+	MOVQ    CX, R10
+	VADDPS  (R10), Z0, Z0
+	VMOVUPS Z0, (R10)
+	VADDPS  64(R10), Z1, Z1
+	VMOVUPS Z1, 64(R10)
+	ADDQ    32(DI), R10
+	VADDPS  (R10), Z2, Z2
+	VMOVUPS Z2, (R10)
+	VADDPS  64(R10), Z3, Z3
+	VMOVUPS Z3, 64(R10)
+	ADDQ    $+128, AX
+	ADDQ    $+128, CX
+	SUBQ    $0x20, DX
 
 narrower_32:
-	CMPQ   SI, $0x10
+	CMPQ   DX, $0x10
 	JLT    narrower_16
-	MOVQ   (SP), R8
-	MOVQ   AX, R9
-	MOVQ   8(SP), R10
+	MOVQ   (SP), SI
+	MOVQ   AX, R8
+	MOVQ   8(SP), R9
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -1058,255 +1174,266 @@ narrower_32:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	SUBQ   $0x10, R10
+	SUBQ   $0x10, R9
 	JLT    rest_16
 
 block_16:
-	TESTQ      R13, R13
-	JZ         fetched_16_0
-	PREFETCHT0 (R13)
-	PREFETCHT0 64(R13)
-	PREFETCHT0 128(R13)
-	PREFETCHT0 192(R13)
-	ADDQ       $+256, R13
-	SUBQ       $+256, 40(SP)
+	DECQ       48(SP)
+	JNZ        fetched_16_0
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	PREFETCHT0 128(R12)
+	PREFETCHT0 192(R12)
+	ADDQ       $+256, R12
+	SUBQ       $+256, 32(SP)
 	JG         same_row_16_0_256
-	ADDQ       40(SP), R13
-	ADDQ       48(SP), R13
-	MOVQ       32(SP), DI
-	MOVQ       DI, 40(SP)
+	ADDQ       32(SP), R12
+	ADDQ       40(SP), R12
+	MOVQ       24(SP), DI
+	MOVQ       DI, 32(SP)
 	MOVQ       a+0(FP), DI
 
 same_row_16_0_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_16_0:
 	// O[0..1] += P[k+0]·V[k+0]
-	VBROADCASTSS (R8), Z8
-	VBROADCASTSS 64(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS (SI), Z8
+	VBROADCASTSS 64(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z1
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+1]·V[k+1]
-	VBROADCASTSS 4(R8), Z8
-	VBROADCASTSS 68(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 4(SI), Z8
+	VBROADCASTSS 68(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z2
 	VFMADD231PS  Z10, Z9, Z3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+2]·V[k+2]
-	VBROADCASTSS 8(R8), Z8
-	VBROADCASTSS 72(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 8(SI), Z8
+	VBROADCASTSS 72(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z5
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+3]·V[k+3]
-	VBROADCASTSS 12(R8), Z8
-	VBROADCASTSS 76(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 12(SI), Z8
+	VBROADCASTSS 76(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z6
 	VFMADD231PS  Z10, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_16_4
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_16_4
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_16_4_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_16_4_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_16_4:
 	// O[0..1] += P[k+4]·V[k+4]
-	VBROADCASTSS 16(R8), Z8
-	VBROADCASTSS 80(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 16(SI), Z8
+	VBROADCASTSS 80(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z1
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+5]·V[k+5]
-	VBROADCASTSS 20(R8), Z8
-	VBROADCASTSS 84(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 20(SI), Z8
+	VBROADCASTSS 84(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z2
 	VFMADD231PS  Z10, Z9, Z3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+6]·V[k+6]
-	VBROADCASTSS 24(R8), Z8
-	VBROADCASTSS 88(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 24(SI), Z8
+	VBROADCASTSS 88(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z5
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+7]·V[k+7]
-	VBROADCASTSS 28(R8), Z8
-	VBROADCASTSS 92(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 28(SI), Z8
+	VBROADCASTSS 92(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z6
 	VFMADD231PS  Z10, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_16_8
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_16_8
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_16_8_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_16_8_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_16_8:
 	// O[0..1] += P[k+8]·V[k+8]
-	VBROADCASTSS 32(R8), Z8
-	VBROADCASTSS 96(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 32(SI), Z8
+	VBROADCASTSS 96(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z1
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+9]·V[k+9]
-	VBROADCASTSS 36(R8), Z8
-	VBROADCASTSS 100(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 36(SI), Z8
+	VBROADCASTSS 100(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z2
 	VFMADD231PS  Z10, Z9, Z3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+10]·V[k+10]
-	VBROADCASTSS 40(R8), Z8
-	VBROADCASTSS 104(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 40(SI), Z8
+	VBROADCASTSS 104(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z5
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+11]·V[k+11]
-	VBROADCASTSS 44(R8), Z8
-	VBROADCASTSS 108(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 44(SI), Z8
+	VBROADCASTSS 108(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z6
 	VFMADD231PS  Z10, Z9, Z7
-	ADDQ         BX, R9
-	TESTQ        R13, R13
-	JZ           fetched_16_12
-	PREFETCHT0   (R13)
-	PREFETCHT0   64(R13)
-	PREFETCHT0   128(R13)
-	PREFETCHT0   192(R13)
-	ADDQ         $+256, R13
-	SUBQ         $+256, 40(SP)
+	ADDQ         BX, R8
+	DECQ         48(SP)
+	JNZ          fetched_16_12
+	PREFETCHT0   (R12)
+	PREFETCHT0   64(R12)
+	PREFETCHT0   128(R12)
+	PREFETCHT0   192(R12)
+	ADDQ         $+256, R12
+	SUBQ         $+256, 32(SP)
 	JG           same_row_16_12_256
-	ADDQ         40(SP), R13
-	ADDQ         48(SP), R13
-	MOVQ         32(SP), DI
-	MOVQ         DI, 40(SP)
+	ADDQ         32(SP), R12
+	ADDQ         40(SP), R12
+	MOVQ         24(SP), DI
+	MOVQ         DI, 32(SP)
 	MOVQ         a+0(FP), DI
 
 same_row_16_12_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 48(SP)
+	MOVQ a+0(FP), DI
+
 fetched_16_12:
 	// O[0..1] += P[k+12]·V[k+12]
-	VBROADCASTSS 48(R8), Z8
-	VBROADCASTSS 112(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 48(SI), Z8
+	VBROADCASTSS 112(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z1
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+13]·V[k+13]
-	VBROADCASTSS 52(R8), Z8
-	VBROADCASTSS 116(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 52(SI), Z8
+	VBROADCASTSS 116(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z2
 	VFMADD231PS  Z10, Z9, Z3
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+14]·V[k+14]
-	VBROADCASTSS 56(R8), Z8
-	VBROADCASTSS 120(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 56(SI), Z8
+	VBROADCASTSS 120(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z5
-	ADDQ         BX, R9
+	ADDQ         BX, R8
 
 	// O[0..1] += P[k+15]·V[k+15]
-	VBROADCASTSS 60(R8), Z8
-	VBROADCASTSS 124(R8), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS 60(SI), Z8
+	VBROADCASTSS 124(SI), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z6
 	VFMADD231PS  Z10, Z9, Z7
-	ADDQ         BX, R9
-	ADDQ         $+128, R8
-	SUBQ         $0x10, R10
+	ADDQ         BX, R8
+	ADDQ         $+128, SI
+	SUBQ         $0x10, R9
 	JGE          block_16
 
 rest_16:
-	ADDQ $0x10, R10
+	ADDQ $0x10, R9
 	JZ   finish_16
-	XORQ R12, R12
+	XORQ R11, R11
 
 key_16:
-	VBROADCASTSS (R8)(R12*4), Z8
-	VBROADCASTSS 64(R8)(R12*4), Z9
-	VMOVUPS      (R9), Z10
+	VBROADCASTSS (SI)(R11*4), Z8
+	VBROADCASTSS 64(SI)(R11*4), Z9
+	VMOVUPS      (R8), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z1
-	ADDQ         BX, R9
-	INCQ         R12
-	CMPQ         R12, R10
+	ADDQ         BX, R8
+	INCQ         R11
+	CMPQ         R11, R9
 	JLT          key_16
 
 finish_16:
-	VADDPS Z4, Z0, Z0
-	VADDPS Z5, Z1, Z1
-	VADDPS Z6, Z2, Z2
-	VADDPS Z7, Z3, Z3
-	VADDPS Z2, Z0, Z0
-	VADDPS Z3, Z1, Z1
-
-	// O = alpha·O + the sums
-	MOVQ         CX, R11
-	VBROADCASTSS (DX), Z10
-	VFMADD231PS  (R11), Z10, Z0
-	VMOVUPS      Z0, (R11)
-	ADDQ         32(DI), R11
-	VBROADCASTSS 4(DX), Z10
-	VFMADD231PS  (R11), Z10, Z1
-	VMOVUPS      Z1, (R11)
-	ADDQ         $0x40, AX
-	ADDQ         $0x40, CX
-	SUBQ         $0x10, SI
+	VADDPS  Z4, Z0, Z0
+	VADDPS  Z5, Z1, Z1
+	VADDPS  Z6, Z2, Z2
+	VADDPS  Z7, Z3, Z3
+	VADDPS  Z2, Z0, Z0
+	VADDPS  Z3, Z1, Z1
+	MOVQ    CX, R10
+	VADDPS  (R10), Z0, Z0
+	VMOVUPS Z0, (R10)
+	ADDQ    32(DI), R10
+	VADDPS  (R10), Z1, Z1
+	VMOVUPS Z1, (R10)
+	ADDQ    $0x40, AX
+	ADDQ    $0x40, CX
+	SUBQ    $0x10, DX
 
 narrower_16:
 	// to the next span: V span rows down, back to column 0
-	MOVQ   16(SP), R10
-	MOVQ   56(DI), SI
-	IMUL3Q $+4, SI, R9
-	SUBQ   R9, AX
-	IMUL3Q $+32, BX, R9
-	ADDQ   R9, AX
+	MOVQ   16(SP), R9
+	MOVQ   56(DI), DX
+	IMUL3Q $+4, DX, R8
+	SUBQ   R8, AX
+	IMUL3Q $+32, BX, R8
+	ADDQ   R8, AX
 	MOVQ   24(DI), CX
 	ADDQ   $+256, (SP)
-	LEAQ   24(SP), DX
-	TESTQ  R10, R10
+	TESTQ  R9, R9
 	JG     span
 	VZEROUPPER
 	RET

@@ -25,7 +25,7 @@
 // Registers. amd64: R14, R15, SP, BP are left alone, VZEROUPPER precedes RET.
 // arm64: R18, R27–R30 are left alone.
 //
-// Preemption. Every TEXT has a frame of 128 bytes and no NOSPLIT, so that the
+// Preemption. Every TEXT has a frame of at least 128 bytes and no NOSPLIT, so that the
 // garbage collector can stop the goroutine between calls; drivers keep a call
 // below 100 µs.
 //

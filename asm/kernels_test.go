@@ -149,6 +149,7 @@ func score(t *testing.T, k asm.Kernel, d, panels int) {
 
 func TestValue(t *testing.T) {
 	testValue(t, asm.OpValue, asm.Value)
+	testValue(t, asm.OpValueExp, asm.ValueExp)
 }
 
 func TestDecodeValue(t *testing.T) {
@@ -194,7 +195,7 @@ func value(t *testing.T, k asm.Kernel, run func(asm.ID, *asm.ValueArgs), keys, c
 	was := slices.Clone(o)
 	run(k.ID, &asm.ValueArgs{
 		P: &p[0], V: v.pointer(), VStride: v.stride, O: &o[0], OStride: 4 * stride, Alpha: &alpha[0],
-		Keys: keys, Cols: cols, Prefetch: 4096,
+		Keys: keys, Cols: cols, Prefetch: 4096, PrefetchEvery: 1 + keys%3, PrefetchRow: cols * size(k.Type),
 	})
 	for i, got := range o {
 		r, c := i/stride, i%stride
@@ -238,7 +239,7 @@ func decodeScore(t *testing.T, k asm.Kernel, d, keys, gap int) {
 		s[i] = untouched
 	}
 	asm.DecodeScore(k.ID, &asm.DecodeScoreArgs{
-		Q: &q[0], K: kk.pointer(), KStride: kk.stride, S: &s[0], D: d, Keys: keys, Prefetch: 4096,
+		Q: &q[0], K: kk.pointer(), KStride: kk.stride, S: &s[0], D: d, Keys: keys, Prefetch: 4096, PrefetchEvery: 1 + keys%3, PrefetchRow: d * size(k.Type),
 	})
 	for j := range blocks * asm.Lane {
 		for r := range k.Rows {
@@ -253,6 +254,91 @@ func decodeScore(t *testing.T, k asm.Kernel, d, keys, gap int) {
 			}
 			require.Truef(t, want.within(got), "D=%d keys=%d gap=%d S[%d][%d] = %v, want %v", d, keys, gap, r, j, got, want.x)
 		}
+	}
+}
+
+func TestPanelScore(t *testing.T) {
+	for _, k := range kernels(asm.OpPanelScore) {
+		t.Run(k.Name, func(t *testing.T) {
+			needs(t, k)
+			for panels := 1; panels <= 5; panels++ {
+				for _, d := range []int{16, 48, 64, 128} {
+					panelScore(t, k, d, panels)
+				}
+			}
+		})
+	}
+}
+
+func panelScore(t *testing.T, k asm.Kernel, d, panels int) {
+	rng := newSource(uint64(d*1000 + panels))
+	q := rng.floats(t, k.Rows*d)
+	kk := rng.matrix(t, k.Type, panels*d, asm.Lane, 0)
+	s := guard.Slice[float32](t, panels*k.Rows*asm.Lane)
+	for _, prefetch := range []int{0, 4096} {
+		clear(s)
+		asm.PanelScore(k.ID, &asm.PanelScoreArgs{Q: &q[0], K: kk.pointer(), S: &s[0], D: d, Panels: panels, Prefetch: prefetch})
+		for j := range panels * asm.Lane {
+			for r := range k.Rows {
+				var want sum
+				for i := range d {
+					want.add(float64(q[r*d+i]) * kk.at(j/asm.Lane*d+i, j%asm.Lane))
+				}
+				got := s[blockAt(k.Rows, r, j)]
+				require.Truef(t, want.within(got), "D=%d panels=%d S[%d][%d] = %v, want %v", d, panels, r, j, got, want.x)
+			}
+		}
+	}
+}
+
+func TestPanelValue(t *testing.T) {
+	for _, k := range kernels(asm.OpPanelValue) {
+		t.Run(k.Name, func(t *testing.T) {
+			needs(t, k)
+			for keys := 1; keys <= 50; keys++ {
+				panelValue(t, k, keys, 1+keys%5)
+			}
+		})
+	}
+}
+
+func panelValue(t *testing.T, k asm.Kernel, keys, panels int) {
+	rng := newSource(uint64(keys*1000 + panels))
+	gap := keys % 3 // keys between panels
+	p := make([]float32, (keys+asm.Lane-1)/asm.Lane*k.Rows*asm.Lane)
+	for i := range p {
+		p[i] = float32(math.NaN()) // beyond the keys
+	}
+	for j := range keys {
+		for r := range k.Rows {
+			p[blockAt(k.Rows, r, j)] = rng.Float32()
+		}
+	}
+	p = guard.ReadOnly(t, p)
+	v := rng.matrix(t, k.Type, panels*(keys+gap)-gap, asm.Lane, 0)
+	alpha := rng.floats(t, k.Rows)
+	cols, stride := panels*asm.Lane, panels*asm.Lane+gap
+	o := guard.Slice[float32](t, (k.Rows-1)*stride+cols)
+	for i := range o {
+		o[i] = float32(rng.NormFloat64())
+	}
+	was := slices.Clone(o)
+	asm.PanelValue(k.ID, &asm.PanelValueArgs{
+		P: &p[0], V: v.pointer(), VStride: (keys + gap) * v.stride, O: &o[0], OStride: 4 * stride, Alpha: &alpha[0],
+		Keys: keys, Panels: panels, Prefetch: keys % 2 * 4096,
+	})
+	for i, got := range o {
+		r, c := i/stride, i%stride
+		if c >= cols {
+			require.Equalf(t, was[i], got, "keys=%d panels=%d: O[%d] lies between the rows", keys, panels, i)
+			continue
+		}
+		var want sum
+		want.add(float64(alpha[r]) * float64(was[i]))
+		for j := range keys {
+			want.add(float64(p[blockAt(k.Rows, r, j)]) * v.at(c/asm.Lane*(keys+gap)+j, c%asm.Lane))
+		}
+		require.Truef(t, want.within(got), "keys=%d panels=%d O[%d][%d] = %v, want %v", keys, panels, r, c, got, want.x)
 	}
 }
 

@@ -277,12 +277,14 @@ exp2_done:
 	MOVQ        56(DI), R10
 	VMOVSS      X8, (R10)(BX*4)
 
-	// 0 in the blocks out of range
-	VXORPS Y9, Y9, Y9
-	MOVQ   AX, CX
-	MOVQ   R8, DX
-	TESTQ  DX, DX
-	JZ     before_done
+	// the blocks out of range
+	MOVL         $0x00000000, R11
+	VMOVD        R11, X9
+	VPBROADCASTD X9, Y9
+	MOVQ         AX, CX
+	MOVQ         R8, DX
+	TESTQ        DX, DX
+	JZ           before_done
 
 before_one:
 	VMOVUPS Y9, (CX)

@@ -321,12 +321,14 @@ exp2_done:
 	MOVQ        56(DI), R11
 	VMOVSS      X8, (R11)(BX*4)
 
-	// 0 in the blocks out of range
-	VPXORD Z9, Z9, Z9
-	MOVQ   AX, CX
-	MOVQ   R9, DX
-	TESTQ  DX, DX
-	JZ     before_done
+	// the blocks out of range
+	MOVL         $0x00000000, R12
+	VMOVD        R12, X9
+	VPBROADCASTD X9, Z9
+	MOVQ         AX, CX
+	MOVQ         R9, DX
+	TESTQ        DX, DX
+	JZ           before_done
 
 before_one:
 	VMOVUPS Z9, (CX)

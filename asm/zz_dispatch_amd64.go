@@ -44,6 +44,26 @@ func Value(id ID, a *ValueArgs) {
 	}
 }
 
+// ValueExp runs the value_exp kernel id. It panics if this build has none.
+func ValueExp(id ID, a *ValueArgs) {
+	switch id {
+	case id_value_exp_f32_12x32_avx512:
+		value_exp_f32_12x32_avx512(a)
+	case id_value_exp_f32_8x32_avx512:
+		value_exp_f32_8x32_avx512(a)
+	case id_value_exp_f32_6x64_avx512:
+		value_exp_f32_6x64_avx512(a)
+	case id_value_exp_f32_6x16_avx2:
+		value_exp_f32_6x16_avx2(a)
+	case id_value_exp_f32_4x16_avx2:
+		value_exp_f32_4x16_avx2(a)
+	case id_value_exp_f32_3x32_avx2:
+		value_exp_f32_3x32_avx2(a)
+	default:
+		panic(noKernel(OpValueExp, id))
+	}
+}
+
 // DecodeScore runs the decode_score kernel id. It panics if this build has none.
 func DecodeScore(id ID, a *DecodeScoreArgs) {
 	switch id {
@@ -180,6 +200,118 @@ func DecodeValue(id ID, a *ValueArgs) {
 	}
 }
 
+// PanelScore runs the panel_score kernel id. It panics if this build has none.
+func PanelScore(id ID, a *PanelScoreArgs) {
+	switch id {
+	case id_panel_score_f32_1x32_avx512:
+		panel_score_f32_1x32_avx512(a)
+	case id_panel_score_f32_2x32_avx512:
+		panel_score_f32_2x32_avx512(a)
+	case id_panel_score_f32_3x32_avx512:
+		panel_score_f32_3x32_avx512(a)
+	case id_panel_score_f32_4x32_avx512:
+		panel_score_f32_4x32_avx512(a)
+	case id_panel_score_f16_1x32_avx512:
+		panel_score_f16_1x32_avx512(a)
+	case id_panel_score_f16_2x32_avx512:
+		panel_score_f16_2x32_avx512(a)
+	case id_panel_score_f16_3x32_avx512:
+		panel_score_f16_3x32_avx512(a)
+	case id_panel_score_f16_4x32_avx512:
+		panel_score_f16_4x32_avx512(a)
+	case id_panel_score_bf16_1x32_avx512:
+		panel_score_bf16_1x32_avx512(a)
+	case id_panel_score_bf16_2x32_avx512:
+		panel_score_bf16_2x32_avx512(a)
+	case id_panel_score_bf16_3x32_avx512:
+		panel_score_bf16_3x32_avx512(a)
+	case id_panel_score_bf16_4x32_avx512:
+		panel_score_bf16_4x32_avx512(a)
+	case id_panel_score_f32_1x32_avx2:
+		panel_score_f32_1x32_avx2(a)
+	case id_panel_score_f32_2x32_avx2:
+		panel_score_f32_2x32_avx2(a)
+	case id_panel_score_f32_3x32_avx2:
+		panel_score_f32_3x32_avx2(a)
+	case id_panel_score_f32_4x16_avx2:
+		panel_score_f32_4x16_avx2(a)
+	case id_panel_score_f16_1x32_avx2:
+		panel_score_f16_1x32_avx2(a)
+	case id_panel_score_f16_2x32_avx2:
+		panel_score_f16_2x32_avx2(a)
+	case id_panel_score_f16_3x32_avx2:
+		panel_score_f16_3x32_avx2(a)
+	case id_panel_score_f16_4x16_avx2:
+		panel_score_f16_4x16_avx2(a)
+	case id_panel_score_bf16_1x32_avx2:
+		panel_score_bf16_1x32_avx2(a)
+	case id_panel_score_bf16_2x32_avx2:
+		panel_score_bf16_2x32_avx2(a)
+	case id_panel_score_bf16_3x32_avx2:
+		panel_score_bf16_3x32_avx2(a)
+	case id_panel_score_bf16_4x16_avx2:
+		panel_score_bf16_4x16_avx2(a)
+	default:
+		panic(noKernel(OpPanelScore, id))
+	}
+}
+
+// PanelValue runs the panel_value kernel id. It panics if this build has none.
+func PanelValue(id ID, a *PanelValueArgs) {
+	switch id {
+	case id_panel_value_f32_1x32_avx512:
+		panel_value_f32_1x32_avx512(a)
+	case id_panel_value_f32_2x32_avx512:
+		panel_value_f32_2x32_avx512(a)
+	case id_panel_value_f32_3x32_avx512:
+		panel_value_f32_3x32_avx512(a)
+	case id_panel_value_f32_4x32_avx512:
+		panel_value_f32_4x32_avx512(a)
+	case id_panel_value_f16_1x32_avx512:
+		panel_value_f16_1x32_avx512(a)
+	case id_panel_value_f16_2x32_avx512:
+		panel_value_f16_2x32_avx512(a)
+	case id_panel_value_f16_3x32_avx512:
+		panel_value_f16_3x32_avx512(a)
+	case id_panel_value_f16_4x32_avx512:
+		panel_value_f16_4x32_avx512(a)
+	case id_panel_value_bf16_1x32_avx512:
+		panel_value_bf16_1x32_avx512(a)
+	case id_panel_value_bf16_2x32_avx512:
+		panel_value_bf16_2x32_avx512(a)
+	case id_panel_value_bf16_3x32_avx512:
+		panel_value_bf16_3x32_avx512(a)
+	case id_panel_value_bf16_4x32_avx512:
+		panel_value_bf16_4x32_avx512(a)
+	case id_panel_value_f32_1x16_avx2:
+		panel_value_f32_1x16_avx2(a)
+	case id_panel_value_f32_2x16_avx2:
+		panel_value_f32_2x16_avx2(a)
+	case id_panel_value_f32_3x16_avx2:
+		panel_value_f32_3x16_avx2(a)
+	case id_panel_value_f32_4x16_avx2:
+		panel_value_f32_4x16_avx2(a)
+	case id_panel_value_f16_1x16_avx2:
+		panel_value_f16_1x16_avx2(a)
+	case id_panel_value_f16_2x16_avx2:
+		panel_value_f16_2x16_avx2(a)
+	case id_panel_value_f16_3x16_avx2:
+		panel_value_f16_3x16_avx2(a)
+	case id_panel_value_f16_4x16_avx2:
+		panel_value_f16_4x16_avx2(a)
+	case id_panel_value_bf16_1x16_avx2:
+		panel_value_bf16_1x16_avx2(a)
+	case id_panel_value_bf16_2x16_avx2:
+		panel_value_bf16_2x16_avx2(a)
+	case id_panel_value_bf16_3x16_avx2:
+		panel_value_bf16_3x16_avx2(a)
+	case id_panel_value_bf16_4x16_avx2:
+		panel_value_bf16_4x16_avx2(a)
+	default:
+		panic(noKernel(OpPanelValue, id))
+	}
+}
+
 // Softmax runs the softmax kernel id. It panics if this build has none.
 func Softmax(id ID, a *SoftmaxArgs) {
 	switch id {
@@ -189,6 +321,18 @@ func Softmax(id ID, a *SoftmaxArgs) {
 		softmax_f32_avx2(a)
 	default:
 		panic(noKernel(OpSoftmax, id))
+	}
+}
+
+// Maxima runs the maxima kernel id. It panics if this build has none.
+func Maxima(id ID, a *SoftmaxArgs) {
+	switch id {
+	case id_maxima_f32_avx512:
+		maxima_f32_avx512(a)
+	case id_maxima_f32_avx2:
+		maxima_f32_avx2(a)
+	default:
+		panic(noKernel(OpMaxima, id))
 	}
 }
 

@@ -28,6 +28,11 @@ func Value(id ID, a *ValueArgs) {
 	}
 }
 
+// ValueExp runs the value_exp kernel id. It panics if this build has none.
+func ValueExp(id ID, _ *ValueArgs) {
+	panic(noKernel(OpValueExp, id))
+}
+
 // DecodeScore runs the decode_score kernel id. It panics if this build has none.
 func DecodeScore(id ID, a *DecodeScoreArgs) {
 	switch id {
@@ -104,6 +109,70 @@ func DecodeValue(id ID, a *ValueArgs) {
 	}
 }
 
+// PanelScore runs the panel_score kernel id. It panics if this build has none.
+func PanelScore(id ID, a *PanelScoreArgs) {
+	switch id {
+	case id_panel_score_f32_1x16_neon:
+		panel_score_f32_1x16_neon(a)
+	case id_panel_score_f32_2x16_neon:
+		panel_score_f32_2x16_neon(a)
+	case id_panel_score_f32_3x16_neon:
+		panel_score_f32_3x16_neon(a)
+	case id_panel_score_f32_4x16_neon:
+		panel_score_f32_4x16_neon(a)
+	case id_panel_score_f16_1x16_neon:
+		panel_score_f16_1x16_neon(a)
+	case id_panel_score_f16_2x16_neon:
+		panel_score_f16_2x16_neon(a)
+	case id_panel_score_f16_3x16_neon:
+		panel_score_f16_3x16_neon(a)
+	case id_panel_score_f16_4x16_neon:
+		panel_score_f16_4x16_neon(a)
+	case id_panel_score_bf16_1x16_neon:
+		panel_score_bf16_1x16_neon(a)
+	case id_panel_score_bf16_2x16_neon:
+		panel_score_bf16_2x16_neon(a)
+	case id_panel_score_bf16_3x16_neon:
+		panel_score_bf16_3x16_neon(a)
+	case id_panel_score_bf16_4x16_neon:
+		panel_score_bf16_4x16_neon(a)
+	default:
+		panic(noKernel(OpPanelScore, id))
+	}
+}
+
+// PanelValue runs the panel_value kernel id. It panics if this build has none.
+func PanelValue(id ID, a *PanelValueArgs) {
+	switch id {
+	case id_panel_value_f32_1x16_neon:
+		panel_value_f32_1x16_neon(a)
+	case id_panel_value_f32_2x16_neon:
+		panel_value_f32_2x16_neon(a)
+	case id_panel_value_f32_3x16_neon:
+		panel_value_f32_3x16_neon(a)
+	case id_panel_value_f32_4x16_neon:
+		panel_value_f32_4x16_neon(a)
+	case id_panel_value_f16_1x16_neon:
+		panel_value_f16_1x16_neon(a)
+	case id_panel_value_f16_2x16_neon:
+		panel_value_f16_2x16_neon(a)
+	case id_panel_value_f16_3x16_neon:
+		panel_value_f16_3x16_neon(a)
+	case id_panel_value_f16_4x16_neon:
+		panel_value_f16_4x16_neon(a)
+	case id_panel_value_bf16_1x16_neon:
+		panel_value_bf16_1x16_neon(a)
+	case id_panel_value_bf16_2x16_neon:
+		panel_value_bf16_2x16_neon(a)
+	case id_panel_value_bf16_3x16_neon:
+		panel_value_bf16_3x16_neon(a)
+	case id_panel_value_bf16_4x16_neon:
+		panel_value_bf16_4x16_neon(a)
+	default:
+		panic(noKernel(OpPanelValue, id))
+	}
+}
+
 // Softmax runs the softmax kernel id. It panics if this build has none.
 func Softmax(id ID, a *SoftmaxArgs) {
 	switch id {
@@ -112,6 +181,11 @@ func Softmax(id ID, a *SoftmaxArgs) {
 	default:
 		panic(noKernel(OpSoftmax, id))
 	}
+}
+
+// Maxima runs the maxima kernel id. It panics if this build has none.
+func Maxima(id ID, _ *SoftmaxArgs) {
+	panic(noKernel(OpMaxima, id))
 }
 
 // Softcap runs the softcap kernel id. It panics if this build has none.

@@ -14,6 +14,11 @@ func Value(id ID, _ *ValueArgs) {
 	panic(noKernel(OpValue, id))
 }
 
+// ValueExp runs the value_exp kernel id. It panics if this build has none.
+func ValueExp(id ID, _ *ValueArgs) {
+	panic(noKernel(OpValueExp, id))
+}
+
 // DecodeScore runs the decode_score kernel id. It panics if this build has none.
 func DecodeScore(id ID, _ *DecodeScoreArgs) {
 	panic(noKernel(OpDecodeScore, id))
@@ -24,9 +29,24 @@ func DecodeValue(id ID, _ *ValueArgs) {
 	panic(noKernel(OpDecodeValue, id))
 }
 
+// PanelScore runs the panel_score kernel id. It panics if this build has none.
+func PanelScore(id ID, _ *PanelScoreArgs) {
+	panic(noKernel(OpPanelScore, id))
+}
+
+// PanelValue runs the panel_value kernel id. It panics if this build has none.
+func PanelValue(id ID, _ *PanelValueArgs) {
+	panic(noKernel(OpPanelValue, id))
+}
+
 // Softmax runs the softmax kernel id. It panics if this build has none.
 func Softmax(id ID, _ *SoftmaxArgs) {
 	panic(noKernel(OpSoftmax, id))
+}
+
+// Maxima runs the maxima kernel id. It panics if this build has none.
+func Maxima(id ID, _ *SoftmaxArgs) {
+	panic(noKernel(OpMaxima, id))
 }
 
 // Softcap runs the softcap kernel id. It panics if this build has none.

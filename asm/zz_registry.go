@@ -13,9 +13,13 @@ type Op string
 const (
 	OpScore       Op = "score"
 	OpValue       Op = "value"
+	OpValueExp    Op = "value_exp"
 	OpDecodeScore Op = "decode_score"
 	OpDecodeValue Op = "decode_value"
+	OpPanelScore  Op = "panel_score"
+	OpPanelValue  Op = "panel_value"
 	OpSoftmax     Op = "softmax"
+	OpMaxima      Op = "maxima"
 	OpSoftcap     Op = "softcap"
 	OpAlibi       Op = "alibi"
 	OpBias        Op = "bias"
@@ -70,15 +74,18 @@ const (
 	_ ID = iota
 	id_score_f32_12x32_avx512
 	id_value_f32_12x32_avx512
+	id_value_exp_f32_12x32_avx512
 	id_pack_f32_w32_avx512
 	id_pack_f16_w32_avx512
 	id_pack_bf16_w32_avx512
 	id_pack_f32_w12_avx512
 	id_score_f32_8x32_avx512
 	id_value_f32_8x32_avx512
+	id_value_exp_f32_8x32_avx512
 	id_pack_f32_w8_avx512
 	id_score_f32_6x64_avx512
 	id_value_f32_6x64_avx512
+	id_value_exp_f32_6x64_avx512
 	id_pack_f32_w64_avx512
 	id_pack_f16_w64_avx512
 	id_pack_bf16_w64_avx512
@@ -93,6 +100,14 @@ const (
 	id_decode_value_f32_3x64_avx512
 	id_decode_value_f32_4x64_avx512
 	id_decode_value_f32_4x32_avx512
+	id_panel_score_f32_1x32_avx512
+	id_panel_score_f32_2x32_avx512
+	id_panel_score_f32_3x32_avx512
+	id_panel_score_f32_4x32_avx512
+	id_panel_value_f32_1x32_avx512
+	id_panel_value_f32_2x32_avx512
+	id_panel_value_f32_3x32_avx512
+	id_panel_value_f32_4x32_avx512
 	id_decode_score_f16_1x8_avx512
 	id_decode_score_f16_2x4_avx512
 	id_decode_score_f16_3x4_avx512
@@ -103,6 +118,14 @@ const (
 	id_decode_value_f16_3x64_avx512
 	id_decode_value_f16_4x64_avx512
 	id_decode_value_f16_4x32_avx512
+	id_panel_score_f16_1x32_avx512
+	id_panel_score_f16_2x32_avx512
+	id_panel_score_f16_3x32_avx512
+	id_panel_score_f16_4x32_avx512
+	id_panel_value_f16_1x32_avx512
+	id_panel_value_f16_2x32_avx512
+	id_panel_value_f16_3x32_avx512
+	id_panel_value_f16_4x32_avx512
 	id_decode_score_bf16_1x8_avx512
 	id_decode_score_bf16_2x4_avx512
 	id_decode_score_bf16_3x4_avx512
@@ -113,12 +136,21 @@ const (
 	id_decode_value_bf16_3x64_avx512
 	id_decode_value_bf16_4x64_avx512
 	id_decode_value_bf16_4x32_avx512
+	id_panel_score_bf16_1x32_avx512
+	id_panel_score_bf16_2x32_avx512
+	id_panel_score_bf16_3x32_avx512
+	id_panel_score_bf16_4x32_avx512
+	id_panel_value_bf16_1x32_avx512
+	id_panel_value_bf16_2x32_avx512
+	id_panel_value_bf16_3x32_avx512
+	id_panel_value_bf16_4x32_avx512
 	id_softmax_f32_avx512
 	id_softcap_f32_avx512
 	id_alibi_f32_avx512
 	id_bias_f32_avx512
 	id_mask_f32_avx512
 	id_peak_f32_avx512
+	id_maxima_f32_avx512
 	id_convert_f32_avx512
 	id_convert_f16_avx512
 	id_convert_bf16_avx512
@@ -130,15 +162,18 @@ const (
 	id_read_bf16_avx512
 	id_score_f32_6x16_avx2
 	id_value_f32_6x16_avx2
+	id_value_exp_f32_6x16_avx2
 	id_pack_f32_w16_avx2
 	id_pack_f16_w16_avx2
 	id_pack_bf16_w16_avx2
 	id_pack_f32_w6_avx2
 	id_score_f32_4x16_avx2
 	id_value_f32_4x16_avx2
+	id_value_exp_f32_4x16_avx2
 	id_pack_f32_w4_avx2
 	id_score_f32_3x32_avx2
 	id_value_f32_3x32_avx2
+	id_value_exp_f32_3x32_avx2
 	id_pack_f32_w32_avx2
 	id_pack_f16_w32_avx2
 	id_pack_bf16_w32_avx2
@@ -153,6 +188,14 @@ const (
 	id_decode_value_f32_3x32_avx2
 	id_decode_value_f32_4x16_avx2
 	id_decode_value_f32_1x32_avx2
+	id_panel_score_f32_1x32_avx2
+	id_panel_score_f32_2x32_avx2
+	id_panel_score_f32_3x32_avx2
+	id_panel_score_f32_4x16_avx2
+	id_panel_value_f32_1x16_avx2
+	id_panel_value_f32_2x16_avx2
+	id_panel_value_f32_3x16_avx2
+	id_panel_value_f32_4x16_avx2
 	id_decode_score_f16_1x8_avx2
 	id_decode_score_f16_2x4_avx2
 	id_decode_score_f16_3x4_avx2
@@ -163,6 +206,14 @@ const (
 	id_decode_value_f16_3x32_avx2
 	id_decode_value_f16_4x16_avx2
 	id_decode_value_f16_1x32_avx2
+	id_panel_score_f16_1x32_avx2
+	id_panel_score_f16_2x32_avx2
+	id_panel_score_f16_3x32_avx2
+	id_panel_score_f16_4x16_avx2
+	id_panel_value_f16_1x16_avx2
+	id_panel_value_f16_2x16_avx2
+	id_panel_value_f16_3x16_avx2
+	id_panel_value_f16_4x16_avx2
 	id_decode_score_bf16_1x8_avx2
 	id_decode_score_bf16_2x4_avx2
 	id_decode_score_bf16_3x4_avx2
@@ -173,12 +224,21 @@ const (
 	id_decode_value_bf16_3x32_avx2
 	id_decode_value_bf16_4x16_avx2
 	id_decode_value_bf16_1x32_avx2
+	id_panel_score_bf16_1x32_avx2
+	id_panel_score_bf16_2x32_avx2
+	id_panel_score_bf16_3x32_avx2
+	id_panel_score_bf16_4x16_avx2
+	id_panel_value_bf16_1x16_avx2
+	id_panel_value_bf16_2x16_avx2
+	id_panel_value_bf16_3x16_avx2
+	id_panel_value_bf16_4x16_avx2
 	id_softmax_f32_avx2
 	id_softcap_f32_avx2
 	id_alibi_f32_avx2
 	id_bias_f32_avx2
 	id_mask_f32_avx2
 	id_peak_f32_avx2
+	id_maxima_f32_avx2
 	id_convert_f32_avx2
 	id_convert_f16_avx2
 	id_convert_bf16_avx2
@@ -207,6 +267,14 @@ const (
 	id_decode_value_f32_3x32_neon
 	id_decode_value_f32_4x16_neon
 	id_decode_value_f32_1x16_neon
+	id_panel_score_f32_1x16_neon
+	id_panel_score_f32_2x16_neon
+	id_panel_score_f32_3x16_neon
+	id_panel_score_f32_4x16_neon
+	id_panel_value_f32_1x16_neon
+	id_panel_value_f32_2x16_neon
+	id_panel_value_f32_3x16_neon
+	id_panel_value_f32_4x16_neon
 	id_decode_score_f16_1x8_neon
 	id_decode_score_f16_2x4_neon
 	id_decode_score_f16_3x4_neon
@@ -217,6 +285,14 @@ const (
 	id_decode_value_f16_3x32_neon
 	id_decode_value_f16_4x16_neon
 	id_decode_value_f16_1x16_neon
+	id_panel_score_f16_1x16_neon
+	id_panel_score_f16_2x16_neon
+	id_panel_score_f16_3x16_neon
+	id_panel_score_f16_4x16_neon
+	id_panel_value_f16_1x16_neon
+	id_panel_value_f16_2x16_neon
+	id_panel_value_f16_3x16_neon
+	id_panel_value_f16_4x16_neon
 	id_decode_score_bf16_1x8_neon
 	id_decode_score_bf16_2x4_neon
 	id_decode_score_bf16_3x4_neon
@@ -227,6 +303,14 @@ const (
 	id_decode_value_bf16_3x32_neon
 	id_decode_value_bf16_4x16_neon
 	id_decode_value_bf16_1x16_neon
+	id_panel_score_bf16_1x16_neon
+	id_panel_score_bf16_2x16_neon
+	id_panel_score_bf16_3x16_neon
+	id_panel_score_bf16_4x16_neon
+	id_panel_value_bf16_1x16_neon
+	id_panel_value_bf16_2x16_neon
+	id_panel_value_bf16_3x16_neon
+	id_panel_value_bf16_4x16_neon
 	id_softmax_f32_neon
 	id_softcap_f32_neon
 	id_alibi_f32_neon
@@ -262,56 +346,84 @@ type Kernel struct {
 func List() []Kernel {
 	return []Kernel{
 		{id_score_f32_12x32_avx512, "score_f32_12x32_avx512", OpScore, "f32", "avx512", 12, 32, []string{"AVX", "AVX512F"}, 768, 176, "65467c678813"},
-		{id_value_f32_12x32_avx512, "value_f32_12x32_avx512", OpValue, "f32", "avx512", 12, 32, []string{"AVX", "AVX512F"}, 768, 176, "e5352c4787d0"},
+		{id_value_f32_12x32_avx512, "value_f32_12x32_avx512", OpValue, "f32", "avx512", 12, 32, []string{"AVX", "AVX512F"}, 768, 176, "7995d9d41791"},
+		{id_value_exp_f32_12x32_avx512, "value_exp_f32_12x32_avx512", OpValueExp, "f32", "avx512", 12, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 768, 176, "e96f907a2119"},
 		{id_pack_f32_w32_avx512, "pack_f32_w32_avx512", OpPack, "f32", "avx512", 0, 32, []string{"AVX", "AVX512F"}, 0, 1024, "d8b10df83cdb"},
 		{id_pack_f16_w32_avx512, "pack_f16_w32_avx512", OpPack, "f16", "avx512", 0, 32, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 512, "c50d935edfb6"},
 		{id_pack_bf16_w32_avx512, "pack_bf16_w32_avx512", OpPack, "bf16", "avx512", 0, 32, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 512, "d8b57ac9f868"},
 		{id_pack_f32_w12_avx512, "pack_f32_w12_avx512", OpPack, "f32", "avx512", 0, 12, []string{"AVX", "AVX512F"}, 0, 768, "b41c59d0a09c"},
 		{id_score_f32_8x32_avx512, "score_f32_8x32_avx512", OpScore, "f32", "avx512", 8, 32, []string{"AVX", "AVX512F"}, 512, 160, "71c5af71e224"},
-		{id_value_f32_8x32_avx512, "value_f32_8x32_avx512", OpValue, "f32", "avx512", 8, 32, []string{"AVX", "AVX512F"}, 512, 160, "5456fdcb5b56"},
+		{id_value_f32_8x32_avx512, "value_f32_8x32_avx512", OpValue, "f32", "avx512", 8, 32, []string{"AVX", "AVX512F"}, 512, 160, "bd626f9feb81"},
+		{id_value_exp_f32_8x32_avx512, "value_exp_f32_8x32_avx512", OpValueExp, "f32", "avx512", 8, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 160, "8d0c2b2a00e6"},
 		{id_pack_f32_w8_avx512, "pack_f32_w8_avx512", OpPack, "f32", "avx512", 0, 8, []string{"AVX", "AVX512F"}, 0, 512, "452d97f5160c"},
 		{id_score_f32_6x64_avx512, "score_f32_6x64_avx512", OpScore, "f32", "avx512", 6, 64, []string{"AVX", "AVX512F"}, 768, 280, "140418dddd3d"},
-		{id_value_f32_6x64_avx512, "value_f32_6x64_avx512", OpValue, "f32", "avx512", 6, 64, []string{"AVX", "AVX512F"}, 768, 280, "0ab227707a35"},
+		{id_value_f32_6x64_avx512, "value_f32_6x64_avx512", OpValue, "f32", "avx512", 6, 64, []string{"AVX", "AVX512F"}, 768, 280, "90314c7a689c"},
+		{id_value_exp_f32_6x64_avx512, "value_exp_f32_6x64_avx512", OpValueExp, "f32", "avx512", 6, 64, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 768, 280, "d5c7c81f88c7"},
 		{id_pack_f32_w64_avx512, "pack_f32_w64_avx512", OpPack, "f32", "avx512", 0, 64, []string{"AVX", "AVX512F"}, 0, 1024, "0aaf137aac40"},
 		{id_pack_f16_w64_avx512, "pack_f16_w64_avx512", OpPack, "f16", "avx512", 0, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 512, "fb68bcf826c5"},
 		{id_pack_bf16_w64_avx512, "pack_bf16_w64_avx512", OpPack, "bf16", "avx512", 0, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 512, "361a0b552dfb"},
 		{id_pack_f32_w6_avx512, "pack_f32_w6_avx512", OpPack, "f32", "avx512", 0, 6, []string{"AVX", "AVX512F"}, 0, 384, "b14bfcd5c990"},
-		{id_decode_score_f32_1x8_avx512, "decode_score_f32_1x8_avx512", OpDecodeScore, "f32", "avx512", 1, 8, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 36, "a3f491f7027b"},
-		{id_decode_score_f32_2x4_avx512, "decode_score_f32_2x4_avx512", OpDecodeScore, "f32", "avx512", 2, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "552a6dc9f571"},
-		{id_decode_score_f32_3x4_avx512, "decode_score_f32_3x4_avx512", OpDecodeScore, "f32", "avx512", 3, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 28, "85c52807276b"},
-		{id_decode_score_f32_4x4_avx512, "decode_score_f32_4x4_avx512", OpDecodeScore, "f32", "avx512", 4, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 32, "6dea325cc557"},
-		{id_decode_score_f32_4x2_avx512, "decode_score_f32_4x2_avx512", OpDecodeScore, "f32", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "ad93daebacfc"},
-		{id_decode_value_f32_1x128_avx512, "decode_value_f32_1x128_avx512", OpDecodeValue, "f32", "avx512", 1, 128, []string{"AVX", "AVX512F"}, 256, 516, "1d2cb6b18843"},
-		{id_decode_value_f32_2x64_avx512, "decode_value_f32_2x64_avx512", OpDecodeValue, "f32", "avx512", 2, 64, []string{"AVX", "AVX512F"}, 256, 264, "24027df856e0"},
-		{id_decode_value_f32_3x64_avx512, "decode_value_f32_3x64_avx512", OpDecodeValue, "f32", "avx512", 3, 64, []string{"AVX", "AVX512F"}, 384, 268, "7ad32994f26c"},
-		{id_decode_value_f32_4x64_avx512, "decode_value_f32_4x64_avx512", OpDecodeValue, "f32", "avx512", 4, 64, []string{"AVX", "AVX512F"}, 512, 272, "d72c1a524c3f"},
-		{id_decode_value_f32_4x32_avx512, "decode_value_f32_4x32_avx512", OpDecodeValue, "f32", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 144, "724dccadb555"},
-		{id_decode_score_f16_1x8_avx512, "decode_score_f16_1x8_avx512", OpDecodeScore, "f16", "avx512", 1, 8, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "0acc15066389"},
-		{id_decode_score_f16_2x4_avx512, "decode_score_f16_2x4_avx512", OpDecodeScore, "f16", "avx512", 2, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 16, "1c0ea45b4321"},
-		{id_decode_score_f16_3x4_avx512, "decode_score_f16_3x4_avx512", OpDecodeScore, "f16", "avx512", 3, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 20, "47117e0e25c6"},
-		{id_decode_score_f16_4x4_avx512, "decode_score_f16_4x4_avx512", OpDecodeScore, "f16", "avx512", 4, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 24, "198e7ff57a3f"},
-		{id_decode_score_f16_4x2_avx512, "decode_score_f16_4x2_avx512", OpDecodeScore, "f16", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "8c102e3839bc"},
-		{id_decode_value_f16_1x128_avx512, "decode_value_f16_1x128_avx512", OpDecodeValue, "f16", "avx512", 1, 128, []string{"AVX", "AVX512F"}, 256, 260, "77f3e0b7e961"},
-		{id_decode_value_f16_2x64_avx512, "decode_value_f16_2x64_avx512", OpDecodeValue, "f16", "avx512", 2, 64, []string{"AVX", "AVX512F"}, 256, 136, "f758c21771ca"},
-		{id_decode_value_f16_3x64_avx512, "decode_value_f16_3x64_avx512", OpDecodeValue, "f16", "avx512", 3, 64, []string{"AVX", "AVX512F"}, 384, 140, "97d9771ffe5f"},
-		{id_decode_value_f16_4x64_avx512, "decode_value_f16_4x64_avx512", OpDecodeValue, "f16", "avx512", 4, 64, []string{"AVX", "AVX512F"}, 512, 144, "d831f6db2074"},
-		{id_decode_value_f16_4x32_avx512, "decode_value_f16_4x32_avx512", OpDecodeValue, "f16", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 80, "311a508d720d"},
-		{id_decode_score_bf16_1x8_avx512, "decode_score_bf16_1x8_avx512", OpDecodeScore, "bf16", "avx512", 1, 8, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 20, "7142a2bb6281"},
-		{id_decode_score_bf16_2x4_avx512, "decode_score_bf16_2x4_avx512", OpDecodeScore, "bf16", "avx512", 2, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 16, "93a3f5fc8189"},
-		{id_decode_score_bf16_3x4_avx512, "decode_score_bf16_3x4_avx512", OpDecodeScore, "bf16", "avx512", 3, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 20, "c79eae9539f1"},
-		{id_decode_score_bf16_4x4_avx512, "decode_score_bf16_4x4_avx512", OpDecodeScore, "bf16", "avx512", 4, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 24, "95eac3c92210"},
-		{id_decode_score_bf16_4x2_avx512, "decode_score_bf16_4x2_avx512", OpDecodeScore, "bf16", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "5851009ec357"},
-		{id_decode_value_bf16_1x128_avx512, "decode_value_bf16_1x128_avx512", OpDecodeValue, "bf16", "avx512", 1, 128, []string{"AVX", "AVX512BW", "AVX512F"}, 256, 260, "c8a3872c430b"},
-		{id_decode_value_bf16_2x64_avx512, "decode_value_bf16_2x64_avx512", OpDecodeValue, "bf16", "avx512", 2, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 256, 136, "ddb287d6839a"},
-		{id_decode_value_bf16_3x64_avx512, "decode_value_bf16_3x64_avx512", OpDecodeValue, "bf16", "avx512", 3, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 384, 140, "aba76f727fcf"},
-		{id_decode_value_bf16_4x64_avx512, "decode_value_bf16_4x64_avx512", OpDecodeValue, "bf16", "avx512", 4, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 512, 144, "b20d6e09d7e7"},
-		{id_decode_value_bf16_4x32_avx512, "decode_value_bf16_4x32_avx512", OpDecodeValue, "bf16", "avx512", 4, 32, []string{"AVX", "AVX512BW", "AVX512F"}, 256, 80, "bf615bb9dcab"},
-		{id_softmax_f32_avx512, "softmax_f32_avx512", OpSoftmax, "f32", "avx512", 0, 0, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL", "FMA3"}, 272, 128, "8766e2303304"},
+		{id_decode_score_f32_1x8_avx512, "decode_score_f32_1x8_avx512", OpDecodeScore, "f32", "avx512", 1, 8, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 36, "b2bba8bd7e67"},
+		{id_decode_score_f32_2x4_avx512, "decode_score_f32_2x4_avx512", OpDecodeScore, "f32", "avx512", 2, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "a1ec09ac6329"},
+		{id_decode_score_f32_3x4_avx512, "decode_score_f32_3x4_avx512", OpDecodeScore, "f32", "avx512", 3, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 28, "6f7ee383b7f9"},
+		{id_decode_score_f32_4x4_avx512, "decode_score_f32_4x4_avx512", OpDecodeScore, "f32", "avx512", 4, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 32, "f764902b7375"},
+		{id_decode_score_f32_4x2_avx512, "decode_score_f32_4x2_avx512", OpDecodeScore, "f32", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "14e494e20c29"},
+		{id_decode_value_f32_1x128_avx512, "decode_value_f32_1x128_avx512", OpDecodeValue, "f32", "avx512", 1, 128, []string{"AVX", "AVX512F"}, 256, 516, "a1a090feabe0"},
+		{id_decode_value_f32_2x64_avx512, "decode_value_f32_2x64_avx512", OpDecodeValue, "f32", "avx512", 2, 64, []string{"AVX", "AVX512F"}, 256, 264, "62fe9121083d"},
+		{id_decode_value_f32_3x64_avx512, "decode_value_f32_3x64_avx512", OpDecodeValue, "f32", "avx512", 3, 64, []string{"AVX", "AVX512F"}, 384, 268, "bb32c4da8abb"},
+		{id_decode_value_f32_4x64_avx512, "decode_value_f32_4x64_avx512", OpDecodeValue, "f32", "avx512", 4, 64, []string{"AVX", "AVX512F"}, 512, 272, "9c1f36016247"},
+		{id_decode_value_f32_4x32_avx512, "decode_value_f32_4x32_avx512", OpDecodeValue, "f32", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 144, "0c19d6e6b276"},
+		{id_panel_score_f32_1x32_avx512, "panel_score_f32_1x32_avx512", OpPanelScore, "f32", "avx512", 1, 32, []string{"AVX", "AVX512F"}, 64, 132, "f04e0a0582ce"},
+		{id_panel_score_f32_2x32_avx512, "panel_score_f32_2x32_avx512", OpPanelScore, "f32", "avx512", 2, 32, []string{"AVX", "AVX512F"}, 128, 136, "8b03864b073f"},
+		{id_panel_score_f32_3x32_avx512, "panel_score_f32_3x32_avx512", OpPanelScore, "f32", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 140, "8ba87fc5b1eb"},
+		{id_panel_score_f32_4x32_avx512, "panel_score_f32_4x32_avx512", OpPanelScore, "f32", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 144, "9ba57afd66a1"},
+		{id_panel_value_f32_1x32_avx512, "panel_value_f32_1x32_avx512", OpPanelValue, "f32", "avx512", 1, 32, []string{"AVX", "AVX512F"}, 64, 132, "a6e2ed40d6c8"},
+		{id_panel_value_f32_2x32_avx512, "panel_value_f32_2x32_avx512", OpPanelValue, "f32", "avx512", 2, 32, []string{"AVX", "AVX512F"}, 128, 136, "870968f56379"},
+		{id_panel_value_f32_3x32_avx512, "panel_value_f32_3x32_avx512", OpPanelValue, "f32", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 140, "bc9c77106a49"},
+		{id_panel_value_f32_4x32_avx512, "panel_value_f32_4x32_avx512", OpPanelValue, "f32", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 144, "7654f16ea8de"},
+		{id_decode_score_f16_1x8_avx512, "decode_score_f16_1x8_avx512", OpDecodeScore, "f16", "avx512", 1, 8, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "1c737d3c41f0"},
+		{id_decode_score_f16_2x4_avx512, "decode_score_f16_2x4_avx512", OpDecodeScore, "f16", "avx512", 2, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 16, "305600491823"},
+		{id_decode_score_f16_3x4_avx512, "decode_score_f16_3x4_avx512", OpDecodeScore, "f16", "avx512", 3, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 20, "08912b9e36cb"},
+		{id_decode_score_f16_4x4_avx512, "decode_score_f16_4x4_avx512", OpDecodeScore, "f16", "avx512", 4, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 24, "a7fbb5c1f51b"},
+		{id_decode_score_f16_4x2_avx512, "decode_score_f16_4x2_avx512", OpDecodeScore, "f16", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "f645a8177fba"},
+		{id_decode_value_f16_1x128_avx512, "decode_value_f16_1x128_avx512", OpDecodeValue, "f16", "avx512", 1, 128, []string{"AVX", "AVX512F"}, 256, 260, "eba590665912"},
+		{id_decode_value_f16_2x64_avx512, "decode_value_f16_2x64_avx512", OpDecodeValue, "f16", "avx512", 2, 64, []string{"AVX", "AVX512F"}, 256, 136, "444703137a7d"},
+		{id_decode_value_f16_3x64_avx512, "decode_value_f16_3x64_avx512", OpDecodeValue, "f16", "avx512", 3, 64, []string{"AVX", "AVX512F"}, 384, 140, "d6d773315415"},
+		{id_decode_value_f16_4x64_avx512, "decode_value_f16_4x64_avx512", OpDecodeValue, "f16", "avx512", 4, 64, []string{"AVX", "AVX512F"}, 512, 144, "6ae9d6141d79"},
+		{id_decode_value_f16_4x32_avx512, "decode_value_f16_4x32_avx512", OpDecodeValue, "f16", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 80, "0c711b098801"},
+		{id_panel_score_f16_1x32_avx512, "panel_score_f16_1x32_avx512", OpPanelScore, "f16", "avx512", 1, 32, []string{"AVX", "AVX512F"}, 64, 68, "eeb51d17de94"},
+		{id_panel_score_f16_2x32_avx512, "panel_score_f16_2x32_avx512", OpPanelScore, "f16", "avx512", 2, 32, []string{"AVX", "AVX512F"}, 128, 72, "4260b6c1118b"},
+		{id_panel_score_f16_3x32_avx512, "panel_score_f16_3x32_avx512", OpPanelScore, "f16", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 76, "35a421ccab6c"},
+		{id_panel_score_f16_4x32_avx512, "panel_score_f16_4x32_avx512", OpPanelScore, "f16", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 80, "8dfce152e1f0"},
+		{id_panel_value_f16_1x32_avx512, "panel_value_f16_1x32_avx512", OpPanelValue, "f16", "avx512", 1, 32, []string{"AVX", "AVX512F"}, 64, 68, "8c52fa9c533a"},
+		{id_panel_value_f16_2x32_avx512, "panel_value_f16_2x32_avx512", OpPanelValue, "f16", "avx512", 2, 32, []string{"AVX", "AVX512F"}, 128, 72, "be19a410501b"},
+		{id_panel_value_f16_3x32_avx512, "panel_value_f16_3x32_avx512", OpPanelValue, "f16", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 76, "8beedfacf709"},
+		{id_panel_value_f16_4x32_avx512, "panel_value_f16_4x32_avx512", OpPanelValue, "f16", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 80, "3b0eac880892"},
+		{id_decode_score_bf16_1x8_avx512, "decode_score_bf16_1x8_avx512", OpDecodeScore, "bf16", "avx512", 1, 8, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 20, "85e31f255813"},
+		{id_decode_score_bf16_2x4_avx512, "decode_score_bf16_2x4_avx512", OpDecodeScore, "bf16", "avx512", 2, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 16, "041176dedf68"},
+		{id_decode_score_bf16_3x4_avx512, "decode_score_bf16_3x4_avx512", OpDecodeScore, "bf16", "avx512", 3, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 20, "fdd512095dfa"},
+		{id_decode_score_bf16_4x4_avx512, "decode_score_bf16_4x4_avx512", OpDecodeScore, "bf16", "avx512", 4, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 24, "bdb2a1bab3cf"},
+		{id_decode_score_bf16_4x2_avx512, "decode_score_bf16_4x2_avx512", OpDecodeScore, "bf16", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "083a5bc246fc"},
+		{id_decode_value_bf16_1x128_avx512, "decode_value_bf16_1x128_avx512", OpDecodeValue, "bf16", "avx512", 1, 128, []string{"AVX", "AVX512BW", "AVX512F"}, 256, 260, "c34099b648c3"},
+		{id_decode_value_bf16_2x64_avx512, "decode_value_bf16_2x64_avx512", OpDecodeValue, "bf16", "avx512", 2, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 256, 136, "c2280dfb62d7"},
+		{id_decode_value_bf16_3x64_avx512, "decode_value_bf16_3x64_avx512", OpDecodeValue, "bf16", "avx512", 3, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 384, 140, "b1b989645993"},
+		{id_decode_value_bf16_4x64_avx512, "decode_value_bf16_4x64_avx512", OpDecodeValue, "bf16", "avx512", 4, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 512, 144, "194a0801f718"},
+		{id_decode_value_bf16_4x32_avx512, "decode_value_bf16_4x32_avx512", OpDecodeValue, "bf16", "avx512", 4, 32, []string{"AVX", "AVX512BW", "AVX512F"}, 256, 80, "2e8a32965d35"},
+		{id_panel_score_bf16_1x32_avx512, "panel_score_bf16_1x32_avx512", OpPanelScore, "bf16", "avx512", 1, 32, []string{"AVX", "AVX512F"}, 64, 68, "08bd0dc245e7"},
+		{id_panel_score_bf16_2x32_avx512, "panel_score_bf16_2x32_avx512", OpPanelScore, "bf16", "avx512", 2, 32, []string{"AVX", "AVX512F"}, 128, 72, "6b8b7198520c"},
+		{id_panel_score_bf16_3x32_avx512, "panel_score_bf16_3x32_avx512", OpPanelScore, "bf16", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 76, "17ddbd30756f"},
+		{id_panel_score_bf16_4x32_avx512, "panel_score_bf16_4x32_avx512", OpPanelScore, "bf16", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 80, "c68d0d97a943"},
+		{id_panel_value_bf16_1x32_avx512, "panel_value_bf16_1x32_avx512", OpPanelValue, "bf16", "avx512", 1, 32, []string{"AVX", "AVX512F"}, 64, 68, "ca2d29d651a3"},
+		{id_panel_value_bf16_2x32_avx512, "panel_value_bf16_2x32_avx512", OpPanelValue, "bf16", "avx512", 2, 32, []string{"AVX", "AVX512F"}, 128, 72, "0a3e4d9e0046"},
+		{id_panel_value_bf16_3x32_avx512, "panel_value_bf16_3x32_avx512", OpPanelValue, "bf16", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 76, "df4119db30b6"},
+		{id_panel_value_bf16_4x32_avx512, "panel_value_bf16_4x32_avx512", OpPanelValue, "bf16", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 80, "b95861b15bf9"},
+		{id_softmax_f32_avx512, "softmax_f32_avx512", OpSoftmax, "f32", "avx512", 0, 0, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL", "FMA3"}, 272, 128, "2080023a9875"},
 		{id_softcap_f32_avx512, "softcap_f32_avx512", OpSoftcap, "f32", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 352, 64, "88796ec3fc28"},
 		{id_alibi_f32_avx512, "alibi_f32_avx512", OpAlibi, "f32", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 48, 64, "dee070dff2c2"},
 		{id_bias_f32_avx512, "bias_f32_avx512", OpBias, "f32", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 32, 128, "ab6604fcd2a1"},
 		{id_mask_f32_avx512, "mask_f32_avx512", OpMask, "f32", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 0, 80, "5cde6961e894"},
 		{id_peak_f32_avx512, "peak_f32_avx512", OpPeak, "f32", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 1536, 0, "8eb969ab4410"},
+		{id_maxima_f32_avx512, "maxima_f32_avx512", OpMaxima, "f32", "avx512", 0, 0, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 64, "2ea21671e297"},
 		{id_convert_f32_avx512, "convert_f32_avx512", OpConvert, "f32", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 16, 64, "531f9775c678"},
 		{id_convert_f16_avx512, "convert_f16_avx512", OpConvert, "f16", "avx512", 0, 0, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 32, "6b1f932887cf"},
 		{id_convert_bf16_avx512, "convert_bf16_avx512", OpConvert, "bf16", "avx512", 0, 0, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 32, "5bb036099c0d"},
@@ -322,56 +434,84 @@ func List() []Kernel {
 		{id_read_f16_avx512, "read_f16_avx512", OpRead, "f16", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 0, 512, "9108d5e251ef"},
 		{id_read_bf16_avx512, "read_bf16_avx512", OpRead, "bf16", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 0, 512, "2dad009acd66"},
 		{id_score_f32_6x16_avx2, "score_f32_6x16_avx2", OpScore, "f32", "avx2", 6, 16, []string{"AVX", "FMA3"}, 192, 88, "e61c40449090"},
-		{id_value_f32_6x16_avx2, "value_f32_6x16_avx2", OpValue, "f32", "avx2", 6, 16, []string{"AVX", "FMA3"}, 192, 88, "604f0c0ee541"},
+		{id_value_f32_6x16_avx2, "value_f32_6x16_avx2", OpValue, "f32", "avx2", 6, 16, []string{"AVX", "FMA3"}, 192, 88, "c6554e9d0941"},
+		{id_value_exp_f32_6x16_avx2, "value_exp_f32_6x16_avx2", OpValueExp, "f32", "avx2", 6, 16, []string{"AVX", "AVX2", "FMA3"}, 192, 88, "b1233d4ccfd3"},
 		{id_pack_f32_w16_avx2, "pack_f32_w16_avx2", OpPack, "f32", "avx2", 0, 16, []string{"AVX"}, 0, 512, "eaf2bcfa5c73"},
 		{id_pack_f16_w16_avx2, "pack_f16_w16_avx2", OpPack, "f16", "avx2", 0, 16, []string{"AVX", "AVX2", "F16C"}, 0, 256, "61a35c258e98"},
 		{id_pack_bf16_w16_avx2, "pack_bf16_w16_avx2", OpPack, "bf16", "avx2", 0, 16, []string{"AVX", "AVX2"}, 0, 256, "4db81c7528b3"},
 		{id_pack_f32_w6_avx2, "pack_f32_w6_avx2", OpPack, "f32", "avx2", 0, 6, []string{"AVX"}, 0, 384, "9e241bd8063a"},
 		{id_score_f32_4x16_avx2, "score_f32_4x16_avx2", OpScore, "f32", "avx2", 4, 16, []string{"AVX", "FMA3"}, 128, 80, "6468cb9ab8ea"},
-		{id_value_f32_4x16_avx2, "value_f32_4x16_avx2", OpValue, "f32", "avx2", 4, 16, []string{"AVX", "FMA3"}, 128, 80, "bc8550273c2a"},
+		{id_value_f32_4x16_avx2, "value_f32_4x16_avx2", OpValue, "f32", "avx2", 4, 16, []string{"AVX", "FMA3"}, 128, 80, "86242b41f9f9"},
+		{id_value_exp_f32_4x16_avx2, "value_exp_f32_4x16_avx2", OpValueExp, "f32", "avx2", 4, 16, []string{"AVX", "AVX2", "FMA3"}, 128, 80, "de50a894aec5"},
 		{id_pack_f32_w4_avx2, "pack_f32_w4_avx2", OpPack, "f32", "avx2", 0, 4, []string{"AVX"}, 0, 256, "3e0dce023028"},
 		{id_score_f32_3x32_avx2, "score_f32_3x32_avx2", OpScore, "f32", "avx2", 3, 32, []string{"AVX", "FMA3"}, 192, 140, "f27f8af32fce"},
-		{id_value_f32_3x32_avx2, "value_f32_3x32_avx2", OpValue, "f32", "avx2", 3, 32, []string{"AVX", "FMA3"}, 192, 140, "550cf16e5776"},
+		{id_value_f32_3x32_avx2, "value_f32_3x32_avx2", OpValue, "f32", "avx2", 3, 32, []string{"AVX", "FMA3"}, 192, 140, "376b729dc861"},
+		{id_value_exp_f32_3x32_avx2, "value_exp_f32_3x32_avx2", OpValueExp, "f32", "avx2", 3, 32, []string{"AVX", "AVX2", "FMA3"}, 192, 140, "8780e7a81e7b"},
 		{id_pack_f32_w32_avx2, "pack_f32_w32_avx2", OpPack, "f32", "avx2", 0, 32, []string{"AVX"}, 0, 512, "940e99d7bf9f"},
 		{id_pack_f16_w32_avx2, "pack_f16_w32_avx2", OpPack, "f16", "avx2", 0, 32, []string{"AVX", "AVX2", "F16C"}, 0, 256, "2906ca8f74ad"},
 		{id_pack_bf16_w32_avx2, "pack_bf16_w32_avx2", OpPack, "bf16", "avx2", 0, 32, []string{"AVX", "AVX2"}, 0, 256, "a3065553bccd"},
 		{id_pack_f32_w3_avx2, "pack_f32_w3_avx2", OpPack, "f32", "avx2", 0, 3, []string{"AVX"}, 0, 192, "7dc4c2e0181b"},
-		{id_decode_score_f32_1x8_avx2, "decode_score_f32_1x8_avx2", OpDecodeScore, "f32", "avx2", 1, 8, []string{"AVX", "FMA3"}, 16, 36, "e0fb3dfd3301"},
-		{id_decode_score_f32_2x4_avx2, "decode_score_f32_2x4_avx2", OpDecodeScore, "f32", "avx2", 2, 4, []string{"AVX", "FMA3"}, 16, 24, "338fa57ed9c9"},
-		{id_decode_score_f32_3x4_avx2, "decode_score_f32_3x4_avx2", OpDecodeScore, "f32", "avx2", 3, 4, []string{"AVX", "FMA3"}, 24, 28, "7683560188f2"},
-		{id_decode_score_f32_4x2_avx2, "decode_score_f32_4x2_avx2", OpDecodeScore, "f32", "avx2", 4, 2, []string{"AVX", "FMA3"}, 16, 24, "306660e340da"},
-		{id_decode_score_f32_1x4_avx2, "decode_score_f32_1x4_avx2", OpDecodeScore, "f32", "avx2", 1, 4, []string{"AVX", "FMA3"}, 8, 20, "5ee26c3ef926"},
-		{id_decode_value_f32_1x64_avx2, "decode_value_f32_1x64_avx2", OpDecodeValue, "f32", "avx2", 1, 64, []string{"AVX", "FMA3"}, 128, 260, "b4b82464d774"},
-		{id_decode_value_f32_2x32_avx2, "decode_value_f32_2x32_avx2", OpDecodeValue, "f32", "avx2", 2, 32, []string{"AVX", "FMA3"}, 128, 136, "b2a6d9a0da04"},
-		{id_decode_value_f32_3x32_avx2, "decode_value_f32_3x32_avx2", OpDecodeValue, "f32", "avx2", 3, 32, []string{"AVX", "FMA3"}, 192, 140, "bc1364e115d8"},
-		{id_decode_value_f32_4x16_avx2, "decode_value_f32_4x16_avx2", OpDecodeValue, "f32", "avx2", 4, 16, []string{"AVX", "FMA3"}, 128, 80, "aa5d35007282"},
-		{id_decode_value_f32_1x32_avx2, "decode_value_f32_1x32_avx2", OpDecodeValue, "f32", "avx2", 1, 32, []string{"AVX", "FMA3"}, 64, 132, "e782d9aa2c1d"},
-		{id_decode_score_f16_1x8_avx2, "decode_score_f16_1x8_avx2", OpDecodeScore, "f16", "avx2", 1, 8, []string{"AVX", "F16C", "FMA3"}, 16, 20, "5b0ee937db48"},
-		{id_decode_score_f16_2x4_avx2, "decode_score_f16_2x4_avx2", OpDecodeScore, "f16", "avx2", 2, 4, []string{"AVX", "F16C", "FMA3"}, 16, 16, "fafd04116888"},
-		{id_decode_score_f16_3x4_avx2, "decode_score_f16_3x4_avx2", OpDecodeScore, "f16", "avx2", 3, 4, []string{"AVX", "F16C", "FMA3"}, 24, 20, "ce1502fc78d0"},
-		{id_decode_score_f16_4x2_avx2, "decode_score_f16_4x2_avx2", OpDecodeScore, "f16", "avx2", 4, 2, []string{"AVX", "F16C", "FMA3"}, 16, 20, "26da74d9307e"},
-		{id_decode_score_f16_1x4_avx2, "decode_score_f16_1x4_avx2", OpDecodeScore, "f16", "avx2", 1, 4, []string{"AVX", "F16C", "FMA3"}, 8, 12, "03fc88b24161"},
-		{id_decode_value_f16_1x64_avx2, "decode_value_f16_1x64_avx2", OpDecodeValue, "f16", "avx2", 1, 64, []string{"AVX", "F16C", "FMA3"}, 128, 132, "03bb9947016e"},
-		{id_decode_value_f16_2x32_avx2, "decode_value_f16_2x32_avx2", OpDecodeValue, "f16", "avx2", 2, 32, []string{"AVX", "F16C", "FMA3"}, 128, 72, "3bc237f3cc7b"},
-		{id_decode_value_f16_3x32_avx2, "decode_value_f16_3x32_avx2", OpDecodeValue, "f16", "avx2", 3, 32, []string{"AVX", "F16C", "FMA3"}, 192, 76, "7ba544bc633b"},
-		{id_decode_value_f16_4x16_avx2, "decode_value_f16_4x16_avx2", OpDecodeValue, "f16", "avx2", 4, 16, []string{"AVX", "F16C", "FMA3"}, 128, 48, "ada14ae74531"},
-		{id_decode_value_f16_1x32_avx2, "decode_value_f16_1x32_avx2", OpDecodeValue, "f16", "avx2", 1, 32, []string{"AVX", "F16C", "FMA3"}, 64, 68, "b6b1b5f9c4a7"},
-		{id_decode_score_bf16_1x8_avx2, "decode_score_bf16_1x8_avx2", OpDecodeScore, "bf16", "avx2", 1, 8, []string{"AVX", "AVX2", "FMA3"}, 16, 20, "2f0d12102fa6"},
-		{id_decode_score_bf16_2x4_avx2, "decode_score_bf16_2x4_avx2", OpDecodeScore, "bf16", "avx2", 2, 4, []string{"AVX", "AVX2", "FMA3"}, 16, 16, "51d93d0ae3c8"},
-		{id_decode_score_bf16_3x4_avx2, "decode_score_bf16_3x4_avx2", OpDecodeScore, "bf16", "avx2", 3, 4, []string{"AVX", "AVX2", "FMA3"}, 24, 20, "8f6ef3b94080"},
-		{id_decode_score_bf16_4x2_avx2, "decode_score_bf16_4x2_avx2", OpDecodeScore, "bf16", "avx2", 4, 2, []string{"AVX", "AVX2", "FMA3"}, 16, 20, "59623670b227"},
-		{id_decode_score_bf16_1x4_avx2, "decode_score_bf16_1x4_avx2", OpDecodeScore, "bf16", "avx2", 1, 4, []string{"AVX", "AVX2", "FMA3"}, 8, 12, "2baa88e89631"},
-		{id_decode_value_bf16_1x64_avx2, "decode_value_bf16_1x64_avx2", OpDecodeValue, "bf16", "avx2", 1, 64, []string{"AVX", "AVX2", "FMA3"}, 128, 132, "1e246e687908"},
-		{id_decode_value_bf16_2x32_avx2, "decode_value_bf16_2x32_avx2", OpDecodeValue, "bf16", "avx2", 2, 32, []string{"AVX", "AVX2", "FMA3"}, 128, 72, "e8ba8c63db1c"},
-		{id_decode_value_bf16_3x32_avx2, "decode_value_bf16_3x32_avx2", OpDecodeValue, "bf16", "avx2", 3, 32, []string{"AVX", "AVX2", "FMA3"}, 192, 76, "6f6a3df6b146"},
-		{id_decode_value_bf16_4x16_avx2, "decode_value_bf16_4x16_avx2", OpDecodeValue, "bf16", "avx2", 4, 16, []string{"AVX", "AVX2", "FMA3"}, 128, 48, "d792517e94f0"},
-		{id_decode_value_bf16_1x32_avx2, "decode_value_bf16_1x32_avx2", OpDecodeValue, "bf16", "avx2", 1, 32, []string{"AVX", "AVX2", "FMA3"}, 64, 68, "cd74e2a7229b"},
-		{id_softmax_f32_avx2, "softmax_f32_avx2", OpSoftmax, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 272, 128, "3c249d9f9f1a"},
+		{id_decode_score_f32_1x8_avx2, "decode_score_f32_1x8_avx2", OpDecodeScore, "f32", "avx2", 1, 8, []string{"AVX", "FMA3"}, 16, 36, "b82bda5803fe"},
+		{id_decode_score_f32_2x4_avx2, "decode_score_f32_2x4_avx2", OpDecodeScore, "f32", "avx2", 2, 4, []string{"AVX", "FMA3"}, 16, 24, "5c0ff3e359a9"},
+		{id_decode_score_f32_3x4_avx2, "decode_score_f32_3x4_avx2", OpDecodeScore, "f32", "avx2", 3, 4, []string{"AVX", "FMA3"}, 24, 28, "1016544bf347"},
+		{id_decode_score_f32_4x2_avx2, "decode_score_f32_4x2_avx2", OpDecodeScore, "f32", "avx2", 4, 2, []string{"AVX", "FMA3"}, 16, 24, "85285536eb72"},
+		{id_decode_score_f32_1x4_avx2, "decode_score_f32_1x4_avx2", OpDecodeScore, "f32", "avx2", 1, 4, []string{"AVX", "FMA3"}, 8, 20, "868269517411"},
+		{id_decode_value_f32_1x64_avx2, "decode_value_f32_1x64_avx2", OpDecodeValue, "f32", "avx2", 1, 64, []string{"AVX", "FMA3"}, 128, 260, "fabc7ee8f9ec"},
+		{id_decode_value_f32_2x32_avx2, "decode_value_f32_2x32_avx2", OpDecodeValue, "f32", "avx2", 2, 32, []string{"AVX", "FMA3"}, 128, 136, "322cd109b249"},
+		{id_decode_value_f32_3x32_avx2, "decode_value_f32_3x32_avx2", OpDecodeValue, "f32", "avx2", 3, 32, []string{"AVX", "FMA3"}, 192, 140, "d63cc8000946"},
+		{id_decode_value_f32_4x16_avx2, "decode_value_f32_4x16_avx2", OpDecodeValue, "f32", "avx2", 4, 16, []string{"AVX", "FMA3"}, 128, 80, "3de613e8f987"},
+		{id_decode_value_f32_1x32_avx2, "decode_value_f32_1x32_avx2", OpDecodeValue, "f32", "avx2", 1, 32, []string{"AVX", "FMA3"}, 64, 132, "203b37bf032f"},
+		{id_panel_score_f32_1x32_avx2, "panel_score_f32_1x32_avx2", OpPanelScore, "f32", "avx2", 1, 32, []string{"AVX", "FMA3"}, 64, 132, "a302e9f06aaf"},
+		{id_panel_score_f32_2x32_avx2, "panel_score_f32_2x32_avx2", OpPanelScore, "f32", "avx2", 2, 32, []string{"AVX", "FMA3"}, 128, 136, "747ee9950d21"},
+		{id_panel_score_f32_3x32_avx2, "panel_score_f32_3x32_avx2", OpPanelScore, "f32", "avx2", 3, 32, []string{"AVX", "FMA3"}, 192, 140, "3ba2c2f4f811"},
+		{id_panel_score_f32_4x16_avx2, "panel_score_f32_4x16_avx2", OpPanelScore, "f32", "avx2", 4, 16, []string{"AVX", "FMA3"}, 128, 80, "5243e50403b6"},
+		{id_panel_value_f32_1x16_avx2, "panel_value_f32_1x16_avx2", OpPanelValue, "f32", "avx2", 1, 16, []string{"AVX", "FMA3"}, 32, 68, "67a1401c2df0"},
+		{id_panel_value_f32_2x16_avx2, "panel_value_f32_2x16_avx2", OpPanelValue, "f32", "avx2", 2, 16, []string{"AVX", "FMA3"}, 64, 72, "1430df88038a"},
+		{id_panel_value_f32_3x16_avx2, "panel_value_f32_3x16_avx2", OpPanelValue, "f32", "avx2", 3, 16, []string{"AVX", "FMA3"}, 96, 76, "2b37caa8f29d"},
+		{id_panel_value_f32_4x16_avx2, "panel_value_f32_4x16_avx2", OpPanelValue, "f32", "avx2", 4, 16, []string{"AVX", "FMA3"}, 128, 80, "54416e829b56"},
+		{id_decode_score_f16_1x8_avx2, "decode_score_f16_1x8_avx2", OpDecodeScore, "f16", "avx2", 1, 8, []string{"AVX", "F16C", "FMA3"}, 16, 20, "cfdc89c53692"},
+		{id_decode_score_f16_2x4_avx2, "decode_score_f16_2x4_avx2", OpDecodeScore, "f16", "avx2", 2, 4, []string{"AVX", "F16C", "FMA3"}, 16, 16, "76ebd6106550"},
+		{id_decode_score_f16_3x4_avx2, "decode_score_f16_3x4_avx2", OpDecodeScore, "f16", "avx2", 3, 4, []string{"AVX", "F16C", "FMA3"}, 24, 20, "9febcc8c3c87"},
+		{id_decode_score_f16_4x2_avx2, "decode_score_f16_4x2_avx2", OpDecodeScore, "f16", "avx2", 4, 2, []string{"AVX", "F16C", "FMA3"}, 16, 20, "16d4cfc29ab7"},
+		{id_decode_score_f16_1x4_avx2, "decode_score_f16_1x4_avx2", OpDecodeScore, "f16", "avx2", 1, 4, []string{"AVX", "F16C", "FMA3"}, 8, 12, "e7c45121c78e"},
+		{id_decode_value_f16_1x64_avx2, "decode_value_f16_1x64_avx2", OpDecodeValue, "f16", "avx2", 1, 64, []string{"AVX", "F16C", "FMA3"}, 128, 132, "e80e37694052"},
+		{id_decode_value_f16_2x32_avx2, "decode_value_f16_2x32_avx2", OpDecodeValue, "f16", "avx2", 2, 32, []string{"AVX", "F16C", "FMA3"}, 128, 72, "b7f076497e27"},
+		{id_decode_value_f16_3x32_avx2, "decode_value_f16_3x32_avx2", OpDecodeValue, "f16", "avx2", 3, 32, []string{"AVX", "F16C", "FMA3"}, 192, 76, "14221d054cff"},
+		{id_decode_value_f16_4x16_avx2, "decode_value_f16_4x16_avx2", OpDecodeValue, "f16", "avx2", 4, 16, []string{"AVX", "F16C", "FMA3"}, 128, 48, "b10ad7b016f3"},
+		{id_decode_value_f16_1x32_avx2, "decode_value_f16_1x32_avx2", OpDecodeValue, "f16", "avx2", 1, 32, []string{"AVX", "F16C", "FMA3"}, 64, 68, "6c31344ebb88"},
+		{id_panel_score_f16_1x32_avx2, "panel_score_f16_1x32_avx2", OpPanelScore, "f16", "avx2", 1, 32, []string{"AVX", "F16C", "FMA3"}, 64, 68, "f3f5707021c0"},
+		{id_panel_score_f16_2x32_avx2, "panel_score_f16_2x32_avx2", OpPanelScore, "f16", "avx2", 2, 32, []string{"AVX", "F16C", "FMA3"}, 128, 72, "d141aed2415c"},
+		{id_panel_score_f16_3x32_avx2, "panel_score_f16_3x32_avx2", OpPanelScore, "f16", "avx2", 3, 32, []string{"AVX", "F16C", "FMA3"}, 192, 76, "d401a0886093"},
+		{id_panel_score_f16_4x16_avx2, "panel_score_f16_4x16_avx2", OpPanelScore, "f16", "avx2", 4, 16, []string{"AVX", "F16C", "FMA3"}, 128, 48, "7a3893ecafac"},
+		{id_panel_value_f16_1x16_avx2, "panel_value_f16_1x16_avx2", OpPanelValue, "f16", "avx2", 1, 16, []string{"AVX", "F16C", "FMA3"}, 32, 36, "82eb0a3eb895"},
+		{id_panel_value_f16_2x16_avx2, "panel_value_f16_2x16_avx2", OpPanelValue, "f16", "avx2", 2, 16, []string{"AVX", "F16C", "FMA3"}, 64, 40, "be4a55b6a6e5"},
+		{id_panel_value_f16_3x16_avx2, "panel_value_f16_3x16_avx2", OpPanelValue, "f16", "avx2", 3, 16, []string{"AVX", "F16C", "FMA3"}, 96, 44, "aedda211f22a"},
+		{id_panel_value_f16_4x16_avx2, "panel_value_f16_4x16_avx2", OpPanelValue, "f16", "avx2", 4, 16, []string{"AVX", "F16C", "FMA3"}, 128, 48, "4672cfac4bab"},
+		{id_decode_score_bf16_1x8_avx2, "decode_score_bf16_1x8_avx2", OpDecodeScore, "bf16", "avx2", 1, 8, []string{"AVX", "AVX2", "FMA3"}, 16, 20, "20782634ea60"},
+		{id_decode_score_bf16_2x4_avx2, "decode_score_bf16_2x4_avx2", OpDecodeScore, "bf16", "avx2", 2, 4, []string{"AVX", "AVX2", "FMA3"}, 16, 16, "3c50f2f1d6b6"},
+		{id_decode_score_bf16_3x4_avx2, "decode_score_bf16_3x4_avx2", OpDecodeScore, "bf16", "avx2", 3, 4, []string{"AVX", "AVX2", "FMA3"}, 24, 20, "2cce6ae2e99a"},
+		{id_decode_score_bf16_4x2_avx2, "decode_score_bf16_4x2_avx2", OpDecodeScore, "bf16", "avx2", 4, 2, []string{"AVX", "AVX2", "FMA3"}, 16, 20, "5fa24b6e20e9"},
+		{id_decode_score_bf16_1x4_avx2, "decode_score_bf16_1x4_avx2", OpDecodeScore, "bf16", "avx2", 1, 4, []string{"AVX", "AVX2", "FMA3"}, 8, 12, "a1170d866373"},
+		{id_decode_value_bf16_1x64_avx2, "decode_value_bf16_1x64_avx2", OpDecodeValue, "bf16", "avx2", 1, 64, []string{"AVX", "AVX2", "FMA3"}, 128, 132, "f82b81bc114c"},
+		{id_decode_value_bf16_2x32_avx2, "decode_value_bf16_2x32_avx2", OpDecodeValue, "bf16", "avx2", 2, 32, []string{"AVX", "AVX2", "FMA3"}, 128, 72, "084841a416e6"},
+		{id_decode_value_bf16_3x32_avx2, "decode_value_bf16_3x32_avx2", OpDecodeValue, "bf16", "avx2", 3, 32, []string{"AVX", "AVX2", "FMA3"}, 192, 76, "da9e18524992"},
+		{id_decode_value_bf16_4x16_avx2, "decode_value_bf16_4x16_avx2", OpDecodeValue, "bf16", "avx2", 4, 16, []string{"AVX", "AVX2", "FMA3"}, 128, 48, "b487d685ef37"},
+		{id_decode_value_bf16_1x32_avx2, "decode_value_bf16_1x32_avx2", OpDecodeValue, "bf16", "avx2", 1, 32, []string{"AVX", "AVX2", "FMA3"}, 64, 68, "b555687009e8"},
+		{id_panel_score_bf16_1x32_avx2, "panel_score_bf16_1x32_avx2", OpPanelScore, "bf16", "avx2", 1, 32, []string{"AVX", "AVX2", "FMA3"}, 64, 68, "bc2ce5f56591"},
+		{id_panel_score_bf16_2x32_avx2, "panel_score_bf16_2x32_avx2", OpPanelScore, "bf16", "avx2", 2, 32, []string{"AVX", "AVX2", "FMA3"}, 128, 72, "e53828fd2d2b"},
+		{id_panel_score_bf16_3x32_avx2, "panel_score_bf16_3x32_avx2", OpPanelScore, "bf16", "avx2", 3, 32, []string{"AVX", "AVX2", "FMA3"}, 192, 76, "e58262cf154a"},
+		{id_panel_score_bf16_4x16_avx2, "panel_score_bf16_4x16_avx2", OpPanelScore, "bf16", "avx2", 4, 16, []string{"AVX", "AVX2", "FMA3"}, 128, 48, "f50e65346c9e"},
+		{id_panel_value_bf16_1x16_avx2, "panel_value_bf16_1x16_avx2", OpPanelValue, "bf16", "avx2", 1, 16, []string{"AVX", "AVX2", "FMA3"}, 32, 36, "cd3f00c90dcd"},
+		{id_panel_value_bf16_2x16_avx2, "panel_value_bf16_2x16_avx2", OpPanelValue, "bf16", "avx2", 2, 16, []string{"AVX", "AVX2", "FMA3"}, 64, 40, "c06d2c78e84d"},
+		{id_panel_value_bf16_3x16_avx2, "panel_value_bf16_3x16_avx2", OpPanelValue, "bf16", "avx2", 3, 16, []string{"AVX", "AVX2", "FMA3"}, 96, 44, "fa48de2b035e"},
+		{id_panel_value_bf16_4x16_avx2, "panel_value_bf16_4x16_avx2", OpPanelValue, "bf16", "avx2", 4, 16, []string{"AVX", "AVX2", "FMA3"}, 128, 48, "15f389dbd622"},
+		{id_softmax_f32_avx2, "softmax_f32_avx2", OpSoftmax, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 272, 128, "b112f1938010"},
 		{id_softcap_f32_avx2, "softcap_f32_avx2", OpSoftcap, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 176, 32, "80360a92ae1b"},
 		{id_alibi_f32_avx2, "alibi_f32_avx2", OpAlibi, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 24, 32, "adfc3271e1ef"},
 		{id_bias_f32_avx2, "bias_f32_avx2", OpBias, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 16, 64, "7fef598e3091"},
 		{id_mask_f32_avx2, "mask_f32_avx2", OpMask, "f32", "avx2", 0, 0, []string{"AVX", "AVX2"}, 0, 40, "0c4c070df8b1"},
 		{id_peak_f32_avx2, "peak_f32_avx2", OpPeak, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 768, 0, "120be143be49"},
+		{id_maxima_f32_avx2, "maxima_f32_avx2", OpMaxima, "f32", "avx2", 0, 0, []string{"AVX", "AVX2", "FMA3"}, 16, 64, "e60aa227088a"},
 		{id_convert_f32_avx2, "convert_f32_avx2", OpConvert, "f32", "avx2", 0, 0, []string{"AVX"}, 16, 64, "2dff224cdc38"},
 		{id_convert_f16_avx2, "convert_f16_avx2", OpConvert, "f16", "avx2", 0, 0, []string{"AVX", "F16C"}, 16, 32, "ba94d8e1c04c"},
 		{id_convert_bf16_avx2, "convert_bf16_avx2", OpConvert, "bf16", "avx2", 0, 0, []string{"AVX", "AVX2"}, 16, 32, "7b1538cf6393"},
@@ -400,6 +540,14 @@ func List() []Kernel {
 		{id_decode_value_f32_3x32_neon, "decode_value_f32_3x32_neon", OpDecodeValue, "f32", "neon", 3, 32, []string{"ASIMD"}, 768, 560, "436a94230d3b"},
 		{id_decode_value_f32_4x16_neon, "decode_value_f32_4x16_neon", OpDecodeValue, "f32", "neon", 4, 16, []string{"ASIMD"}, 512, 320, "b94619f663b9"},
 		{id_decode_value_f32_1x16_neon, "decode_value_f32_1x16_neon", OpDecodeValue, "f32", "neon", 1, 16, []string{"ASIMD"}, 128, 272, "5d74a5759b2f"},
+		{id_panel_score_f32_1x16_neon, "panel_score_f32_1x16_neon", OpPanelScore, "f32", "neon", 1, 16, []string{"ASIMD"}, 128, 272, "9a0e55318d0d"},
+		{id_panel_score_f32_2x16_neon, "panel_score_f32_2x16_neon", OpPanelScore, "f32", "neon", 2, 16, []string{"ASIMD"}, 256, 288, "9a8c98033b70"},
+		{id_panel_score_f32_3x16_neon, "panel_score_f32_3x16_neon", OpPanelScore, "f32", "neon", 3, 16, []string{"ASIMD"}, 384, 304, "026a3f00cba1"},
+		{id_panel_score_f32_4x16_neon, "panel_score_f32_4x16_neon", OpPanelScore, "f32", "neon", 4, 16, []string{"ASIMD"}, 512, 320, "80e17a938a2e"},
+		{id_panel_value_f32_1x16_neon, "panel_value_f32_1x16_neon", OpPanelValue, "f32", "neon", 1, 16, []string{"ASIMD"}, 512, 1088, "5cb6a6361871"},
+		{id_panel_value_f32_2x16_neon, "panel_value_f32_2x16_neon", OpPanelValue, "f32", "neon", 2, 16, []string{"ASIMD"}, 1024, 1152, "badc9944c936"},
+		{id_panel_value_f32_3x16_neon, "panel_value_f32_3x16_neon", OpPanelValue, "f32", "neon", 3, 16, []string{"ASIMD"}, 1536, 1216, "7d8c3613b05e"},
+		{id_panel_value_f32_4x16_neon, "panel_value_f32_4x16_neon", OpPanelValue, "f32", "neon", 4, 16, []string{"ASIMD"}, 2048, 1280, "26d42a66e7a8"},
 		{id_decode_score_f16_1x8_neon, "decode_score_f16_1x8_neon", OpDecodeScore, "f16", "neon", 1, 8, []string{"ASIMD"}, 256, 320, "03dbd598a533"},
 		{id_decode_score_f16_2x4_neon, "decode_score_f16_2x4_neon", OpDecodeScore, "f16", "neon", 2, 4, []string{"ASIMD"}, 256, 256, "720bbdefc5c9"},
 		{id_decode_score_f16_3x4_neon, "decode_score_f16_3x4_neon", OpDecodeScore, "f16", "neon", 3, 4, []string{"ASIMD"}, 384, 320, "cf6f2fb67f16"},
@@ -410,6 +558,14 @@ func List() []Kernel {
 		{id_decode_value_f16_3x32_neon, "decode_value_f16_3x32_neon", OpDecodeValue, "f16", "neon", 3, 32, []string{"ASIMD"}, 768, 304, "502ba4288e56"},
 		{id_decode_value_f16_4x16_neon, "decode_value_f16_4x16_neon", OpDecodeValue, "f16", "neon", 4, 16, []string{"ASIMD"}, 512, 192, "ab2426b80fcf"},
 		{id_decode_value_f16_1x16_neon, "decode_value_f16_1x16_neon", OpDecodeValue, "f16", "neon", 1, 16, []string{"ASIMD"}, 128, 144, "518ba83ac1a2"},
+		{id_panel_score_f16_1x16_neon, "panel_score_f16_1x16_neon", OpPanelScore, "f16", "neon", 1, 16, []string{"ASIMD"}, 128, 144, "ec6d2e8d127c"},
+		{id_panel_score_f16_2x16_neon, "panel_score_f16_2x16_neon", OpPanelScore, "f16", "neon", 2, 16, []string{"ASIMD"}, 256, 160, "8270b103fe26"},
+		{id_panel_score_f16_3x16_neon, "panel_score_f16_3x16_neon", OpPanelScore, "f16", "neon", 3, 16, []string{"ASIMD"}, 384, 176, "43eb4340e231"},
+		{id_panel_score_f16_4x16_neon, "panel_score_f16_4x16_neon", OpPanelScore, "f16", "neon", 4, 16, []string{"ASIMD"}, 512, 192, "1353a9d30e7c"},
+		{id_panel_value_f16_1x16_neon, "panel_value_f16_1x16_neon", OpPanelValue, "f16", "neon", 1, 16, []string{"ASIMD"}, 512, 576, "bba748fcfbc6"},
+		{id_panel_value_f16_2x16_neon, "panel_value_f16_2x16_neon", OpPanelValue, "f16", "neon", 2, 16, []string{"ASIMD"}, 1024, 640, "a2839ee55d4c"},
+		{id_panel_value_f16_3x16_neon, "panel_value_f16_3x16_neon", OpPanelValue, "f16", "neon", 3, 16, []string{"ASIMD"}, 1536, 704, "e5b39b8fdd8e"},
+		{id_panel_value_f16_4x16_neon, "panel_value_f16_4x16_neon", OpPanelValue, "f16", "neon", 4, 16, []string{"ASIMD"}, 2048, 768, "c7f91fe8998b"},
 		{id_decode_score_bf16_1x8_neon, "decode_score_bf16_1x8_neon", OpDecodeScore, "bf16", "neon", 1, 8, []string{"ASIMD"}, 256, 320, "43bb3d3059a2"},
 		{id_decode_score_bf16_2x4_neon, "decode_score_bf16_2x4_neon", OpDecodeScore, "bf16", "neon", 2, 4, []string{"ASIMD"}, 256, 256, "31868afb29e1"},
 		{id_decode_score_bf16_3x4_neon, "decode_score_bf16_3x4_neon", OpDecodeScore, "bf16", "neon", 3, 4, []string{"ASIMD"}, 384, 320, "4449a4db866b"},
@@ -420,6 +576,14 @@ func List() []Kernel {
 		{id_decode_value_bf16_3x32_neon, "decode_value_bf16_3x32_neon", OpDecodeValue, "bf16", "neon", 3, 32, []string{"ASIMD"}, 768, 304, "5db7f41b468d"},
 		{id_decode_value_bf16_4x16_neon, "decode_value_bf16_4x16_neon", OpDecodeValue, "bf16", "neon", 4, 16, []string{"ASIMD"}, 512, 192, "b98a8316cefa"},
 		{id_decode_value_bf16_1x16_neon, "decode_value_bf16_1x16_neon", OpDecodeValue, "bf16", "neon", 1, 16, []string{"ASIMD"}, 128, 144, "30b87d3d961d"},
+		{id_panel_score_bf16_1x16_neon, "panel_score_bf16_1x16_neon", OpPanelScore, "bf16", "neon", 1, 16, []string{"ASIMD"}, 128, 144, "eba949502be0"},
+		{id_panel_score_bf16_2x16_neon, "panel_score_bf16_2x16_neon", OpPanelScore, "bf16", "neon", 2, 16, []string{"ASIMD"}, 256, 160, "f7dcfd802ae8"},
+		{id_panel_score_bf16_3x16_neon, "panel_score_bf16_3x16_neon", OpPanelScore, "bf16", "neon", 3, 16, []string{"ASIMD"}, 384, 176, "a4f9f6dda346"},
+		{id_panel_score_bf16_4x16_neon, "panel_score_bf16_4x16_neon", OpPanelScore, "bf16", "neon", 4, 16, []string{"ASIMD"}, 512, 192, "b0740c72fce4"},
+		{id_panel_value_bf16_1x16_neon, "panel_value_bf16_1x16_neon", OpPanelValue, "bf16", "neon", 1, 16, []string{"ASIMD"}, 512, 576, "4b20a13e9e23"},
+		{id_panel_value_bf16_2x16_neon, "panel_value_bf16_2x16_neon", OpPanelValue, "bf16", "neon", 2, 16, []string{"ASIMD"}, 1024, 640, "32054bdd1710"},
+		{id_panel_value_bf16_3x16_neon, "panel_value_bf16_3x16_neon", OpPanelValue, "bf16", "neon", 3, 16, []string{"ASIMD"}, 1536, 704, "7d5afb8e76d5"},
+		{id_panel_value_bf16_4x16_neon, "panel_value_bf16_4x16_neon", OpPanelValue, "bf16", "neon", 4, 16, []string{"ASIMD"}, 2048, 768, "3bbdd4975beb"},
 		{id_softmax_f32_neon, "softmax_f32_neon", OpSoftmax, "f32", "neon", 0, 0, []string{"ASIMD"}, 288, 64, "ac3ba2d883d2"},
 		{id_softcap_f32_neon, "softcap_f32_neon", OpSoftcap, "f32", "neon", 0, 0, []string{"ASIMD"}, 384, 64, "19eb83f53475"},
 		{id_alibi_f32_neon, "alibi_f32_neon", OpAlibi, "f32", "neon", 0, 0, []string{"ASIMD"}, 48, 64, "175d332a9806"},

@@ -11,6 +11,9 @@ func score_f32_12x32_avx512(a *ScoreArgs)
 func value_f32_12x32_avx512(a *ValueArgs)
 
 //go:noescape
+func value_exp_f32_12x32_avx512(a *ValueArgs)
+
+//go:noescape
 func pack_f32_w32_avx512(a *PackArgs)
 
 //go:noescape
@@ -29,6 +32,9 @@ func score_f32_8x32_avx512(a *ScoreArgs)
 func value_f32_8x32_avx512(a *ValueArgs)
 
 //go:noescape
+func value_exp_f32_8x32_avx512(a *ValueArgs)
+
+//go:noescape
 func pack_f32_w8_avx512(a *PackArgs)
 
 //go:noescape
@@ -36,6 +42,9 @@ func score_f32_6x64_avx512(a *ScoreArgs)
 
 //go:noescape
 func value_f32_6x64_avx512(a *ValueArgs)
+
+//go:noescape
+func value_exp_f32_6x64_avx512(a *ValueArgs)
 
 //go:noescape
 func pack_f32_w64_avx512(a *PackArgs)
@@ -80,6 +89,30 @@ func decode_value_f32_4x64_avx512(a *ValueArgs)
 func decode_value_f32_4x32_avx512(a *ValueArgs)
 
 //go:noescape
+func panel_score_f32_1x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_2x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_3x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_4x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_1x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_2x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_3x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_4x32_avx512(a *PanelValueArgs)
+
+//go:noescape
 func decode_score_f16_1x8_avx512(a *DecodeScoreArgs)
 
 //go:noescape
@@ -108,6 +141,30 @@ func decode_value_f16_4x64_avx512(a *ValueArgs)
 
 //go:noescape
 func decode_value_f16_4x32_avx512(a *ValueArgs)
+
+//go:noescape
+func panel_score_f16_1x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_2x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_3x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_4x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_1x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_2x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_3x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_4x32_avx512(a *PanelValueArgs)
 
 //go:noescape
 func decode_score_bf16_1x8_avx512(a *DecodeScoreArgs)
@@ -140,6 +197,30 @@ func decode_value_bf16_4x64_avx512(a *ValueArgs)
 func decode_value_bf16_4x32_avx512(a *ValueArgs)
 
 //go:noescape
+func panel_score_bf16_1x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_2x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_3x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_4x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_1x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_2x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_3x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_4x32_avx512(a *PanelValueArgs)
+
+//go:noescape
 func softmax_f32_avx512(a *SoftmaxArgs)
 
 //go:noescape
@@ -156,6 +237,9 @@ func mask_f32_avx512(a *ModifyArgs)
 
 //go:noescape
 func peak_f32_avx512(a *PeakArgs)
+
+//go:noescape
+func maxima_f32_avx512(a *SoftmaxArgs)
 
 //go:noescape
 func convert_f32_avx512(a *ConvertArgs)
@@ -191,6 +275,9 @@ func score_f32_6x16_avx2(a *ScoreArgs)
 func value_f32_6x16_avx2(a *ValueArgs)
 
 //go:noescape
+func value_exp_f32_6x16_avx2(a *ValueArgs)
+
+//go:noescape
 func pack_f32_w16_avx2(a *PackArgs)
 
 //go:noescape
@@ -209,6 +296,9 @@ func score_f32_4x16_avx2(a *ScoreArgs)
 func value_f32_4x16_avx2(a *ValueArgs)
 
 //go:noescape
+func value_exp_f32_4x16_avx2(a *ValueArgs)
+
+//go:noescape
 func pack_f32_w4_avx2(a *PackArgs)
 
 //go:noescape
@@ -216,6 +306,9 @@ func score_f32_3x32_avx2(a *ScoreArgs)
 
 //go:noescape
 func value_f32_3x32_avx2(a *ValueArgs)
+
+//go:noescape
+func value_exp_f32_3x32_avx2(a *ValueArgs)
 
 //go:noescape
 func pack_f32_w32_avx2(a *PackArgs)
@@ -260,6 +353,30 @@ func decode_value_f32_4x16_avx2(a *ValueArgs)
 func decode_value_f32_1x32_avx2(a *ValueArgs)
 
 //go:noescape
+func panel_score_f32_1x32_avx2(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_2x32_avx2(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_3x32_avx2(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_4x16_avx2(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_1x16_avx2(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_2x16_avx2(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_3x16_avx2(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_4x16_avx2(a *PanelValueArgs)
+
+//go:noescape
 func decode_score_f16_1x8_avx2(a *DecodeScoreArgs)
 
 //go:noescape
@@ -288,6 +405,30 @@ func decode_value_f16_4x16_avx2(a *ValueArgs)
 
 //go:noescape
 func decode_value_f16_1x32_avx2(a *ValueArgs)
+
+//go:noescape
+func panel_score_f16_1x32_avx2(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_2x32_avx2(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_3x32_avx2(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_4x16_avx2(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_1x16_avx2(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_2x16_avx2(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_3x16_avx2(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_4x16_avx2(a *PanelValueArgs)
 
 //go:noescape
 func decode_score_bf16_1x8_avx2(a *DecodeScoreArgs)
@@ -320,6 +461,30 @@ func decode_value_bf16_4x16_avx2(a *ValueArgs)
 func decode_value_bf16_1x32_avx2(a *ValueArgs)
 
 //go:noescape
+func panel_score_bf16_1x32_avx2(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_2x32_avx2(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_3x32_avx2(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_4x16_avx2(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_1x16_avx2(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_2x16_avx2(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_3x16_avx2(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_4x16_avx2(a *PanelValueArgs)
+
+//go:noescape
 func softmax_f32_avx2(a *SoftmaxArgs)
 
 //go:noescape
@@ -336,6 +501,9 @@ func mask_f32_avx2(a *ModifyArgs)
 
 //go:noescape
 func peak_f32_avx2(a *PeakArgs)
+
+//go:noescape
+func maxima_f32_avx2(a *SoftmaxArgs)
 
 //go:noescape
 func convert_f32_avx2(a *ConvertArgs)

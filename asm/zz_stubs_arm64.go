@@ -62,6 +62,30 @@ func decode_value_f32_4x16_neon(a *ValueArgs)
 func decode_value_f32_1x16_neon(a *ValueArgs)
 
 //go:noescape
+func panel_score_f32_1x16_neon(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_2x16_neon(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_3x16_neon(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_4x16_neon(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_1x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_2x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_3x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_4x16_neon(a *PanelValueArgs)
+
+//go:noescape
 func decode_score_f16_1x8_neon(a *DecodeScoreArgs)
 
 //go:noescape
@@ -92,6 +116,30 @@ func decode_value_f16_4x16_neon(a *ValueArgs)
 func decode_value_f16_1x16_neon(a *ValueArgs)
 
 //go:noescape
+func panel_score_f16_1x16_neon(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_2x16_neon(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_3x16_neon(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_4x16_neon(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_1x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_2x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_3x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_4x16_neon(a *PanelValueArgs)
+
+//go:noescape
 func decode_score_bf16_1x8_neon(a *DecodeScoreArgs)
 
 //go:noescape
@@ -120,6 +168,30 @@ func decode_value_bf16_4x16_neon(a *ValueArgs)
 
 //go:noescape
 func decode_value_bf16_1x16_neon(a *ValueArgs)
+
+//go:noescape
+func panel_score_bf16_1x16_neon(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_2x16_neon(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_3x16_neon(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_4x16_neon(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_1x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_2x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_3x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_4x16_neon(a *PanelValueArgs)
 
 //go:noescape
 func softmax_f32_neon(a *SoftmaxArgs)

@@ -22,6 +22,7 @@ type Case struct {
 	Variant string          `json:"variant"` // empty: the dispatcher's choice
 	Causal  bool            `json:"causal"`
 	Window  *kernels.Window `json:"window,omitempty"`
+	Cache   bool            `json:"cache,omitempty"` // K and V in a kernels.Cache instead of plain rows
 }
 
 // resolve checks a case and fills its defaults in.

@@ -106,6 +106,8 @@ type runner struct {
 	ws    *kernels.Workspace
 	seqs  []kernels.Sequence
 	meter *meter
+	// memory is where K and V lie.
+	memory [][]byte
 }
 
 func newRunner(c Case, profile *kernels.Profile) (*runner, error) {
@@ -127,6 +129,14 @@ func newRunner(c Case, profile *kernels.Profile) (*runner, error) {
 	c.Variant = r.plan.Variant()
 	r.c, r.meter = c, newMeter(c.Variant, c.Threads)
 	r.seqs = []kernels.Sequence{shape.Sequence(1)}
+	r.memory = [][]byte{workload.Memory(r.seqs[0].Key), workload.Memory(r.seqs[0].Value)}
+	if c.Cache {
+		if r.seqs[0], err = shape.Cached(r.seqs[0]); err != nil {
+			pool.Close()
+			return nil, fmt.Errorf("bench: %w", err)
+		}
+		r.memory = r.seqs[0].Cache.Pages()
+	}
 	if err := r.run(); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("bench: %w", err)
@@ -147,8 +157,7 @@ func (r *runner) mustRun() {
 
 // limits samples the peak, and the bandwidth of reading K and V where they lie.
 func (r *runner) limits() (peak, bandwidth float64) {
-	s := &r.seqs[0]
-	return r.meter.peakGFLOPS(), r.meter.bandwidthGBs(kernels.F32, workload.Memory(s.Key), workload.Memory(s.Value))
+	return r.meter.peakGFLOPS(), r.meter.bandwidthGBs(kernels.F32, r.memory...)
 }
 
 // sample is the time of one run in ns, the best of some samples, and the share of the

@@ -20,6 +20,8 @@ type Batch struct {
 	memory memory
 	seqs   []kernels.Sequence
 	parts  []part
+	pools  map[int]*kernels.PagePool // by page length
+	caches []*kernels.Cache
 }
 
 // part is the tensors of one sequence.
@@ -59,6 +61,13 @@ func (b *Batch) add(s Sequence) error {
 	q := kernels.Sequence{
 		QueryLen: s.Queries, KVLen: s.Keys,
 		Query: p.q.Tensor, Key: p.k.Tensor, Value: p.v.Tensor, Output: p.o.Tensor,
+	}
+	if s.Cache != nil {
+		var err error
+		if q.Cache, err = b.fill(s, p); err != nil {
+			return err
+		}
+		q.Key, q.Value = kernels.Tensor{}, kernels.Tensor{}
 	}
 	if s.Offset != nil {
 		q.QueryOffset = kernels.At(*s.Offset)
@@ -132,8 +141,8 @@ func (b *Batch) scores(s Sequence, l *Scores, size int, headStride, queryStride 
 }
 
 // Close frees the memory. It reports writes outside of the buffers that did
-// not fault.
-func (b *Batch) Close() error { return b.memory.free() }
+// not fault, and pages of caches that leak.
+func (b *Batch) Close() error { return errors.Join(b.closeCaches(), b.memory.free()) }
 
 // Sequences is what Run gets.
 func (b *Batch) Sequences() []kernels.Sequence { return b.seqs }

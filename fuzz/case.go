@@ -40,6 +40,7 @@ type Sequence struct {
 	Queries, Keys             int
 	Offset                    *int // nil: bottom-right
 	Query, Key, Value, Output Layout
+	Cache                     *Cache // nil: the tensors Key and Value
 	LSE                       bool
 	Bias, Mask                *Scores
 	Classes                   Classes
@@ -115,7 +116,12 @@ func (t *Tuning) resolve(variant string) (kernels.Tuning, error) {
 	if err != nil {
 		return kernels.Tuning{}, err
 	}
+	interleaves, err := kernels.Interleaves(variant)
+	if err != nil {
+		return kernels.Tuning{}, err
+	}
 	r := t.Tuning
+	r.Interleave = r.Interleave && interleaves
 	r.Tile = many[t.Many%len(many)]
 	if n := t.Score % (len(score) + 1); n > 0 {
 		r.DecodeScore = score[n-1]

@@ -110,6 +110,11 @@ func draw(b []byte, k kind) (Case, int) {
 	if s.once(2) {
 		c.Order = s.u64()
 	}
+	for i := range c.Sequences {
+		if s.once(3) {
+			c.Sequences[i].Cache = &Cache{PageLen: pick(s, 16, 32, 48, 64, 256), Widened: s.once(2)}
+		}
+	}
 	return c, s.used
 }
 
@@ -227,6 +232,7 @@ func (s *source) tuning() *Tuning {
 			DecodeBlock: pick(s, 32, 16, 48, 64, 128),
 			DecodeRows:  pick(s, 4, 1, 2, 3),
 			Prefetch:    pick(s, 0, 64, 8<<10),
+			Interleave:  s.once(2),
 		},
 		Many:  s.n(16),
 		Score: s.n(16),

@@ -47,6 +47,9 @@ func features(c Case) []string {
 		add(s.Offset != nil && *s.Offset < 0, "negative offset")
 		add(s.Offset != nil && *s.Offset >= 0, "offset")
 		add(s.LSE, "log-sum-exp")
+		add(s.Cache != nil, "cache")
+		add(s.Cache != nil && s.Cache.Widened, "converting cache")
+		add(s.Cache != nil && s.Cache.PageLen < s.Keys, "pages")
 		add(s.Bias != nil, "bias")
 		add(s.Mask != nil, "mask")
 		add(s.Bias != nil && (s.Bias.AllHeads || s.Bias.AllQueries), "broadcast bias")
@@ -85,7 +88,7 @@ func TestSeedsReachEverything(t *testing.T) {
 		"MHA", "MQA", "GQA", "value dim apart", "padded key dim", "scale", "negative scale", "causal", "window left", "window right",
 		"softcap", "alibi", "sinks", "default tuning", "threads", "order", "batch", "no queries", "no keys", "more queries than keys",
 		"negative offset", "offset", "log-sum-exp", "bias", "mask", "broadcast bias", "broadcast mask", "position-major", "padded rows",
-		"shared heads", "decode", "chunk", "prefill", "split", "decode blocks", "key blocks", "row blocks",
+		"shared heads", "cache", "converting cache", "pages", "decode", "chunk", "prefill", "split", "decode blocks", "key blocks", "row blocks",
 	} {
 		require.True(t, seen[f], f)
 	}

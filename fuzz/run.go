@@ -121,7 +121,7 @@ func RunMerge(c Case, variant string) error {
 	c.Config.Output = kernels.F32
 	for i := range c.Sequences {
 		s := &c.Sequences[i]
-		s.LSE = true
+		s.LSE, s.Cache = true, nil
 		for _, class := range []*Class{&s.Classes.Query, &s.Classes.Key, &s.Classes.Value, &s.Classes.Bias} {
 			if *class == Overflow {
 				*class = Huge

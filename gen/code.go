@@ -15,8 +15,8 @@ import (
 
 // ops lists every op in the order of the registry's constants.
 var ops = []spec.Op{
-	spec.Score, spec.Value, spec.DecodeScore, spec.DecodeValue,
-	spec.Softmax, spec.Softcap, spec.Alibi, spec.Bias, spec.Mask,
+	spec.Score, spec.Value, spec.ValueExp, spec.DecodeScore, spec.DecodeValue, spec.PanelScore, spec.PanelValue,
+	spec.Softmax, spec.Maxima, spec.Softcap, spec.Alibi, spec.Bias, spec.Mask,
 	spec.Pack, spec.Convert, spec.Finish, spec.Peak, spec.Read,
 }
 

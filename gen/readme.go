@@ -50,8 +50,8 @@ func variants(kernels []kernel) string {
 				}
 			}
 		}
-		fmt.Fprintf(&b, "| `%s` | %s: %s | %s | %s; %s |\n", set.ISA, set.ISA.Arch(), strings.Join(slices.Sorted(maps.Keys(features)), ", "),
-			tiles(set.Many), tiles(set.DecodeScore), tiles(set.DecodeValue))
+		fmt.Fprintf(&b, "| `%s` | %s: %s | %s | %s; %s; %s |\n", set.ISA, set.ISA.Arch(), strings.Join(slices.Sorted(maps.Keys(features)), ", "),
+			tiles(set.Many), tiles(set.DecodeScore), tiles(set.DecodeValue), tiles(set.PanelScore)+"; "+tiles(set.PanelValue))
 	}
 	return b.String()
 }

@@ -30,7 +30,7 @@ func (p *Plan) careful(w *worker, s *Sequence, query, head int) float64 {
 		old, e := math.Exp(m-top), math.Exp(x-top)
 		l = l*old + e
 		for d := range acc {
-			acc[d] = acc[d]*old + e*s.Value.at(c.Value, kvHead, key, d)
+			acc[d] = acc[d]*old + e*s.valueAt(c.Value, kvHead, key, d)
 		}
 		m = top
 	}
@@ -48,7 +48,7 @@ func (p *Plan) logit(s *Sequence, query, head, key int) float64 {
 	c := &p.config
 	dot := 0.0
 	for d := range c.KeyDim {
-		dot += s.Query.at(c.Query, head, query, d) * s.Key.at(c.Key, head/p.group, key, d)
+		dot += s.Query.at(c.Query, head, query, d) * s.keyAt(c.Key, head/p.group, key, d)
 	}
 	x := dot * float64(c.Scale)
 	if cp := float64(c.Softcap); cp > 0 {

@@ -5,7 +5,7 @@ import "github.com/gqa-go/gqa/asm"
 // The methods below run a kernel: its assembly by ID, or the portable Go of the
 // same op. Direct calls all the way keep the arguments off the heap.
 
-func (k kernel) score(a *asm.ScoreArgs) {
+func (k *kernel) score(a *asm.ScoreArgs) {
 	if k.id == portableID {
 		k.portableScore(a)
 	} else {
@@ -13,7 +13,7 @@ func (k kernel) score(a *asm.ScoreArgs) {
 	}
 }
 
-func (k kernel) value(a *asm.ValueArgs) {
+func (k *kernel) value(a *asm.ValueArgs) {
 	if k.id == portableID {
 		k.portableValue(a)
 	} else {
@@ -21,7 +21,12 @@ func (k kernel) value(a *asm.ValueArgs) {
 	}
 }
 
-func (k kernel) decodeScore(a *asm.DecodeScoreArgs) {
+// valueExp and maxima have no portable form: there a tile is never interleaved.
+func (k *kernel) valueExp(a *asm.ValueArgs) { asm.ValueExp(k.id, a) }
+
+func (k *kernel) maxima(a *asm.SoftmaxArgs) { asm.Maxima(k.id, a) }
+
+func (k *kernel) decodeScore(a *asm.DecodeScoreArgs) {
 	if k.id == portableID {
 		k.portableDecodeScore(a)
 	} else {
@@ -29,7 +34,7 @@ func (k kernel) decodeScore(a *asm.DecodeScoreArgs) {
 	}
 }
 
-func (k kernel) decodeValue(a *asm.ValueArgs) {
+func (k *kernel) decodeValue(a *asm.ValueArgs) {
 	if k.id == portableID {
 		k.portableValue(a)
 	} else {
@@ -37,7 +42,23 @@ func (k kernel) decodeValue(a *asm.ValueArgs) {
 	}
 }
 
-func (k kernel) softmax(a *asm.SoftmaxArgs) {
+func (k *kernel) panelScore(a *asm.PanelScoreArgs) {
+	if k.id == portableID {
+		k.portablePanelScore(a)
+	} else {
+		asm.PanelScore(k.id, a)
+	}
+}
+
+func (k *kernel) panelValue(a *asm.PanelValueArgs) {
+	if k.id == portableID {
+		k.portablePanelValue(a)
+	} else {
+		asm.PanelValue(k.id, a)
+	}
+}
+
+func (k *kernel) softmax(a *asm.SoftmaxArgs) {
 	if k.id == portableID {
 		portableSoftmax(a)
 	} else {
@@ -45,7 +66,7 @@ func (k kernel) softmax(a *asm.SoftmaxArgs) {
 	}
 }
 
-func (k kernel) softcap(a *asm.ModifyArgs) {
+func (k *kernel) softcap(a *asm.ModifyArgs) {
 	if k.id == portableID {
 		portableSoftcap(a)
 	} else {
@@ -53,7 +74,7 @@ func (k kernel) softcap(a *asm.ModifyArgs) {
 	}
 }
 
-func (k kernel) alibi(a *asm.ModifyArgs) {
+func (k *kernel) alibi(a *asm.ModifyArgs) {
 	if k.id == portableID {
 		portableAlibi(a)
 	} else {
@@ -61,7 +82,7 @@ func (k kernel) alibi(a *asm.ModifyArgs) {
 	}
 }
 
-func (k kernel) bias(a *asm.ModifyArgs) {
+func (k *kernel) bias(a *asm.ModifyArgs) {
 	if k.id == portableID {
 		portableBias(a)
 	} else {
@@ -69,7 +90,7 @@ func (k kernel) bias(a *asm.ModifyArgs) {
 	}
 }
 
-func (k kernel) mask(a *asm.ModifyArgs) {
+func (k *kernel) mask(a *asm.ModifyArgs) {
 	if k.id == portableID {
 		portableMask(a)
 	} else {
@@ -77,7 +98,7 @@ func (k kernel) mask(a *asm.ModifyArgs) {
 	}
 }
 
-func (k kernel) pack(a *asm.PackArgs) {
+func (k *kernel) pack(a *asm.PackArgs) {
 	if k.id == portableID {
 		k.portablePack(a)
 	} else {
@@ -85,7 +106,7 @@ func (k kernel) pack(a *asm.PackArgs) {
 	}
 }
 
-func (k kernel) convert(a *asm.ConvertArgs) {
+func (k *kernel) convert(a *asm.ConvertArgs) {
 	if k.id == portableID {
 		k.portableConvert(a)
 	} else {
@@ -93,7 +114,7 @@ func (k kernel) convert(a *asm.ConvertArgs) {
 	}
 }
 
-func (k kernel) finish(a *asm.FinishArgs) {
+func (k *kernel) finish(a *asm.FinishArgs) {
 	if k.id == portableID {
 		k.portableFinish(a)
 	} else {

@@ -97,7 +97,7 @@ func TestExplain(t *testing.T) {
 		c := kernels.Config{Heads: 8, KVHeads: 2, KeyDim: 64, Causal: true}
 		tuned, err := kernels.DefaultTuning(kernels.Case{Variant: variant, Group: 4, KeyDim: 64, ValueDim: 64, Phase: kernels.Decode, Bucket: 4096})
 		require.NoError(t, err)
-		tuned.Split = 1024
+		tuned.Split = 256
 		profile := &kernels.Profile{Name: "test.json", Entries: []kernels.Entry{{
 			Case:   kernels.Case{Variant: variant, Group: 4, KeyDim: 64, ValueDim: 64, Phase: kernels.Decode, Bucket: 4096},
 			Tuning: tuned,
@@ -114,8 +114,8 @@ func TestExplain(t *testing.T) {
 		require.Equal(t, kernels.Decode, decode.Phase)
 		require.Equal(t, "few-rows", decode.Family)
 		require.Equal(t, 4, decode.Rows)
-		require.Equal(t, 1024, decode.Split)
-		require.Equal(t, 2*4, decode.Items, "4 splits for each of 2 KV heads")
+		require.Equal(t, 256, decode.Split)
+		require.Equal(t, 2*16, decode.Items, "16 splits for each of 2 KV heads")
 		require.Equal(t, "profile test.json", decode.Source)
 		require.NotEmpty(t, decode.Tile)
 

@@ -175,6 +175,68 @@ func ExampleMerge() {
 	// Output: as if attended at once: true
 }
 
+// A cache of the library's own grows token by token; a second sequence goes on from
+// a prefix that the two share.
+func ExampleCache() {
+	const heads, kvHeads, dim = 4, 2, 8
+	pool, err := kernels.NewPagePool(kernels.CacheConfig{
+		KVHeads: kvHeads, KeyDim: dim, Key: kernels.F16, Value: kernels.F16, PageLen: 16,
+	}, 1000)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	plan, err := kernels.NewPlan(kernels.Config{Heads: heads, KVHeads: kvHeads, KeyDim: dim, Key: kernels.F16, Value: kernels.F16})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ws := kernels.NewWorkspace()
+	output := make([]float32, heads*dim)
+	step := func(cache *kernels.Cache, value float32) {
+		row := make([]float32, kvHeads*dim)
+		for i := range row {
+			row[i] = value
+		}
+		// What the projections leave behind: [position][head][dim], rounded to float16.
+		kv := kernels.PositionMajor(row, kvHeads, dim)
+		if err := cache.Append(1, kernels.F32, kv, kv); err != nil {
+			fmt.Println(err)
+			return
+		}
+		if err := plan.Run(ws, []kernels.Sequence{{
+			QueryLen: 1, KVLen: cache.Len(), Cache: cache,
+			Query:  kernels.HeadMajor(make([]float32, heads*dim), 1, dim), // zero: the mean of the values
+			Output: kernels.HeadMajor(output, 1, dim),
+		}}); err != nil {
+			fmt.Println(err)
+		}
+	}
+
+	first := pool.NewCache()
+	defer first.Close()
+	for range 39 {
+		step(first, 1)
+	}
+	second, err := first.Fork(39)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer second.Close()
+	fmt.Println("pages of both:", pool.InUse())
+	step(first, 41)
+	fmt.Printf("first: %d keys, mean %.2f\n", first.Len(), output[0])
+	step(second, 81)
+	fmt.Printf("second: %d keys, mean %.2f\n", second.Len(), output[0])
+	fmt.Println("pages of both:", pool.InUse())
+	// Output:
+	// pages of both: 3
+	// first: 40 keys, mean 2.00
+	// second: 40 keys, mean 3.00
+	// pages of both: 4
+}
+
 // A plan explains its choices before anything runs.
 func ExamplePlan_Explain() {
 	plan, err := kernels.NewPlan(kernels.Config{Heads: 32, KVHeads: 8, KeyDim: 128, Causal: true},

@@ -2,27 +2,23 @@ package kernels
 
 import (
 	"unsafe"
+
+	"github.com/gqa-go/gqa/asm"
 )
 
 // many computes an item in GEMM form: K of a block of keys is packed into panels
 // and V converted, once for all rows; then score, softmax and value on one row
-// tile after another, while K and V stay in L2.
+// tile after another, while K and V stay in L2. Interleaved, the values of a tile are
+// added after the scores of the next one, so that its exponentials go along.
 func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
 	height := c.tile.rows
 	for row := 0; row < it.rows; row += height {
 		p.packQuery(w, c, s, it, row)
 	}
-	ksize, vsize := p.config.Key.size(), p.config.Value.size()
-	// Rows far apart share few sets of L1 (4 KB apart, value drops to half its speed).
-	vdirect := p.config.Value == F32 && p.config.ValueDim == p.vd && s.Value.PosStride == p.vd
-	for key := it.key0; key < it.key1; key += c.KeyBlock {
-		n := min(c.KeyBlock, it.key1-key)
-		p.packKeys(w, c, s.Key.row(it.kvHead, key), s.Key.PosStride*ksize, n)
-		v, vstride := s.Value.row(it.kvHead, key), s.Value.PosStride*vsize
-		if !vdirect {
-			p.convertRows(w, p.config.Value, v, vstride, n, p.config.ValueDim, w.values)
-			v, vstride = unsafe.Pointer(&w.values[0]), p.vd*4
-		}
+	for key, n := s.firstKey(it), 0; key < it.key1; key += n {
+		n = s.blockOf(key, min(c.KeyBlock, it.key1-key))
+		panels, v := p.blockOf(w, c, s, it.kvHead, key, n)
+		last := tileArgs{} // scored, its values not yet added
 		for row := 0; row < it.rows; row += height {
 			rows := min(height, it.rows-row)
 			lo, hi := p.bounds(w, s, it.row+row, rows, height, key, n)
@@ -35,17 +31,51 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 				w.lo[r], w.hi[r] = max(w.lo[r]-int32(lo), 0), max(w.hi[r]-int32(lo), 0)
 			}
 			a := &w.score
-			a.Q, a.K, a.S = &w.query[row*p.kd], &w.panels[lo*p.kd], &w.scores[0]
+			a.Q, a.K, a.S = &w.query[row*p.kd], (*float32)(unsafe.Add(panels, lo*p.kd*4)), &w.scores[0]
 			a.D, a.Panels = p.kd, (hi-lo+c.tile.cols-1)/c.tile.cols
 			c.tile.score.score(a)
-			p.normalize(w, s, it.kvHead, tileArgs{it.row + row, rows, height, key + lo, hi - lo}, m[row:], l[row:])
+			t := tileArgs{it.row + row, rows, height, key + lo, hi - lo}
 			b := &w.value
-			b.P, b.V, b.VStride = &w.scores[0], unsafe.Add(v, lo*vstride), vstride
+			b.Next = &w.query[min(row+height, it.rows-1)/height*height*p.kd]
+			if last.keys == 0 {
+				p.normalize(w, s, it.kvHead, t, m[row:], l[row:])
+			} else {
+				// The value kernel of the last tile computes the exponentials of this one.
+				p.maxima(w, s, it.kvHead, t, m[row:], l[row:])
+				b.NextS, b.NextPending, b.NextL = &w.scores[0], &w.pending[0], &l[row]
+				b.NextBlocks = (t.keys + asm.Lane - 1) / asm.Lane
+				c.tile.valueExp.valueExp(b)
+			}
+			b.P, b.V, b.VStride = &w.scores[0], unsafe.Add(v, lo*p.vd*4), p.vd*4
 			b.O, b.OStride, b.Alpha = &o[row*p.vd], p.vd*4, &w.alpha[0]
 			b.Keys, b.Cols = hi-lo, p.vd
-			c.tile.value.value(b)
+			if !c.Interleave {
+				c.tile.value.value(b)
+				continue
+			}
+			last = t
+			w.scores, w.otherScores = w.otherScores, w.scores
+			w.alpha, w.otherAlpha = w.otherAlpha, w.alpha
+		}
+		if last.keys > 0 {
+			c.tile.value.value(&w.value)
 		}
 	}
+}
+
+// blockOf makes a block of keys ready: K in panels, V in rows, both of float32.
+func (p *Plan) blockOf(w *worker, c *recipe, s *Sequence, kvHead, key, n int) (panels, v unsafe.Pointer) {
+	if s.Cache != nil {
+		return p.cacheBlock(w, c, s, kvHead, key, n)
+	}
+	p.packKeys(w, c, s.Key.row(kvHead, key), s.Key.PosStride*p.config.Key.size(), n)
+	v = s.Value.row(kvHead, key)
+	// Rows far apart share few sets of L1 (4 KB apart, value drops to half its speed).
+	if p.config.Value != F32 || p.config.ValueDim != p.vd || s.Value.PosStride != p.vd {
+		p.convertRows(w, p.config.Value, v, s.Value.PosStride*p.config.Value.size(), n, p.config.ValueDim, w.values)
+		v = unsafe.Pointer(&w.values[0])
+	}
+	return unsafe.Pointer(&w.panels[0]), v
 }
 
 // packQuery converts, scales and packs the queries of one row tile: [kd][rows].

@@ -31,6 +31,8 @@ type recipe struct {
 	tile        *tile
 	decodeScore [maxDecodeRows + 1]kernel
 	decodeValue [maxDecodeRows + 1]kernel
+	panelScore  [maxDecodeRows + 1]kernel // from a Cache
+	panelValue  [maxDecodeRows + 1]kernel
 }
 
 type options struct {
@@ -122,6 +124,7 @@ func (p *Plan) makeRecipes(o *options) error {
 				r.decodeScore[rows] = pick(p.variant.decodeScore[p.streamType(p.config.Key, p.config.KeyDim)][rows], t.DecodeScore)
 				r.decodeValue[rows] = pick(p.variant.decodeValue[p.streamType(p.config.Value, p.config.ValueDim)][rows], t.DecodeValue)
 			}
+			r.panelScore, r.panelValue = p.variant.panelScore[p.config.Key], p.variant.panelValue[p.config.Value]
 			p.recipes[i][j] = r
 		}
 	}
@@ -182,21 +185,29 @@ func (p *Plan) Explain(seqs []Sequence) Explanation {
 		s := &seqs[i]
 		c := p.recipe(s)
 		rows := p.group * s.QueryLen
+		block, split := p.grain(c, s)
 		x := SequenceExplanation{
 			Queries: s.QueryLen, Keys: s.KVLen, Rows: rows, Phase: PhaseOf(s.QueryLen),
-			Split: c.Split, Source: c.source, Tuning: c.Tuning,
+			Split: split, Source: c.source, Tuning: c.Tuning,
 		}
 		if rows <= c.FewRows {
-			x.Family, x.KeyBlock, x.RowBlock = "few-rows", c.DecodeBlock, rows
+			x.Family, x.KeyBlock, x.RowBlock = "few-rows", c.DecodeBlock, block
+			if s.Cache != nil {
+				x.KeyBlock = min(s.Cache.pool.config.PageLen, cacheBlock)
+			}
 			var tiles []string
 			for first := 0; first < rows; {
 				n := fewTile(rows, first, c.DecodeRows)
-				tiles = append(tiles, c.decodeScore[n].name)
+				if s.Cache != nil {
+					tiles = append(tiles, c.panelScore[n].name)
+				} else {
+					tiles = append(tiles, c.decodeScore[n].name)
+				}
 				first += n
 			}
 			x.Tile = strings.Join(tiles, " ")
 		} else {
-			x.Family, x.Tile, x.KeyBlock, x.RowBlock = "many-rows", c.Tile, c.KeyBlock, c.RowBlock
+			x.Family, x.Tile, x.KeyBlock, x.RowBlock = "many-rows", c.Tile, c.KeyBlock, block
 		}
 		r = run{}
 		p.cut(&r, i, s)

@@ -31,18 +31,55 @@ type Pool struct {
 type poolState struct {
 	jobs  chan *job
 	looks int
-	free  sync.Pool // of *job
+	free  chan *job
 	close sync.Once
 }
 
-// job is one Execute.
+// queue hands out the items of a task in the order of their numbers.
+type queue struct {
+	next  atomic.Int64
+	items int64
+}
+
+// take is the next item, and whether there is one.
+func (q *queue) take() (int, bool) {
+	i := q.next.Add(1) - 1
+	return int(i), i < q.items
+}
+
+// job is one Execute. Helpers are invited, not awaited: the caller works too, and when
+// nothing is left it closes the job and waits only for those that have joined. So a
+// helper that the system has not run yet delays nobody.
 type job struct {
-	task    Task
-	items   int64
-	next    atomic.Int64 // the next item
-	seats   atomic.Int64 // workers that have joined
-	helpers atomic.Int64 // those that have not finished, without the caller
-	done    chan struct{}
+	queue
+	task   Task
+	seats  atomic.Int64 // workers that have joined
+	active atomic.Int64 // those that have not left; closed added: nobody may join
+	refs   atomic.Int64 // invitations and the caller: at 0 the job may be used again
+	done   chan struct{}
+}
+
+// closed is more than any number of workers.
+const closed = 1 << 32
+
+// join reports whether there may be work left.
+func (j *job) join() bool {
+	for {
+		n := j.active.Load()
+		if n >= closed {
+			return false
+		}
+		if j.active.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+func (j *job) work() {
+	worker := int(j.seats.Add(1)) - 1
+	for i, ok := j.take(); ok; i, ok = j.take() {
+		j.task.Do(worker, i)
+	}
 }
 
 // polls is the number of looks before a goroutine sleeps.
@@ -62,32 +99,53 @@ func receive[T any](c <-chan T, looks int) (T, bool) {
 	return x, ok
 }
 
+// spare is how many jobs a pool keeps: more calls at once allocate.
+const spare = 16
+
+func newJob() *job { return &job{done: make(chan struct{}, 1)} }
+
 // NewPool makes a pool of so many workers; 0 or less: GOMAXPROCS.
 func NewPool(workers int) *Pool {
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
-	p := &Pool{workers, &poolState{jobs: make(chan *job, workers)}}
-	p.free.New = func() any { return &job{done: make(chan struct{}, 1)} }
+	p := &Pool{workers, &poolState{jobs: make(chan *job, 2*workers), free: make(chan *job, spare)}}
+	for range spare {
+		p.free <- newJob()
+	}
 	if workers <= runtime.GOMAXPROCS(0) {
 		p.looks = polls // else looking would keep others from working
 	}
 	for range workers - 1 {
-		go serve(p.jobs, p.looks)
+		go p.poolState.serve()
 	}
 	runtime.AddCleanup(p, (*poolState).stop, p.poolState)
 	return p
 }
 
-func serve(jobs <-chan *job, looks int) {
+func (s *poolState) serve() {
 	for {
-		j, ok := receive(jobs, looks)
+		j, ok := receive(s.jobs, s.looks)
 		if !ok {
 			return
 		}
-		j.work()
-		if j.helpers.Add(-1) == 0 {
-			j.done <- struct{}{}
+		if j.join() {
+			j.work()
+			if j.active.Add(-1) == closed {
+				j.done <- struct{}{}
+			}
+		}
+		s.release(j)
+	}
+}
+
+// release gives up a reference to a job.
+func (s *poolState) release(j *job) {
+	if j.refs.Add(-1) == 0 {
+		j.task = nil
+		select {
+		case s.free <- j:
+		default:
 		}
 	}
 }
@@ -110,28 +168,24 @@ func (p *Pool) Execute(items int, t Task) {
 		}
 		return
 	}
-	j := p.free.Get().(*job)
+	var j *job
+	select {
+	case j = <-p.free:
+	default:
+		j = newJob()
+	}
 	j.task, j.items = t, int64(items)
 	j.next.Store(0)
 	j.seats.Store(0)
-	j.helpers.Store(int64(helpers))
+	j.active.Store(1)
+	j.refs.Store(int64(helpers) + 1)
 	for range helpers {
 		p.jobs <- j
 	}
 	j.work()
-	receive(j.done, p.looks)
-	j.task = nil
-	p.free.Put(j)
-	runtime.KeepAlive(p)
-}
-
-func (j *job) work() {
-	worker := int(j.seats.Add(1)) - 1
-	for {
-		i := j.next.Add(1) - 1
-		if i >= j.items {
-			return
-		}
-		j.task.Do(worker, int(i))
+	if j.active.Add(closed-1) != closed {
+		receive(j.done, p.looks)
 	}
+	p.release(j)
+	runtime.KeepAlive(p)
 }

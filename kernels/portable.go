@@ -29,6 +29,7 @@ func portableVariant() *variant {
 			k := kernel{dtype: dt, rows: rows, cols: asm.Lane, name: tileName(rows, asm.Lane)}
 			v.decodeScore[dt][rows] = []kernel{k}
 			v.decodeValue[dt][rows] = []kernel{k}
+			v.panelScore[dt][rows], v.panelValue[dt][rows] = k, k
 		}
 	}
 	return v
@@ -109,6 +110,33 @@ func (k kernel) portableDecodeScore(a *asm.DecodeScoreArgs) {
 			s := unsafe.Add(unsafe.Pointer(a.S), ((key/asm.Lane*k.rows+r)*asm.Lane+key%asm.Lane)*4)
 			*(*float32)(s) = (sum[0] + sum[1]) + (sum[2] + sum[3])
 		}
+	}
+}
+
+func (k kernel) portablePanelScore(a *asm.PanelScoreArgs) {
+	q := unsafe.Slice(a.Q, k.rows*a.D)
+	s := unsafe.Slice(a.S, a.Panels*k.rows*asm.Lane)
+	clear(s)
+	var row [asm.Lane]float32
+	for i := range a.Panels * a.D {
+		widen(row[:], unsafe.Add(a.K, i*asm.Lane*k.dtype.size()), k.dtype)
+		for r := range k.rows {
+			x := q[r*a.D+i%a.D]
+			block := s[(i/a.D*k.rows+r)*asm.Lane:][:asm.Lane]
+			for j, y := range row {
+				block[j] += x * y
+			}
+		}
+	}
+}
+
+func (k kernel) portablePanelValue(a *asm.PanelValueArgs) {
+	for panel := range a.Panels {
+		k.portableValue(&asm.ValueArgs{
+			P: a.P, V: unsafe.Add(a.V, panel*a.VStride), VStride: asm.Lane * k.dtype.size(),
+			O: (*float32)(unsafe.Add(unsafe.Pointer(a.O), 4*asm.Lane*panel)), OStride: a.OStride,
+			Alpha: a.Alpha, Keys: a.Keys, Cols: asm.Lane,
+		})
 	}
 }
 

@@ -38,6 +38,7 @@ func (p *Plan) Run(ws *Workspace, seqs []Sequence) error {
 	for i := range r.workers {
 		r.workers[i].reserve(z)
 	}
+	r.order()
 	if len(r.items) > 0 {
 		p.executor.Execute(len(r.items), r)
 	}
@@ -51,8 +52,12 @@ func (p *Plan) grow(z *sizes, s *Sequence) {
 	z.kd, z.vd = p.kd, p.vd
 	if rows <= r.FewRows {
 		z.tile = max(z.tile, r.DecodeRows)
-		z.rows = max(z.rows, rows)
+		lo, hi := p.seen(s)
+		z.rows = max(z.rows, rows*p.abreast(s, hi-lo))
 		z.keys = max(z.keys, r.DecodeBlock)
+		if s.Cache != nil {
+			z.keys = max(z.keys, min(s.Cache.pool.config.PageLen, cacheBlock))
+		}
 		return
 	}
 	z.tile = max(z.tile, r.tile.rows)
@@ -85,30 +90,52 @@ func (p *Plan) limits(s *Sequence, query int) (lo, hi int) {
 func (p *Plan) cut(r *run, seq int, s *Sequence) {
 	c := p.recipe(s)
 	total := p.group * s.QueryLen
-	block, padding := c.RowBlock, c.tile.rows
-	if total <= c.FewRows {
-		block, padding = total, 1
+	if total == 0 {
+		return
 	}
-	for kvHead := range p.config.KVHeads {
+	few := total <= c.FewRows
+	block, split := p.grain(c, s)
+	padding := c.tile.rows
+	if few {
+		padding = 1
+	}
+	heads := 1
+	lo, hi := p.seen(s)
+	abreast := false
+	if few {
+		heads = p.abreast(s, hi-lo)
+		abreast = heads > 1
+	}
+	if abreast {
+		split = max(split, min(c.Split, 1024))
+	} else if lo >= hi || lo/split == (hi-1)/split {
+		heads = p.together(min(block, total), hi-lo)
+	}
+	for kvHead := 0; kvHead < p.config.KVHeads; kvHead += heads {
 		// The last rows see the most keys: they go first.
-		for row := (total - 1) / max(block, 1) * block; row >= 0 && total > 0; row -= block {
+		for row := (total - 1) / block * block; row >= 0; row -= block {
 			rows := min(block, total-row)
 			lo, _ := p.limits(s, row/p.group)
 			_, hi := p.limits(s, (row+rows-1)/p.group)
-			it := item{seq: seq, kvHead: kvHead, row: row, rows: rows, key0: lo, key1: max(lo, hi), group: -1}
-			first := lo / c.Split
-			n := (it.key1+c.Split-1)/c.Split - first
+			it := item{
+				seq: seq, kvHead: kvHead, heads: min(heads, p.config.KVHeads-kvHead), abreast: abreast,
+				row: row, rows: rows, key0: lo, key1: max(lo, hi), group: -1,
+			}
+			first := lo / split
+			n := (it.key1+split-1)/split - first
 			if it.key1 == lo || n == 1 {
+				it.work = p.workOf(s, &it)
 				r.items = append(r.items, it)
 				continue
 			}
 			r.groups = append(r.groups, group{len(r.items), n, int32(n)})
 			it.group = len(r.groups) - 1
 			for i := range n {
-				it.key0 = max(lo, (first+i)*c.Split)
-				it.key1 = min(hi, (first+i+1)*c.Split)
+				it.key0 = max(lo, (first+i)*split)
+				it.key1 = min(hi, (first+i+1)*split)
 				it.partial = r.rows
-				r.rows += up(rows, padding)
+				r.rows += it.heads * up(rows, padding)
+				it.work = p.workOf(s, &it)
 				r.items = append(r.items, it)
 			}
 		}
@@ -117,11 +144,31 @@ func (p *Plan) cut(r *run, seq int, s *Sequence) {
 
 // Do implements [Task].
 func (r *run) Do(worker, i int) {
-	p, w, it := r.plan, &r.workers[worker], &r.items[i]
+	p, w, it := r.plan, &r.workers[worker], r.items[r.turns[i]]
 	s := &r.seqs[it.seq]
 	c := p.recipe(s)
+	if p.group <= c.FewRows && p.single(s, &it) {
+		p.one(r, w, c, s, &it)
+		return
+	}
+	if it.abreast {
+		p.compute(r, w, c, s, &it)
+		return
+	}
+	for range it.heads {
+		p.compute(r, w, c, s, &it)
+		it.kvHead++
+	}
+}
+
+// compute runs an item of one KV head, or of KV heads abreast.
+func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 	few := p.group*s.QueryLen <= c.FewRows
-	rows := it.rows
+	rows, heads := it.rows, 1
+	if it.abreast {
+		heads = it.heads
+		rows *= heads
+	}
 	if !few {
 		rows = up(rows, c.tile.rows)
 	}
@@ -135,45 +182,61 @@ func (r *run) Do(worker, i int) {
 	for i := range m {
 		m[i] = float32(math.Inf(-1))
 	}
-	if few {
+	if few && s.Cache != nil {
+		p.fewCache(w, c, s, it, o, m, l)
+	} else if few {
 		p.few(w, c, s, it, o, m, l)
 	} else {
 		p.many(w, c, s, it, o, m, l)
 	}
-	if it.group < 0 {
-		p.finish(w, s, it, o, m, l)
+	if it.group >= 0 && atomic.AddInt32(&r.groups[it.group].pending, -1) > 0 {
 		return
 	}
-	g := &r.groups[it.group]
-	if atomic.AddInt32(&g.pending, -1) > 0 {
-		return
+	head := *it
+	for h := range heads {
+		head.kvHead = it.kvHead + h
+		first := h * it.rows
+		if it.group < 0 {
+			p.finish(w, s, &head, o[first*p.vd:], m[first:], l[first:])
+		} else {
+			p.mergeSplits(r, w, &r.groups[it.group], first)
+			p.finish(w, s, &head, w.o, w.m, w.l)
+		}
 	}
-	p.mergeSplits(r, w, g)
-	p.finish(w, s, it, w.o, w.m, w.l)
 }
 
 // mergeSplits joins the partial results of a group in the order of its keys, into the
-// worker's rows.
-func (p *Plan) mergeSplits(r *run, w *worker, g *group) {
+// worker's rows, from a first one on: O = Σ 2^(mᵢ − m)·Oᵢ, the value kernel with the splits' rows as values.
+func (p *Plan) mergeSplits(r *run, w *worker, g *group, first int) {
 	splits := r.items[g.first : g.first+g.n]
+	// The splits of a group lie one after another, each as far from the last.
+	stride := splits[1].partial - splits[0].partial
+	a, k := &w.value, &p.variant.decodeValue[F32][1][0]
+	a.P, a.VStride, a.OStride, a.Alpha = &w.weight[0], stride*p.vd*4, p.vd*4, &w.one
+	a.Cols, a.Prefetch = p.vd, 0
+	w.one = 1
 	for row := range splits[0].rows {
+		at := splits[0].partial + first + row
 		m := float32(math.Inf(-1))
 		for i := range splits {
-			m = max(m, r.m[splits[i].partial+row])
+			m = max(m, r.m[at+i*stride])
 		}
 		o := w.o[row*p.vd:][:p.vd]
 		clear(o)
+		a.O = &o[0]
 		l := float32(0)
-		for i := range splits {
-			at := splits[i].partial + row
-			if math.IsInf(float64(r.m[at]), -1) {
-				continue
+		for first := 0; first < len(splits); first += len(w.weight) {
+			n := min(len(w.weight), len(splits)-first)
+			for i := range n {
+				j := at + (first+i)*stride
+				w.weight[i] = 0
+				if !math.IsInf(float64(m), -1) {
+					w.weight[i] = float32(math.Exp2(float64(r.m[j] - m)))
+				}
+				l += w.weight[i] * r.l[j]
 			}
-			weight := float32(math.Exp2(float64(r.m[at] - m)))
-			l += weight * r.l[at]
-			for d, x := range r.o[at*p.vd:][:p.vd] {
-				o[d] += weight * x
-			}
+			a.V, a.Keys = unsafe.Pointer(&r.o[(at+first*stride)*p.vd]), n
+			k.decodeValue(a)
 		}
 		w.m[row], w.l[row] = m, l
 	}
@@ -284,6 +347,19 @@ func (p *Plan) bounds(w *worker, s *Sequence, row, rows, height, key0, n int) (l
 // normalize applies the options to the scores of a tile, and the softmax. The
 // limits in w are relative to the tile's first key.
 func (p *Plan) normalize(w *worker, s *Sequence, kvHead int, t tileArgs, m, l []float32) {
+	p.prepare(w, s, kvHead, t, m, l)
+	p.variant.softmax.softmax(&w.softmax)
+}
+
+// maxima is normalize up to the exponentials, which are left to ValueExp.
+func (p *Plan) maxima(w *worker, s *Sequence, kvHead int, t tileArgs, m, l []float32) {
+	p.prepare(w, s, kvHead, t, m, l)
+	w.softmax.Pending = &w.pending[0]
+	p.variant.maxima.maxima(&w.softmax)
+}
+
+// prepare applies the options to the scores of a tile and sets the arguments of its softmax.
+func (p *Plan) prepare(w *worker, s *Sequence, kvHead int, t tileArgs, m, l []float32) {
 	blocks := (t.keys + asm.Lane - 1) / asm.Lane
 	stride := t.height * asm.Lane * 4
 	if p.softcap > 0 || p.slopes != nil || s.Bias != nil || s.Mask != nil {
@@ -294,7 +370,6 @@ func (p *Plan) normalize(w *worker, s *Sequence, kvHead int, t tileArgs, m, l []
 	a := &w.softmax
 	a.S, a.Stride, a.Rows, a.Blocks = &w.scores[0], stride, t.height, blocks
 	a.Lo, a.Hi, a.M, a.L, a.Alpha = &w.lo[0], &w.hi[0], &m[0], &l[0], &w.alpha[0]
-	p.variant.softmax.softmax(a)
 }
 
 // modify applies softcap, ALiBi, bias and mask, in this order.

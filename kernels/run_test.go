@@ -176,6 +176,35 @@ func TestDeterminism(t *testing.T) {
 	})
 }
 
+// Long position-major caches: KV heads abreast, and the same bits for any threads.
+func TestHeadsAbreast(t *testing.T) {
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		for i, heads := range [][2]int{{4, 2}, {9, 3}, {5, 5}, {6, 6}} {
+			for queries := 1; queries <= 3; queries += 2 {
+				for j, dt := range dtypes {
+					if fuzztest.Emulated() && (i+j)%3 > 0 {
+						continue
+					}
+					c := kernels.Config{Heads: heads[0], KVHeads: heads[1], KeyDim: 32, ValueDim: 16, Key: dt, Value: dtypes[(i+j)%3], Causal: true}
+					if i%2 == 1 {
+						c.Window = &kernels.Window{Left: 2100, Right: -1}
+					}
+					if i == 3 { // too large a row for one item
+						c.KeyDim, c.ValueDim = 256, 256
+					}
+					x := shape(c, queries, 2053+200*i)
+					x.Sequences[0].Value.PositionMajor = true
+					x.Tuning = &fuzz.Tuning{Tuning: kernels.Tuning{KeyBlock: 64, RowBlock: 24, Split: 640, FewRows: 16, DecodeBlock: 96, DecodeRows: 4, Prefetch: 4096}}
+					fuzztest.Check(t, x, variant)
+					want := outputs(t, x, variant)
+					x.Threads, x.Order = 3, fuzz.Reverse
+					require.Equal(t, want, outputs(t, x, variant), "%v", x)
+				}
+			}
+		}
+	})
+}
+
 func TestAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")

@@ -146,7 +146,9 @@ type Sequence struct {
 	Query           Tensor // Heads × QueryLen × KeyDim
 	Key             Tensor // KVHeads × KVLen × KeyDim
 	Value           Tensor // KVHeads × KVLen × ValueDim
-	Output          Tensor // Heads × QueryLen × ValueDim, written
+	// Cache holds the keys and values in place of Key and Value.
+	Cache  *Cache
+	Output Tensor // Heads × QueryLen × ValueDim, written
 	// LSE receives the natural log-sum-exp of each row, [Heads][QueryLen]; nil: not
 	// wanted.
 	LSE         []float32
@@ -175,11 +177,17 @@ func (s *Sequence) check(c *Config) error {
 	if err := s.Query.check("Query", c.Query, c.Heads, s.QueryLen, c.KeyDim, false); err != nil {
 		return err
 	}
-	if err := s.Key.check("Key", c.Key, c.KVHeads, s.KVLen, c.KeyDim, false); err != nil {
-		return err
-	}
-	if err := s.Value.check("Value", c.Value, c.KVHeads, s.KVLen, c.ValueDim, false); err != nil {
-		return err
+	if s.Cache != nil {
+		if err := s.Cache.check(s, c); err != nil {
+			return err
+		}
+	} else {
+		if err := s.Key.check("Key", c.Key, c.KVHeads, s.KVLen, c.KeyDim, false); err != nil {
+			return err
+		}
+		if err := s.Value.check("Value", c.Value, c.KVHeads, s.KVLen, c.ValueDim, false); err != nil {
+			return err
+		}
 	}
 	if err := s.Output.check("Output", c.Output, c.Heads, s.QueryLen, c.ValueDim, true); err != nil {
 		return err

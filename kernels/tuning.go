@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/gqa-go/gqa/asm"
 )
 
 // Phase says how many tokens of a sequence are computed at once.
@@ -59,8 +61,9 @@ func bucketIndex(kv int) int {
 type Tuning struct {
 	Tile        string `json:"tile"`         // register tile of the many-rows family, "6x16"
 	KeyBlock    int    `json:"key_block"`    // keys packed at once, a multiple of 16
-	RowBlock    int    `json:"row_block"`    // query rows (tokens × group) of a work item
-	Split       int    `json:"split"`        // keys of a work item
+	RowBlock    int    `json:"row_block"`    // query rows (tokens × group) of a work item, at most
+	Interleave  bool   `json:"interleave"`   // exponentials of a row tile amid the values of the one before
+	Split       int    `json:"split"`        // keys of a work item, at most
 	FewRows     int    `json:"few_rows"`     // the few-rows family takes at most so many rows
 	DecodeBlock int    `json:"decode_block"` // keys scored at once in the few-rows family, a multiple of 16
 	DecodeRows  int    `json:"decode_rows"`  // rows of a register tile there, at most
@@ -99,6 +102,9 @@ func (t Tuning) validate(v *variant) error {
 			return fmt.Errorf("%s = %d: expected %d … %d, a multiple of %d", "Tuning."+f.name, f.value, f.min, f.max, f.multiple)
 		}
 	}
+	if t.Interleave && !v.interleaves() {
+		return fmt.Errorf("Tuning.Interleave = true: expected false, %s has no such kernels", v.name)
+	}
 	if t.DecodeScore != "" && !slices.Contains(v.decodeScoreNames(), t.DecodeScore) {
 		return fmt.Errorf("Tuning.DecodeScore = %q: expected one of %v (%s)", t.DecodeScore, v.decodeScoreNames(), v.name)
 	}
@@ -115,6 +121,12 @@ func Tiles(variantName string) (many, decodeScore, decodeValue []string, err err
 		return nil, nil, nil, err
 	}
 	return v.manyNames(), v.decodeScoreNames(), v.decodeValueNames(), nil
+}
+
+// Interleaves tells whether a variant offers Tuning.Interleave.
+func Interleaves(variantName string) (bool, error) {
+	v, err := lookupVariant(variantName)
+	return err == nil && v.interleaves(), err
 }
 
 // Case is what a tuning was found for.
@@ -176,14 +188,29 @@ func defaultTuning(v *variant, k Case, caches Caches) Tuning {
 		RowBlock:    1024 / tile.rows * tile.rows,
 		Split:       2048,
 		FewRows:     4 * maxDecodeRows,
-		DecodeBlock: 256,
+		DecodeBlock: decodeBlock(k),
 		DecodeRows:  maxDecodeRows,
 		Prefetch:    16 << 10,
+	}
+	// On AVX2 the exponentials compete for two load ports (Zen 3): no gain.
+	t.Interleave = v.interleaves() && tile.cols >= 32
+	if v.name == string(asm.AVX2) && k.Phase != Prefill {
+		// Padding and packing cost many rows more up to here (Zen 3).
+		t.FewRows = 16 * maxDecodeRows
 	}
 	if k.Phase == Prefill {
 		t.Split = 1 << 16
 	}
 	return t
+}
+
+// decodeBlock is a block of the few-rows family. Several row tiles find K and V, and what
+// is prefetched meanwhile, in L2; one tile reads them once.
+func decodeBlock(k Case) int {
+	if k.Phase == Decode && k.Group <= maxDecodeRows {
+		return 256
+	}
+	return min(max((64<<10)/(pad(k.KeyDim)*k.Key.size())/16*16, 64), 256)
 }
 
 func pad(n int) int { return (n + 15) &^ 15 }

@@ -34,6 +34,7 @@ type tile struct {
 	name         string
 	rows, cols   int
 	score, value kernel
+	valueExp     kernel // where the variant can interleave
 	packQuery    kernel
 	packKey      [nTypes]kernel // by DType
 }
@@ -47,7 +48,10 @@ type variant struct {
 	tiles       []tile
 	decodeScore [nTypes][maxDecodeRows + 1][]kernel // by DType and rows; the default first
 	decodeValue [nTypes][maxDecodeRows + 1][]kernel
+	panelScore  [nTypes][maxDecodeRows + 1]kernel
+	panelValue  [nTypes][maxDecodeRows + 1]kernel
 	softmax     kernel
+	maxima      kernel // portableID: the variant cannot interleave
 	softcap     kernel
 	alibi       kernel
 	bias        kernel
@@ -55,6 +59,8 @@ type variant struct {
 	convert     [nTypes]kernel // by DType
 	finish      [nTypes]kernel // by DType
 }
+
+func (v *variant) interleaves() bool { return v.maxima.id != portableID }
 
 func (v *variant) many(name string) *tile {
 	for i := range v.tiles {
@@ -120,7 +126,7 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 	for dt := range pack {
 		pack[dt] = map[int]kernel{}
 	}
-	value := map[string]kernel{}
+	value, valueExp := map[string]kernel{}, map[string]kernel{}
 	for _, k := range asm.List() {
 		if k.ISA != isa {
 			continue
@@ -141,12 +147,20 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 			v.tiles = append(v.tiles, tile{name: e.name, rows: k.Rows, cols: k.Cols, score: e})
 		case asm.OpValue:
 			value[e.name] = e
+		case asm.OpValueExp:
+			valueExp[e.name] = e
 		case asm.OpDecodeScore:
 			v.decodeScore[t][k.Rows] = append(v.decodeScore[t][k.Rows], e)
 		case asm.OpDecodeValue:
 			v.decodeValue[t][k.Rows] = append(v.decodeValue[t][k.Rows], e)
+		case asm.OpPanelScore:
+			v.panelScore[t][k.Rows] = e
+		case asm.OpPanelValue:
+			v.panelValue[t][k.Rows] = e
 		case asm.OpSoftmax:
 			v.softmax = e
+		case asm.OpMaxima:
+			v.maxima = e
 		case asm.OpSoftcap:
 			v.softcap = e
 		case asm.OpAlibi:
@@ -165,7 +179,7 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 	}
 	for i := range v.tiles {
 		t := &v.tiles[i]
-		t.value = value[t.name]
+		t.value, t.valueExp = value[t.name], valueExp[t.name]
 		t.packQuery = pack[F32][t.rows]
 		for dt := range DType(nTypes) {
 			t.packKey[dt] = pack[dt][t.cols]

@@ -19,6 +19,7 @@ type run struct {
 	plan    *Plan
 	seqs    []Sequence
 	items   []item
+	turns   []int32 // the items in the order in which they are handed out
 	groups  []group
 	workers []worker
 	// Partial results of split items, one row after another.
@@ -27,14 +28,18 @@ type run struct {
 }
 
 // item is an independent piece of work: rows of one KV head of one sequence
-// against a range of keys. Rows are token-major and head-minor: row r is query
+// against a range of keys; where that is little, of several KV heads, one after another. Rows are token-major and head-minor: row r is query
 // r/G, head kvHead·G + r%G.
 type item struct {
-	seq, kvHead int
-	row, rows   int
-	key0, key1  int
-	group       int // its group of splits; −1: it has all the keys
-	partial     int // its first row in the partial results
+	seq        int
+	kvHead     int // the first
+	heads      int // KV heads; 1 if its keys are split, unless they are abreast
+	abreast    bool
+	row, rows  int
+	key0, key1 int
+	work       int // what it costs, about
+	group      int // its group of splits; −1: it has all the keys
+	partial    int // its first row in the partial results
 }
 
 // group is the splits of the same rows, in the order of their keys.
@@ -59,9 +64,14 @@ type worker struct {
 	values []float32 // converted V
 	query  []float32 // Q, packed (many rows) or in rows (few rows)
 	scores []float32 // an S tile
-	o      []float32
-	m, l   []float32
-	acc    []float64 // a row of O, for rows that overflow float32
+	// Interleaved: the S tile and the factors of the tile before; what is left to do of a softmax.
+	otherScores, otherAlpha, pending []float32
+	o                                []float32
+	m, l                             []float32
+	acc                              []float64 // a row of O, for rows that overflow float32
+
+	weight [64]float32 // of splits that are merged
+	one    float32
 
 	alpha, slope, delta []float32
 	lo, hi              []int32
@@ -73,6 +83,8 @@ type worker struct {
 	score   asm.ScoreArgs
 	value   asm.ValueArgs
 	decode  asm.DecodeScoreArgs
+	panel   asm.PanelScoreArgs
+	columns asm.PanelValueArgs
 	softmax asm.SoftmaxArgs
 	modify  asm.ModifyArgs
 	pack    asm.PackArgs
@@ -90,7 +102,8 @@ func (w *worker) reserve(z sizes) {
 		n int
 	}{
 		{&w.panels, z.keys * z.kd}, {&w.values, z.keys * z.vd}, {&w.stage, max(z.keys, z.tile) * z.kd},
-		{&w.scores, z.keys * z.tile}, {&w.query, z.rows * z.kd}, {&w.o, z.rows * z.vd}, {&w.m, z.rows}, {&w.l, z.rows},
+		{&w.scores, z.keys * z.tile}, {&w.otherScores, z.keys * z.tile}, {&w.query, z.rows * z.kd}, {&w.o, z.rows * z.vd}, {&w.m, z.rows}, {&w.l, z.rows},
+		{&w.otherAlpha, z.tile}, {&w.pending, 2 * z.tile * asm.Lane},
 		{&w.alpha, z.tile}, {&w.slope, z.tile}, {&w.delta, z.tile}, {&w.biasTail, z.tile * asm.Lane},
 	}
 	total, fits := 0, true

@@ -17,7 +17,7 @@ type coordinate func(s *space, t kernels.Tuning) []kernels.Tuning
 
 // The more a coordinate decides, the earlier it is walked.
 var (
-	manyRows = []coordinate{tiles, keyBlocks, rowBlocks, splits}
+	manyRows = []coordinate{tiles, keyBlocks, interleaving, rowBlocks, splits}
 	fewRows  = []coordinate{decodeRows, prefetches, decodeBlocks, decodeScores, decodeValues, splits}
 )
 
@@ -26,6 +26,7 @@ type space struct {
 	group                          int
 	problem                        problem
 	many, decodeScore, decodeValue []string // tiles of the variant
+	interleaves                    bool
 }
 
 func (s *space) rows() int { return s.group * s.problem.queries }
@@ -46,6 +47,13 @@ func tiles(s *space, t kernels.Tuning) []kernels.Tuning {
 
 func keyBlocks(_ *space, t kernels.Tuning) []kernels.Tuning {
 	return vary(t, func(t *kernels.Tuning, v int) { t.KeyBlock = v }, 64, 128, 192, 256, 384, 512, 768, 1024)
+}
+
+func interleaving(s *space, t kernels.Tuning) []kernels.Tuning {
+	if !s.interleaves {
+		return nil
+	}
+	return vary(t, func(t *kernels.Tuning, v bool) { t.Interleave = v }, false, true)
 }
 
 // rowBlocks are whole tiles: padding is work for nothing.
@@ -131,7 +139,7 @@ func (s *space) effect(t kernels.Tuning) kernels.Tuning {
 			DecodeScore: t.DecodeScore, DecodeValue: t.DecodeValue, Prefetch: t.Prefetch,
 		}
 	}
-	return kernels.Tuning{Split: t.Split, Tile: t.Tile, KeyBlock: min(t.KeyBlock, keys), RowBlock: min(t.RowBlock, s.rows())}
+	return kernels.Tuning{Split: t.Split, Tile: t.Tile, KeyBlock: min(t.KeyBlock, keys), Interleave: t.Interleave, RowBlock: min(t.RowBlock, s.rows())}
 }
 
 // candidates are t, first, and what differs from it along a coordinate.
@@ -162,6 +170,7 @@ func changes(a, b kernels.Tuning) []string {
 	}
 	add("tile", a.Tile, b.Tile)
 	add("key_block", a.KeyBlock, b.KeyBlock)
+	add("interleave", a.Interleave, b.Interleave)
 	add("row_block", a.RowBlock, b.RowBlock)
 	add("split", a.Split, b.Split)
 	add("few_rows", a.FewRows, b.FewRows)

@@ -191,6 +191,9 @@ func newSearcher(req Request, c kernels.Case, l lab) (*searcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tune: %w", err)
 	}
+	if s.space.interleaves, err = kernels.Interleaves(c.Variant); err != nil {
+		return nil, fmt.Errorf("tune: %w", err)
+	}
 	switch c.Phase {
 	case kernels.Decode:
 		p := req.problem(c, 1)

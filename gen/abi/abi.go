@@ -21,9 +21,13 @@ import (
 var structs = map[spec.Op]string{
 	spec.Score:       "ScoreArgs",
 	spec.Value:       "ValueArgs",
+	spec.ValueExp:    "ValueArgs",
 	spec.DecodeScore: "DecodeScoreArgs",
 	spec.DecodeValue: "ValueArgs",
+	spec.PanelScore:  "PanelScoreArgs",
+	spec.PanelValue:  "PanelValueArgs",
 	spec.Softmax:     "SoftmaxArgs",
+	spec.Maxima:      "SoftmaxArgs",
 	spec.Softcap:     "ModifyArgs",
 	spec.Alibi:       "ModifyArgs",
 	spec.Bias:        "ModifyArgs",

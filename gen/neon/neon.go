@@ -21,6 +21,8 @@ func Emit(s spec.Spec) (spec.Output, error) {
 		spec.Value:       (*asm).value,
 		spec.DecodeScore: (*asm).decodeScore,
 		spec.DecodeValue: (*asm).decodeValue,
+		spec.PanelScore:  (*asm).panelScore,
+		spec.PanelValue:  (*asm).panelValue,
 		spec.Softmax:     (*asm).softmax,
 		spec.Softcap:     (*asm).softcap,
 		spec.Alibi:       (*asm).alibi,

@@ -11,9 +11,13 @@ type Op string
 const (
 	Score       Op = "score"        // S = Q·Kᵀ of one row tile, K in panels
 	Value       Op = "value"        // O = alpha·O + P·V of one row tile
+	ValueExp    Op = "value_exp"    // Value, and between its FMAs the exponentials of the next row tile
 	DecodeScore Op = "decode_score" // S = Q·Kᵀ of few rows, K in plain rows
 	DecodeValue Op = "decode_value" // O = alpha·O + P·V of few rows, V streamed once
+	PanelScore  Op = "panel_score"  // S = Q·Kᵀ of few rows, K in panels of its own type
+	PanelValue  Op = "panel_value"  // O = alpha·O + P·V of few rows, V in panels of its own type
 	Softmax     Op = "softmax"      // online softmax of an S tile, in place
+	Maxima      Op = "maxima"       // the online softmax up to its exponentials, which ValueExp computes
 	Softcap     Op = "softcap"      // S = cap·tanh(S)
 	Alibi       Op = "alibi"        // S += slope·(j − i)
 	Bias        Op = "bias"         // S += log2(e)·bias
@@ -68,7 +72,7 @@ func (i ISA) Arch() string {
 }
 
 // Spec is one kernel. Rows and Cols are the register tile:
-// Score, Value and DecodeValue: query rows × keys or columns of V;
+// Score, Value, DecodeValue and the Panel ops: query rows × keys or columns of V;
 // DecodeScore: query rows × keys a step; Pack: Cols is the panel's width W.
 // The other ops have no tile.
 type Spec struct {
@@ -99,10 +103,16 @@ type Set struct {
 	// Many holds the tiles of the many-rows family (Score and Value), the
 	// default first.
 	Many []Tile
+	// Interleaved says that there are Maxima and ValueExp.
+	Interleaved bool
 	// DecodeScore and DecodeValue hold the tiles of the few-rows family: one
 	// for each number of rows at least, the default of a number first.
 	DecodeScore []Tile
 	DecodeValue []Tile
+	// PanelScore and PanelValue hold one tile for each number of rows; keys or columns
+	// are a power of two times 16.
+	PanelScore []Tile
+	PanelValue []Tile
 }
 
 // Sets is the list, in order of preference where a host has several ISAs. A new
@@ -111,20 +121,28 @@ var Sets = []Set{
 	{
 		ISA:         AVX512,
 		Many:        []Tile{{12, 32}, {8, 32}, {6, 64}},
+		Interleaved: true,
 		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 4}, {4, 2}},
 		DecodeValue: []Tile{{1, 128}, {2, 64}, {3, 64}, {4, 64}, {4, 32}},
+		PanelScore:  []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 32}},
+		PanelValue:  []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 32}},
 	},
 	{
 		ISA:         AVX2,
 		Many:        []Tile{{6, 16}, {4, 16}, {3, 32}},
+		Interleaved: true,
 		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 2}, {1, 4}},
 		DecodeValue: []Tile{{1, 64}, {2, 32}, {3, 32}, {4, 16}, {1, 32}},
+		PanelScore:  []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 16}},
+		PanelValue:  []Tile{{1, 16}, {2, 16}, {3, 16}, {4, 16}},
 	},
 	{
 		ISA:         NEON,
 		Many:        []Tile{{6, 16}, {4, 16}},
 		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 4}, {4, 2}},
 		DecodeValue: []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 16}, {1, 16}},
+		PanelScore:  []Tile{{1, 16}, {2, 16}, {3, 16}, {4, 16}},
+		PanelValue:  []Tile{{1, 16}, {2, 16}, {3, 16}, {4, 16}},
 	},
 }
 
@@ -145,6 +163,9 @@ func List() []Spec {
 		for _, tile := range set.Many {
 			add(Score, F32, tile.Rows, tile.Cols)
 			add(Value, F32, tile.Rows, tile.Cols)
+			if set.Interleaved {
+				add(ValueExp, F32, tile.Rows, tile.Cols)
+			}
 			for _, t := range Inputs {
 				pack(t, tile.Cols)
 			}
@@ -158,9 +179,18 @@ func List() []Spec {
 			for _, tile := range set.DecodeValue {
 				add(DecodeValue, t, tile.Rows, tile.Cols)
 			}
+			for _, tile := range set.PanelScore {
+				add(PanelScore, t, tile.Rows, tile.Cols)
+			}
+			for _, tile := range set.PanelValue {
+				add(PanelValue, t, tile.Rows, tile.Cols)
+			}
 		}
 		for _, op := range []Op{Softmax, Softcap, Alibi, Bias, Mask, Peak} {
 			add(op, F32, 0, 0)
+		}
+		if set.Interleaved {
+			add(Maxima, F32, 0, 0)
 		}
 		for _, op := range []Op{Convert, Finish, Read} {
 			types := Inputs

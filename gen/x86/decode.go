@@ -15,15 +15,17 @@ func (e *emitter) decodeScore() {
 	rows, cols, t := e.spec.Rows, e.spec.Cols, e.spec.DType
 	e.maths = "S[j/16][r][j%16] = Σ_d Q[r][d]·K[j][d]    r < R, j < Keys"
 	e.step, e.flops, e.bytes = "one d", 2*rows*cols, 4*rows+t.Size()*cols
+	if lane%cols != 0 {
+		e.fail(fmt.Errorf("%d keys a step, expected a divisor of %d", cols, lane))
+	}
 
 	g := rowDots{
 		e: e, rows: rows, dtype: t,
 		q: e.gp("Q, at d"), k: e.param("K"), d: e.gp("elements of D left"),
 	}
-	g.stream = e.newStream(g.k, "D", "KStride", e.frame)
+	g.stream = e.newStream(g.k, "KStride", e.frame)
 	s := e.param("S")
-	j := e.gp("key")
-	next := e.gp("key of the next step")
+	left := e.param("Keys")
 	g.keyStride = newStrides(e, "KStride", cols, func(r reg.GPPhysical) { e.MOVQ(e.arg("KStride"), r) })
 	if rows > 1 {
 		g.rowStride = newStrides(e, "4·D", rows, func(r reg.GPPhysical) {
@@ -31,40 +33,207 @@ func (e *emitter) decodeScore() {
 			e.SHLQ(operand.Imm(2), r)
 		})
 	}
-	acc := e.vec("partial sums of S[r][key]", rows*cols)
+	acc := e.vec("partial sums of S[r][key]", max(rows*cols, 8))
 	g.qv = e.vec("Q[r][d]", rows)
 	g.kv = e.vec("K[key][d]; sums", max(1, min(e.room(), 4)))
-
-	e.XORQ(j, j)
-	e.Label("keys")
-	e.LEAQ(at(j, cols), next)
-	e.CMPQ(next, e.arg("Keys"))
-	e.JGT(operand.LabelRef("rest"))
-	g.dots(acc, cols, "")
-	e.note("sums across, stored")
-	g.storeSteps(acc, cols, s)
-	e.note("on to the next block after 16 keys")
-	e.ADDQ(imm(4*cols), s)
-	e.MOVQ(next, j)
-	if rows > 1 {
-		e.TESTQ(operand.I32(lane-1), j)
-		e.JNZ(operand.LabelRef("keys"))
-		e.ADDQ(imm(4*lane*(rows-1)), s)
+	// With no more sums than hide the latency of an FMA, adding them across holds up the
+	// next ones: 4×2 lost a quarter of its time (Zen 3). So they wait in memory for a
+	// whole block's.
+	block := g.storedBlock
+	if !e.avx512() && rows*cols <= 8 {
+		block = g.delayedBlock()
 	}
-	e.JMP(operand.LabelRef("keys"))
+
+	e.SUBQ(imm(lane), left)
+	e.JLT(operand.LabelRef("rest"))
+	e.Label("block")
+	block(acc, cols, s)
+	e.SUBQ(imm(lane), left)
+	e.JGE(operand.LabelRef("block"))
 
 	e.Label("rest")
-	e.CMPQ(j, e.arg("Keys"))
-	e.JGE(operand.LabelRef("done"))
+	e.ADDQ(imm(lane), left)
+	e.JZ(operand.LabelRef("done"))
 	e.Label("key")
 	g.dots(acc[:rows], 1, "_rest")
 	e.note("sums across, stored")
 	g.storeKey(acc[:4], s)
 	e.ADDQ(imm(4), s)
-	e.INCQ(j)
-	e.CMPQ(j, e.arg("Keys"))
-	e.JLT(operand.LabelRef("key"))
+	e.DECQ(left)
+	e.JNZ(operand.LabelRef("key"))
 	e.Label("done")
+	e.ret()
+}
+
+// storedBlock emits the scores of 16 keys, stored after each step, and moves s on.
+func (g *rowDots) storedBlock(acc []reg.VecPhysical, keys int, s reg.GPPhysical) {
+	e := g.e
+	n := e.gp("steps left in the block")
+	e.MOVQ(operand.U32(lane/keys), n)
+	e.Label("keys")
+	g.dots(acc[:g.rows*keys], keys, "")
+	e.note("sums across, stored")
+	g.storeSteps(acc[:g.rows*keys], keys, s)
+	e.ADDQ(imm(4*keys), s)
+	e.DECQ(n)
+	e.JNZ(operand.LabelRef("keys"))
+	if g.rows > 1 {
+		e.ADDQ(imm(4*lane*(g.rows-1)), s)
+	}
+}
+
+// delayedBlock prepares to emit the same with the partial sums of the block kept in
+// memory, [r][16], until it is complete.
+func (g *rowDots) delayedBlock() func(acc []reg.VecPhysical, keys int, s reg.GPPhysical) {
+	e := g.e
+	size := 4 * e.lanes // bytes of a vector
+	first, end := e.frame.Offset(32), e.frame.Offset(40)
+	sums := e.gp("partial sums, at key")
+	e.note("partial sums, aligned")
+	e.LEAQ(e.AllocLocal(size*(g.rows*lane+1)).Offset(size-1), sums)
+	e.ANDQ(operand.I32(int32(-size)), sums)
+	e.MOVQ(sums, first)
+	e.LEAQ(at(sums, size*lane), g.d)
+	e.MOVQ(g.d, end)
+	return func(acc []reg.VecPhysical, keys int, s reg.GPPhysical) {
+		e.MOVQ(first, sums)
+		e.Label("keys")
+		g.dots(acc[:g.rows*keys], keys, "")
+		for i, x := range acc[:g.rows*keys] {
+			e.VMOVUPS(x, at(sums, size*(i/keys*lane+i%keys)))
+		}
+		e.ADDQ(imm(size*keys), sums)
+		e.CMPQ(sums, end)
+		e.JLT(operand.LabelRef("keys"))
+		e.note("sums across")
+		e.MOVQ(first, sums)
+		for i := 0; i < g.rows*lane; i += 8 {
+			for j, x := range acc[:8] {
+				e.VMOVUPS(at(sums, size*(i+j)), x)
+			}
+			e.VMOVUPS(g.eight(acc[:8]), at(s, 4*i))
+		}
+		e.ADDQ(imm(4*lane*g.rows), s)
+	}
+}
+
+// decodeValue emits O = alpha·O + P·V, V streamed once: a span of keys for all column
+// tiles, then the next; O rests in memory between spans.
+func (e *emitter) decodeValue() {
+	rows, cols, t := e.spec.Rows, e.spec.Cols, e.spec.DType
+	e.maths = "O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[k][c]    r < R, c < Cols"
+	e.step, e.flops, e.bytes = "one key", 2*rows*cols, 4*rows+t.Size()*cols
+
+	v0, stride, o := e.param("V"), e.param("VStride"), e.param("O")
+	left := e.param("Cols")
+	p, v, keys, orow, i := e.gp("P, at key"), e.gp("V, at key"), e.gp("keys left"), e.gp("O, at row"), e.gp("key in block")
+	ahead := e.newStream(v0, "VStride", e.frame.Offset(24))
+	tile := e.newOuter(rows, cols/e.lanes, "O[r][c]", "P[r][k]", "V[k][c]")
+	p0, keys0, rest := e.frame, e.frame.Offset(8), e.frame.Offset(16)
+
+	e.note("O = alpha·O where alpha is not 1")
+	e.MOVQ(o, orow)
+	e.MOVQ(e.arg("Alpha"), p)
+	for r := range rows {
+		scaled := fmt.Sprintf("scaled_%d", r)
+		e.CMPL(at(p, 4*r), operand.U32(float(1)))
+		e.JEQ(operand.LabelRef(scaled))
+		e.VBROADCASTSS(at(p, 4*r), tile.pass[0])
+		e.XORQ(i, i)
+		e.Label(fmt.Sprintf("scale_%d", r))
+		for c := 0; c < lane; c += e.lanes {
+			x := tile.acc[0][0]
+			e.VMULPS(indexed(orow, i, 4, 4*c), tile.pass[0], x)
+			e.VMOVUPS(x, indexed(orow, i, 4, 4*c))
+		}
+		e.ADDQ(imm(lane), i)
+		e.CMPQ(i, left)
+		e.JLT(operand.LabelRef(fmt.Sprintf("scale_%d", r)))
+		e.Label(scaled)
+		if r+1 < rows {
+			e.ADDQ(e.arg("OStride"), orow)
+		}
+	}
+
+	e.MOVQ(e.arg("P"), p)
+	e.MOVQ(p, p0)
+	e.MOVQ(e.arg("Keys"), keys)
+	e.Label("span")
+	e.note("keys of this span, and of the rest")
+	e.MOVQ(keys, i)
+	e.SUBQ(imm(span(t)), i)
+	e.MOVQ(i, rest)
+	e.MOVQ(operand.I32(int32(span(t))), i)
+	e.CMPQ(keys, i)
+	e.CMOVQGT(i, keys)
+	e.MOVQ(keys, keys0)
+
+	e.columns(left, cols, func(width int) {
+		sets := tile.narrow(width / e.lanes)
+		load, finish := e.rowOf(t, width, v)
+		step := func(s *outer, a func(r int) operand.Mem) {
+			s.step(func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(a(r), dst) }, load)
+			e.ADDQ(stride, v)
+		}
+		name := fmt.Sprintf("_%d", width)
+		e.MOVQ(p0, p)
+		e.MOVQ(v0, v)
+		e.MOVQ(keys0, keys)
+		for _, set := range sets {
+			set.zero()
+		}
+		e.SUBQ(imm(lane), keys)
+		e.JLT(operand.LabelRef("rest" + name))
+		e.Label("block" + name)
+		clump := max(1, 256/(width*t.Size()))
+		for key := range lane {
+			if key%clump == 0 {
+				ahead.fetch(clump*width*t.Size(), fmt.Sprintf("%s_%d", name, key))
+			}
+			e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, key, key)
+			step(sets[key%len(sets)], func(r int) operand.Mem { return at(p, 4*(r*lane+key)) })
+		}
+		e.ADDQ(imm(4*rows*lane), p)
+		e.SUBQ(imm(lane), keys)
+		e.JGE(operand.LabelRef("block" + name))
+
+		e.Label("rest" + name)
+		e.ADDQ(imm(lane), keys)
+		e.JZ(operand.LabelRef("finish" + name))
+		e.XORQ(i, i)
+		e.Label("key" + name)
+		step(sets[0], func(r int) operand.Mem { return indexed(p, i, 4, 4*r*lane) })
+		e.INCQ(i)
+		e.CMPQ(i, keys)
+		e.JLT(operand.LabelRef("key" + name))
+
+		e.Label("finish" + name)
+		sum := fold(sets)
+		finish(sum)
+		e.MOVQ(o, orow)
+		for r, row := range sum.acc {
+			for c, x := range row {
+				e.VADDPS(at(orow, 4*c*e.lanes), x, x)
+				e.VMOVUPS(x, at(orow, 4*c*e.lanes))
+			}
+			if r+1 < rows {
+				e.ADDQ(e.arg("OStride"), orow)
+			}
+		}
+		e.ADDQ(imm(t.Size()*width), v0)
+		e.ADDQ(imm(4*width), o)
+	})
+	e.note("to the next span: V span rows down, back to column 0")
+	e.MOVQ(rest, keys)
+	e.MOVQ(e.arg("Cols"), left)
+	e.IMUL3Q(operand.I8(int8(t.Size())), left, v)
+	e.SUBQ(v, v0)
+	e.IMUL3Q(operand.I8(int8(span(t))), stride, v)
+	e.ADDQ(v, v0)
+	e.MOVQ(e.arg("O"), o)
+	e.ADDQ(imm(4*rows*span(t)), p0)
+	e.TESTQ(keys, keys)
+	e.JG(operand.LabelRef("span"))
 	e.ret()
 }
 
@@ -281,40 +450,46 @@ func (s strides) mem(base reg.GPPhysical, i, disp int) operand.Mem {
 // the bandwidth (Zen 3).
 type stream struct {
 	e              *emitter
-	ahead          reg.GPPhysical // next line to prefetch; 0: none
+	ahead          reg.GPPhysical // next line to prefetch
 	row, left, gap operand.Mem    // bytes of a row, those that are left of it, those between rows
+	wait           operand.Mem    // calls of fetch up to the next that counts
 }
 
-// newStream prepares to prefetch Prefetch bytes after base, where rows of dim
-// elements begin stride apart. It uses 24 bytes of the frame.
-func (e *emitter) newStream(base reg.GPPhysical, dim, stride string, frame operand.Mem) stream {
-	s := stream{e, e.gp("next line to prefetch; 0: none"), frame, frame.Offset(8), frame.Offset(16)}
+// newStream prepares to prefetch Prefetch bytes after base, where rows begin stride
+// apart. It uses 32 bytes of the frame.
+func (e *emitter) newStream(base reg.GPPhysical, stride string, frame operand.Mem) stream {
+	s := stream{e, e.gp("next line to prefetch"), frame, frame.Offset(8), frame.Offset(16), frame.Offset(24)}
 	e.note("rows without gaps are one long row")
-	e.MOVQ(e.arg(dim), s.ahead)
-	e.IMUL3Q(operand.I8(int8(e.spec.DType.Size())), s.ahead, s.ahead)
+	e.MOVQ(e.arg("PrefetchRow"), s.ahead)
 	e.MOVQ(s.ahead, s.row)
 	e.MOVQ(s.ahead, s.left)
 	e.NEGQ(s.ahead)
 	e.ADDQ(e.arg(stride), s.ahead)
 	e.MOVQ(s.ahead, s.gap)
 	e.JNZ(operand.LabelRef("gaps"))
-	e.MOVQ(operand.U64(1<<62), s.ahead)
+	e.MOVQ(operand.U64(never), s.ahead)
 	e.MOVQ(s.ahead, s.left)
 	e.Label("gaps")
+	e.MOVQ(operand.U64(never), s.ahead)
+	e.MOVQ(s.ahead, s.wait)
 	e.MOVQ(e.arg("Prefetch"), s.ahead)
 	e.TESTQ(s.ahead, s.ahead)
 	e.JZ(operand.LabelRef("no_prefetch"))
 	e.ADDQ(base, s.ahead)
+	e.MOVQ(operand.U32(1), s.wait)
 	e.Label("no_prefetch")
 	return s
 }
 
-// fetch prefetches the next n bytes.
+// never is a countdown that does not end.
+const never = 1 << 62
+
+// fetch prefetches the next n bytes at every PrefetchEvery-th call.
 func (s stream) fetch(n int, suffix string) {
 	const most = 256 // bytes between two looks at the row's end
 	e := s.e
-	e.TESTQ(s.ahead, s.ahead)
-	e.JZ(operand.LabelRef("fetched" + suffix))
+	e.DECQ(s.wait)
+	e.JNZ(operand.LabelRef("fetched" + suffix))
 	for ; n > 0; n -= most {
 		next := fmt.Sprintf("same_row%s_%d", suffix, n)
 		part := min(n, most)
@@ -331,5 +506,8 @@ func (s stream) fetch(n int, suffix string) {
 		e.MOVQ(operand.NewParamAddr("a", 0), e.args)
 		e.Label(next)
 	}
+	e.MOVQ(e.arg("PrefetchEvery"), e.args)
+	e.MOVQ(e.args, s.wait)
+	e.MOVQ(operand.NewParamAddr("a", 0), e.args)
 	e.Label("fetched" + suffix)
 }

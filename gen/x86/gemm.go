@@ -2,7 +2,7 @@ package x86
 
 import (
 	"fmt"
-	"math"
+	"slices"
 
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -81,76 +81,55 @@ func (e *emitter) score() {
 func span(t spec.DType) int { return 128 / t.Size() }
 
 // value emits O = alpha·O + P·V: for each column tile a register tile that grows
-// along the keys.
-//
-// Value takes all keys for a column tile. DecodeValue, which streams V once, takes
-// a span of keys for all column tiles, and O rests in memory between spans.
+// along all keys.
 func (e *emitter) value() {
 	rows, cols, t := e.spec.Rows, e.spec.Cols, e.spec.DType
-	streams := e.spec.Op == spec.DecodeValue
 	e.maths = "O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[k][c]    r < R, c < Cols"
 	e.step, e.flops, e.bytes = "one key", 2*rows*cols, 4*rows+t.Size()*cols
 
-	v0, stride, o, alpha := e.param("V"), e.param("VStride"), e.param("O"), e.param("Alpha")
+	v0, stride, o := e.param("V"), e.param("VStride"), e.param("O")
 	left := e.param("Cols")
-	p, v, keys, orow, i := e.gp("P, at key"), e.gp("V, at key"), e.gp("keys left"), e.gp("O, at row"), e.gp("key in block")
+	p, v, keys, i := e.gp("P, at key; O, at row"), e.gp("V, at key"), e.gp("keys left"), e.gp("key in block; Alpha")
+	alpha := i
+	next := e.frame
 	// V from L2 is prefetched too, since a column tile jumps from row to row; not far,
 	// since rows a power of two apart share few sets of L1.
-	var ahead stream
-	if streams {
-		ahead = e.newStream(v0, "Cols", "VStride", e.frame.Offset(24+4*rows+4*(rows%2)))
-	}
+	e.MOVQ(e.arg("Next"), i)
+	e.MOVQ(i, next)
 	tile := e.newOuter(rows, cols/e.lanes, "O[r][c]", "P[r][k]", "V[k][c]")
-
-	p0, keys0 := e.arg("P"), e.arg("Keys")
-	var rest, ones operand.Mem
-	if streams {
-		p0, keys0, rest, ones = e.frame, e.frame.Offset(8), e.frame.Offset(16), e.frame.Offset(24)
-		e.note("1 for each row: alpha after the first span")
-		for r := range rows {
-			e.MOVL(operand.U32(math.Float32bits(1)), ones.Offset(4*r))
-		}
-		e.MOVQ(e.arg("P"), p)
-		e.MOVQ(p, p0)
-		e.MOVQ(e.arg("Keys"), keys)
-		e.Label("span")
-		e.note("keys of this span, and of the rest")
-		e.MOVQ(keys, i)
-		e.SUBQ(imm(span(t)), i)
-		e.MOVQ(i, rest)
-		e.MOVQ(operand.I32(int32(span(t))), i)
-		e.CMPQ(keys, i)
-		e.CMOVQGT(i, keys)
-		e.MOVQ(keys, keys0)
+	var exps *expStream
+	if e.spec.Op == spec.ValueExp {
+		e.maths += "\nNextS = 2^(NextS − m);  NextL[r] += Σ NextS[r][j]"
+		exps = e.newExpStream(e.frame.Offset(8), slices.Concat(tile.hold, tile.pass))
 	}
 
 	e.columns(left, cols, func(width int) {
 		sets := tile.narrow(width / e.lanes)
 		load, finish := e.rowOf(t, width, v)
 		step := func(s *outer, a func(r int) operand.Mem) {
-			for line := 0; !streams && line < width*t.Size(); line += 64 {
+			for line := 0; line < width*t.Size(); line += 64 {
 				e.PREFETCHT0(indexed(v, stride, 4, line))
 			}
 			s.step(func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(a(r), dst) }, load)
 			e.ADDQ(stride, v)
 		}
 		name := fmt.Sprintf("_%d", width)
-		e.MOVQ(p0, p)
+		e.fetchAhead(width, o, p, i, next)
+		e.MOVQ(e.arg("P"), p)
 		e.MOVQ(v0, v)
-		e.MOVQ(keys0, keys)
+		e.MOVQ(e.arg("Keys"), keys)
 		for _, set := range sets {
 			set.zero()
 		}
 		e.SUBQ(imm(lane), keys)
 		e.JLT(operand.LabelRef("rest" + name))
 		e.Label("block" + name)
-		clump := max(1, 256/(width*t.Size()))
 		for key := range lane {
-			if streams && key%clump == 0 {
-				ahead.fetch(clump*width*t.Size(), fmt.Sprintf("%s_%d", name, key))
-			}
 			e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, key, key)
 			step(sets[key%len(sets)], func(r int) operand.Mem { return at(p, 4*(r*lane+key)) })
+			if exps != nil {
+				exps.after(key, name)
+			}
 		}
 		e.ADDQ(imm(4*rows*lane), p)
 		e.SUBQ(imm(lane), keys)
@@ -169,23 +148,13 @@ func (e *emitter) value() {
 		e.Label("finish" + name)
 		sum := fold(sets)
 		finish(sum)
-		e.scaleAdd(sum, alpha, o, orow)
+		e.MOVQ(e.arg("Alpha"), alpha)
+		e.scaleAdd(sum, alpha, o, p)
 		e.ADDQ(imm(t.Size()*width), v0)
 		e.ADDQ(imm(4*width), o)
 	})
-	if streams {
-		e.note("to the next span: V span rows down, back to column 0")
-		e.MOVQ(rest, keys)
-		e.MOVQ(e.arg("Cols"), left)
-		e.IMUL3Q(operand.I8(int8(t.Size())), left, v)
-		e.SUBQ(v, v0)
-		e.IMUL3Q(operand.I8(int8(span(t))), stride, v)
-		e.ADDQ(v, v0)
-		e.MOVQ(e.arg("O"), o)
-		e.ADDQ(imm(4*rows*span(t)), p0)
-		e.LEAQ(ones, alpha)
-		e.TESTQ(keys, keys)
-		e.JG(operand.LabelRef("span"))
+	if exps != nil {
+		exps.finish()
 	}
 	e.ret()
 }
@@ -223,6 +192,27 @@ func (e *emitter) rowOf(t spec.DType, width int, base reg.GPPhysical) (load func
 		}
 	}
 	return load, finish
+}
+
+// fetchAhead prefetches what lies beyond L2: the tile of O that the sums will be added
+// to, and a column tile's share of what the next row tile reads.
+func (e *emitter) fetchAhead(width int, o, orow, tmp reg.GPPhysical, next operand.Mem) {
+	e.note("prefetch this tile of O, and its share of Next")
+	e.MOVQ(o, orow)
+	for r := range e.spec.Rows {
+		for line := 0; line < 4*width; line += 64 {
+			e.PREFETCHT0(at(orow, line))
+		}
+		if r+1 < e.spec.Rows {
+			e.ADDQ(e.arg("OStride"), orow)
+		}
+	}
+	e.MOVQ(next, tmp)
+	for line := 0; line < 4*e.spec.Rows*width; line += 64 {
+		e.PREFETCHT0(at(tmp, line))
+	}
+	e.ADDQ(imm(4*e.spec.Rows*width), tmp)
+	e.MOVQ(tmp, next)
 }
 
 // scaleAdd stores acc + alpha·O to O. It uses the registers of the factors.

@@ -3,6 +3,8 @@ package x86
 import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/gqa-go/gqa/gen/spec"
 )
 
 // exp2 computes 2^x, x = n + f with n the nearest integer, as 2^n + 2^n·f·q(f).
@@ -83,15 +85,27 @@ func (x exp2) apply(v, n, p []reg.VecPhysical) {
 // softmax emits the online softmax of an S tile. Keys of a row's first and last
 // block that are out of range become −Inf first; so both passes, maximum and
 // exp2, run over whole blocks.
+//
+// Maxima leaves exp2 to ValueExp, which needs no limits: out of range is −Inf.
 func (e *emitter) softmax() {
 	e.maths = `m = max(M[r], max_{Lo ≤ j < Hi} S[r][j])
 P[r][j] = 2^(S[r][j] − m), 0 outside
 Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r] + Σ_j P[r][j];  M[r] = m`
 	e.step, e.flops, e.bytes = "one block of 16 keys, both passes", 17*lane, 2*4*lane
+	maxima := e.spec.Op == spec.Maxima
+	if maxima {
+		e.maths = `m = max(M[r], max_{Lo ≤ j < Hi} S[r][j]);  S[r][j] = −Inf outside
+Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r];  M[r] = m`
+		e.step, e.flops, e.bytes = "one block of 16 keys", lane, 4*lane
+	}
 
 	const pass1 = 4 // vectors a step
 	per := lane / e.lanes
 	t := e.newTile(pass1 / per)
+	var pending reg.GPPhysical
+	if maxima {
+		pending = e.param("Pending")
+	}
 	lo, hi, tmp := e.gp("Lo; its block"), e.gp("Hi; its block"), e.gp("pointer")
 
 	pow := e.newExp2()
@@ -132,18 +146,18 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r] + Σ_j P[r][j];  M[r] = m`
 		e.SHRQ(operand.Imm(4), hi)
 
 		e.note("maximum")
-		maxima := append([]reg.VecPhysical{m, sum}, append(v, n...)...)[:pass1]
+		partial := append([]reg.VecPhysical{m, sum}, append(v, n...)...)[:pass1]
 		e.VBROADCASTSS(t.element("M", tmp), m)
-		for _, x := range maxima[1:] {
+		for _, x := range partial[1:] {
 			e.VMOVAPS(m, x)
 		}
 		t.from(lo, hi)
 		t.blocks("max", func(blocks int) {
-			t.vectors(blocks, func(i int, s operand.Mem) { e.VMAXPS(s, maxima[i], maxima[i]) })
+			t.vectors(blocks, func(i int, s operand.Mem) { e.VMAXPS(s, partial[i], partial[i]) })
 		})
 		for k := pass1 / 2; k > 0; k /= 2 {
 			for i := range k {
-				e.VMAXPS(maxima[i+k], maxima[i], maxima[i])
+				e.VMAXPS(partial[i+k], partial[i], partial[i])
 			}
 		}
 		e.across(m, sum, e.VMAXPS)
@@ -161,35 +175,50 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r] + Σ_j P[r][j];  M[r] = m`
 		pow.apply(v[:1], n[:1], p[:1])
 		e.VMOVSS(old.AsX(), t.element("Alpha", tmp))
 
-		e.note("P and its sum")
-		e.zero(sum)
-		t.from(lo, hi)
-		wide := *t
-		wide.unroll = pass2 / per
-		wide.blocks("exp2", func(blocks int) {
-			x := v[:blocks*per]
-			t.vectors(blocks, func(i int, s operand.Mem) {
-				e.VMOVUPS(s, x[i])
-				e.VSUBPS(m, x[i], x[i])
-			})
-			pow.apply(x, n[:len(x)], p[:len(x)])
-			t.vectors(blocks, func(i int, s operand.Mem) { e.VMOVUPS(x[i], s) })
-			for k := len(x) / 2; k > 0; k /= 2 {
-				for i := range k {
-					e.VADDPS(x[i+k], x[i], x[i])
-				}
+		outside := uint32(0)
+		if maxima {
+			outside = negInf
+			e.note("L, and what is pending: −m and a sum of 0")
+			e.VMULSS(t.element("L", tmp), old.AsX(), old.AsX())
+			e.VMOVSS(old.AsX(), indexed(tmp, t.row, 4, 0))
+			e.zero(sum)
+			e.VSUBPS(m, sum, m)
+			for i := range per {
+				e.VMOVUPS(m, at(pending, 8*i*e.lanes))
+				e.VMOVUPS(sum, at(pending, (8*i+4)*e.lanes))
 			}
-			e.VADDPS(x[0], sum, sum)
-		})
-		e.across(sum, v[0], e.VADDPS)
-		e.note("L")
-		e.VMOVSS(t.element("L", tmp), v[0].AsX())
-		e.MOVQ(e.arg("Alpha"), tmp)
-		e.VFMADD231SS(indexed(tmp, t.row, 4, 0), v[0].AsX(), sum.AsX())
-		e.VMOVSS(sum.AsX(), t.element("L", tmp))
+			e.ADDQ(imm(8*lane), pending)
+		} else {
+			e.note("P and its sum")
+			e.zero(sum)
+			t.from(lo, hi)
+			wide := *t
+			wide.unroll = pass2 / per
+			wide.blocks("exp2", func(blocks int) {
+				x := v[:blocks*per]
+				t.vectors(blocks, func(i int, s operand.Mem) {
+					e.VMOVUPS(s, x[i])
+					e.VSUBPS(m, x[i], x[i])
+				})
+				pow.apply(x, n[:len(x)], p[:len(x)])
+				t.vectors(blocks, func(i int, s operand.Mem) { e.VMOVUPS(x[i], s) })
+				for k := len(x) / 2; k > 0; k /= 2 {
+					for i := range k {
+						e.VADDPS(x[i+k], x[i], x[i])
+					}
+				}
+				e.VADDPS(x[0], sum, sum)
+			})
+			e.across(sum, v[0], e.VADDPS)
+			e.note("L")
+			e.VMOVSS(t.element("L", tmp), v[0].AsX())
+			e.MOVQ(e.arg("Alpha"), tmp)
+			e.VFMADD231SS(indexed(tmp, t.row, 4, 0), v[0].AsX(), sum.AsX())
+			e.VMOVSS(sum.AsX(), t.element("L", tmp))
+		}
 
-		e.note("0 in the blocks out of range")
-		e.zero(v[0])
+		e.note("the blocks out of range")
+		e.fill(outside, v[0])
 		clear := func(blocks int) {
 			t.vectors(blocks, func(_ int, s operand.Mem) { e.VMOVUPS(v[0], s) })
 		}

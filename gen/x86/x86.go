@@ -37,11 +37,17 @@ func Emit(s spec.Spec) (spec.Output, error) {
 	switch s.Op {
 	case spec.Score:
 		e.score()
-	case spec.Value, spec.DecodeValue:
+	case spec.Value, spec.ValueExp:
 		e.value()
+	case spec.DecodeValue:
+		e.decodeValue()
 	case spec.DecodeScore:
 		e.decodeScore()
-	case spec.Softmax:
+	case spec.PanelScore:
+		e.panelScore()
+	case spec.PanelValue:
+		e.panelValue()
+	case spec.Softmax, spec.Maxima:
 		e.softmax()
 	case spec.Softcap:
 		e.softcap()

@@ -49,6 +49,20 @@ func (s Shape) Queried(kv kernels.Sequence, seed uint64) kernels.Sequence {
 	}
 }
 
+// Cached is a sequence with its keys and values in a cache.
+func (s Shape) Cached(q kernels.Sequence) (kernels.Sequence, error) {
+	c, err := kernels.NewCache(kernels.CacheConfig{KVHeads: s.KVHeads, KeyDim: s.KeyDim, ValueDim: s.ValueDim, Key: s.Key, Value: s.Value})
+	if err != nil {
+		return q, err
+	}
+	if s.Key != s.Value {
+		return q, fmt.Errorf("workload: types %v and %v: expected the same", s.Key, s.Value)
+	}
+	err = c.Append(s.Keys, s.Key, q.Key, q.Value)
+	q.Cache, q.Key, q.Value = c, kernels.Tensor{}, kernels.Tensor{}
+	return q, err
+}
+
 // pattern bounds the numbers that are drawn: large tensors repeat them, in a
 // period that is no multiple of any usual dimension.
 const pattern = 1<<16 - 15

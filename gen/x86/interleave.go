@@ -1,0 +1,124 @@
+package x86
+
+import (
+	"fmt"
+
+	"github.com/mmcloughlin/avo/attr"
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// expStream turns the S of another tile into P, one vector after another, in places
+// where the host kernel's temporaries are dead. The chain of an exponential is long
+// but nothing waits for it: it costs its share of the ports only.
+type expStream struct {
+	e         *emitter
+	s         reg.GPPhysical // S of that tile, at the vector
+	pending   reg.GPPhysical
+	offset    reg.GPPhysical // of the vector in its block
+	end       operand.Mem    // of S
+	constants operand.Mem
+	tmp       []reg.VecPhysical
+	each      int // vectors every 16 keys
+}
+
+// newExpStream uses 8 bytes of the frame; tmp are three registers at least.
+func (e *emitter) newExpStream(frame operand.Mem, tmp []reg.VecPhysical) *expStream {
+	rows, per := e.spec.Rows, lane/e.lanes
+	x := &expStream{
+		e: e, s: e.param("NextS"), pending: e.param("NextPending"), offset: e.gp("of the next vector in its block"),
+		end: frame, tmp: tmp,
+		// Just enough to be done with heads of 128 and as many keys in both tiles: vectors
+		// compete with the host for the load ports.
+		each: max(1, rows*per*e.spec.Cols/128),
+	}
+	x.constants = e.StaticGlobal("exp2_constants")
+	e.DataAttributes(attr.RODATA | attr.NOPTR)
+	for _, bits := range append([]uint32{float(exp2Least), float(exp2Magic)}, exp2Coefficients...) {
+		for range e.lanes {
+			e.AppendDatum(operand.U32(bits))
+		}
+	}
+	e.note("the end of that tile: NextS + NextBlocks·R·64 bytes")
+	e.MOVQ(e.arg("NextBlocks"), x.offset)
+	e.IMUL3Q(imm(4*lane*rows), x.offset, x.offset)
+	e.ADDQ(x.s, x.offset)
+	e.MOVQ(x.offset, x.end)
+	e.XORQ(x.offset, x.offset)
+	return x
+}
+
+// constant i: the least exponent, the magic number, the coefficients.
+func (x *expStream) constant(i int) operand.Mem { return x.constants.Offset(4 * x.e.lanes * i) }
+
+// after emits the vectors that are due after a key of sixteen.
+func (x *expStream) after(key int, suffix string) {
+	for n := key * x.each / lane; n < (key+1)*x.each/lane; n++ {
+		done := fmt.Sprintf("exp2_done%s_%d", suffix, n)
+		x.e.CMPQ(x.s, x.end)
+		x.e.JEQ(operand.LabelRef(done))
+		x.vector(fmt.Sprintf("%s_%d", suffix, n))
+		x.e.Label(done)
+	}
+}
+
+// vector computes one vector of P and adds it to its sum.
+func (x *expStream) vector(suffix string) {
+	e := x.e
+	f, n, p := x.tmp[0], x.tmp[1], x.tmp[2]
+	e.note("a vector of the next tile: x = S − m, P = 2^x")
+	e.VMOVUPS(indexed(x.pending, x.offset, 2, 0), f)
+	e.VADDPS(at(x.s, 0), f, f)
+	// The second source goes through when either is a NaN.
+	e.VMOVUPS(x.constant(0), n)
+	e.VMAXPS(f, n, f)
+	e.VADDPS(x.constant(1), f, n)
+	e.VSUBPS(x.constant(1), n, p)
+	e.VSUBPS(p, f, f)
+	e.VPSLLD(operand.Imm(23), n, n)
+	top := len(exp2Coefficients) - 1
+	e.VMOVUPS(x.constant(2+top), p)
+	for k := top - 1; k >= 0; k-- {
+		e.VFMADD213PS(x.constant(2+k), f, p)
+	}
+	e.VMULPS(n, f, f)
+	e.VFMADD213PS(n, p, f)
+	e.VMOVUPS(f, at(x.s, 0))
+	sum := indexed(x.pending, x.offset, 2, 4*e.lanes)
+	e.VADDPS(sum, f, f)
+	e.VMOVUPS(f, sum)
+	e.ADDQ(imm(4*e.lanes), x.s)
+	e.ADDQ(imm(4*e.lanes), x.offset)
+	e.CMPQ(x.offset, imm(4*lane*e.spec.Rows))
+	e.JNE(operand.LabelRef("same_block" + suffix))
+	e.XORQ(x.offset, x.offset)
+	e.Label("same_block" + suffix)
+}
+
+// finish emits the vectors that are left, and adds the sums to L.
+func (x *expStream) finish() {
+	e := x.e
+	e.note("vectors that are left")
+	e.Label("exp2_left")
+	e.CMPQ(x.s, x.end)
+	e.JEQ(operand.LabelRef("exp2_summed"))
+	x.vector("_left")
+	e.JMP(operand.LabelRef("exp2_left"))
+	e.Label("exp2_summed")
+	e.CMPQ(e.arg("NextBlocks"), imm(0))
+	e.JEQ(operand.LabelRef("exp2_none"))
+	e.note("the sums, added to L")
+	e.MOVQ(e.arg("NextL"), x.offset)
+	for r := range e.spec.Rows {
+		sum, tmp := x.tmp[r%2*2], x.tmp[r%2*2+1]
+		at0 := 8 * lane * r
+		e.VMOVUPS(at(x.pending, at0+4*e.lanes), sum)
+		if e.lanes < lane {
+			e.VADDPS(at(x.pending, at0+12*e.lanes), sum, sum)
+		}
+		e.across(sum, tmp, e.VADDPS)
+		e.VADDSS(at(x.offset, 4*r), sum.AsX(), sum.AsX())
+		e.VMOVSS(sum.AsX(), at(x.offset, 4*r))
+	}
+	e.Label("exp2_none")
+}

@@ -1,0 +1,247 @@
+package x86
+
+import (
+	"fmt"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/gqa-go/gqa/gen/spec"
+)
+
+// The kernels of a Cache: K and V lie in panels of 16 keys or columns, rows of 16
+// elements of their own type one after another. A register tile of R rows × some
+// panels grows row by row, its factors broadcast from Q or P: a linear read, and
+// nothing is summed across lanes.
+//
+// Where a tile is too small to hide the latency of an FMA, sets of accumulators take
+// turns. All tiles of a kernel have the same sets, so that a result does not depend on
+// which tile its panel falls into.
+
+// panels emits such tiles.
+type panels struct {
+	e      *emitter
+	rows   int
+	size   int            // bytes of an element
+	at     reg.GPPhysical // K or V, at the row
+	stride strides        // from panel to panel
+	sets   []*outer
+}
+
+// newPanels hands out the vector registers; dst names what grows, a and b its factors.
+func (e *emitter) newPanels(dst, a, b string) *panels {
+	g := &panels{e: e, rows: e.spec.Rows, size: e.spec.DType.Size()}
+	vecs, sets := e.spec.Cols/e.lanes, 1
+	for g.rows*vecs*sets < e.lanes {
+		sets *= 2
+	}
+	acc := e.vec(dst, sets*g.rows*vecs)
+	holdA := g.rows < vecs
+	if holdA {
+		a, b = b, a
+	}
+	hold := e.vec(b, min(g.rows, vecs))
+	pass := e.vec(a, max(1, min(e.room(), 4)))
+	for range sets {
+		t := &outer{e: e, rows: g.rows, holdA: holdA, hold: hold, pass: pass}
+		for range g.rows {
+			t.acc, acc = append(t.acc, acc[:vecs]), acc[vecs:]
+		}
+		g.sets = append(g.sets, t)
+	}
+	return g
+}
+
+// pairs tells whether the two vectors of a row are unpacked from both halves of one:
+// the first then holds elements 0–3 and 8–11, the second the others.
+func (g *panels) pairs() bool { return g.e.spec.DType == spec.BF16 && g.e.lanes == 8 }
+
+// narrow is the sets of a tile of n panels.
+func (g *panels) narrow(n int) []*outer {
+	var sets []*outer
+	for _, set := range g.sets {
+		t := *set
+		t.acc = nil
+		for _, row := range set.acc {
+			t.acc = append(t.acc, row[:n*lane/g.e.lanes])
+		}
+		sets = append(sets, &t)
+	}
+	return sets
+}
+
+// step grows a set by row i after at; a is the factor of a row of the tile.
+func (g *panels) step(t *outer, i int, a func(r int) operand.Mem) {
+	e := g.e
+	t.step(func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(a(r), dst) }, func(v int, dst reg.VecPhysical) {
+		x := v * e.lanes
+		row := func(x int) operand.Mem { return g.stride.mem(g.at, x/lane, g.size*(i*lane+x%lane)) }
+		switch {
+		case !g.pairs():
+			e.loadAs(e.spec.DType, row(x), dst)
+		case v%2 == 0:
+			e.loadGroups(row(x), 0, dst)
+		default:
+			e.loadGroups(row(x-e.lanes), 1, dst)
+		}
+	})
+}
+
+// sum is the sum of the sets, elements in order.
+func (g *panels) sum(sets []*outer) *outer {
+	t := fold(sets)
+	if !g.pairs() {
+		return t
+	}
+	e, tmp := g.e, t.hold[0]
+	for _, row := range t.acc {
+		for v := 0; v < len(row); v += 2 {
+			e.VPERM2F128(operand.Imm(0x20), row[v+1], row[v], tmp)
+			e.VPERM2F128(operand.Imm(0x31), row[v+1], row[v], row[v+1])
+			e.VMOVAPS(tmp, row[v])
+		}
+	}
+	return t
+}
+
+// each covers left panels by tiles of the full width, then of its halves.
+func (g *panels) each(left reg.GPPhysical, tile func(n int)) {
+	e := g.e
+	for n := e.spec.Cols / lane; n >= 1; n /= 2 {
+		next := fmt.Sprintf("fewer_%d", n)
+		e.Label(fmt.Sprintf("panels_%d", n))
+		e.CMPQ(left, imm(n))
+		e.JLT(operand.LabelRef(next))
+		tile(n)
+		e.SUBQ(imm(n), left)
+		e.JMP(operand.LabelRef(fmt.Sprintf("panels_%d", n)))
+		e.Label(next)
+	}
+}
+
+// panelScore emits S = Q·Kᵀ: panels of keys grow along D.
+func (e *emitter) panelScore() {
+	const unroll = lane
+	rows, cols, size := e.spec.Rows, e.spec.Cols, e.spec.DType.Size()
+	e.maths = "S[p][r][w] = Σ_d Q[r][d]·K[p][d][w]    p < Panels, r < R, w < 16"
+	e.step, e.flops, e.bytes = "one d", 2*rows*cols, 4*rows+size*cols
+
+	q, k, s, d, ahead := e.gp("Q, at d"), e.param("K"), e.param("S"), e.gp("elements of D left"), e.gp("next line to prefetch")
+	left := e.param("Panels")
+	var rowStride strides
+	if rows > 1 {
+		rowStride = newStrides(e, "4·D", rows, func(r reg.GPPhysical) {
+			e.MOVQ(e.arg("D"), r)
+			e.SHLQ(operand.Imm(2), r)
+		})
+	}
+	g := e.newPanels("S[r][key]", "Q[r][d]", "K[d][key]")
+	g.at = k
+	if cols > lane {
+		g.stride = newStrides(e, "bytes of a panel", cols/lane, func(r reg.GPPhysical) {
+			e.MOVQ(e.arg("D"), r)
+			e.IMUL3Q(operand.I8(int8(lane*size)), r, r)
+		})
+	}
+
+	e.note("without prefetching, the lines that are read anyway")
+	e.MOVQ(k, ahead)
+	e.ADDQ(e.arg("Prefetch"), ahead)
+	g.each(left, func(n int) {
+		sets := g.narrow(n)
+		for _, t := range sets {
+			t.zero()
+		}
+		e.MOVQ(e.arg("Q"), q)
+		e.MOVQ(e.arg("D"), d)
+		steps := fmt.Sprintf("steps_%d", n)
+		e.Label(steps)
+		line := 0
+		for i := range unroll {
+			e.note("S[0..%d] += Q[d+%d]·K[d+%d]", rows-1, i, i)
+			for ; line < (i+1)*n*lane*size; line += 64 {
+				e.PREFETCHT0(at(ahead, line))
+			}
+			g.step(sets[i%len(sets)], i, func(r int) operand.Mem { return rowStride.mem(q, r, 4*i) })
+		}
+		e.ADDQ(imm(4*unroll), q)
+		e.ADDQ(imm(size*unroll*lane), k)
+		e.ADDQ(imm(size*unroll*lane*n), ahead)
+		e.SUBQ(imm(unroll), d)
+		e.JNZ(operand.LabelRef(steps))
+		e.note("S out")
+		for r, row := range g.sum(sets).acc {
+			for v, x := range row {
+				key := v * e.lanes
+				e.VMOVUPS(x, at(s, 4*((key/lane*rows+r)*lane+key%lane)))
+			}
+		}
+		e.ADDQ(imm(4*lane*n*rows), s)
+		if n > 1 {
+			e.LEAQ(g.stride.mem(k, n-1, 0), k)
+		}
+	})
+	e.ret()
+}
+
+// panelValue emits O = alpha·O + P·V: panels of columns grow along the keys.
+func (e *emitter) panelValue() {
+	const unroll = lane
+	rows, cols, size := e.spec.Rows, e.spec.Cols, e.spec.DType.Size()
+	e.maths = "O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[c/16][k][c%16]    r < R, c < 16·Panels"
+	e.step, e.flops, e.bytes = "one key", 2*rows*cols, 4*rows+size*cols
+
+	o, alpha, left := e.param("O"), e.param("Alpha"), e.param("Panels")
+	p, keys, orow := e.gp("P, at key"), e.gp("keys left"), e.gp("O, at row")
+	v0, v := e.param("V"), e.gp("V, at key")
+	g := e.newPanels("O[r][c]", "P[r][k]", "V[k][c]")
+	g.at = v
+	g.stride = newStrides(e, "VStride", max(2, cols/lane), func(r reg.GPPhysical) { e.MOVQ(e.arg("VStride"), r) })
+	ahead := []reg.GPPhysical{e.param("Prefetch")}
+	for len(ahead) < cols/lane {
+		next := e.gp("the same for the next panel")
+		e.LEAQ(indexed(ahead[len(ahead)-1], g.stride.once, 1, 0), next)
+		ahead = append(ahead, next)
+	}
+
+	g.each(left, func(n int) {
+		sets := g.narrow(n)
+		for _, t := range sets {
+			t.zero()
+		}
+		label := func(name string) string { return fmt.Sprintf("%s_%d", name, n) }
+		e.MOVQ(v0, v)
+		e.MOVQ(e.arg("P"), p)
+		e.MOVQ(e.arg("Keys"), keys)
+		e.SUBQ(imm(unroll), keys)
+		e.JLT(operand.LabelRef(label("rest")))
+		e.Label(label("steps"))
+		for i := range unroll {
+			e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, i, i)
+			for j := range n {
+				if line := i * lane * size; line%64 == 0 {
+					e.PREFETCHT0(indexed(v, ahead[j], 1, line))
+				}
+			}
+			g.step(sets[i%len(sets)], i, func(r int) operand.Mem { return at(p, 4*(r*lane+i)) })
+		}
+		e.ADDQ(imm(4*lane*rows), p)
+		e.ADDQ(imm(size*unroll*lane), v)
+		e.SUBQ(imm(unroll), keys)
+		e.JGE(operand.LabelRef(label("steps")))
+		e.Label(label("rest"))
+		e.ADDQ(imm(unroll), keys)
+		e.JZ(operand.LabelRef(label("summed")))
+		e.Label(label("key"))
+		g.step(sets[0], 0, func(r int) operand.Mem { return at(p, 4*r*lane) })
+		e.ADDQ(imm(4), p)
+		e.ADDQ(imm(size*lane), v)
+		e.DECQ(keys)
+		e.JNZ(operand.LabelRef(label("key")))
+		e.Label(label("summed"))
+		e.scaleAdd(g.sum(sets), alpha, o, orow)
+		e.ADDQ(imm(4*lane*n), o)
+		e.LEAQ(g.stride.mem(v0, n, 0), v0)
+	})
+	e.ret()
+}
