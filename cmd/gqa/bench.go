@@ -5,7 +5,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/gqa-go/gqa/bench"
+	"github.com/gqa-go/gqa/bench/peers"
 	"github.com/gqa-go/gqa/kernels"
 	"github.com/jedib0t/go-pretty/v6/table"
 )
@@ -22,6 +24,8 @@ type benchCmd struct {
 	Variant variantName `placeholder:"NAME" help:"Measure this variant (see gqa info)."`
 	Causal  bool        `help:"Causal attention; only the flops of the visible keys count."`
 	JSON    bool        `name:"json" help:"Print JSON, one object a line."`
+	reportFlags
+	peersFlags
 }
 
 func (benchCmd) Help() string {
@@ -33,6 +37,8 @@ Without --case it prints the standard table, for which the other flags replace t
 Examples:
 
 	gqa bench
+	gqa bench --report report.html
+	gqa bench --peers --out peers.jsonl
 	gqa bench --case prefill --causal --threads 2
 	gqa bench --case decode --heads 32 --kv-heads 8 --head-dim 128 --kv 4096 --kv-dtype f16 --json
 `
@@ -42,6 +48,12 @@ Examples:
 func (c *benchCmd) Validate() error {
 	if c.Case != "" && !slices.Contains(kernels.Phases(), kernels.Phase(c.Case)) {
 		return fmt.Errorf("--case: %q: expected prefill, chunk or decode", c.Case)
+	}
+	if err := c.validate(); err != nil {
+		return err
+	}
+	if err := c.checkPeers(); err != nil {
+		return err
 	}
 	for _, x := range c.cases() {
 		if err := checkHeads(x.Heads, x.KVHeads, x.HeadDim); err != nil {
@@ -65,6 +77,9 @@ func (c *benchCmd) Validate() error {
 // cases is the case asked for, or the standard table; flags replace values.
 func (c *benchCmd) cases() []bench.Case {
 	list := bench.Standard()
+	if c.Peers {
+		list = peers.Standard()
+	}
 	if c.Case != "" {
 		x := bench.Case{Phase: kernels.Phase(c.Case), Heads: 32, KVHeads: 8, HeadDim: 128, Q: 1, KV: 4096, Threads: 1}
 		switch x.Phase {
@@ -104,8 +119,15 @@ func set(value, flag *int) {
 	}
 }
 
-func (c *benchCmd) Run(e *env) error {
+func (c *benchCmd) Run(e *env, k *kong.Context) error {
 	if err := c.Variant.available(); err != nil {
+		return err
+	}
+	if c.Peers {
+		return c.comparePeers(e)
+	}
+	page, err := c.pager(k.Args)
+	if err != nil {
 		return err
 	}
 	cases := c.cases()
@@ -118,6 +140,9 @@ func (c *benchCmd) Run(e *env) error {
 			return err
 		}
 		_ = bar.Add(1)
+		if err := page.add(e.ctx, r, options.Profile); err != nil {
+			return err
+		}
 		if c.JSON {
 			if err := e.json(r); err != nil {
 				return err
@@ -133,5 +158,5 @@ func (c *benchCmd) Run(e *env) error {
 	if !c.JSON {
 		e.table(table.Row{"case", "kv type", "heads/kv/dim", "q", "kv", "causal", "threads", "variant", "time", "GFLOP/s", "peak", "of bound"}, rows...)
 	}
-	return nil
+	return page.write(e)
 }

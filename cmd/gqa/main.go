@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	"github.com/gqa-go/gqa/bench/peers"
 	"github.com/gqa-go/gqa/kernels"
 	"github.com/gqa-go/gqa/tune"
 )
@@ -69,7 +70,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		kong.Exit(func(code int) { panic(exit(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.WithHyphenPrefixedParameters(true), // numbers may be negative
-		kong.Vars{"version": version(), "models": modelNames()},
+		kong.Vars{"version": version(), "models": modelNames(), "peers": strings.Join(peers.Names(), ", ")},
 	)
 	if err != nil {
 		panic(err) // the struct tags are wrong: any test finds it

@@ -1,0 +1,1 @@
+"""Adapters of attention libraries to the protocol of README.md."""
