@@ -378,16 +378,19 @@ func (c *Cache) writeKeys(dst []byte, slot, n int, t DType, src unsafe.Pointer, 
 			at = c.convert(g.Key, g.KeyDim, t, at, stride, rows)
 			step = pad(g.KeyDim) * g.Key.size()
 		}
-		if g.Key == F32 {
-			transpose[uint32](dst, slot+i, rows, at, step, g.KeyDim)
-		} else {
+		switch g.Key.size() {
+		case 1:
+			transpose[uint8](dst, slot+i, rows, at, step, g.KeyDim)
+		case 2:
 			transpose[uint16](dst, slot+i, rows, at, step, g.KeyDim)
+		default:
+			transpose[uint32](dst, slot+i, rows, at, step, g.KeyDim)
 		}
 	}
 }
 
 // transpose writes n rows of dim elements into panels [⌈dim⌉][16], from column slot on.
-func transpose[T uint16 | uint32](dst []byte, slot, n int, src unsafe.Pointer, stride, dim int) {
+func transpose[T uint8 | uint16 | uint32](dst []byte, slot, n int, src unsafe.Pointer, stride, dim int) {
 	size := int(unsafe.Sizeof(T(0)))
 	panels := unsafe.Slice((*T)(unsafe.Pointer(&dst[0])), len(dst)/size)
 	for i := range n {
@@ -415,10 +418,17 @@ func (c *Cache) convert(to DType, dim int, t DType, src unsafe.Pointer, stride, 
 	if to == F32 {
 		return unsafe.Pointer(&c.stage[0])
 	}
+	narrow := unsafe.Pointer(&c.narrow[0])
+	if v.finish[to] == (kernel{}) { // no kernel rounds to this type
+		for i, x := range c.stage[:rows*width] {
+			formats[to].store(unsafe.Add(narrow, i*to.size()), x)
+		}
+		return narrow
+	}
 	f := &c.fin
-	f.O, f.Dst, f.Cols, f.Scale = &c.stage[0], unsafe.Pointer(&c.narrow[0]), rows*width, 1
+	f.O, f.Dst, f.Cols, f.Scale = &c.stage[0], narrow, rows*width, 1
 	v.finish[to].finish(f)
-	return unsafe.Pointer(&c.narrow[0])
+	return narrow
 }
 
 // head is the memory of a head in the page of a position: the panels of K and of V.
