@@ -117,7 +117,7 @@ func NewPool(workers int) *Pool {
 		p.looks = polls // else looking would keep others from working
 	}
 	for range workers - 1 {
-		go p.poolState.serve()
+		go p.serve()
 	}
 	runtime.AddCleanup(p, (*poolState).stop, p.poolState)
 	return p
