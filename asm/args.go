@@ -45,8 +45,6 @@ type ValueArgs struct {
 	Prefetch      int // bytes ahead; 0: none
 	PrefetchEvery int // > 0 unless Prefetch is 0
 	PrefetchRow   int // bytes of each row that are prefetched
-	// Value and ValueExp only: the next row tile's Q, prefetched; may be nil.
-	Next *float32
 	// ValueExp only.
 	NextS, NextPending, NextL *float32
 	NextBlocks                int // 0: there is no other tile

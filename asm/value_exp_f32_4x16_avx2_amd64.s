@@ -39,51 +39,32 @@ TEXT ·value_exp_f32_4x16_avx2(SB), $128-8
 	MOVQ 16(DI), BX
 	MOVQ 24(DI), CX
 	MOVQ 56(DI), DX
-	MOVQ 88(DI), R10
-	MOVQ R10, (SP)
-	MOVQ 96(DI), R11
-	MOVQ 104(DI), R12
+	MOVQ 88(DI), R11
+	MOVQ 96(DI), R12
 
 	// the end of that tile: NextS + NextBlocks·R·64 bytes
-	MOVQ   120(DI), R13
+	MOVQ   112(DI), R13
 	IMUL3Q $+256, R13, R13
 	ADDQ   R11, R13
-	MOVQ   R13, 8(SP)
+	MOVQ   R13, (SP)
 	XORQ   R13, R13
 
 columns_16:
-	CMPQ DX, $0x10
-	JLT  narrower_16
-
-	// prefetch this tile of O, and its share of Next
-	MOVQ       CX, SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	MOVQ       (SP), R10
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	ADDQ       $+256, R10
-	MOVQ       R10, (SP)
-	MOVQ       (DI), SI
-	MOVQ       AX, R8
-	MOVQ       48(DI), R9
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	VXORPS     Y6, Y6, Y6
-	VXORPS     Y7, Y7, Y7
-	SUBQ       $0x10, R9
-	JLT        rest_16
+	CMPQ   DX, $0x10
+	JLT    narrower_16
+	MOVQ   (DI), SI
+	MOVQ   AX, R8
+	MOVQ   48(DI), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	SUBQ   $0x10, R9
+	JLT    rest_16
 
 block_16:
 	// O[0..3] += P[k+0]·V[k+0]
@@ -373,7 +354,7 @@ block_16:
 	VFMADD231PS  Y8, Y13, Y6
 	VFMADD231PS  Y9, Y13, Y7
 	ADDQ         BX, R8
-	CMPQ         R11, 8(SP)
+	CMPQ         R11, (SP)
 	JEQ          exp2_done_16_0
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -469,7 +450,7 @@ finish_16:
 narrower_16:
 	// vectors that are left
 exp2_left:
-	CMPQ R11, 8(SP)
+	CMPQ R11, (SP)
 	JEQ  exp2_summed
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -501,11 +482,11 @@ same_block_left:
 	JMP exp2_left
 
 exp2_summed:
-	CMPQ 120(DI), $0x00
+	CMPQ 112(DI), $0x00
 	JEQ  exp2_none
 
 	// the sums, added to L
-	MOVQ       112(DI), R13
+	MOVQ       104(DI), R13
 	VMOVUPS    32(R12), Y8
 	VADDPS     96(R12), Y8, Y8
 	VPERM2F128 $0x01, Y8, Y8, Y9

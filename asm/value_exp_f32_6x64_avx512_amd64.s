@@ -39,109 +39,48 @@ TEXT ·value_exp_f32_6x64_avx512(SB), $128-8
 	MOVQ 16(DI), BX
 	MOVQ 24(DI), CX
 	MOVQ 56(DI), DX
-	MOVQ 88(DI), R10
-	MOVQ R10, (SP)
-	MOVQ 96(DI), R11
-	MOVQ 104(DI), R12
+	MOVQ 88(DI), R11
+	MOVQ 96(DI), R12
 
 	// the end of that tile: NextS + NextBlocks·R·64 bytes
-	MOVQ   120(DI), R13
+	MOVQ   112(DI), R13
 	IMUL3Q $+384, R13, R13
 	ADDQ   R11, R13
-	MOVQ   R13, 8(SP)
+	MOVQ   R13, (SP)
 	XORQ   R13, R13
 
 columns_64:
-	CMPQ DX, $0x40
-	JLT  narrower_64
-
-	// prefetch this tile of O, and its share of Next
-	MOVQ       CX, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	MOVQ       (SP), R10
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	PREFETCHT0 256(R10)
-	PREFETCHT0 320(R10)
-	PREFETCHT0 384(R10)
-	PREFETCHT0 448(R10)
-	PREFETCHT0 512(R10)
-	PREFETCHT0 576(R10)
-	PREFETCHT0 640(R10)
-	PREFETCHT0 704(R10)
-	PREFETCHT0 768(R10)
-	PREFETCHT0 832(R10)
-	PREFETCHT0 896(R10)
-	PREFETCHT0 960(R10)
-	PREFETCHT0 1024(R10)
-	PREFETCHT0 1088(R10)
-	PREFETCHT0 1152(R10)
-	PREFETCHT0 1216(R10)
-	PREFETCHT0 1280(R10)
-	PREFETCHT0 1344(R10)
-	PREFETCHT0 1408(R10)
-	PREFETCHT0 1472(R10)
-	ADDQ       $+1536, R10
-	MOVQ       R10, (SP)
-	MOVQ       (DI), SI
-	MOVQ       AX, R8
-	MOVQ       48(DI), R9
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	VPXORD     Z16, Z16, Z16
-	VPXORD     Z17, Z17, Z17
-	VPXORD     Z18, Z18, Z18
-	VPXORD     Z19, Z19, Z19
-	VPXORD     Z20, Z20, Z20
-	VPXORD     Z21, Z21, Z21
-	VPXORD     Z22, Z22, Z22
-	VPXORD     Z23, Z23, Z23
-	SUBQ       $0x10, R9
-	JLT        rest_64
+	CMPQ   DX, $0x40
+	JLT    narrower_64
+	MOVQ   (DI), SI
+	MOVQ   AX, R8
+	MOVQ   48(DI), R9
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	SUBQ   $0x10, R9
+	JLT    rest_64
 
 block_64:
 	// O[0..5] += P[k+0]·V[k+0]
@@ -389,7 +328,7 @@ block_64:
 	VFMADD231PS  Z26, Z29, Z22
 	VFMADD231PS  Z27, Z29, Z23
 	ADDQ         BX, R8
-	CMPQ         R11, 8(SP)
+	CMPQ         R11, (SP)
 	JEQ          exp2_done_64_0
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -623,7 +562,7 @@ exp2_done_64_0:
 	VFMADD231PS  Z26, Z29, Z22
 	VFMADD231PS  Z27, Z29, Z23
 	ADDQ         BX, R8
-	CMPQ         R11, 8(SP)
+	CMPQ         R11, (SP)
 	JEQ          exp2_done_64_1
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -857,7 +796,7 @@ exp2_done_64_1:
 	VFMADD231PS  Z26, Z29, Z22
 	VFMADD231PS  Z27, Z29, Z23
 	ADDQ         BX, R8
-	CMPQ         R11, 8(SP)
+	CMPQ         R11, (SP)
 	JEQ          exp2_done_64_2
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -1010,60 +949,25 @@ finish_64:
 	JMP          columns_64
 
 narrower_64:
-	CMPQ DX, $0x20
-	JLT  narrower_32
-
-	// prefetch this tile of O, and its share of Next
-	MOVQ       CX, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	MOVQ       (SP), R10
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	PREFETCHT0 256(R10)
-	PREFETCHT0 320(R10)
-	PREFETCHT0 384(R10)
-	PREFETCHT0 448(R10)
-	PREFETCHT0 512(R10)
-	PREFETCHT0 576(R10)
-	PREFETCHT0 640(R10)
-	PREFETCHT0 704(R10)
-	ADDQ       $+768, R10
-	MOVQ       R10, (SP)
-	MOVQ       (DI), SI
-	MOVQ       AX, R8
-	MOVQ       48(DI), R9
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	SUBQ       $0x10, R9
-	JLT        rest_32
+	CMPQ   DX, $0x20
+	JLT    narrower_32
+	MOVQ   (DI), SI
+	MOVQ   AX, R8
+	MOVQ   48(DI), R9
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	SUBQ   $0x10, R9
+	JLT    rest_32
 
 block_32:
 	// O[0..5] += P[k+0]·V[k+0]
@@ -1215,7 +1119,7 @@ block_32:
 	VFMADD231PS  Z24, Z29, Z10
 	VFMADD231PS  Z25, Z29, Z11
 	ADDQ         BX, R8
-	CMPQ         R11, 8(SP)
+	CMPQ         R11, (SP)
 	JEQ          exp2_done_32_0
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -1369,7 +1273,7 @@ exp2_done_32_0:
 	VFMADD231PS  Z24, Z29, Z10
 	VFMADD231PS  Z25, Z29, Z11
 	ADDQ         BX, R8
-	CMPQ         R11, 8(SP)
+	CMPQ         R11, (SP)
 	JEQ          exp2_done_32_1
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -1523,7 +1427,7 @@ exp2_done_32_1:
 	VFMADD231PS  Z24, Z29, Z10
 	VFMADD231PS  Z25, Z29, Z11
 	ADDQ         BX, R8
-	CMPQ         R11, 8(SP)
+	CMPQ         R11, (SP)
 	JEQ          exp2_done_32_2
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -1635,48 +1539,25 @@ finish_32:
 	SUBQ         $0x20, DX
 
 narrower_32:
-	CMPQ DX, $0x10
-	JLT  narrower_16
-
-	// prefetch this tile of O, and its share of Next
-	MOVQ       CX, SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	MOVQ       (SP), R10
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	PREFETCHT0 256(R10)
-	PREFETCHT0 320(R10)
-	ADDQ       $+384, R10
-	MOVQ       R10, (SP)
-	MOVQ       (DI), SI
-	MOVQ       AX, R8
-	MOVQ       48(DI), R9
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	SUBQ       $0x10, R9
-	JLT        rest_16
+	CMPQ   DX, $0x10
+	JLT    narrower_16
+	MOVQ   (DI), SI
+	MOVQ   AX, R8
+	MOVQ   48(DI), R9
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	SUBQ   $0x10, R9
+	JLT    rest_16
 
 block_16:
 	// O[0..5] += P[k+0]·V[k+0]
@@ -1780,7 +1661,7 @@ block_16:
 	VBROADCASTSS 340(SI), Z29
 	VFMADD231PS  Z24, Z29, Z11
 	ADDQ         BX, R8
-	CMPQ         R11, 8(SP)
+	CMPQ         R11, (SP)
 	JEQ          exp2_done_16_0
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -1894,7 +1775,7 @@ exp2_done_16_0:
 	VBROADCASTSS 360(SI), Z29
 	VFMADD231PS  Z24, Z29, Z5
 	ADDQ         BX, R8
-	CMPQ         R11, 8(SP)
+	CMPQ         R11, (SP)
 	JEQ          exp2_done_16_1
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -2008,7 +1889,7 @@ exp2_done_16_1:
 	VBROADCASTSS 380(SI), Z29
 	VFMADD231PS  Z24, Z29, Z11
 	ADDQ         BX, R8
-	CMPQ         R11, 8(SP)
+	CMPQ         R11, (SP)
 	JEQ          exp2_done_16_2
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -2108,7 +1989,7 @@ finish_16:
 narrower_16:
 	// vectors that are left
 exp2_left:
-	CMPQ R11, 8(SP)
+	CMPQ R11, (SP)
 	JEQ  exp2_summed
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -2140,11 +2021,11 @@ same_block_left:
 	JMP exp2_left
 
 exp2_summed:
-	CMPQ 120(DI), $0x00
+	CMPQ 112(DI), $0x00
 	JEQ  exp2_none
 
 	// the sums, added to L
-	MOVQ       112(DI), R13
+	MOVQ       104(DI), R13
 	VMOVUPS    64(R12), Z24
 	VSHUFF64X2 $0x4e, Z24, Z24, Z25
 	VADDPS     Z25, Z24, Z24

@@ -39,87 +39,40 @@ TEXT ·value_exp_f32_8x32_avx512(SB), $128-8
 	MOVQ 16(DI), BX
 	MOVQ 24(DI), CX
 	MOVQ 56(DI), DX
-	MOVQ 88(DI), R10
-	MOVQ R10, (SP)
-	MOVQ 96(DI), R11
-	MOVQ 104(DI), R12
+	MOVQ 88(DI), R11
+	MOVQ 96(DI), R12
 
 	// the end of that tile: NextS + NextBlocks·R·64 bytes
-	MOVQ   120(DI), R13
+	MOVQ   112(DI), R13
 	IMUL3Q $+512, R13, R13
 	ADDQ   R11, R13
-	MOVQ   R13, 8(SP)
+	MOVQ   R13, (SP)
 	XORQ   R13, R13
 
 columns_32:
-	CMPQ DX, $0x20
-	JLT  narrower_32
-
-	// prefetch this tile of O, and its share of Next
-	MOVQ       CX, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	MOVQ       (SP), R10
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	PREFETCHT0 256(R10)
-	PREFETCHT0 320(R10)
-	PREFETCHT0 384(R10)
-	PREFETCHT0 448(R10)
-	PREFETCHT0 512(R10)
-	PREFETCHT0 576(R10)
-	PREFETCHT0 640(R10)
-	PREFETCHT0 704(R10)
-	PREFETCHT0 768(R10)
-	PREFETCHT0 832(R10)
-	PREFETCHT0 896(R10)
-	PREFETCHT0 960(R10)
-	ADDQ       $+1024, R10
-	MOVQ       R10, (SP)
-	MOVQ       (DI), SI
-	MOVQ       AX, R8
-	MOVQ       48(DI), R9
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	SUBQ       $0x10, R9
-	JLT        rest_32
+	CMPQ   DX, $0x20
+	JLT    narrower_32
+	MOVQ   (DI), SI
+	MOVQ   AX, R8
+	MOVQ   48(DI), R9
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	SUBQ   $0x10, R9
+	JLT    rest_32
 
 block_32:
 	// O[0..7] += P[k+0]·V[k+0]
@@ -369,7 +322,7 @@ block_32:
 	VFMADD231PS  Z16, Z21, Z14
 	VFMADD231PS  Z17, Z21, Z15
 	ADDQ         BX, R8
-	CMPQ         R11, 8(SP)
+	CMPQ         R11, (SP)
 	JEQ          exp2_done_32_0
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -646,7 +599,7 @@ exp2_done_32_0:
 	VFMADD231PS  Z16, Z21, Z14
 	VFMADD231PS  Z17, Z21, Z15
 	ADDQ         BX, R8
-	CMPQ         R11, 8(SP)
+	CMPQ         R11, (SP)
 	JEQ          exp2_done_32_1
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -777,50 +730,21 @@ finish_32:
 	JMP          columns_32
 
 narrower_32:
-	CMPQ DX, $0x10
-	JLT  narrower_16
-
-	// prefetch this tile of O, and its share of Next
-	MOVQ       CX, SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	MOVQ       (SP), R10
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	PREFETCHT0 256(R10)
-	PREFETCHT0 320(R10)
-	PREFETCHT0 384(R10)
-	PREFETCHT0 448(R10)
-	ADDQ       $+512, R10
-	MOVQ       R10, (SP)
-	MOVQ       (DI), SI
-	MOVQ       AX, R8
-	MOVQ       48(DI), R9
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	SUBQ       $0x10, R9
-	JLT        rest_16
+	CMPQ   DX, $0x10
+	JLT    narrower_16
+	MOVQ   (DI), SI
+	MOVQ   AX, R8
+	MOVQ   48(DI), R9
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	SUBQ   $0x10, R9
+	JLT    rest_16
 
 block_16:
 	// O[0..7] += P[k+0]·V[k+0]
@@ -990,7 +914,7 @@ block_16:
 	VBROADCASTSS 476(SI), Z21
 	VFMADD231PS  Z16, Z21, Z7
 	ADDQ         BX, R8
-	CMPQ         R11, 8(SP)
+	CMPQ         R11, (SP)
 	JEQ          exp2_done_16_0
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -1187,7 +1111,7 @@ exp2_done_16_0:
 	VBROADCASTSS 508(SI), Z21
 	VFMADD231PS  Z16, Z21, Z7
 	ADDQ         BX, R8
-	CMPQ         R11, 8(SP)
+	CMPQ         R11, (SP)
 	JEQ          exp2_done_16_1
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -1293,7 +1217,7 @@ finish_16:
 narrower_16:
 	// vectors that are left
 exp2_left:
-	CMPQ R11, 8(SP)
+	CMPQ R11, (SP)
 	JEQ  exp2_summed
 
 	// a vector of the next tile: x = S − m, P = 2^x
@@ -1325,11 +1249,11 @@ same_block_left:
 	JMP exp2_left
 
 exp2_summed:
-	CMPQ 120(DI), $0x00
+	CMPQ 112(DI), $0x00
 	JEQ  exp2_none
 
 	// the sums, added to L
-	MOVQ       112(DI), R13
+	MOVQ       104(DI), R13
 	VMOVUPS    64(R12), Z16
 	VSHUFF64X2 $0x4e, Z16, Z16, Z17
 	VADDPS     Z17, Z16, Z16

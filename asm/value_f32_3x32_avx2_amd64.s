@@ -33,49 +33,27 @@ TEXT ·value_f32_3x32_avx2(SB), $128-8
 	MOVQ 16(DI), BX
 	MOVQ 24(DI), CX
 	MOVQ 56(DI), DX
-	MOVQ 88(DI), R10
-	MOVQ R10, (SP)
 
 columns_32:
-	CMPQ DX, $0x20
-	JLT  narrower_32
-
-	// prefetch this tile of O, and its share of Next
-	MOVQ       CX, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	MOVQ       (SP), R10
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	PREFETCHT0 256(R10)
-	PREFETCHT0 320(R10)
-	ADDQ       $+384, R10
-	MOVQ       R10, (SP)
-	MOVQ       (DI), SI
-	MOVQ       AX, R8
-	MOVQ       48(DI), R9
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	VXORPS     Y6, Y6, Y6
-	VXORPS     Y7, Y7, Y7
-	VXORPS     Y8, Y8, Y8
-	VXORPS     Y9, Y9, Y9
-	VXORPS     Y10, Y10, Y10
-	VXORPS     Y11, Y11, Y11
-	SUBQ       $0x10, R9
-	JLT        rest_32
+	CMPQ   DX, $0x20
+	JLT    narrower_32
+	MOVQ   (DI), SI
+	MOVQ   AX, R8
+	MOVQ   48(DI), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	SUBQ   $0x10, R9
+	JLT    rest_32
 
 block_32:
 	// O[0..2] += P[k+0]·V[k+0]
@@ -537,39 +515,25 @@ finish_32:
 	JMP          columns_32
 
 narrower_32:
-	CMPQ DX, $0x10
-	JLT  narrower_16
-
-	// prefetch this tile of O, and its share of Next
-	MOVQ       CX, SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	MOVQ       (SP), R10
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	ADDQ       $+192, R10
-	MOVQ       R10, (SP)
-	MOVQ       (DI), SI
-	MOVQ       AX, R8
-	MOVQ       48(DI), R9
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	VXORPS     Y6, Y6, Y6
-	VXORPS     Y7, Y7, Y7
-	VXORPS     Y8, Y8, Y8
-	VXORPS     Y9, Y9, Y9
-	VXORPS     Y10, Y10, Y10
-	VXORPS     Y11, Y11, Y11
-	SUBQ       $0x10, R9
-	JLT        rest_16
+	CMPQ   DX, $0x10
+	JLT    narrower_16
+	MOVQ   (DI), SI
+	MOVQ   AX, R8
+	MOVQ   48(DI), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	SUBQ   $0x10, R9
+	JLT    rest_16
 
 block_16:
 	// O[0..2] += P[k+0]·V[k+0]

@@ -33,42 +33,23 @@ TEXT ·value_f32_4x16_avx2(SB), $128-8
 	MOVQ 16(DI), BX
 	MOVQ 24(DI), CX
 	MOVQ 56(DI), DX
-	MOVQ 88(DI), R10
-	MOVQ R10, (SP)
 
 columns_16:
-	CMPQ DX, $0x10
-	JLT  narrower_16
-
-	// prefetch this tile of O, and its share of Next
-	MOVQ       CX, SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	ADDQ       32(DI), SI
-	PREFETCHT0 (SI)
-	MOVQ       (SP), R10
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	ADDQ       $+256, R10
-	MOVQ       R10, (SP)
-	MOVQ       (DI), SI
-	MOVQ       AX, R8
-	MOVQ       48(DI), R9
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	VXORPS     Y6, Y6, Y6
-	VXORPS     Y7, Y7, Y7
-	SUBQ       $0x10, R9
-	JLT        rest_16
+	CMPQ   DX, $0x10
+	JLT    narrower_16
+	MOVQ   (DI), SI
+	MOVQ   AX, R8
+	MOVQ   48(DI), R9
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	SUBQ   $0x10, R9
+	JLT    rest_16
 
 block_16:
 	// O[0..3] += P[k+0]·V[k+0]

@@ -233,6 +233,7 @@ func (s *source) tuning() *Tuning {
 			DecodeRows:  pick(s, 4, 1, 2, 3),
 			Prefetch:    pick(s, 0, 64, 8<<10),
 			Interleave:  s.once(2),
+			MinItems:    pick(s, 0, 1, 8, 256),
 		},
 		Many:  s.n(16),
 		Score: s.n(16),

@@ -272,7 +272,7 @@ func (c *Cache) Append(tokens int, t DType, key, value Tensor) error {
 func (c *Cache) reserve(tokens int) error {
 	length := c.pool.config.PageLen
 	last, used := c.n/length, c.n%length
-	more := (c.n+tokens+length-1)/length - len(c.pages)
+	more := ceil(c.n+tokens, length) - len(c.pages)
 	shared := used > 0 && c.pages[last].refs.Load() > 1
 	if !shared {
 		var err error
@@ -343,7 +343,7 @@ func (c *Cache) Close() {
 // pagesOf is the number of pages of n positions.
 func (c *Cache) pagesOf(n int) int {
 	length := c.pool.config.PageLen
-	return (n + length - 1) / length
+	return ceil(n, length)
 }
 
 // stageRows is how many rows of a head Append converts at once.

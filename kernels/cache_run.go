@@ -19,7 +19,7 @@ func (p *Plan) fewCache(w *worker, c *recipe, s *Sequence, it *item, o, m, l []f
 	ksize, vsize := p.kd*g.Key.size(), asm.Lane*g.Value.size()
 	vahead, kahead := c.ahead(v.VStride, p.vd/asm.Lane, ksize*asm.Lane)
 	for key, n := s.firstKey(it), 0; key < it.key1; key += n {
-		n = s.blockOf(key, min(cacheBlock, it.key1-key))
+		n = s.contiguous(key, min(cacheBlock, it.key1-key))
 		keys, values := s.Cache.block(it.kvHead, key)
 		next := s.Cache.after(it, key+n)
 		kahead, vahead := kahead, vahead
@@ -28,13 +28,11 @@ func (p *Plan) fewCache(w *worker, c *recipe, s *Sequence, it *item, o, m, l []f
 			lo, hi := p.bounds(w, s, it.row+row, rows, rows, key, n)
 			if lo < hi {
 				lo = lo / asm.Lane * asm.Lane
-				for r := range rows {
-					w.lo[r], w.hi[r] = max(w.lo[r]-int32(lo), 0), max(w.hi[r]-int32(lo), 0)
-				}
+				w.rebase(rows, lo)
 				k.Q, k.S, k.K = &w.query[row*p.kd], &w.scores[0], unsafe.Add(keys, lo*ksize)
 				v.P, v.O, v.V = &w.scores[0], &o[row*p.vd], unsafe.Add(values, lo*vsize)
 				v.Alpha, v.Keys = &w.alpha[0], hi-lo
-				k.Panels, v.Panels = (hi-lo+asm.Lane-1)/asm.Lane, p.vd/asm.Lane
+				k.Panels, v.Panels = ceil(hi-lo, asm.Lane), p.vd/asm.Lane
 				scorePanels(&c.panelScore[rows], k, v.V, kahead)
 				p.normalize(w, s, it.kvHead, tileArgs{it.row + row, rows, rows, key + lo, hi - lo}, m[row:], l[row:])
 				addPanels(&c.panelValue[rows], v, next, vahead)
@@ -53,8 +51,8 @@ func (c *recipe) ahead(vsize, vpanels, ksize int) (v, k int) {
 	if c.Prefetch == 0 {
 		return 0, 0
 	}
-	v = min(up((c.Prefetch+vsize-1)/vsize, c.panelValue[1].cols/asm.Lane), vpanels)
-	return v, (v*vsize + ksize - 1) / ksize
+	v = min(up(ceil(c.Prefetch, vsize), c.panelValue[1].cols/asm.Lane), vpanels)
+	return v, ceil(v*vsize, ksize)
 }
 
 // after is where reading goes on after the keys before a position: there, or with the
@@ -108,8 +106,8 @@ func (s *Sequence) firstKey(it *item) int {
 	return it.key0
 }
 
-// blockOf is the length of a block of at most n keys: it ends where a page does.
-func (s *Sequence) blockOf(key, n int) int {
+// contiguous is how many of n keys a block holds: it ends where a page does.
+func (s *Sequence) contiguous(key, n int) int {
 	if s.Cache != nil {
 		length := s.Cache.pool.config.PageLen
 		return min(n, length-key%length)

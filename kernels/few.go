@@ -21,7 +21,7 @@ func (p *Plan) few(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float3
 	}
 	k := stream{t: p.config.Key, dim: p.config.KeyDim, tensor: &s.Key, scratch: w.stage}
 	v := stream{t: p.config.Value, dim: p.config.ValueDim, tensor: &s.Value, scratch: w.values}
-	tiles := (it.rows + c.DecodeRows - 1) / c.DecodeRows
+	tiles := ceil(it.rows, c.DecodeRows)
 	for key := it.key0; key < it.key1; key += block {
 		n := min(block, it.key1-key)
 		part := 0
@@ -32,9 +32,7 @@ func (p *Plan) few(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float3
 				rows := fewTile(it.rows, row, c.DecodeRows)
 				lo, hi := p.bounds(w, s, it.row+row, rows, rows, key, n)
 				if lo < hi {
-					for r := range rows {
-						w.lo[r], w.hi[r] = max(w.lo[r]-int32(lo), 0), max(w.hi[r]-int32(lo), 0)
-					}
+					w.rebase(rows, lo)
 					at := h*it.rows + row
 					a := &w.decode
 					a.Q, a.K, a.KStride = &w.query[at*p.kd], unsafe.Add(k.rows, lo*k.stride), k.stride
@@ -90,8 +88,8 @@ func (p *Plan) abreastBlock(c *recipe, heads int) int {
 // fewTile is the height of the row tile that begins at row, when rows are shared
 // evenly between tiles of at most limit rows.
 func fewTile(rows, row, limit int) int {
-	tiles := (rows + limit - 1) / limit
-	size := (rows + tiles - 1) / tiles
+	tiles := ceil(rows, limit)
+	size := ceil(rows, tiles)
 	// The first tiles are full, the others one row shorter.
 	full := rows - tiles*(size-1)
 	if row < full*size {

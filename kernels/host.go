@@ -25,6 +25,7 @@ type Caches struct {
 // HostInfo describes the machine.
 type HostInfo struct {
 	CPU      string   `json:"cpu"`
+	CPUs     int      `json:"cpus"`     // logical ones of the machine, whatever this process may use
 	Features []string `json:"features"` // those that kernels require and this CPU and system have
 	Caches   Caches   `json:"caches"`
 }
@@ -32,7 +33,7 @@ type HostInfo struct {
 // Host describes this machine. Sizes of caches that the system does not tell are
 // small guesses.
 var Host = sync.OnceValue(func() HostInfo {
-	h := HostInfo{CPU: cpuName(), Caches: caches()}
+	h := HostInfo{CPU: cpuName(), CPUs: cpus(), Caches: caches()}
 	for _, f := range knownFeatures() {
 		if f.has {
 			h.Features = append(h.Features, f.name)
@@ -121,6 +122,26 @@ func cpuModel(cpuinfo io.Reader) string {
 		}
 	}
 	return ""
+}
+
+// cpus is what Linux says is there; elsewhere, what Go says.
+func cpus() int {
+	if b, err := os.ReadFile("/sys/devices/system/cpu/present"); err == nil {
+		if n := lastCPU(string(b)); n >= 0 {
+			return n + 1
+		}
+	}
+	return runtime.NumCPU()
+}
+
+// lastCPU is the last of a list of numbers and ranges such as "0-3,8-11"; −1: it is none.
+func lastCPU(list string) int {
+	list = strings.TrimSpace(list)
+	n, err := strconv.Atoi(list[strings.LastIndexAny(list, "-,")+1:])
+	if err != nil {
+		return -1
+	}
+	return n
 }
 
 // caches reads what Linux says of the first core; elsewhere it takes sizes that

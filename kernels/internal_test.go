@@ -85,7 +85,6 @@ func TestVariantsAreComplete(t *testing.T) {
 	}
 }
 
-// The rows of an item are shared between few-rows tiles without gap.
 func TestCPUModel(t *testing.T) {
 	for name, c := range map[string]struct{ cpuinfo, want string }{
 		"amd64": {"processor\t: 0\nmodel\t\t: 1\nmodel name\t: AMD EPYC\n", "AMD EPYC"},
@@ -96,6 +95,14 @@ func TestCPUModel(t *testing.T) {
 	}
 }
 
+func TestLastCPU(t *testing.T) {
+	for list, want := range map[string]int{"0\n": 0, "0-1\n": 1, "0-191": 191, "0-3,8-11\n": 11, "0,2": 2, "": -1, "none": -1} {
+		require.Equal(t, want, lastCPU(list), "%q", list)
+	}
+	require.Positive(t, Host().CPUs)
+}
+
+// The rows of an item are shared between few-rows tiles without gap.
 func TestFewTile(t *testing.T) {
 	for limit := 1; limit <= maxDecodeRows; limit++ {
 		for rows := 1; rows <= 40; rows++ {

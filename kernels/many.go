@@ -16,9 +16,9 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 		p.packQuery(w, c, s, it, row)
 	}
 	for key, n := s.firstKey(it), 0; key < it.key1; key += n {
-		n = s.blockOf(key, min(c.KeyBlock, it.key1-key))
+		n = s.contiguous(key, min(c.KeyBlock, it.key1-key))
 		panels, v := p.blockOf(w, c, s, it.kvHead, key, n)
-		last := tileArgs{} // scored, its values not yet added
+		pending := false // the last tile's values are not yet added
 		for row := 0; row < it.rows; row += height {
 			rows := min(height, it.rows-row)
 			lo, hi := p.bounds(w, s, it.row+row, rows, height, key, n)
@@ -27,23 +27,20 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 			}
 			// Only the panels that some row sees.
 			lo = lo / c.tile.cols * c.tile.cols
-			for r := range height {
-				w.lo[r], w.hi[r] = max(w.lo[r]-int32(lo), 0), max(w.hi[r]-int32(lo), 0)
-			}
+			w.rebase(height, lo)
 			a := &w.score
 			a.Q, a.K, a.S = &w.query[row*p.kd], (*float32)(unsafe.Add(panels, lo*p.kd*4)), &w.scores[0]
-			a.D, a.Panels = p.kd, (hi-lo+c.tile.cols-1)/c.tile.cols
+			a.D, a.Panels = p.kd, ceil(hi-lo, c.tile.cols)
 			c.tile.score.score(a)
 			t := tileArgs{it.row + row, rows, height, key + lo, hi - lo}
 			b := &w.value
-			b.Next = &w.query[min(row+height, it.rows-1)/height*height*p.kd]
-			if last.keys == 0 {
+			if !pending {
 				p.normalize(w, s, it.kvHead, t, m[row:], l[row:])
 			} else {
 				// The value kernel of the last tile computes the exponentials of this one.
 				p.maxima(w, s, it.kvHead, t, m[row:], l[row:])
 				b.NextS, b.NextPending, b.NextL = &w.scores[0], &w.pending[0], &l[row]
-				b.NextBlocks = (t.keys + asm.Lane - 1) / asm.Lane
+				b.NextBlocks = ceil(t.keys, asm.Lane)
 				c.tile.valueExp.valueExp(b)
 			}
 			b.P, b.V, b.VStride = &w.scores[0], unsafe.Add(v, lo*p.vd*4), p.vd*4
@@ -53,11 +50,11 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 				c.tile.value.value(b)
 				continue
 			}
-			last = t
+			pending = true
 			w.scores, w.otherScores = w.otherScores, w.scores
 			w.alpha, w.otherAlpha = w.otherAlpha, w.alpha
 		}
-		if last.keys > 0 {
+		if pending {
 			c.tile.value.value(&w.value)
 		}
 	}

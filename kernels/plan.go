@@ -101,11 +101,11 @@ func NewPlan(config Config, opts ...Option) (*Plan, error) {
 }
 
 func (p *Plan) makeRecipes(o *options) error {
-	caches := Host().Caches
+	host := Host()
 	for i, phase := range Phases() {
 		for j, bucket := range Buckets() {
 			k := Case{p.variant.name, p.group, p.config.KeyDim, p.config.ValueDim, p.config.Key, p.config.Value, phase, bucket}
-			t, source := defaultTuning(p.variant, k, caches), "default"
+			t, source := defaultTuning(p.variant, k, host), "default"
 			if o.profile != nil {
 				for _, e := range o.profile.Entries {
 					if e.Case == k {

@@ -65,7 +65,9 @@ func (p *Plan) grow(z *sizes, s *Sequence) {
 	z.keys = max(z.keys, up(r.KeyBlock, r.tile.cols))
 }
 
-func up(n, multiple int) int { return (n + multiple - 1) / multiple * multiple }
+func ceil(n, d int) int { return (n + d - 1) / d }
+
+func up(n, multiple int) int { return ceil(n, multiple) * multiple }
 
 // limits is the range of keys that a query sees: causal, window and length.
 func (p *Plan) limits(s *Sequence, query int) (lo, hi int) {
@@ -206,7 +208,8 @@ func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 }
 
 // mergeSplits joins the partial results of a group in the order of its keys, into the
-// worker's rows, from a first one on: O = Σ 2^(mᵢ − m)·Oᵢ, the value kernel with the splits' rows as values.
+// worker's rows, from a first one on: O = Σ 2^(mᵢ − m)·Oᵢ, the value kernel with the
+// splits' rows as values.
 func (p *Plan) mergeSplits(r *run, w *worker, g *group, first int) {
 	splits := r.items[g.first : g.first+g.n]
 	// The splits of a group lie one after another, each as far from the last.
@@ -344,6 +347,13 @@ func (p *Plan) bounds(w *worker, s *Sequence, row, rows, height, key0, n int) (l
 	return lo, hi
 }
 
+// rebase makes the limits of the rows of a tile relative to a later key.
+func (w *worker) rebase(rows, key int) {
+	for r := range rows {
+		w.lo[r], w.hi[r] = max(w.lo[r]-int32(key), 0), max(w.hi[r]-int32(key), 0)
+	}
+}
+
 // normalize applies the options to the scores of a tile, and the softmax. The
 // limits in w are relative to the tile's first key.
 func (p *Plan) normalize(w *worker, s *Sequence, kvHead int, t tileArgs, m, l []float32) {
@@ -360,7 +370,7 @@ func (p *Plan) maxima(w *worker, s *Sequence, kvHead int, t tileArgs, m, l []flo
 
 // prepare applies the options to the scores of a tile and sets the arguments of its softmax.
 func (p *Plan) prepare(w *worker, s *Sequence, kvHead int, t tileArgs, m, l []float32) {
-	blocks := (t.keys + asm.Lane - 1) / asm.Lane
+	blocks := ceil(t.keys, asm.Lane)
 	stride := t.height * asm.Lane * 4
 	if p.softcap > 0 || p.slopes != nil || s.Bias != nil || s.Mask != nil {
 		w.modify.S, w.modify.Stride = &w.scores[0], stride

@@ -37,32 +37,30 @@ func (p *Plan) seen(s *Sequence) (lo, hi int) {
 // than handing it out is worth.
 func (p *Plan) together(rows, keys int) int {
 	items := min(max(p.config.KVHeads*p.work(rows, keys)/minWork, 1), p.config.KVHeads)
-	return (p.config.KVHeads + items - 1) / items
+	return ceil(p.config.KVHeads, items)
 }
 
 // grain is the rows and keys of the items of a sequence: those of the tuning or, where
-// that would make fewer than pieces, smaller ones. Smaller blocks of rows pack K more
+// that would make fewer than MinItems, smaller ones. Smaller blocks of rows pack K more
 // often; shorter ranges of keys leave more partial results to write, read and merge.
-// Each has a least size, at which it costs some 2 %.
+// Each has a least size, at which it costs some 3 %.
 func (p *Plan) grain(c *recipe, s *Sequence) (rows, keys int) {
-	const pieces, leastRows, leastKeys, leastKeysFew = 256, 512, 1024, 512
+	const leastRows, leastKeys, leastKeysFew = 512, 1024, 512
 	total := p.group * s.QueryLen
 	blocks, least := 1, leastKeysFew
 	rows = total
 	if total > c.FewRows {
 		least = leastKeys
-		blocks = max(ceil(total, c.RowBlock), min(ceil(pieces, p.config.KVHeads), total/leastRows))
+		blocks = max(ceil(total, c.RowBlock), min(ceil(c.MinItems, p.config.KVHeads), total/leastRows))
 		rows = up(ceil(total, blocks), c.tile.rows)
 	}
 	lo, hi := p.seen(s)
 	keys = c.Split
-	if n := min(ceil(pieces, blocks*p.config.KVHeads), (hi-lo)/least); n > 1 {
+	if n := min(ceil(c.MinItems, blocks*p.config.KVHeads), (hi-lo)/least); n > 1 {
 		keys = min(keys, up(ceil(hi-lo, n), asm.Lane))
 	}
 	return rows, keys
 }
-
-func ceil(n, d int) int { return (n + d - 1) / d }
 
 // classes is the number of sizes that order tells apart: quarters of octaves.
 const classes = 4 * 64

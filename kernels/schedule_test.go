@@ -27,8 +27,9 @@ var zen3 = struct{ few, many itemCost }{
 	many: itemCost{0, 107, 107, 5.6},
 }
 
-// simulated is the default of the host that zen3 was measured on.
-var simulated = Tuning{Tile: "4x16", KeyBlock: 256, RowBlock: 1020, Split: 1 << 16, FewRows: 16, DecodeBlock: 256, DecodeRows: 4}
+// simulated is the default of the host that zen3 was measured on, with the MinItems of
+// one of 64 CPUs and more.
+var simulated = Tuning{Tile: "4x16", KeyBlock: 256, RowBlock: 1020, Split: 1 << 16, MinItems: 256, FewRows: 16, DecodeBlock: 256, DecodeRows: 4}
 
 // terms are what an item has of each term of its cost.
 func terms(p *Plan, s *Sequence, it *item) [4]float64 {

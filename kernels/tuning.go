@@ -64,6 +64,7 @@ type Tuning struct {
 	RowBlock    int    `json:"row_block"`    // query rows (tokens × group) of a work item, at most
 	Interleave  bool   `json:"interleave"`   // exponentials of a row tile amid the values of the one before
 	Split       int    `json:"split"`        // keys of a work item, at most
+	MinItems    int    `json:"min_items"`    // smaller blocks of rows and splits where a sequence makes fewer items; 0: never
 	FewRows     int    `json:"few_rows"`     // the few-rows family takes at most so many rows
 	DecodeBlock int    `json:"decode_block"` // keys scored at once in the few-rows family, a multiple of 16
 	DecodeRows  int    `json:"decode_rows"`  // rows of a register tile there, at most
@@ -93,6 +94,7 @@ func (t Tuning) validate(v *variant) error {
 		{"KeyBlock", t.KeyBlock, 16, 4096, 16},
 		{"RowBlock", t.RowBlock, 1, 1 << 16, 1},
 		{"Split", t.Split, 64, maxLength, 16},
+		{"MinItems", t.MinItems, 0, 1 << 12, 1},
 		{"FewRows", t.FewRows, 0, 256, 1},
 		{"DecodeBlock", t.DecodeBlock, 16, 4096, 16},
 		{"DecodeRows", t.DecodeRows, 1, maxDecodeRows, 1},
@@ -168,25 +170,26 @@ type Profile struct {
 	Entries []Entry
 }
 
-// DefaultTuning is the tuning without a profile: it follows from the variant
-// and the sizes of the caches.
+// DefaultTuning is the tuning without a profile: it follows from the variant, the
+// sizes of the caches and the number of CPUs.
 func DefaultTuning(k Case) (Tuning, error) {
 	v, err := lookupVariant(k.Variant)
 	if err != nil {
 		return Tuning{}, err
 	}
-	return defaultTuning(v, k, Host().Caches), nil
+	return defaultTuning(v, k, Host()), nil
 }
 
-func defaultTuning(v *variant, k Case, caches Caches) Tuning {
+func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 	tile := v.tiles[0]
 	// K panels and V of a block take half of L2; the other half holds S, Q, O.
-	keyBlock := caches.L2 / 2 / (4 * (pad(k.KeyDim) + pad(k.ValueDim)))
+	keyBlock := host.Caches.L2 / 2 / (4 * (pad(k.KeyDim) + pad(k.ValueDim)))
 	t := Tuning{
 		Tile:        tile.name,
 		KeyBlock:    min(max(keyBlock/64*64, 64), 512),
 		RowBlock:    1024 / tile.rows * tile.rows,
 		Split:       2048,
+		MinItems:    min(4*host.CPUs, 256),
 		FewRows:     4 * maxDecodeRows,
 		DecodeBlock: decodeBlock(k),
 		DecodeRows:  maxDecodeRows,

@@ -28,8 +28,9 @@ type run struct {
 }
 
 // item is an independent piece of work: rows of one KV head of one sequence
-// against a range of keys; where that is little, of several KV heads, one after another. Rows are token-major and head-minor: row r is query
-// r/G, head kvHead·G + r%G.
+// against a range of keys; where that is little, of several KV heads, one after
+// another. Rows are token-major and head-minor: row r is query r/G, head
+// kvHead·G + r%G.
 type item struct {
 	seq        int
 	kvHead     int // the first

@@ -173,6 +173,7 @@ func changes(a, b kernels.Tuning) []string {
 	add("interleave", a.Interleave, b.Interleave)
 	add("row_block", a.RowBlock, b.RowBlock)
 	add("split", a.Split, b.Split)
+	add("min_items", a.MinItems, b.MinItems)
 	add("few_rows", a.FewRows, b.FewRows)
 	add("decode_block", a.DecodeBlock, b.DecodeBlock)
 	add("decode_rows", a.DecodeRows, b.DecodeRows)

@@ -91,22 +91,19 @@ func (e *emitter) value() {
 	left := e.param("Cols")
 	p, v, keys, i := e.gp("P, at key; O, at row"), e.gp("V, at key"), e.gp("keys left"), e.gp("key in block; Alpha")
 	alpha := i
-	next := e.frame
-	// V from L2 is prefetched too, since a column tile jumps from row to row; not far,
-	// since rows a power of two apart share few sets of L1.
-	e.MOVQ(e.arg("Next"), i)
-	e.MOVQ(i, next)
 	tile := e.newOuter(rows, cols/e.lanes, "O[r][c]", "P[r][k]", "V[k][c]")
 	var exps *expStream
 	if e.spec.Op == spec.ValueExp {
 		e.maths += "\nNextS = 2^(NextS − m);  NextL[r] += Σ NextS[r][j]"
-		exps = e.newExpStream(e.frame.Offset(8), slices.Concat(tile.hold, tile.pass))
+		exps = e.newExpStream(e.frame, slices.Concat(tile.hold, tile.pass))
 	}
 
 	e.columns(left, cols, func(width int) {
 		sets := tile.narrow(width / e.lanes)
 		load, finish := e.rowOf(t, width, v)
 		step := func(s *outer, a func(r int) operand.Mem) {
+			// From L2, since a column tile jumps from row to row; not far, since rows a
+			// power of two apart share few sets of L1.
 			for line := 0; line < width*t.Size(); line += 64 {
 				e.PREFETCHT0(indexed(v, stride, 4, line))
 			}
@@ -114,7 +111,6 @@ func (e *emitter) value() {
 			e.ADDQ(stride, v)
 		}
 		name := fmt.Sprintf("_%d", width)
-		e.fetchAhead(width, o, p, i, next)
 		e.MOVQ(e.arg("P"), p)
 		e.MOVQ(v0, v)
 		e.MOVQ(e.arg("Keys"), keys)
@@ -192,27 +188,6 @@ func (e *emitter) rowOf(t spec.DType, width int, base reg.GPPhysical) (load func
 		}
 	}
 	return load, finish
-}
-
-// fetchAhead prefetches what lies beyond L2: the tile of O that the sums will be added
-// to, and a column tile's share of what the next row tile reads.
-func (e *emitter) fetchAhead(width int, o, orow, tmp reg.GPPhysical, next operand.Mem) {
-	e.note("prefetch this tile of O, and its share of Next")
-	e.MOVQ(o, orow)
-	for r := range e.spec.Rows {
-		for line := 0; line < 4*width; line += 64 {
-			e.PREFETCHT0(at(orow, line))
-		}
-		if r+1 < e.spec.Rows {
-			e.ADDQ(e.arg("OStride"), orow)
-		}
-	}
-	e.MOVQ(next, tmp)
-	for line := 0; line < 4*e.spec.Rows*width; line += 64 {
-		e.PREFETCHT0(at(tmp, line))
-	}
-	e.ADDQ(imm(4*e.spec.Rows*width), tmp)
-	e.MOVQ(tmp, next)
 }
 
 // scaleAdd stores acc + alpha·O to O. It uses the registers of the factors.
