@@ -26,14 +26,19 @@
 #define d R5
 #define keys R6
 #define prefetch R7
-#define place R8
-#define steps R9
-#define q0 R10
-#define q1 R11
-#define k0 R12
-#define k1 R13
-#define k2 R14
-#define k3 R15
+#define prefetchrow R8
+#define prefetchevery R9
+#define left_of_row R10
+#define gap R11
+#define wait R12
+#define place R13
+#define steps R14
+#define q0 R15
+#define q1 R16
+#define k0 R17
+#define k1 R19
+#define k2 R20
+#define k3 R21
 
 TEXT ·decode_score_f32_2x4_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
@@ -44,6 +49,16 @@ TEXT ·decode_score_f32_2x4_neon(SB), 0, $128-8
 	MOVD	32(args), d
 	MOVD	40(args), keys
 	MOVD	48(args), prefetch
+	MOVD	64(args), prefetchrow
+	MOVD	56(args), prefetchevery
+
+	// rows without gaps are one long row; without prefetching the wait does not end
+	MOVD	$0x4000000000000000, wait
+	SUBS	prefetchrow, kstride, gap
+	CSEL	EQ, wait, prefetchrow, left_of_row
+	CMP	$0, prefetch
+	CSINC	EQ, wait, ZR, wait
+	ADD	k, prefetch
 	MOVD	$0, place
 
 keys4:
@@ -72,11 +87,31 @@ keys4:
 	LSR	$4, d, steps
 
 step4:
-	WORD	$0xF8A76980 // PRFM PLDL1KEEP, [X12, X7]
-	WORD	$0xF8A769A0 // PRFM PLDL1KEEP, [X13, X7]
-	WORD	$0xF8A769C0 // PRFM PLDL1KEEP, [X14, X7]
-	WORD	$0xF8A769E0 // PRFM PLDL1KEEP, [X15, X7]
+	SUBS	$1, wait, wait
+	BNE	fetched4
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row4_256
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row4_256:
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row4_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
+
+same_row4_128:
+	MOVD	prefetchevery, wait
+
+fetched4:
 	// d+0 to d+7: S += Q[d]·K[d]
 	FLDPQ	(q0), (F8, F9)
 	FLDPQ	(q1), (F10, F11)
@@ -165,8 +200,20 @@ keys1:
 	LSR	$4, d, steps
 
 step1:
-	WORD	$0xF8A76980 // PRFM PLDL1KEEP, [X12, X7]
+	SUBS	$1, wait, wait
+	BNE	fetched1
+	PRFM	(prefetch), PLDL1KEEP
+	ADD	$64, prefetch
+	SUBS	$64, left_of_row, left_of_row
+	BGT	same_row1_64
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row1_64:
+	MOVD	prefetchevery, wait
+
+fetched1:
 	// d+0 to d+7: S += Q[d]·K[d]
 	FLDPQ	(q0), (F8, F9)
 	FLDPQ	(q1), (F10, F11)

@@ -38,11 +38,16 @@
 #define groups R12
 #define alpha R13
 #define prefetch R14
+#define prefetchrow R15
+#define prefetchevery R16
+#define left_of_row R17
+#define gap R19
+#define wait R20
 #define vcol R13
-#define orow R15
-#define left R16
-#define took R17
-#define tmp R19
+#define orow R21
+#define left R22
+#define took R23
+#define tmp R24
 
 TEXT ·decode_value_bf16_2x32_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
@@ -55,6 +60,16 @@ TEXT ·decode_value_bf16_2x32_neon(SB), 0, $128-8
 	MOVD	56(args), cols
 	MOVD	40(args), alpha
 	MOVD	64(args), prefetch
+	MOVD	80(args), prefetchrow
+	MOVD	72(args), prefetchevery
+
+	// rows without gaps are one long row; without prefetching the wait does not end
+	MOVD	$0x4000000000000000, wait
+	SUBS	prefetchrow, vstride, gap
+	CSEL	EQ, wait, prefetchrow, left_of_row
+	CMP	$0, prefetch
+	CSINC	EQ, wait, ZR, wait
+	ADD	v, prefetch
 	FMOVD	(alpha), F0
 	VMOVI	$0, V1.B16
 	MOVD	o, orow
@@ -111,9 +126,32 @@ four32:
 	FMOVQ	(pk), F18
 	FMOVQ	64(pk), F19
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched32_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_0_256
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row32_0_256:
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
+
+same_row32_0_128:
+	MOVD	prefetchevery, wait
+
+fetched32_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F21
 	VZIP1	V21.H8, V1.H8, V20.H8
 	VZIP2	V21.H8, V1.H8, V21.H8
@@ -145,7 +183,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F21
 	VZIP1	V21.H8, V1.H8, V20.H8
 	VZIP2	V21.H8, V1.H8, V21.H8
@@ -177,7 +214,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F21
 	VZIP1	V21.H8, V1.H8, V20.H8
 	VZIP2	V21.H8, V1.H8, V21.H8
@@ -209,7 +245,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F21
 	VZIP1	V21.H8, V1.H8, V20.H8
 	VZIP2	V21.H8, V1.H8, V21.H8
@@ -250,7 +285,6 @@ one32:
 	FMOVS	(pk), F18
 	FMOVS	64(pk), F19
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F21
 	VZIP1	V21.H8, V1.H8, V20.H8
 	VZIP2	V21.H8, V1.H8, V21.H8
@@ -330,9 +364,22 @@ four16:
 	FMOVQ	(pk), F10
 	FMOVQ	64(pk), F11
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched16_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row16_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row16_0_128:
+	MOVD	prefetchevery, wait
+
+fetched16_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F13
 	VZIP1	V13.H8, V1.H8, V12.H8
 	VZIP2	V13.H8, V1.H8, V13.H8
@@ -350,7 +397,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F13
 	VZIP1	V13.H8, V1.H8, V12.H8
 	VZIP2	V13.H8, V1.H8, V13.H8
@@ -368,7 +414,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F13
 	VZIP1	V13.H8, V1.H8, V12.H8
 	VZIP2	V13.H8, V1.H8, V13.H8
@@ -386,7 +431,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F13
 	VZIP1	V13.H8, V1.H8, V12.H8
 	VZIP2	V13.H8, V1.H8, V13.H8
@@ -413,7 +457,6 @@ one16:
 	FMOVS	(pk), F10
 	FMOVS	64(pk), F11
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F13
 	VZIP1	V13.H8, V1.H8, V12.H8
 	VZIP2	V13.H8, V1.H8, V13.H8

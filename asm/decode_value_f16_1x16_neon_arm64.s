@@ -34,11 +34,16 @@
 #define groups R12
 #define alpha R13
 #define prefetch R14
+#define prefetchrow R15
+#define prefetchevery R16
+#define left_of_row R17
+#define gap R19
+#define wait R20
 #define vcol R13
-#define orow R15
-#define left R16
-#define took R17
-#define tmp R19
+#define orow R21
+#define left R22
+#define took R23
+#define tmp R24
 
 TEXT ·decode_value_f16_1x16_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
@@ -51,6 +56,16 @@ TEXT ·decode_value_f16_1x16_neon(SB), 0, $128-8
 	MOVD	56(args), cols
 	MOVD	40(args), alpha
 	MOVD	64(args), prefetch
+	MOVD	80(args), prefetchrow
+	MOVD	72(args), prefetchevery
+
+	// rows without gaps are one long row; without prefetching the wait does not end
+	MOVD	$0x4000000000000000, wait
+	SUBS	prefetchrow, vstride, gap
+	CSEL	EQ, wait, prefetchrow, left_of_row
+	CMP	$0, prefetch
+	CSINC	EQ, wait, ZR, wait
+	ADD	v, prefetch
 	FMOVS	(alpha), F0
 	MOVD	o, orow
 
@@ -86,9 +101,22 @@ columns16:
 four16:
 	FMOVQ	(pk), F5
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched16_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row16_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row16_0_128:
+	MOVD	prefetchevery, wait
+
+fetched16_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F7
 	WORD	$0x0E2178E6 // FCVTL V6.4S, V7.4H
 	WORD	$0x4E2178E7 // FCVTL2 V7.4S, V7.8H
@@ -102,7 +130,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F7
 	WORD	$0x0E2178E6 // FCVTL V6.4S, V7.4H
 	WORD	$0x4E2178E7 // FCVTL2 V7.4S, V7.8H
@@ -116,7 +143,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F7
 	WORD	$0x0E2178E6 // FCVTL V6.4S, V7.4H
 	WORD	$0x4E2178E7 // FCVTL2 V7.4S, V7.8H
@@ -130,7 +156,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F7
 	WORD	$0x0E2178E6 // FCVTL V6.4S, V7.4H
 	WORD	$0x4E2178E7 // FCVTL2 V7.4S, V7.8H
@@ -152,7 +177,6 @@ rest16:
 one16:
 	FMOVS	(pk), F5
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F7
 	WORD	$0x0E2178E6 // FCVTL V6.4S, V7.4H
 	WORD	$0x4E2178E7 // FCVTL2 V7.4S, V7.8H

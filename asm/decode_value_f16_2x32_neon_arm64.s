@@ -37,11 +37,16 @@
 #define groups R12
 #define alpha R13
 #define prefetch R14
+#define prefetchrow R15
+#define prefetchevery R16
+#define left_of_row R17
+#define gap R19
+#define wait R20
 #define vcol R13
-#define orow R15
-#define left R16
-#define took R17
-#define tmp R19
+#define orow R21
+#define left R22
+#define took R23
+#define tmp R24
 
 TEXT ·decode_value_f16_2x32_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
@@ -54,6 +59,16 @@ TEXT ·decode_value_f16_2x32_neon(SB), 0, $128-8
 	MOVD	56(args), cols
 	MOVD	40(args), alpha
 	MOVD	64(args), prefetch
+	MOVD	80(args), prefetchrow
+	MOVD	72(args), prefetchevery
+
+	// rows without gaps are one long row; without prefetching the wait does not end
+	MOVD	$0x4000000000000000, wait
+	SUBS	prefetchrow, vstride, gap
+	CSEL	EQ, wait, prefetchrow, left_of_row
+	CMP	$0, prefetch
+	CSINC	EQ, wait, ZR, wait
+	ADD	v, prefetch
 	FMOVD	(alpha), F0
 	MOVD	o, orow
 
@@ -109,9 +124,32 @@ four32:
 	FMOVQ	(pk), F17
 	FMOVQ	64(pk), F18
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched32_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_0_256
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row32_0_256:
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
+
+same_row32_0_128:
+	MOVD	prefetchevery, wait
+
+fetched32_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F20
 	WORD	$0x0E217A93 // FCVTL V19.4S, V20.4H
 	WORD	$0x4E217A94 // FCVTL2 V20.4S, V20.8H
@@ -143,7 +181,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F20
 	WORD	$0x0E217A93 // FCVTL V19.4S, V20.4H
 	WORD	$0x4E217A94 // FCVTL2 V20.4S, V20.8H
@@ -175,7 +212,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F20
 	WORD	$0x0E217A93 // FCVTL V19.4S, V20.4H
 	WORD	$0x4E217A94 // FCVTL2 V20.4S, V20.8H
@@ -207,7 +243,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F20
 	WORD	$0x0E217A93 // FCVTL V19.4S, V20.4H
 	WORD	$0x4E217A94 // FCVTL2 V20.4S, V20.8H
@@ -248,7 +283,6 @@ one32:
 	FMOVS	(pk), F17
 	FMOVS	64(pk), F18
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F20
 	WORD	$0x0E217A93 // FCVTL V19.4S, V20.4H
 	WORD	$0x4E217A94 // FCVTL2 V20.4S, V20.8H
@@ -328,9 +362,22 @@ four16:
 	FMOVQ	(pk), F9
 	FMOVQ	64(pk), F10
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched16_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row16_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row16_0_128:
+	MOVD	prefetchevery, wait
+
+fetched16_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F12
 	WORD	$0x0E21798B // FCVTL V11.4S, V12.4H
 	WORD	$0x4E21798C // FCVTL2 V12.4S, V12.8H
@@ -348,7 +395,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F12
 	WORD	$0x0E21798B // FCVTL V11.4S, V12.4H
 	WORD	$0x4E21798C // FCVTL2 V12.4S, V12.8H
@@ -366,7 +412,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F12
 	WORD	$0x0E21798B // FCVTL V11.4S, V12.4H
 	WORD	$0x4E21798C // FCVTL2 V12.4S, V12.8H
@@ -384,7 +429,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F12
 	WORD	$0x0E21798B // FCVTL V11.4S, V12.4H
 	WORD	$0x4E21798C // FCVTL2 V12.4S, V12.8H
@@ -411,7 +455,6 @@ one16:
 	FMOVS	(pk), F9
 	FMOVS	64(pk), F10
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F12
 	WORD	$0x0E21798B // FCVTL V11.4S, V12.4H
 	WORD	$0x4E21798C // FCVTL2 V12.4S, V12.8H

@@ -37,12 +37,17 @@
 #define groups R12
 #define alpha R13
 #define prefetch R14
-#define lane2 R15
+#define prefetchrow R15
+#define prefetchevery R16
+#define left_of_row R17
+#define gap R19
+#define wait R20
+#define lane2 R21
 #define vcol R13
-#define orow R15
-#define left R16
-#define took R17
-#define tmp R19
+#define orow R21
+#define left R22
+#define took R23
+#define tmp R24
 
 TEXT ·decode_value_f16_3x32_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
@@ -55,6 +60,16 @@ TEXT ·decode_value_f16_3x32_neon(SB), 0, $128-8
 	MOVD	56(args), cols
 	MOVD	40(args), alpha
 	MOVD	64(args), prefetch
+	MOVD	80(args), prefetchrow
+	MOVD	72(args), prefetchevery
+
+	// rows without gaps are one long row; without prefetching the wait does not end
+	MOVD	$0x4000000000000000, wait
+	SUBS	prefetchrow, vstride, gap
+	CSEL	EQ, wait, prefetchrow, left_of_row
+	CMP	$0, prefetch
+	CSINC	EQ, wait, ZR, wait
+	ADD	v, prefetch
 	FMOVD	(alpha), F0
 	MOVWU	8(alpha), lane2
 	VMOV	lane2, V0.S[2]
@@ -126,9 +141,32 @@ four32:
 	FMOVQ	64(pk), F26
 	FMOVQ	128(pk), F27
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched32_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_0_256
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row32_0_256:
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
+
+same_row32_0_128:
+	MOVD	prefetchevery, wait
+
+fetched32_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F29
 	WORD	$0x0E217BBC // FCVTL V28.4S, V29.4H
 	WORD	$0x4E217BBD // FCVTL2 V29.4S, V29.8H
@@ -168,7 +206,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F29
 	WORD	$0x0E217BBC // FCVTL V28.4S, V29.4H
 	WORD	$0x4E217BBD // FCVTL2 V29.4S, V29.8H
@@ -208,7 +245,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F29
 	WORD	$0x0E217BBC // FCVTL V28.4S, V29.4H
 	WORD	$0x4E217BBD // FCVTL2 V29.4S, V29.8H
@@ -248,7 +284,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F29
 	WORD	$0x0E217BBC // FCVTL V28.4S, V29.4H
 	WORD	$0x4E217BBD // FCVTL2 V29.4S, V29.8H
@@ -298,7 +333,6 @@ one32:
 	FMOVS	64(pk), F26
 	FMOVS	128(pk), F27
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F29
 	WORD	$0x0E217BBC // FCVTL V28.4S, V29.4H
 	WORD	$0x4E217BBD // FCVTL2 V29.4S, V29.8H
@@ -399,9 +433,22 @@ four16:
 	FMOVQ	64(pk), F14
 	FMOVQ	128(pk), F15
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched16_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row16_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row16_0_128:
+	MOVD	prefetchevery, wait
+
+fetched16_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F17
 	WORD	$0x0E217A30 // FCVTL V16.4S, V17.4H
 	WORD	$0x4E217A31 // FCVTL2 V17.4S, V17.8H
@@ -423,7 +470,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F17
 	WORD	$0x0E217A30 // FCVTL V16.4S, V17.4H
 	WORD	$0x4E217A31 // FCVTL2 V17.4S, V17.8H
@@ -445,7 +491,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F17
 	WORD	$0x0E217A30 // FCVTL V16.4S, V17.4H
 	WORD	$0x4E217A31 // FCVTL2 V17.4S, V17.8H
@@ -467,7 +512,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F17
 	WORD	$0x0E217A30 // FCVTL V16.4S, V17.4H
 	WORD	$0x4E217A31 // FCVTL2 V17.4S, V17.8H
@@ -499,7 +543,6 @@ one16:
 	FMOVS	64(pk), F14
 	FMOVS	128(pk), F15
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F17
 	WORD	$0x0E217A30 // FCVTL V16.4S, V17.4H
 	WORD	$0x4E217A31 // FCVTL2 V17.4S, V17.8H

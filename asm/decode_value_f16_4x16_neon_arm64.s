@@ -34,11 +34,16 @@
 #define groups R12
 #define alpha R13
 #define prefetch R14
+#define prefetchrow R15
+#define prefetchevery R16
+#define left_of_row R17
+#define gap R19
+#define wait R20
 #define vcol R13
-#define orow R15
-#define left R16
-#define took R17
-#define tmp R19
+#define orow R21
+#define left R22
+#define took R23
+#define tmp R24
 
 TEXT ·decode_value_f16_4x16_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
@@ -51,6 +56,16 @@ TEXT ·decode_value_f16_4x16_neon(SB), 0, $128-8
 	MOVD	56(args), cols
 	MOVD	40(args), alpha
 	MOVD	64(args), prefetch
+	MOVD	80(args), prefetchrow
+	MOVD	72(args), prefetchevery
+
+	// rows without gaps are one long row; without prefetching the wait does not end
+	MOVD	$0x4000000000000000, wait
+	SUBS	prefetchrow, vstride, gap
+	CSEL	EQ, wait, prefetchrow, left_of_row
+	CMP	$0, prefetch
+	CSINC	EQ, wait, ZR, wait
+	ADD	v, prefetch
 	FMOVQ	(alpha), F0
 	MOVD	o, orow
 
@@ -110,9 +125,22 @@ four16:
 	FMOVQ	128(pk), F19
 	FMOVQ	192(pk), F20
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched16_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row16_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row16_0_128:
+	MOVD	prefetchevery, wait
+
+fetched16_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F22
 	WORD	$0x0E217AD5 // FCVTL V21.4S, V22.4H
 	WORD	$0x4E217AD6 // FCVTL2 V22.4S, V22.8H
@@ -138,7 +166,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F22
 	WORD	$0x0E217AD5 // FCVTL V21.4S, V22.4H
 	WORD	$0x4E217AD6 // FCVTL2 V22.4S, V22.8H
@@ -164,7 +191,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F22
 	WORD	$0x0E217AD5 // FCVTL V21.4S, V22.4H
 	WORD	$0x4E217AD6 // FCVTL2 V22.4S, V22.8H
@@ -190,7 +216,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F22
 	WORD	$0x0E217AD5 // FCVTL V21.4S, V22.4H
 	WORD	$0x4E217AD6 // FCVTL2 V22.4S, V22.8H
@@ -227,7 +252,6 @@ one16:
 	FMOVS	128(pk), F19
 	FMOVS	192(pk), F20
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FMOVQ	(vk), F22
 	WORD	$0x0E217AD5 // FCVTL V21.4S, V22.4H
 	WORD	$0x4E217AD6 // FCVTL2 V22.4S, V22.8H

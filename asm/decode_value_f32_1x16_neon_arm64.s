@@ -34,11 +34,16 @@
 #define groups R12
 #define alpha R13
 #define prefetch R14
+#define prefetchrow R15
+#define prefetchevery R16
+#define left_of_row R17
+#define gap R19
+#define wait R20
 #define vcol R13
-#define orow R15
-#define left R16
-#define took R17
-#define tmp R19
+#define orow R21
+#define left R22
+#define took R23
+#define tmp R24
 
 TEXT ·decode_value_f32_1x16_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
@@ -51,6 +56,16 @@ TEXT ·decode_value_f32_1x16_neon(SB), 0, $128-8
 	MOVD	56(args), cols
 	MOVD	40(args), alpha
 	MOVD	64(args), prefetch
+	MOVD	80(args), prefetchrow
+	MOVD	72(args), prefetchevery
+
+	// rows without gaps are one long row; without prefetching the wait does not end
+	MOVD	$0x4000000000000000, wait
+	SUBS	prefetchrow, vstride, gap
+	CSEL	EQ, wait, prefetchrow, left_of_row
+	CMP	$0, prefetch
+	CSINC	EQ, wait, ZR, wait
+	ADD	v, prefetch
 	FMOVS	(alpha), F0
 	MOVD	o, orow
 
@@ -86,9 +101,32 @@ columns16:
 four16:
 	FMOVQ	(pk), F5
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched16_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row16_0_256
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row16_0_256:
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row16_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
+
+same_row16_0_128:
+	MOVD	prefetchevery, wait
+
+fetched16_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F6, F7)
 	FLDPQ	32(vk), (F8, F9)
 	WORD	$0x4F8510C1 // FMLA V1.4S, V6.4S, V5.S[0]
@@ -98,7 +136,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F6, F7)
 	FLDPQ	32(vk), (F8, F9)
 	WORD	$0x4FA510C1 // FMLA V1.4S, V6.4S, V5.S[1]
@@ -108,7 +145,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F6, F7)
 	FLDPQ	32(vk), (F8, F9)
 	WORD	$0x4F8518C1 // FMLA V1.4S, V6.4S, V5.S[2]
@@ -118,7 +154,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F6, F7)
 	FLDPQ	32(vk), (F8, F9)
 	WORD	$0x4FA518C1 // FMLA V1.4S, V6.4S, V5.S[3]
@@ -136,7 +171,6 @@ rest16:
 one16:
 	FMOVS	(pk), F5
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F6, F7)
 	FLDPQ	32(vk), (F8, F9)
 	WORD	$0x4F8510C1 // FMLA V1.4S, V6.4S, V5.S[0]

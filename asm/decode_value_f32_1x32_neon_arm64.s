@@ -37,12 +37,16 @@
 #define groups R12
 #define alpha R13
 #define prefetch R14
+#define prefetchrow R15
+#define prefetchevery R16
+#define left_of_row R17
+#define gap R19
+#define wait R20
 #define vcol R13
-#define orow R15
-#define left R16
-#define took R17
-#define line R19
-#define tmp R19
+#define orow R21
+#define left R22
+#define took R23
+#define tmp R24
 
 TEXT ·decode_value_f32_1x32_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
@@ -55,6 +59,16 @@ TEXT ·decode_value_f32_1x32_neon(SB), 0, $128-8
 	MOVD	56(args), cols
 	MOVD	40(args), alpha
 	MOVD	64(args), prefetch
+	MOVD	80(args), prefetchrow
+	MOVD	72(args), prefetchevery
+
+	// rows without gaps are one long row; without prefetching the wait does not end
+	MOVD	$0x4000000000000000, wait
+	SUBS	prefetchrow, vstride, gap
+	CSEL	EQ, wait, prefetchrow, left_of_row
+	CMP	$0, prefetch
+	CSINC	EQ, wait, ZR, wait
+	ADD	v, prefetch
 	FMOVS	(alpha), F0
 	MOVD	o, orow
 
@@ -96,11 +110,32 @@ columns32:
 four32:
 	FMOVQ	(pk), F9
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched32_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_0_256
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row32_0_256:
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
+
+same_row32_0_128:
+	MOVD	prefetchevery, wait
+
+fetched32_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F10, F11)
 	FLDPQ	32(vk), (F12, F13)
 	WORD	$0x4F891141 // FMLA V1.4S, V10.4S, V9.S[0]
@@ -116,9 +151,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F10, F11)
 	FLDPQ	32(vk), (F12, F13)
 	WORD	$0x4FA91141 // FMLA V1.4S, V10.4S, V9.S[1]
@@ -132,11 +164,32 @@ four32:
 	WORD	$0x4FA91187 // FMLA V7.4S, V12.4S, V9.S[1]
 	WORD	$0x4FA911A8 // FMLA V8.4S, V13.4S, V9.S[1]
 	ADD	vstride, vk
+	SUBS	$1, wait, wait
+	BNE	fetched32_2
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_2_256
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row32_2_256:
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_2_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
+
+same_row32_2_128:
+	MOVD	prefetchevery, wait
+
+fetched32_2:
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F10, F11)
 	FLDPQ	32(vk), (F12, F13)
 	WORD	$0x4F891941 // FMLA V1.4S, V10.4S, V9.S[2]
@@ -152,9 +205,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F10, F11)
 	FLDPQ	32(vk), (F12, F13)
 	WORD	$0x4FA91941 // FMLA V1.4S, V10.4S, V9.S[3]
@@ -178,9 +228,6 @@ rest32:
 one32:
 	FMOVS	(pk), F9
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F10, F11)
 	FLDPQ	32(vk), (F12, F13)
 	WORD	$0x4F891141 // FMLA V1.4S, V10.4S, V9.S[0]
@@ -231,9 +278,32 @@ columns16:
 four16:
 	FMOVQ	(pk), F5
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched16_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row16_0_256
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row16_0_256:
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row16_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
+
+same_row16_0_128:
+	MOVD	prefetchevery, wait
+
+fetched16_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F6, F7)
 	FLDPQ	32(vk), (F8, F9)
 	WORD	$0x4F8510C1 // FMLA V1.4S, V6.4S, V5.S[0]
@@ -243,7 +313,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F6, F7)
 	FLDPQ	32(vk), (F8, F9)
 	WORD	$0x4FA510C1 // FMLA V1.4S, V6.4S, V5.S[1]
@@ -253,7 +322,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F6, F7)
 	FLDPQ	32(vk), (F8, F9)
 	WORD	$0x4F8518C1 // FMLA V1.4S, V6.4S, V5.S[2]
@@ -263,7 +331,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F6, F7)
 	FLDPQ	32(vk), (F8, F9)
 	WORD	$0x4FA518C1 // FMLA V1.4S, V6.4S, V5.S[3]
@@ -281,7 +348,6 @@ rest16:
 one16:
 	FMOVS	(pk), F5
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F6, F7)
 	FLDPQ	32(vk), (F8, F9)
 	WORD	$0x4F8510C1 // FMLA V1.4S, V6.4S, V5.S[0]

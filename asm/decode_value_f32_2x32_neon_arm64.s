@@ -37,12 +37,16 @@
 #define groups R12
 #define alpha R13
 #define prefetch R14
+#define prefetchrow R15
+#define prefetchevery R16
+#define left_of_row R17
+#define gap R19
+#define wait R20
 #define vcol R13
-#define orow R15
-#define left R16
-#define took R17
-#define line R19
-#define tmp R19
+#define orow R21
+#define left R22
+#define took R23
+#define tmp R24
 
 TEXT ·decode_value_f32_2x32_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
@@ -55,6 +59,16 @@ TEXT ·decode_value_f32_2x32_neon(SB), 0, $128-8
 	MOVD	56(args), cols
 	MOVD	40(args), alpha
 	MOVD	64(args), prefetch
+	MOVD	80(args), prefetchrow
+	MOVD	72(args), prefetchevery
+
+	// rows without gaps are one long row; without prefetching the wait does not end
+	MOVD	$0x4000000000000000, wait
+	SUBS	prefetchrow, vstride, gap
+	CSEL	EQ, wait, prefetchrow, left_of_row
+	CMP	$0, prefetch
+	CSINC	EQ, wait, ZR, wait
+	ADD	v, prefetch
 	FMOVD	(alpha), F0
 	MOVD	o, orow
 
@@ -110,11 +124,32 @@ four32:
 	FMOVQ	(pk), F17
 	FMOVQ	64(pk), F18
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched32_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_0_256
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row32_0_256:
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
+
+same_row32_0_128:
+	MOVD	prefetchevery, wait
+
+fetched32_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F19, F20)
 	FLDPQ	32(vk), (F21, F22)
 	WORD	$0x4F911261 // FMLA V1.4S, V19.4S, V17.S[0]
@@ -138,9 +173,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F19, F20)
 	FLDPQ	32(vk), (F21, F22)
 	WORD	$0x4FB11261 // FMLA V1.4S, V19.4S, V17.S[1]
@@ -162,11 +194,32 @@ four32:
 	WORD	$0x4FB112C8 // FMLA V8.4S, V22.4S, V17.S[1]
 	WORD	$0x4FB212D0 // FMLA V16.4S, V22.4S, V18.S[1]
 	ADD	vstride, vk
+	SUBS	$1, wait, wait
+	BNE	fetched32_2
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_2_256
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row32_2_256:
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_2_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
+
+same_row32_2_128:
+	MOVD	prefetchevery, wait
+
+fetched32_2:
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F19, F20)
 	FLDPQ	32(vk), (F21, F22)
 	WORD	$0x4F911A61 // FMLA V1.4S, V19.4S, V17.S[2]
@@ -190,9 +243,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F19, F20)
 	FLDPQ	32(vk), (F21, F22)
 	WORD	$0x4FB11A61 // FMLA V1.4S, V19.4S, V17.S[3]
@@ -225,9 +275,6 @@ one32:
 	FMOVS	(pk), F17
 	FMOVS	64(pk), F18
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F19, F20)
 	FLDPQ	32(vk), (F21, F22)
 	WORD	$0x4F911261 // FMLA V1.4S, V19.4S, V17.S[0]
@@ -299,9 +346,32 @@ four16:
 	FMOVQ	(pk), F9
 	FMOVQ	64(pk), F10
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched16_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row16_0_256
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row16_0_256:
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row16_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
+
+same_row16_0_128:
+	MOVD	prefetchevery, wait
+
+fetched16_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F11, F12)
 	FLDPQ	32(vk), (F13, F14)
 	WORD	$0x4F891161 // FMLA V1.4S, V11.4S, V9.S[0]
@@ -315,7 +385,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F11, F12)
 	FLDPQ	32(vk), (F13, F14)
 	WORD	$0x4FA91161 // FMLA V1.4S, V11.4S, V9.S[1]
@@ -329,7 +398,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F11, F12)
 	FLDPQ	32(vk), (F13, F14)
 	WORD	$0x4F891961 // FMLA V1.4S, V11.4S, V9.S[2]
@@ -343,7 +411,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F11, F12)
 	FLDPQ	32(vk), (F13, F14)
 	WORD	$0x4FA91961 // FMLA V1.4S, V11.4S, V9.S[3]
@@ -366,7 +433,6 @@ one16:
 	FMOVS	(pk), F9
 	FMOVS	64(pk), F10
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F11, F12)
 	FLDPQ	32(vk), (F13, F14)
 	WORD	$0x4F891161 // FMLA V1.4S, V11.4S, V9.S[0]

@@ -37,13 +37,17 @@
 #define groups R12
 #define alpha R13
 #define prefetch R14
-#define lane2 R15
+#define prefetchrow R15
+#define prefetchevery R16
+#define left_of_row R17
+#define gap R19
+#define wait R20
+#define lane2 R21
 #define vcol R13
-#define orow R15
-#define left R16
-#define took R17
-#define line R19
-#define tmp R19
+#define orow R21
+#define left R22
+#define took R23
+#define tmp R24
 
 TEXT ·decode_value_f32_3x32_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
@@ -56,6 +60,16 @@ TEXT ·decode_value_f32_3x32_neon(SB), 0, $128-8
 	MOVD	56(args), cols
 	MOVD	40(args), alpha
 	MOVD	64(args), prefetch
+	MOVD	80(args), prefetchrow
+	MOVD	72(args), prefetchevery
+
+	// rows without gaps are one long row; without prefetching the wait does not end
+	MOVD	$0x4000000000000000, wait
+	SUBS	prefetchrow, vstride, gap
+	CSEL	EQ, wait, prefetchrow, left_of_row
+	CMP	$0, prefetch
+	CSINC	EQ, wait, ZR, wait
+	ADD	v, prefetch
 	FMOVD	(alpha), F0
 	MOVWU	8(alpha), lane2
 	VMOV	lane2, V0.S[2]
@@ -127,11 +141,32 @@ four32:
 	FMOVQ	64(pk), F26
 	FMOVQ	128(pk), F27
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched32_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_0_256
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row32_0_256:
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
+
+same_row32_0_128:
+	MOVD	prefetchevery, wait
+
+fetched32_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F28, F29)
 	FLDPQ	32(vk), (F30, F31)
 	WORD	$0x4F991381 // FMLA V1.4S, V28.4S, V25.S[0]
@@ -163,9 +198,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F28, F29)
 	FLDPQ	32(vk), (F30, F31)
 	WORD	$0x4FB91381 // FMLA V1.4S, V28.4S, V25.S[1]
@@ -195,11 +227,32 @@ four32:
 	WORD	$0x4FBA13F0 // FMLA V16.4S, V31.4S, V26.S[1]
 	WORD	$0x4FBB13F8 // FMLA V24.4S, V31.4S, V27.S[1]
 	ADD	vstride, vk
+	SUBS	$1, wait, wait
+	BNE	fetched32_2
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_2_256
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row32_2_256:
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row32_2_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
+
+same_row32_2_128:
+	MOVD	prefetchevery, wait
+
+fetched32_2:
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F28, F29)
 	FLDPQ	32(vk), (F30, F31)
 	WORD	$0x4F991B81 // FMLA V1.4S, V28.4S, V25.S[2]
@@ -231,9 +284,6 @@ four32:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F28, F29)
 	FLDPQ	32(vk), (F30, F31)
 	WORD	$0x4FB91B81 // FMLA V1.4S, V28.4S, V25.S[3]
@@ -275,9 +325,6 @@ one32:
 	FMOVS	64(pk), F26
 	FMOVS	128(pk), F27
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
-	ADD	$64, vk, line
-	WORD	$0xF8AE6A60 // PRFM PLDL1KEEP, [X19, X14]
 	FLDPQ	(vk), (F28, F29)
 	FLDPQ	32(vk), (F30, F31)
 	WORD	$0x4F991381 // FMLA V1.4S, V28.4S, V25.S[0]
@@ -370,9 +417,32 @@ four16:
 	FMOVQ	64(pk), F14
 	FMOVQ	128(pk), F15
 	ADD	$16, pk
+	SUBS	$1, wait, wait
+	BNE	fetched16_0
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row16_0_256
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
 
+same_row16_0_256:
+	PRFM	(prefetch), PLDL1KEEP
+	PRFM	64(prefetch), PLDL1KEEP
+	ADD	$128, prefetch
+	SUBS	$128, left_of_row, left_of_row
+	BGT	same_row16_0_128
+	ADD	left_of_row, prefetch
+	ADD	gap, prefetch
+	MOVD	prefetchrow, left_of_row
+
+same_row16_0_128:
+	MOVD	prefetchevery, wait
+
+fetched16_0:
 	// key 0: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F16, F17)
 	FLDPQ	32(vk), (F18, F19)
 	WORD	$0x4F8D1201 // FMLA V1.4S, V16.4S, V13.S[0]
@@ -390,7 +460,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 1: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F16, F17)
 	FLDPQ	32(vk), (F18, F19)
 	WORD	$0x4FAD1201 // FMLA V1.4S, V16.4S, V13.S[1]
@@ -408,7 +477,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 2: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F16, F17)
 	FLDPQ	32(vk), (F18, F19)
 	WORD	$0x4F8D1A01 // FMLA V1.4S, V16.4S, V13.S[2]
@@ -426,7 +494,6 @@ four16:
 	ADD	vstride, vk
 
 	// key 3: O += P[k]·V[k]
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F16, F17)
 	FLDPQ	32(vk), (F18, F19)
 	WORD	$0x4FAD1A01 // FMLA V1.4S, V16.4S, V13.S[3]
@@ -454,7 +521,6 @@ one16:
 	FMOVS	64(pk), F14
 	FMOVS	128(pk), F15
 	ADD	$4, pk
-	WORD	$0xF8AE6920 // PRFM PLDL1KEEP, [X9, X14]
 	FLDPQ	(vk), (F16, F17)
 	FLDPQ	32(vk), (F18, F19)
 	WORD	$0x4F8D1201 // FMLA V1.4S, V16.4S, V13.S[0]

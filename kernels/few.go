@@ -131,8 +131,6 @@ func (p *Plan) ahead(c *recipe, x *stream, n, part, heads, tiles int) (prefetch,
 		return 0, 0, 0
 	case heads*tiles == 1:
 		return c.Prefetch / row * x.stride, 1, row
-	case heads == 1 || p.variant.name == string(asm.NEON): // which prefetches row by row
-		return (n + part%tiles*n/tiles) * x.stride, tiles, row
 	}
 	return (n+part*n/(heads*tiles))*x.stride - part/tiles*row, tiles, heads * row
 }

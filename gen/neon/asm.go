@@ -32,7 +32,6 @@ type R struct {
 	name string
 }
 
-func (r R) number() int    { return r.n }
 func (r R) String() string { return r.name }
 
 // regset is a set of registers, one bit each.

@@ -18,7 +18,7 @@ func (a *asm) decodeScore() {
 	a.flops, a.bytes = 16*2*rows*cols, 16*(4*rows+size*cols)
 
 	q, k, stride, s := a.Param("Q"), a.Param("K"), a.Param("KStride"), a.Param("S")
-	d, keys, ahead := a.Param("D"), a.Param("Keys"), a.Param("Prefetch")
+	d, keys, ahead := a.Param("D"), a.Param("Keys"), a.stream(k, stride)
 	place, steps := a.Reg("place"), a.Reg("steps")
 	qrow, krow := make([]R, rows), make([]R, cols)
 	for r := range qrow {
@@ -51,9 +51,7 @@ func (a *asm) decodeScore() {
 		a.ins("LSR $4, %s, %s", d, steps)
 
 		a.Label("step%d", n)
-		for i := range n {
-			a.word(prfm, krow[i], ahead)
-		}
+		ahead.fetch(n*16*size, fmt.Sprint(n))
 		for half := range 2 {
 			a.Note("d+%d to d+%d: S += Q[d]·K[d]", half*8, half*8+7)
 			for r := range qrow {
@@ -109,7 +107,8 @@ func (a *asm) decodeScore() {
 	group(1)
 	a.Label("done")
 
-	a.Free(q, k, stride, s, d, keys, ahead, place, steps)
+	ahead.free()
+	a.Free(q, k, stride, s, d, keys, place, steps)
 	a.Free(qrow...)
 	a.Free(krow...)
 	free()

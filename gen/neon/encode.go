@@ -27,7 +27,7 @@ type field struct {
 	bits  func(v int) uint32
 }
 
-// An operand is a V, an R or an imm.
+// An operand is a V or an imm.
 type operand interface{ number() int }
 
 // imm is an immediate operand.
@@ -52,7 +52,6 @@ var (
 	narrower = form{"V%d.4H, V%d.4S", []field{rd, rn}}
 	// The second half is inserted: the first stays.
 	narrower2 = form{"V%d.8H, V%d.4S", []field{rd, rn}}
-	prefetch  = form{"PLDL1KEEP, [X%d, X%d]", []field{rn, rm}}
 )
 
 const asimd = "ASIMD"
@@ -78,7 +77,6 @@ var (
 	fcvtl2   = op{"FCVTL2", 0x4E217800, longer2, asimd}
 	fcvtn    = op{"FCVTN", 0x0E216800, narrower, asimd}
 	fcvtn2   = op{"FCVTN2", 0x4E216800, narrower2, asimd}
-	prfm     = op{"PRFM", 0xF8A06800, prefetch, ""}
 )
 
 // encode makes the instruction's word and its text.

@@ -45,7 +45,6 @@ var known = []struct {
 	{fcvtl2, []operand{V(15), V(16)}, 0x4e217a0f, "FCVTL2 V15.4S, V16.8H"},
 	{fcvtn, []operand{V(17), V(18)}, 0x0e216a51, "FCVTN V17.4H, V18.4S"},
 	{fcvtn2, []operand{V(19), V(20)}, 0x4e216a93, "FCVTN2 V19.8H, V20.4S"},
-	{prfm, []operand{R{n: 21}, R{n: 22}}, 0xf8b66aa0, "PRFM PLDL1KEEP, [X21, X22]"},
 }
 
 func TestEncode(t *testing.T) {

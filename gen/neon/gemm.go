@@ -3,8 +3,6 @@ package neon
 import (
 	"fmt"
 	"math/bits"
-
-	"github.com/gqa-go/gqa/gen/spec"
 )
 
 // tile is a register tile of rows × cols accumulators, four columns a register.
@@ -95,9 +93,9 @@ const valueMaths = "O[r][c] = Alpha[r]·O[r][c] + Σ_k P[k/16][r][k%16]·V[k][c]
 // values is what Value and DecodeValue share.
 type values struct {
 	*asm
-	p, v, vstride, o, ostride, keys, cols R // parameters
-	oc, vk, pk, n, groups                 R // walk rows of O, keys of V and P
-	ahead                                 R // DecodeValue only
+	p, v, vstride, o, ostride, keys, cols R       // parameters
+	oc, vk, pk, n, groups                 R       // walk rows of O, keys of V and P
+	ahead                                 *stream // DecodeValue only
 	alpha, pv, bv                         []V
 	zero                                  V
 }
@@ -154,12 +152,9 @@ func (w *values) count(left R) {
 // block adds P·V of the n keys of the block at pk, rows from vk on, which it
 // moves on: four keys at a time, then single ones.
 func (w *values) block(t tile) {
+	row := t.cols * w.spec.DType.Size()
+	clump := min(max(1, 256/row), 4) // keys between two prefetches
 	step := func(lane int) {
-		if w.spec.Op == spec.DecodeValue {
-			for off := 0; off < t.cols*w.spec.DType.Size(); off += 64 {
-				w.prefetch(off, w.vk, w.ahead)
-			}
-		}
 		for c := 0; c < t.cols/4; c += len(w.bv) {
 			w.LoadAs(w.spec.DType, w.bv, c*4*w.spec.DType.Size(), w.vk, w.zero)
 			for i, b := range w.bv {
@@ -177,6 +172,9 @@ func (w *values) block(t tile) {
 	}
 	w.ins("ADD $16, %s", w.pk)
 	for lane := range 4 {
+		if w.ahead != nil && lane%clump == 0 {
+			w.ahead.fetch(clump*row, fmt.Sprintf("%d_%d", t.cols, lane))
+		}
 		w.Note("key %d: O += P[k]·V[k]", lane)
 		step(lane)
 	}
@@ -197,18 +195,6 @@ func (w *values) block(t tile) {
 	w.ins("CBNZ %s, one%d", w.groups, t.cols)
 
 	w.Label("summed%d", t.cols)
-}
-
-// prefetch touches offset + base + ahead. Register offsets take no displacement.
-func (a *asm) prefetch(offset int, base, ahead R) {
-	if offset == 0 {
-		a.word(prfm, base, ahead)
-		return
-	}
-	t := a.Reg("line")
-	a.ins("ADD $%d, %s, %s", offset, base, t)
-	a.word(prfm, t, ahead)
-	a.Free(t)
 }
 
 // widths lists the tile widths of a kernel: its own, and 16 for the columns that
@@ -312,7 +298,7 @@ func (a *asm) decodeValue() {
 
 	w := a.values()
 	ptr := a.Param("Alpha")
-	w.ahead = a.Param("Prefetch")
+	w.ahead = a.stream(w.v, w.vstride)
 	w.alpha = a.Vecs("alpha, then 1", (rows+3)/4)
 	a.LoadFloats(w.alpha, rows, ptr)
 	a.Free(ptr)
@@ -349,6 +335,7 @@ func (a *asm) decodeValue() {
 
 	free()
 	a.FreeVec(w.alpha...)
-	a.Free(w.ahead, vcol, orow, left, took)
+	w.ahead.free()
+	a.Free(vcol, orow, left, took)
 	w.done()
 }
