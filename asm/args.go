@@ -9,12 +9,15 @@ const Lane = 16
 // ScoreArgs: S = Q·Kᵀ for one row tile of R rows; K panels are C keys wide.
 //
 //	S[j/16][r][j%16] = Σ_d Q[d][r]·K[j/C][d][j%C]    r < R, j < Panels·C
+//
+// DotScore: the same of pairs, D of them, and S is multiplied by Scale.
 type ScoreArgs struct {
 	Q      *float32 // [D][R]
 	K      *float32 // [Panels][D][C]
 	S      *float32 // [Panels·C/16][R][16], written
 	D      int      // > 0, a multiple of 16
 	Panels int      // > 0
+	Scale  float32  // DotScore only
 }
 
 // ValueArgs: O = alpha·O + P·V for one row tile of R rows.
@@ -32,6 +35,16 @@ type ScoreArgs struct {
 //	P[r][j] = 2^(S[r][j] − m);  L[r] += Σ_j P[r][j]    r < R, j < 16·Blocks
 //
 // in place for S, Pending, L and Blocks of that Maxima.
+//
+// DotExp does only that, for the next tile, in place and in pairs: of blocks 2b and
+// 2b + 1, an even number, the latter's place is left free.
+//
+//	P[2b][r][i] = (2^(S − m) of keys 32b + 2i, 32b + 2i + 1), each rounded to bf16
+//	L[r] += the sum of all these
+//
+// DotValue multiplies such a P with pairs of keys in V. DotValueExp is both. There
+//
+//	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16·2][r][k%16]·V[k][c]    pairs k
 type ValueArgs struct {
 	P       *float32       // [⌈Keys/16⌉][R][16]
 	V       unsafe.Pointer // [Keys] rows of Cols elements
@@ -158,6 +171,19 @@ type PackArgs struct {
 	Dst       *float32 // [Panels][D][W]
 	D         int      // > 0, a multiple of 16
 	Panels    int      // > 0
+}
+
+// DotPackArgs: pairs of rows, 0 for the row that an odd number lacks and up to a multiple
+// of 16 columns.
+//
+//	Dst[k][c] = (Src[2k][c], Src[2k+1][c])    k < ⌈Rows/2⌉, c < ⌈Cols/16⌉·16
+type DotPackArgs struct {
+	Src       unsafe.Pointer // [Rows] rows of Cols elements
+	SrcStride int            // bytes from row to row
+	Dst       unsafe.Pointer // [⌈Rows/2⌉] rows of pairs
+	DstStride int            // bytes from row to row
+	Rows      int            // > 0, any
+	Cols      int            // > 0, any
 }
 
 // ConvertArgs: rows of float32, scaled, with zeros up to a multiple of 16 columns.

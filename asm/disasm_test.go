@@ -21,6 +21,7 @@ import (
 var dispatchers = []any{
 	asm.Score, asm.Value, asm.DecodeScore, asm.DecodeValue, asm.Softmax, asm.Softcap, asm.Alibi, asm.Bias,
 	asm.Mask, asm.Pack, asm.Convert, asm.Finish, asm.Peak, asm.Read,
+	asm.DotPack, asm.DotScore, asm.DotExp, asm.DotValue, asm.DotValueExp,
 }
 
 // A kernel with one EVEX instruction crashes on every CPU without AVX-512, unless it

@@ -12,6 +12,11 @@
 // every access has a fixed offset within a block. Scores are in units of
 // log2: scale·log2(e) is folded into Q.
 //
+// Pairs. The Dot ops multiply pairs of bf16, the first in the lower half of 32 bits:
+// elements d and d + 1 of Q and K, keys k and k + 1 of P and V. Both products are added
+// to a float32, which is rounded to nearest even after each. On amd64, whatever MXCSR
+// says, a subnormal counts as 0 and becomes 0.
+//
 // D and Cols. Dimensions inside scratch memory are padded with zeros to a multiple
 // of 16; D and Cols are such multiples unless an op says otherwise.
 //

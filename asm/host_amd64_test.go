@@ -14,4 +14,6 @@ var features = map[string]bool{
 	"AVX512BW": cpu.X86.HasAVX512BW,
 	"AVX512DQ": cpu.X86.HasAVX512DQ,
 	"AVX512VL": cpu.X86.HasAVX512VL,
+
+	"AVX512_BF16": cpu.X86.HasAVX512BF16,
 }

@@ -312,6 +312,72 @@ func PanelValue(id ID, a *PanelValueArgs) {
 	}
 }
 
+// DotPack runs the dot_pack kernel id. It panics if this build has none.
+func DotPack(id ID, a *DotPackArgs) {
+	switch id {
+	case id_dot_pack_bf16_avx512:
+		dot_pack_bf16_avx512(a)
+	default:
+		panic(noKernel(OpDotPack, id))
+	}
+}
+
+// DotScore runs the dot_score kernel id. It panics if this build has none.
+func DotScore(id ID, a *ScoreArgs) {
+	switch id {
+	case id_dot_score_bf16_12x32_avx512:
+		dot_score_bf16_12x32_avx512(a)
+	case id_dot_score_bf16_8x32_avx512:
+		dot_score_bf16_8x32_avx512(a)
+	case id_dot_score_bf16_6x64_avx512:
+		dot_score_bf16_6x64_avx512(a)
+	default:
+		panic(noKernel(OpDotScore, id))
+	}
+}
+
+// DotExp runs the dot_exp kernel id. It panics if this build has none.
+func DotExp(id ID, a *ValueArgs) {
+	switch id {
+	case id_dot_exp_bf16_12x32_avx512:
+		dot_exp_bf16_12x32_avx512(a)
+	case id_dot_exp_bf16_8x32_avx512:
+		dot_exp_bf16_8x32_avx512(a)
+	case id_dot_exp_bf16_6x64_avx512:
+		dot_exp_bf16_6x64_avx512(a)
+	default:
+		panic(noKernel(OpDotExp, id))
+	}
+}
+
+// DotValue runs the dot_value kernel id. It panics if this build has none.
+func DotValue(id ID, a *ValueArgs) {
+	switch id {
+	case id_dot_value_bf16_12x32_avx512:
+		dot_value_bf16_12x32_avx512(a)
+	case id_dot_value_bf16_8x32_avx512:
+		dot_value_bf16_8x32_avx512(a)
+	case id_dot_value_bf16_6x64_avx512:
+		dot_value_bf16_6x64_avx512(a)
+	default:
+		panic(noKernel(OpDotValue, id))
+	}
+}
+
+// DotValueExp runs the dot_value_exp kernel id. It panics if this build has none.
+func DotValueExp(id ID, a *ValueArgs) {
+	switch id {
+	case id_dot_value_exp_bf16_12x32_avx512:
+		dot_value_exp_bf16_12x32_avx512(a)
+	case id_dot_value_exp_bf16_8x32_avx512:
+		dot_value_exp_bf16_8x32_avx512(a)
+	case id_dot_value_exp_bf16_6x64_avx512:
+		dot_value_exp_bf16_6x64_avx512(a)
+	default:
+		panic(noKernel(OpDotValueExp, id))
+	}
+}
+
 // Softmax runs the softmax kernel id. It panics if this build has none.
 func Softmax(id ID, a *SoftmaxArgs) {
 	switch id {

@@ -173,6 +173,31 @@ func PanelValue(id ID, a *PanelValueArgs) {
 	}
 }
 
+// DotPack runs the dot_pack kernel id. It panics if this build has none.
+func DotPack(id ID, _ *DotPackArgs) {
+	panic(noKernel(OpDotPack, id))
+}
+
+// DotScore runs the dot_score kernel id. It panics if this build has none.
+func DotScore(id ID, _ *ScoreArgs) {
+	panic(noKernel(OpDotScore, id))
+}
+
+// DotExp runs the dot_exp kernel id. It panics if this build has none.
+func DotExp(id ID, _ *ValueArgs) {
+	panic(noKernel(OpDotExp, id))
+}
+
+// DotValue runs the dot_value kernel id. It panics if this build has none.
+func DotValue(id ID, _ *ValueArgs) {
+	panic(noKernel(OpDotValue, id))
+}
+
+// DotValueExp runs the dot_value_exp kernel id. It panics if this build has none.
+func DotValueExp(id ID, _ *ValueArgs) {
+	panic(noKernel(OpDotValueExp, id))
+}
+
 // Softmax runs the softmax kernel id. It panics if this build has none.
 func Softmax(id ID, a *SoftmaxArgs) {
 	switch id {

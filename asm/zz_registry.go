@@ -18,6 +18,11 @@ const (
 	OpDecodeValue Op = "decode_value"
 	OpPanelScore  Op = "panel_score"
 	OpPanelValue  Op = "panel_value"
+	OpDotPack     Op = "dot_pack"
+	OpDotScore    Op = "dot_score"
+	OpDotExp      Op = "dot_exp"
+	OpDotValue    Op = "dot_value"
+	OpDotValueExp Op = "dot_value_exp"
 	OpSoftmax     Op = "softmax"
 	OpMaxima      Op = "maxima"
 	OpSoftcap     Op = "softcap"
@@ -79,10 +84,18 @@ const (
 	id_pack_f16_w32_avx512
 	id_pack_bf16_w32_avx512
 	id_pack_f32_w12_avx512
+	id_dot_score_bf16_12x32_avx512
+	id_dot_value_bf16_12x32_avx512
+	id_dot_value_exp_bf16_12x32_avx512
+	id_dot_exp_bf16_12x32_avx512
 	id_score_f32_8x32_avx512
 	id_value_f32_8x32_avx512
 	id_value_exp_f32_8x32_avx512
 	id_pack_f32_w8_avx512
+	id_dot_score_bf16_8x32_avx512
+	id_dot_value_bf16_8x32_avx512
+	id_dot_value_exp_bf16_8x32_avx512
+	id_dot_exp_bf16_8x32_avx512
 	id_score_f32_6x64_avx512
 	id_value_f32_6x64_avx512
 	id_value_exp_f32_6x64_avx512
@@ -90,6 +103,11 @@ const (
 	id_pack_f16_w64_avx512
 	id_pack_bf16_w64_avx512
 	id_pack_f32_w6_avx512
+	id_dot_score_bf16_6x64_avx512
+	id_dot_value_bf16_6x64_avx512
+	id_dot_value_exp_bf16_6x64_avx512
+	id_dot_exp_bf16_6x64_avx512
+	id_dot_pack_bf16_avx512
 	id_decode_score_f32_1x8_avx512
 	id_decode_score_f32_2x4_avx512
 	id_decode_score_f32_3x4_avx512
@@ -352,10 +370,18 @@ func List() []Kernel {
 		{id_pack_f16_w32_avx512, "pack_f16_w32_avx512", OpPack, "f16", "avx512", 0, 32, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 512, "c50d935edfb6"},
 		{id_pack_bf16_w32_avx512, "pack_bf16_w32_avx512", OpPack, "bf16", "avx512", 0, 32, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 512, "d8b57ac9f868"},
 		{id_pack_f32_w12_avx512, "pack_f32_w12_avx512", OpPack, "f32", "avx512", 0, 12, []string{"AVX", "AVX512F"}, 0, 768, "b41c59d0a09c"},
+		{id_dot_score_bf16_12x32_avx512, "dot_score_bf16_12x32_avx512", OpDotScore, "bf16", "avx512", 12, 32, []string{"AVX", "AVX512F", "AVX512_BF16"}, 1536, 176, "4c49e07d737b"},
+		{id_dot_value_bf16_12x32_avx512, "dot_value_bf16_12x32_avx512", OpDotValue, "bf16", "avx512", 12, 32, []string{"AVX", "AVX512F", "AVX512_BF16"}, 1536, 176, "0814e11e025c"},
+		{id_dot_value_exp_bf16_12x32_avx512, "dot_value_exp_bf16_12x32_avx512", OpDotValueExp, "bf16", "avx512", 12, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL", "AVX512_BF16"}, 1536, 176, "56cd8c694f31"},
+		{id_dot_exp_bf16_12x32_avx512, "dot_exp_bf16_12x32_avx512", OpDotExp, "bf16", "avx512", 12, 32, []string{"AVX", "AVX512F", "AVX512_BF16"}, 480, 128, "89d6329928a4"},
 		{id_score_f32_8x32_avx512, "score_f32_8x32_avx512", OpScore, "f32", "avx512", 8, 32, []string{"AVX", "AVX512F"}, 512, 160, "71c5af71e224"},
 		{id_value_f32_8x32_avx512, "value_f32_8x32_avx512", OpValue, "f32", "avx512", 8, 32, []string{"AVX", "AVX512F"}, 512, 160, "3765947a2dc5"},
 		{id_value_exp_f32_8x32_avx512, "value_exp_f32_8x32_avx512", OpValueExp, "f32", "avx512", 8, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 160, "7b59cf11b5fa"},
 		{id_pack_f32_w8_avx512, "pack_f32_w8_avx512", OpPack, "f32", "avx512", 0, 8, []string{"AVX", "AVX512F"}, 0, 512, "452d97f5160c"},
+		{id_dot_score_bf16_8x32_avx512, "dot_score_bf16_8x32_avx512", OpDotScore, "bf16", "avx512", 8, 32, []string{"AVX", "AVX512F", "AVX512_BF16"}, 1024, 160, "e632bc5990ff"},
+		{id_dot_value_bf16_8x32_avx512, "dot_value_bf16_8x32_avx512", OpDotValue, "bf16", "avx512", 8, 32, []string{"AVX", "AVX512F", "AVX512_BF16"}, 1024, 160, "517f6d5d928b"},
+		{id_dot_value_exp_bf16_8x32_avx512, "dot_value_exp_bf16_8x32_avx512", OpDotValueExp, "bf16", "avx512", 8, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL", "AVX512_BF16"}, 1024, 160, "39ffc5084f43"},
+		{id_dot_exp_bf16_8x32_avx512, "dot_exp_bf16_8x32_avx512", OpDotExp, "bf16", "avx512", 8, 32, []string{"AVX", "AVX512F", "AVX512_BF16"}, 480, 128, "21e3d8b69df6"},
 		{id_score_f32_6x64_avx512, "score_f32_6x64_avx512", OpScore, "f32", "avx512", 6, 64, []string{"AVX", "AVX512F"}, 768, 280, "140418dddd3d"},
 		{id_value_f32_6x64_avx512, "value_f32_6x64_avx512", OpValue, "f32", "avx512", 6, 64, []string{"AVX", "AVX512F"}, 768, 280, "e71834179628"},
 		{id_value_exp_f32_6x64_avx512, "value_exp_f32_6x64_avx512", OpValueExp, "f32", "avx512", 6, 64, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 768, 280, "b060f2eeabb2"},
@@ -363,6 +389,11 @@ func List() []Kernel {
 		{id_pack_f16_w64_avx512, "pack_f16_w64_avx512", OpPack, "f16", "avx512", 0, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 512, "fb68bcf826c5"},
 		{id_pack_bf16_w64_avx512, "pack_bf16_w64_avx512", OpPack, "bf16", "avx512", 0, 64, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 512, "361a0b552dfb"},
 		{id_pack_f32_w6_avx512, "pack_f32_w6_avx512", OpPack, "f32", "avx512", 0, 6, []string{"AVX", "AVX512F"}, 0, 384, "b14bfcd5c990"},
+		{id_dot_score_bf16_6x64_avx512, "dot_score_bf16_6x64_avx512", OpDotScore, "bf16", "avx512", 6, 64, []string{"AVX", "AVX512F", "AVX512_BF16"}, 1536, 280, "6ae6e4c93fca"},
+		{id_dot_value_bf16_6x64_avx512, "dot_value_bf16_6x64_avx512", OpDotValue, "bf16", "avx512", 6, 64, []string{"AVX", "AVX512F", "AVX512_BF16"}, 1536, 280, "7b9d82cafa2a"},
+		{id_dot_value_exp_bf16_6x64_avx512, "dot_value_exp_bf16_6x64_avx512", OpDotValueExp, "bf16", "avx512", 6, 64, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL", "AVX512_BF16"}, 1536, 280, "456f3b3f81ae"},
+		{id_dot_exp_bf16_6x64_avx512, "dot_exp_bf16_6x64_avx512", OpDotExp, "bf16", "avx512", 6, 64, []string{"AVX", "AVX512F", "AVX512_BF16"}, 480, 128, "f5716545aa09"},
+		{id_dot_pack_bf16_avx512, "dot_pack_bf16_avx512", OpDotPack, "bf16", "avx512", 0, 0, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 0, 64, "45a5d387e066"},
 		{id_decode_score_f32_1x8_avx512, "decode_score_f32_1x8_avx512", OpDecodeScore, "f32", "avx512", 1, 8, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 36, "b2bba8bd7e67"},
 		{id_decode_score_f32_2x4_avx512, "decode_score_f32_2x4_avx512", OpDecodeScore, "f32", "avx512", 2, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "a1ec09ac6329"},
 		{id_decode_score_f32_3x4_avx512, "decode_score_f32_3x4_avx512", OpDecodeScore, "f32", "avx512", 3, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 28, "6f7ee383b7f9"},

@@ -26,6 +26,18 @@ func pack_bf16_w32_avx512(a *PackArgs)
 func pack_f32_w12_avx512(a *PackArgs)
 
 //go:noescape
+func dot_score_bf16_12x32_avx512(a *ScoreArgs)
+
+//go:noescape
+func dot_value_bf16_12x32_avx512(a *ValueArgs)
+
+//go:noescape
+func dot_value_exp_bf16_12x32_avx512(a *ValueArgs)
+
+//go:noescape
+func dot_exp_bf16_12x32_avx512(a *ValueArgs)
+
+//go:noescape
 func score_f32_8x32_avx512(a *ScoreArgs)
 
 //go:noescape
@@ -36,6 +48,18 @@ func value_exp_f32_8x32_avx512(a *ValueArgs)
 
 //go:noescape
 func pack_f32_w8_avx512(a *PackArgs)
+
+//go:noescape
+func dot_score_bf16_8x32_avx512(a *ScoreArgs)
+
+//go:noescape
+func dot_value_bf16_8x32_avx512(a *ValueArgs)
+
+//go:noescape
+func dot_value_exp_bf16_8x32_avx512(a *ValueArgs)
+
+//go:noescape
+func dot_exp_bf16_8x32_avx512(a *ValueArgs)
 
 //go:noescape
 func score_f32_6x64_avx512(a *ScoreArgs)
@@ -57,6 +81,21 @@ func pack_bf16_w64_avx512(a *PackArgs)
 
 //go:noescape
 func pack_f32_w6_avx512(a *PackArgs)
+
+//go:noescape
+func dot_score_bf16_6x64_avx512(a *ScoreArgs)
+
+//go:noescape
+func dot_value_bf16_6x64_avx512(a *ValueArgs)
+
+//go:noescape
+func dot_value_exp_bf16_6x64_avx512(a *ValueArgs)
+
+//go:noescape
+func dot_exp_bf16_6x64_avx512(a *ValueArgs)
+
+//go:noescape
+func dot_pack_bf16_avx512(a *DotPackArgs)
 
 //go:noescape
 func decode_score_f32_1x8_avx512(a *DecodeScoreArgs)

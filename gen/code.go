@@ -16,6 +16,7 @@ import (
 // ops lists every op in the order of the registry's constants.
 var ops = []spec.Op{
 	spec.Score, spec.Value, spec.ValueExp, spec.DecodeScore, spec.DecodeValue, spec.PanelScore, spec.PanelValue,
+	spec.DotPack, spec.DotScore, spec.DotExp, spec.DotValue, spec.DotValueExp,
 	spec.Softmax, spec.Maxima, spec.Softcap, spec.Alibi, spec.Bias, spec.Mask,
 	spec.Pack, spec.Convert, spec.Finish, spec.Peak, spec.Read,
 }

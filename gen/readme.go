@@ -42,15 +42,24 @@ func applyTable(o options, table string) error {
 func variants(kernels []kernel) string {
 	var b strings.Builder
 	for _, set := range spec.Sets {
-		features := map[string]bool{}
+		features, dot := map[string]bool{}, map[string]bool{}
 		for _, k := range kernels {
 			if k.ISA == set.ISA {
 				for _, f := range k.Requires {
-					features[f] = true
+					if k.Op.Dot() {
+						dot[f] = true
+					} else {
+						features[f] = true
+					}
 				}
 			}
 		}
-		fmt.Fprintf(&b, "| `%s` | %s: %s | %s | %s; %s; %s |\n", set.ISA, set.ISA.Arch(), strings.Join(slices.Sorted(maps.Keys(features)), ", "),
+		maps.DeleteFunc(dot, func(f string, _ bool) bool { return features[f] })
+		needs := strings.Join(slices.Sorted(maps.Keys(features)), ", ")
+		if len(dot) > 0 {
+			needs += "; for dot products of bf16 " + strings.Join(slices.Sorted(maps.Keys(dot)), ", ")
+		}
+		fmt.Fprintf(&b, "| `%s` | %s: %s | %s | %s; %s; %s |\n", set.ISA, set.ISA.Arch(), needs,
 			tiles(set.Many), tiles(set.DecodeScore), tiles(set.DecodeValue), tiles(set.PanelScore)+"; "+tiles(set.PanelValue))
 	}
 	return b.String()

@@ -3,7 +3,10 @@
 // table of variants in the docs.
 package spec
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Op is what a kernel computes; asm/doc.go defines each precisely.
 type Op string
@@ -28,6 +31,19 @@ const (
 	Peak        Op = "peak"         // FMA chains: the machine's limit
 	Read        Op = "read"         // loads (and conversions): the machine's limit
 )
+
+// The many-rows family in dot products of pairs of bf16, for which a variant may ask
+// more of the CPU than for the rest.
+const (
+	DotPack     Op = "dot_pack"      // rows → pairs of rows, interleaved
+	DotScore    Op = "dot_score"     // Score, of pairs of elements
+	DotExp      Op = "dot_exp"       // what Maxima leaves to do: P, in pairs of keys
+	DotValue    Op = "dot_value"     // Value, of pairs of keys
+	DotValueExp Op = "dot_value_exp" // DotValue, and between its products DotExp of the next row tile
+)
+
+// Dot tells whether o belongs to that family.
+func (o Op) Dot() bool { return strings.HasPrefix(string(o), "dot_") }
 
 // DType is the element type that a kernel reads (Finish: writes).
 type DType string
@@ -72,7 +88,7 @@ func (i ISA) Arch() string {
 }
 
 // Spec is one kernel. Rows and Cols are the register tile:
-// Score, Value, DecodeValue and the Panel ops: query rows × keys or columns of V;
+// Score, Value, their Dot forms, DecodeValue and the Panel ops: query rows × keys or columns of V;
 // DecodeScore: query rows × keys a step; Pack: Cols is the panel's width W.
 // The other ops have no tile.
 type Spec struct {
@@ -105,6 +121,9 @@ type Set struct {
 	Many []Tile
 	// Interleaved says that there are Maxima and ValueExp.
 	Interleaved bool
+	// Dot says that the many-rows family is also there in dot products of pairs of
+	// bf16, with the same tiles.
+	Dot bool
 	// DecodeScore and DecodeValue hold the tiles of the few-rows family: one
 	// for each number of rows at least, the default of a number first.
 	DecodeScore []Tile
@@ -122,6 +141,7 @@ var Sets = []Set{
 		ISA:         AVX512,
 		Many:        []Tile{{12, 32}, {8, 32}, {6, 64}},
 		Interleaved: true,
+		Dot:         true,
 		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 4}, {4, 2}},
 		DecodeValue: []Tile{{1, 128}, {2, 64}, {3, 64}, {4, 64}, {4, 32}},
 		PanelScore:  []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 32}},
@@ -171,6 +191,15 @@ func List() []Spec {
 			}
 			// Q is packed from its converted float32 rows.
 			pack(F32, tile.Rows)
+			if set.Dot {
+				add(DotScore, BF16, tile.Rows, tile.Cols)
+				add(DotValue, BF16, tile.Rows, tile.Cols)
+				add(DotValueExp, BF16, tile.Rows, tile.Cols)
+				add(DotExp, BF16, tile.Rows, tile.Cols)
+			}
+		}
+		if set.Dot {
+			add(DotPack, BF16, 0, 0)
 		}
 		for _, t := range Inputs {
 			for _, tile := range set.DecodeScore {

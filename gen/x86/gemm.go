@@ -23,6 +23,7 @@ func (e *emitter) score() {
 	rows, cols := e.spec.Rows, e.spec.Cols
 	e.maths = "S[j/16][r][j%16] = Σ_d Q[d][r]·K[j/C][d][j%C]    r < R, j < Panels·C"
 	e.step, e.flops, e.bytes = "one d", 2*rows*cols, 4*(rows+cols)
+	scale := e.newScale()
 
 	q, k, s := e.gp("Q, at d"), e.param("K"), e.param("S")
 	next := e.gp("S of this panel")
@@ -30,6 +31,7 @@ func (e *emitter) score() {
 	t := e.newOuter(rows, cols/e.lanes, "S[r][key]", "Q[d][r]", "K[d][key]")
 	store := func(r, v int) {
 		key := v * e.lanes
+		scale.apply(t.acc[r][v])
 		e.VMOVUPS(t.acc[r][v], at(s, 4*(key/lane*rows*lane+r*lane+key%lane)))
 	}
 	unroll := e.lanes
@@ -50,6 +52,9 @@ func (e *emitter) score() {
 	}
 
 	e.MOVQ(s, next)
+	if scale != nil {
+		t.zero() // what is multiplied on the first way out may be slow: subnormal
+	}
 	e.Label("panel")
 	e.MOVQ(e.arg("Q"), q)
 	e.MOVQ(e.arg("D"), d)
@@ -86,6 +91,10 @@ func (e *emitter) value() {
 	rows, cols, t := e.spec.Rows, e.spec.Cols, e.spec.DType
 	e.maths = "O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[k][c]    r < R, c < Cols"
 	e.step, e.flops, e.bytes = "one key", 2*rows*cols, 4*rows+t.Size()*cols
+	block := 4 * rows * lane // from P of 16 keys to the next
+	if e.spec.Op.Dot() {
+		t, block = e.pairs(), 2*block
+	}
 
 	v0, stride, o := e.param("V"), e.param("VStride"), e.param("O")
 	left := e.param("Cols")
@@ -93,7 +102,7 @@ func (e *emitter) value() {
 	alpha := i
 	tile := e.newOuter(rows, cols/e.lanes, "O[r][c]", "P[r][k]", "V[k][c]")
 	var exps *expStream
-	if e.spec.Op == spec.ValueExp {
+	if e.spec.Op == spec.ValueExp || e.spec.Op == spec.DotValueExp {
 		e.maths += "\nNextS = 2^(NextS − m);  NextL[r] += Σ NextS[r][j]"
 		exps = e.newExpStream(e.frame, slices.Concat(tile.hold, tile.pass))
 	}
@@ -127,7 +136,7 @@ func (e *emitter) value() {
 				exps.after(key, name)
 			}
 		}
-		e.ADDQ(imm(4*rows*lane), p)
+		e.ADDQ(imm(block), p)
 		e.SUBQ(imm(lane), keys)
 		e.JGE(operand.LabelRef("block" + name))
 
@@ -330,14 +339,14 @@ func (t *outer) zero() {
 
 // step adds one outer product; a(r, dst) broadcasts a[r], b(v, dst) loads b[v].
 func (t *outer) step(a, b func(i int, dst reg.VecPhysical)) {
-	t.products(a, b, func(r, v int, x, y reg.VecPhysical) { t.e.VFMADD231PS(x, y, t.acc[r][v]) })
+	t.products(a, b, func(r, v int, x, y reg.VecPhysical) { t.e.multiplyAdd(x, y, t.acc[r][v]) })
 }
 
 // first is step when the accumulators still hold something else, which spill saves.
 func (t *outer) first(a, b func(i int, dst reg.VecPhysical), spill func(r, v int)) {
 	t.products(a, b, func(r, v int, x, y reg.VecPhysical) {
 		spill(r, v)
-		t.e.VMULPS(x, y, t.acc[r][v])
+		t.e.multiply(x, y, t.acc[r][v])
 	})
 }
 

@@ -34,7 +34,11 @@ func (e *emitter) newExpStream(frame operand.Mem, tmp []reg.VecPhysical) *expStr
 	}
 	x.constants = e.StaticGlobal("exp2_constants")
 	e.DataAttributes(attr.RODATA | attr.NOPTR)
-	for _, bits := range append([]uint32{float(exp2Least), float(exp2Magic)}, exp2Coefficients...) {
+	constants := append([]uint32{float(exp2Least), float(exp2Magic)}, exp2Coefficients...)
+	if e.spec.Op.Dot() {
+		constants = append(constants, bf16Ones)
+	}
+	for _, bits := range constants {
 		for range e.lanes {
 			e.AppendDatum(operand.U32(bits))
 		}
@@ -64,11 +68,36 @@ func (x *expStream) after(key int, suffix string) {
 
 // vector computes one vector of P and adds it to its sum.
 func (x *expStream) vector(suffix string) {
+	e, f := x.e, x.tmp[0]
+	if e.spec.Op.Dot() {
+		x.pair()
+	} else {
+		x.power(at(x.s, 0), f, x.tmp[1], x.tmp[2])
+		e.VMOVUPS(f, at(x.s, 0))
+		sum := x.sum()
+		e.VADDPS(sum, f, f)
+		e.VMOVUPS(f, sum)
+	}
+	e.ADDQ(imm(4*e.lanes), x.s)
+	e.ADDQ(imm(4*e.lanes), x.offset)
+	e.CMPQ(x.offset, imm(4*lane*e.spec.Rows))
+	e.JNE(operand.LabelRef("same_block" + suffix))
+	e.XORQ(x.offset, x.offset)
+	if e.spec.Op.Dot() {
+		e.ADDQ(imm(4*lane*e.spec.Rows), x.s)
+	}
+	e.Label("same_block" + suffix)
+}
+
+// sum is where the sum of the vector's row is.
+func (x *expStream) sum() operand.Mem { return indexed(x.pending, x.offset, 2, 4*x.e.lanes) }
+
+// power sets f to 2^(S − m) of the vector of S at s.
+func (x *expStream) power(s operand.Mem, f, n, p reg.VecPhysical) {
 	e := x.e
-	f, n, p := x.tmp[0], x.tmp[1], x.tmp[2]
 	e.note("a vector of the next tile: x = S − m, P = 2^x")
 	e.VMOVUPS(indexed(x.pending, x.offset, 2, 0), f)
-	e.VADDPS(at(x.s, 0), f, f)
+	e.VADDPS(s, f, f)
 	// The second source goes through when either is a NaN.
 	e.VMOVUPS(x.constant(0), n)
 	e.VMAXPS(f, n, f)
@@ -83,16 +112,6 @@ func (x *expStream) vector(suffix string) {
 	}
 	e.VMULPS(n, f, f)
 	e.VFMADD213PS(n, p, f)
-	e.VMOVUPS(f, at(x.s, 0))
-	sum := indexed(x.pending, x.offset, 2, 4*e.lanes)
-	e.VADDPS(sum, f, f)
-	e.VMOVUPS(f, sum)
-	e.ADDQ(imm(4*e.lanes), x.s)
-	e.ADDQ(imm(4*e.lanes), x.offset)
-	e.CMPQ(x.offset, imm(4*lane*e.spec.Rows))
-	e.JNE(operand.LabelRef("same_block" + suffix))
-	e.XORQ(x.offset, x.offset)
-	e.Label("same_block" + suffix)
 }
 
 // finish emits the vectors that are left, and adds the sums to L.

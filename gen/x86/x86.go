@@ -35,10 +35,14 @@ func Emit(s spec.Spec) (spec.Output, error) {
 		return spec.Output{}, err
 	}
 	switch s.Op {
-	case spec.Score:
+	case spec.Score, spec.DotScore:
 		e.score()
-	case spec.Value, spec.ValueExp:
+	case spec.Value, spec.ValueExp, spec.DotValue, spec.DotValueExp:
 		e.value()
+	case spec.DotExp:
+		e.dotExp()
+	case spec.DotPack:
+		e.dotPack()
 	case spec.DecodeValue:
 		e.decodeValue()
 	case spec.DecodeScore:
@@ -283,6 +287,7 @@ func (e *emitter) output() (spec.Output, error) {
 	if err != nil {
 		return fail(err)
 	}
+	asm = encoded(asm)
 	fn := file.Functions()[0]
 	requires := slices.DeleteFunc(slices.Clone(fn.ISA), func(f string) bool { return slices.Contains(baseline, f) })
 	if high.Match(asm) {

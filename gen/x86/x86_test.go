@@ -62,6 +62,7 @@ func TestRequires(t *testing.T) {
 		{spec.Spec{Op: spec.DecodeValue, DType: spec.F16, Rows: 4, Cols: 16, ISA: spec.AVX2}, []string{"AVX", "F16C", "FMA3"}},
 		{spec.Spec{Op: spec.DecodeValue, DType: spec.BF16, Rows: 4, Cols: 16, ISA: spec.AVX2}, []string{"AVX", "AVX2", "FMA3"}},
 		{spec.Spec{Op: spec.Score, DType: spec.F32, Rows: 12, Cols: 32, ISA: spec.AVX512}, []string{"AVX512F"}},
+		{spec.Spec{Op: spec.DotScore, DType: spec.BF16, Rows: 12, Cols: 32, ISA: spec.AVX512}, []string{"AVX512F", "AVX512_BF16"}},
 		{spec.Spec{Op: spec.DecodeScore, DType: spec.F32, Rows: 4, Cols: 4, ISA: spec.AVX512}, []string{"AVX512F", "AVX512BW", "AVX512VL"}}, // Y16 and up
 	} {
 		out, err := Emit(tt.spec)
