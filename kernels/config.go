@@ -24,6 +24,13 @@ type Config struct {
 
 	Query, Key, Value, Output DType
 
+	// Precision is that of the weights of the softmax where they meet Value: F32, or
+	// BF16, which rounds each to bf16 (error up to 2^-8; sums stay float32). Then,
+	// with Query, Key and Value of BF16, prefill and long chunks are dot products of
+	// bf16 at up to twice the rate. A plan whose variant has no kernels for it is an
+	// error that wraps [ErrUnsupported]; see [Precisions].
+	Precision DType
+
 	Scale   float32 // of q·k; 0: 1/√KeyDim
 	Causal  bool    // query i sees the keys j ≤ i
 	Window  *Window // nil: none
@@ -65,6 +72,14 @@ func (c Config) validate() (Config, error) {
 	}{{"Query", c.Query}, {"Key", c.Key}, {"Value", c.Value}, {"Output", c.Output}} {
 		if f.value >= nTypes {
 			return c, fmt.Errorf("kernels: Config.%s = %v: expected %s", f.name, f.value, typeNames())
+		}
+	}
+	if c.Precision != F32 {
+		if c.Precision != BF16 {
+			return c, fmt.Errorf("kernels: Config.Precision = %v: %w: expected f32 or bf16", c.Precision, ErrUnsupported)
+		}
+		if c.Query != BF16 || c.Key != BF16 || c.Value != BF16 {
+			return c, fmt.Errorf("kernels: Config.Precision = bf16 with Query = %v, Key = %v, Value = %v: %w: expected bf16 for all three", c.Query, c.Key, c.Value, ErrUnsupported)
 		}
 	}
 	if !finite(c.Scale) {

@@ -21,10 +21,16 @@ func (k *kernel) value(a *asm.ValueArgs) {
 	}
 }
 
-// valueExp and maxima have no portable form: there a tile is never interleaved.
+// valueExp has no portable form: there a tile is never interleaved.
 func (k *kernel) valueExp(a *asm.ValueArgs) { asm.ValueExp(k.id, a) }
 
-func (k *kernel) maxima(a *asm.SoftmaxArgs) { asm.Maxima(k.id, a) }
+func (k *kernel) maxima(a *asm.SoftmaxArgs) {
+	if k.id == portableID {
+		portableMaxima(a)
+	} else {
+		asm.Maxima(k.id, a)
+	}
+}
 
 func (k *kernel) decodeScore(a *asm.DecodeScoreArgs) {
 	if k.id == portableID {

@@ -62,6 +62,7 @@ func knownFeatures() []feature {
 			{"FMA3", x.HasAVX && x.HasFMA}, {"F16C", x.HasAVX && x.HasF16C},
 			{"AVX512F", avx512}, {"AVX512BW", avx512 && x.HasAVX512BW},
 			{"AVX512DQ", avx512 && x.HasAVX512DQ}, {"AVX512VL", avx512 && x.HasAVX512VL},
+			{"AVX512_BF16", avx512 && x.HasAVX512BF16},
 		}
 	case "arm64":
 		// Go requires ASIMD of every arm64 CPU.

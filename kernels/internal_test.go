@@ -66,6 +66,11 @@ func TestVariantsAreComplete(t *testing.T) {
 					set(x.value, "value")
 					set(x.packQuery, "pack Q")
 					set(x.packKey[dt], "pack K")
+					if len(v.dot.requires) > 0 {
+						for _, k := range []kernel{x.dot.score, x.dot.value, x.dot.valueExp, x.dot.exp, v.dot.pack} {
+							set(k, "dot")
+						}
+					}
 				}
 				for rows := 1; rows <= maxDecodeRows; rows++ {
 					require.NotEmpty(t, v.decodeScore[dt][rows], "decode score of %d rows of %v", rows, dt)

@@ -22,6 +22,7 @@ type Plan struct {
 	queryScale float32
 	softcap    float32
 	slopes     []float32
+	dot        dotScale
 }
 
 // recipe is a tuning with its kernels looked up.
@@ -79,6 +80,9 @@ func NewPlan(config Config, opts ...Option) (*Plan, error) {
 	if p.variant, p.reason, err = selectVariant(o.variant); err != nil {
 		return nil, err
 	}
+	if missing := p.variant.dot.missing; c.Precision == BF16 && missing != "" {
+		return nil, fmt.Errorf("kernels: Config.Precision = bf16: %w by variant %q: %s", ErrUnsupported, p.variant.name, missing)
+	}
 	if err := p.makeRecipes(&o); err != nil {
 		return nil, err
 	}
@@ -87,6 +91,7 @@ func NewPlan(config Config, opts ...Option) (*Plan, error) {
 		p.queryScale = c.Scale / c.Softcap
 		p.softcap = c.Softcap * math.Log2E
 	}
+	p.dot = newDotScale(p.queryScale)
 	for _, s := range c.AlibiSlopes {
 		p.slopes = append(p.slopes, s*math.Log2E)
 	}
@@ -171,8 +176,10 @@ type SequenceExplanation struct {
 	RowBlock int    `json:"row_block"`
 	Split    int    `json:"split"`
 	Items    int    `json:"items"` // independent work items
-	Source   string `json:"source"`
-	Tuning   Tuning `json:"tuning"`
+	// Precision is BF16 if dot products of bf16 are used.
+	Precision DType  `json:"precision"`
+	Source    string `json:"source"`
+	Tuning    Tuning `json:"tuning"`
 }
 
 // Explain tells the variant, tiles, blocks and splits that Run would use for a batch, and
@@ -208,6 +215,7 @@ func (p *Plan) Explain(seqs []Sequence) Explanation {
 			x.Tile = strings.Join(tiles, " ")
 		} else {
 			x.Family, x.Tile, x.KeyBlock, x.RowBlock = "many-rows", c.Tile, c.KeyBlock, block
+			x.Precision = p.config.Precision
 		}
 		r = run{}
 		p.cut(&r, i, s)
@@ -222,8 +230,12 @@ func (e Explanation) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "variant %s (%s), %d workers", e.Variant, e.Reason, e.Workers)
 	for _, s := range e.Sequences {
+		family := s.Family
+		if s.Precision == BF16 {
+			family += " by dot products of bf16"
+		}
 		fmt.Fprintf(&b, "\n%s of %d queries on %d keys: %s, %d rows a KV head in blocks of %d, tile %s, %d keys a block, splits of %d, %d items (%s)",
-			s.Phase, s.Queries, s.Keys, s.Family, s.Rows, s.RowBlock, s.Tile, s.KeyBlock, s.Split, s.Items, s.Source)
+			s.Phase, s.Queries, s.Keys, family, s.Rows, s.RowBlock, s.Tile, s.KeyBlock, s.Split, s.Items, s.Source)
 	}
 	return b.String()
 }

@@ -20,6 +20,7 @@ func portableVariant() *variant {
 		for dt := range DType(nTypes) {
 			t.packKey[dt] = kernel{dtype: dt, cols: size[1]}
 		}
+		t.dot = dotTile{score: k, value: k, exp: k}
 		v.tiles = append(v.tiles, t)
 	}
 	for dt := range DType(nTypes) {

@@ -62,7 +62,7 @@ func (p *Plan) grow(z *sizes, s *Sequence) {
 	}
 	z.tile = max(z.tile, r.tile.rows)
 	z.rows = max(z.rows, up(min(rows, r.RowBlock), r.tile.rows))
-	z.keys = max(z.keys, up(r.KeyBlock, r.tile.cols))
+	z.keys = max(z.keys, up(r.KeyBlock, max(r.tile.cols, p.scoreStep())))
 }
 
 func ceil(n, d int) int { return (n + d - 1) / d }
@@ -188,6 +188,8 @@ func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 		p.fewCache(w, c, s, it, o, m, l)
 	} else if few {
 		p.few(w, c, s, it, o, m, l)
+	} else if p.config.Precision == BF16 {
+		p.manyDot(w, c, s, it, o, m, l)
 	} else {
 		p.many(w, c, s, it, o, m, l)
 	}
@@ -289,10 +291,15 @@ func (p *Plan) denominator(head int, m, l float32) (top float64, scale float32, 
 
 // convertQuery converts rows of an item's queries to float32, scaled, [n][kd].
 func (p *Plan) convertQuery(w *worker, s *Sequence, it *item, row, n int, dst []float32) {
+	p.convertScaled(w, s, it, row, n, dst, p.queryScale)
+}
+
+// convertScaled is convertQuery with another scale.
+func (p *Plan) convertScaled(w *worker, s *Sequence, it *item, row, n int, dst []float32, scale float32) {
 	c := &w.convert
 	size := p.config.Query.size()
 	c.SrcStride, c.DstStride = s.Query.HeadStride*size, p.kd*4
-	c.Cols, c.Scale = p.config.KeyDim, p.queryScale
+	c.Cols, c.Scale = p.config.KeyDim, scale
 	for done := 0; done < n; done += c.Rows {
 		r := it.row + row + done
 		head := r % p.group

@@ -131,6 +131,19 @@ func Interleaves(variantName string) (bool, error) {
 	return err == nil && v.interleaves(), err
 }
 
+// Precisions lists the values of Config.Precision that a variant offers on this host.
+func Precisions(variantName string) ([]DType, error) {
+	v, err := lookupVariant(variantName)
+	if err != nil {
+		return nil, err
+	}
+	list := []DType{F32}
+	if v.dot.missing == "" {
+		list = append(list, BF16)
+	}
+	return list, nil
+}
+
 // Case is what a tuning was found for.
 type Case struct {
 	Variant  string `json:"variant"`

@@ -37,6 +37,7 @@ type tile struct {
 	valueExp     kernel // where the variant can interleave
 	packQuery    kernel
 	packKey      [nTypes]kernel // by DType
+	dot          dotTile
 }
 
 // variant is a set of kernels for one instruction set.
@@ -44,6 +45,7 @@ type variant struct {
 	name     string
 	requires []string
 	missing  string // why it cannot run here; empty: it can
+	dot      dotFamily
 
 	tiles       []tile
 	decodeScore [nTypes][maxDecodeRows + 1][]kernel // by DType and rows; the default first
@@ -121,27 +123,39 @@ func preferred(list []*variant) *variant {
 
 func newVariant(isa asm.ISA, host HostInfo) *variant {
 	v := &variant{name: string(isa)}
-	features := map[string]bool{}
+	features, dotFeatures := map[string]bool{}, map[string]bool{}
+	require := func(list *[]string, known map[string]bool, features []string) {
+		for _, f := range features {
+			if !known[f] {
+				known[f] = true
+				*list = append(*list, f)
+			}
+		}
+	}
 	var pack [nTypes]map[int]kernel
 	for dt := range pack {
 		pack[dt] = map[int]kernel{}
 	}
-	value, valueExp := map[string]kernel{}, map[string]kernel{}
+	value, valueExp, dots := map[string]kernel{}, map[string]kernel{}, map[string]*dotTile{}
 	for _, k := range asm.List() {
 		if k.ISA != isa {
 			continue
 		}
-		for _, f := range k.Requires {
-			if !features[f] {
-				features[f] = true
-				v.requires = append(v.requires, f)
-			}
+		dot := strings.HasPrefix(string(k.Op), "dot_")
+		if dot {
+			require(&v.dot.requires, dotFeatures, k.Requires)
+		} else {
+			require(&v.requires, features, k.Requires)
 		}
 		t, err := ParseDType(string(k.Type))
 		if err != nil {
 			panic(err)
 		}
 		e := kernel{k.ID, t, k.Rows, k.Cols, tileName(k.Rows, k.Cols)}
+		if dot {
+			v.dot.add(dots, k.Op, e)
+			continue
+		}
 		switch k.Op {
 		case asm.OpScore:
 			v.tiles = append(v.tiles, tile{name: e.name, rows: k.Rows, cols: k.Cols, score: e})
@@ -184,8 +198,15 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 		for dt := range DType(nTypes) {
 			t.packKey[dt] = pack[dt][t.cols]
 		}
+		if d := dots[t.name]; d != nil {
+			t.dot = *d
+		}
 	}
 	v.missing = host.missing(isa, v.requires)
+	v.dot.missing = "it has no kernels for that"
+	if len(v.dot.requires) > 0 {
+		v.dot.missing = host.missing(isa, slices.Concat(v.requires, v.dot.requires))
+	}
 	return v
 }
 

@@ -90,6 +90,7 @@ type worker struct {
 	modify  asm.ModifyArgs
 	pack    asm.PackArgs
 	convert asm.ConvertArgs
+	dotPack asm.DotPackArgs
 	finish  asm.FinishArgs
 }
 
