@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 
@@ -22,6 +23,8 @@ type Batch struct {
 	parts  []part
 	pools  map[int]*kernels.PagePool // by page length
 	caches []*kernels.Cache
+	// precision is that of the last plan.
+	precision kernels.DType
 }
 
 // part is the tensors of one sequence.
@@ -147,7 +150,7 @@ func (b *Batch) Close() error { return errors.Join(b.closeCaches(), b.memory.fre
 // Sequences is what Run gets.
 func (b *Batch) Sequences() []kernels.Sequence { return b.seqs }
 
-// Plan is the case's plan for a variant. Its executor turns faults and panics
+// Plan is the case's plan for a variant, with a Precision that this offers. Its executor turns faults and panics
 // of the workers into a panic of the caller of Run.
 func (b *Batch) Plan(variant string) (*kernels.Plan, func(), error) {
 	pool := kernels.NewPool(max(b.c.Threads, 1))
@@ -159,7 +162,16 @@ func (b *Batch) Plan(variant string) (*kernels.Plan, func(), error) {
 		}
 		opts = append(opts, kernels.WithTuning(t))
 	}
-	p, err := kernels.NewPlan(b.c.Config, opts...)
+	offered, err := kernels.Precisions(variant)
+	if err != nil {
+		return nil, pool.Close, err
+	}
+	c := b.c.Config
+	if !slices.Contains(offered, c.Precision) {
+		c.Precision = kernels.F32
+	}
+	b.precision = c.Precision
+	p, err := kernels.NewPlan(c, opts...)
 	return p, pool.Close, err
 }
 

@@ -170,6 +170,9 @@ func (s *source) config() kernels.Config {
 			c.Sinks = append(c.Sinks, pick(s, 0, 1, -2.5, 9, float32(math.Inf(-1)), 200))
 		}
 	}
+	if s.once(4) {
+		c.Query, c.Key, c.Value, c.Precision = kernels.BF16, kernels.BF16, kernels.BF16, kernels.BF16
+	}
 	return c
 }
 

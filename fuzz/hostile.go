@@ -26,6 +26,12 @@ func Hostile(data []byte, variant string) (err error) {
 		c.Window = &kernels.Window{Left: s.number(), Right: s.number()}
 	}
 	c.AlibiSlopes, c.Sinks = s.floats(c.Heads), s.floats(c.Heads)
+	if s.once(4) {
+		c.Precision = s.dtype()
+		if s.once(2) {
+			c.Query, c.Key, c.Value = c.Precision, c.Precision, c.Precision
+		}
+	}
 	opts := []kernels.Option{kernels.WithVariant(variant), kernels.WithThreads(1)}
 	if s.once(3) {
 		t := s.tuning()

@@ -13,7 +13,10 @@ func Attend(p *Problem) (*Result, error) {
 		return nil, err
 	}
 	r := newResult(p.Heads, p.QueryLen, p.ValueDim)
-	r.KeyDim, r.KVLen = p.KeyDim, p.KVLen
+	r.KeyDim, r.KVLen, r.Precision = p.KeyDim, p.KVLen, p.Precision
+	if p.Precision == BFloat16 {
+		r.Spread = make([]float64, len(r.Output))
+	}
 	var heads sync.WaitGroup
 	for h := range p.Heads {
 		heads.Go(func() {
@@ -124,6 +127,18 @@ func (s *row) attend(i int) {
 			floor[c] += underflow * math.Abs(v)
 		}
 	}
+	if s.r.Spread != nil {
+		spread := s.r.Spread[at*dim:][:dim]
+		for j := lo; j < hi; j++ {
+			if math.IsInf(s.logit[j], -1) {
+				continue
+			}
+			prob := math.Exp(s.logit[j]-top) / sum
+			for c, v := range s.value(j) {
+				spread[c] += prob * math.Abs(v-out[c])
+			}
+		}
+	}
 	for c := range out {
 		if !finite(out[c]) {
 			magnitude[c] = math.Inf(1)
@@ -144,12 +159,13 @@ func (s *row) logits(i, j int) (l, size float64) {
 	at := s.h*p.QueryLen + i
 	q := p.Query[at*p.KeyDim:][:p.KeyDim]
 	k := p.Key[(s.kvHead()*p.KVLen+j)*p.KeyDim:][:p.KeyDim]
-	keys := 0.0
+	keys, flushed := 0.0, 0.0
 	for d, x := range q {
 		y := x * k[d]
 		l += y
 		size += math.Abs(y)
 		keys += math.Abs(k[d])
+		flushed += math.Abs(x) + math.Abs(k[d]) + 2
 	}
 	scale := p.Scale
 	if scale == 0 {
@@ -157,6 +173,9 @@ func (s *row) logits(i, j int) (l, size float64) {
 	}
 	l *= scale
 	size = size*math.Abs(scale) + underflow*keys
+	if p.Precision == BFloat16 {
+		size += underflow * flushed * max(2, 2*p.Softcap, math.Abs(scale)) / logitError(p.KeyDim)
+	}
 	if c := p.Softcap; c != 0 {
 		// An error e of l becomes at most e·(1 − tanh²) of where l may be nearest 0.
 		slope := 0.0

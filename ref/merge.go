@@ -33,6 +33,9 @@ func Merge(parts ...*Result) (*Result, error) {
 	for _, p := range parts {
 		r.KeyDim = max(r.KeyDim, p.KeyDim)
 		r.KVLen += p.KVLen
+		if p.Precision == BFloat16 && r.Spread == nil {
+			r.Precision, r.Spread = p.Precision, make([]float64, len(r.Output))
+		}
 	}
 	for at := range r.LSE {
 		r.merge(at, parts)
@@ -77,6 +80,15 @@ func (r *Result) merge(at int, parts []*Result) {
 			}
 			r.Magnitude[c] += weight * p.Magnitude[c]
 			r.Floor[c] += p.Floor[c] + underflow*p.Magnitude[c]
+		}
+	}
+	for _, p := range parts {
+		if p.Precision != BFloat16 || math.IsInf(p.LSE[at], -1) {
+			continue
+		}
+		weight := math.Exp(p.LSE[at]-top) / sum
+		for c := at * r.ValueDim; c < (at+1)*r.ValueDim; c++ {
+			r.Spread[c] += weight * (p.Spread[c] + math.Abs(p.Output[c]-r.Output[c])) // at most
 		}
 	}
 }

@@ -62,6 +62,11 @@ type Problem struct {
 	// Mask [Heads][QueryLen][KVLen] keeps where true (the bool attn_mask of PyTorch
 	// and ONNX Attention).
 	Mask []bool
+
+	// Precision is what the implementation under test rounds probabilities to before
+	// they meet Value: Float32 or BFloat16. It widens the tolerance; the result is the
+	// same.
+	Precision Format
 }
 
 // Result is what Attend finds, with what a tolerance needs to know.
@@ -90,6 +95,11 @@ type Result struct {
 	// Floor [Heads][QueryLen][ValueDim] is what probabilities below float32's
 	// normal range may amount to: 2^−126·Σ_j |Value|.
 	Floor []float64
+
+	// Spread [Heads][QueryLen][ValueDim] is Σ_j p_j·|Value − Output|, for a Precision of
+	// BFloat16 only.
+	Spread    []float64
+	Precision Format
 }
 
 // validate names the first field that is wrong.
@@ -148,6 +158,9 @@ func (p *Problem) validate() error {
 		if math.IsNaN(s) || math.IsInf(s, 1) {
 			return fmt.Errorf("ref: Sinks[%d] = %v, want a finite number or −Inf (none)", h, s)
 		}
+	}
+	if p.Precision != Float32 && p.Precision != BFloat16 {
+		return fmt.Errorf("ref: Precision = %v, want Float32 or BFloat16", p.Precision)
 	}
 	if w := p.Window; w != nil {
 		if w.Left < -1 {

@@ -64,6 +64,19 @@ func (f Format) String() string {
 //	|Output − want| ≤ Magnitude·(e^(2e) − 1 + s) + Floor + KVLen·2^−149 + rounding
 //	|LSE − want|    ≤ e + s + 4u·|want|
 //
+// Weights rounded to bfloat16, if that is the Precision: each weight w_j changes by a
+// factor 1 + d_j, |d_j| ≤ 2^−8. The output is then the mean of the values with other
+// weights, if the sum is that of the rounded weights too:
+//
+//	Σ w_j·(1 + d_j)·v_j / Σ w_j·(1 + d_j) − Output = Σ w_j·d_j·(v_j − Output) / Σ w_j·(1 + d_j)
+//
+// So the output is off by at most Spread·2^−8/(1 − 2^−8), and the log-sum-exp by
+// −ln(1 − 2^−8): equal values come out as they are. Both round up to 1.0625·2^−8. And
+// bfloat16 instructions take subnormal numbers for 0, in factors, products and sums: a
+// logit changes by at most 2^−126·Σ_d (|Query| + |Key| + 2), times Scale or 2 or twice
+// the Softcap, which is counted in Logit, and an output by 2^−125·KVLen. Query and Key
+// themselves, and the sums, are as precise as otherwise.
+//
 // Rounding to the output's format is half a unit in its last place. With
 // ordinary data float32 kernels reach a hundredth to a tenth of this; losing or
 // gaining one average key exceeds it up to some ten thousand keys.
@@ -72,6 +85,8 @@ const (
 	underflow    = 0x1p-126 // probabilities below may become 0
 	subnormal    = 0x1p-149 // unit of products below float32's normal range
 	vanishing    = 0x1p-100 // probabilities below may become 0 on the way
+	bf16Weight   = 0x1.1p-8 // error of a mean, of its distance from its values
+	bf16Flush    = 0x1p-125 // of a product and its sum
 )
 
 // logitError is the error of a logit of size 1.
@@ -99,6 +114,9 @@ func (r *Result) Tolerance(i int, f Format) float64 {
 	if m := r.Magnitude[i]; m != 0 {
 		tol += m * (math.Expm1(2*logitError(r.KeyDim)*r.Logit[i/r.ValueDim]) + r.sumError())
 	}
+	if r.Precision == BFloat16 {
+		tol += r.Spread[i]*bf16Weight + float64(r.KVLen)*bf16Flush
+	}
 	out := formats[f]
 	tol += out.half*(math.Abs(r.Output[i])+tol) + out.tiny
 	return min(tol, math.MaxFloat64)
@@ -110,6 +128,9 @@ func (r *Result) LSETolerance(i int) float64 {
 		return 0
 	}
 	tol := logitError(r.KeyDim)*r.Logit[i] + r.sumError() + 4*unitRoundoff*math.Abs(r.LSE[i])
+	if r.Precision == BFloat16 {
+		tol += bf16Weight
+	}
 	return min(tol, math.MaxFloat64)
 }
 
@@ -174,10 +195,10 @@ func Compare(want *Result, output, lse []float32, f Format) (Report, error) {
 	return r, err
 }
 
-// deviation returns |got − want|; numbers of at least the size infinite may have
-// become infinite.
+// deviation returns |got − want|; numbers that may be as large as infinite, given tol,
+// may have become infinite.
 func deviation(got, want, tol, infinite float64) float64 {
-	overflow := math.Abs(want)+tol >= infinite && math.Signbit(got) == math.Signbit(want)
+	overflow := math.Copysign(1, got)*want+tol >= infinite
 	switch {
 	case math.IsNaN(got) && math.IsNaN(want), got == want:
 		return 0

@@ -73,7 +73,15 @@ func single(p *ref.Problem, fault string) (output, lse []float32) {
 					}
 				}
 				weight := exp2(s - top)
-				sum += weight
+				if !strings.HasPrefix(fault, "sum of rounded") {
+					sum += weight
+				}
+				if strings.Contains(fault, "weights in bfloat16") {
+					weight = half.BF16ToF32(half.F32ToBF16(weight))
+				}
+				if strings.HasPrefix(fault, "sum of rounded") {
+					sum += weight
+				}
 				for c := range out {
 					out[c] += weight * float32(p.Value[(g*p.KVLen+j)*p.ValueDim+c])
 				}
@@ -96,6 +104,9 @@ func single(p *ref.Problem, fault string) (output, lse []float32) {
 	}
 	return output, lse
 }
+
+// rounded is the float32 attention whose weights are rounded to bfloat16 as Precision says.
+const rounded = "sum of rounded weights in bfloat16"
 
 var shapes = []struct{ keyDim, queryLen, kvLen int }{{1, 3, 7}, {64, 2, 300}, {128, 1, 4096}, {576, 2, 100}, {16, 40, 40}}
 
@@ -169,6 +180,59 @@ func TestToleranceHoldsForFloat32(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestToleranceHoldsForRoundedWeights(t *testing.T) {
+	for name, set := range settings {
+		for _, s := range shapes {
+			t.Run(fmt.Sprint(name, s), func(t *testing.T) {
+				rng := random(28)
+				p := problem(rng, 2, 1, s.keyDim, 5, s.queryLen, s.kvLen)
+				set(p, rng)
+				p.Precision = ref.BFloat16
+				for _, x := range [][]float64{p.Query, p.Key, p.Value} {
+					for i := range x {
+						x[i] = float64(half.BF16ToF32(half.F32ToBF16(float32(x[i]))))
+					}
+				}
+				want := attend(t, p)
+				output, lse := single(p, rounded)
+				_, err := ref.Compare(want, output, lse, ref.Float32)
+				require.NoError(t, err)
+
+				merged, err := ref.Merge(attend(t, part(p, 0, s.kvLen/3)), attend(t, part(p, s.kvLen/3, s.kvLen)))
+				require.NoError(t, err)
+				for i := range want.Output {
+					require.GreaterOrEqual(t, merged.Spread[i], want.Spread[i]*(1-1e-9))
+				}
+			})
+		}
+	}
+}
+
+// Equal values come out as they are only if the sum is that of the rounded weights; and
+// float32 weights are not what Float32 says when they are rounded.
+func TestToleranceOfRoundedWeights(t *testing.T) {
+	p := problem(random(29), 2, 1, 64, 3, 5, 40)
+	for i := range p.Value {
+		p.Value[i] = float64(i%3 + 1)
+	}
+	p.Precision = ref.BFloat16
+	output, _ := single(p, rounded)
+	_, err := ref.Compare(attend(t, p), output, nil, ref.Float32)
+	require.NoError(t, err)
+	output, _ = single(p, "weights in bfloat16")
+	_, err = ref.Compare(attend(t, p), output, nil, ref.Float32)
+	require.ErrorContains(t, err, "beyond tolerance")
+
+	p = problem(random(30), 2, 1, 64, 3, 5, 40)
+	output, lse := single(p, rounded)
+	_, err = ref.Compare(attend(t, p), output, lse, ref.Float32)
+	require.ErrorContains(t, err, "beyond tolerance")
+
+	p.Precision = ref.Float16
+	_, err = ref.Attend(p)
+	require.EqualError(t, err, "ref: Precision = float16, want Float32 or BFloat16")
 }
 
 func TestToleranceFindsFaults(t *testing.T) {
