@@ -70,6 +70,8 @@ func (m *machine) shape(p problem) workload.Shape {
 }
 
 func (m *machine) plan(p problem, t kernels.Tuning) (*kernels.Plan, error) {
+	// A problem with a share of the KV heads is to be cut as the whole would be.
+	t.MinItems = (t.MinItems*p.kvHeads + m.req.KVHeads - 1) / m.req.KVHeads
 	return kernels.NewPlan(m.shape(p).Config(), kernels.WithVariant(m.req.Variant), kernels.WithExecutor(m.pool), kernels.WithTuning(t))
 }
 

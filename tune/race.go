@@ -51,16 +51,8 @@ type race struct {
 }
 
 func (r *race) run(ctx context.Context, deadline time.Time) (winner int, err error) {
-	for _, t := range r.tunings {
-		for _, p := range r.problems {
-			if err := r.lab.check(p, t); err != nil {
-				return 0, err
-			}
-		}
-		r.runners = append(r.runners, runner{times: make([][]float64, len(r.problems))})
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
+	if err := r.start(ctx); err != nil {
+		return 0, err
 	}
 	for round := 1; round <= maxRounds; round++ {
 		if err := r.round(ctx, round); err != nil {
@@ -74,6 +66,22 @@ func (r *race) run(ctx context.Context, deadline time.Time) (winner int, err err
 		}
 	}
 	return 0, nil
+}
+
+// start checks the tunings.
+func (r *race) start(ctx context.Context) error {
+	for _, t := range r.tunings {
+		for _, p := range r.problems {
+			if err := r.lab.check(p, t); err != nil {
+				return err
+			}
+		}
+		r.runners = append(r.runners, runner{times: make([][]float64, len(r.problems))})
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *race) round(ctx context.Context, round int) error {

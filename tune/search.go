@@ -20,7 +20,13 @@ type Request struct {
 	Budget           time.Duration   // of the whole search; 0: one minute
 	Phases           []kernels.Phase // nil: all
 	Buckets          []int           // nil: all of kernels.Buckets
-	Progress         func(Progress)  // called after each step; nil: not wanted
+	// Known is what was found before: a case that it has starts there, and keeps it
+	// unless another tuning is faster beyond doubt. nil: nothing.
+	Known *kernels.Profile
+	// Exhaustive has every combination of the candidates raced too, after the search and
+	// beyond its budget, which takes many times as long.
+	Exhaustive bool
+	Progress   func(Progress) // called after each step; nil: not wanted
 }
 
 // Progress is how far a search is.
@@ -40,6 +46,8 @@ type CaseResult struct {
 	Tuned       kernels.Tuning `json:"tuned"`
 	Changed     []string       `json:"changed"`    // "key_block 256 → 512"
 	Candidates  int            `json:"candidates"` // tried
+	Kept        bool           `json:"kept"`       // Tuned is what was known before
+	Exhaustive  *Exhaustive    `json:"exhaustive,omitempty"`
 }
 
 // Result is what a search found.
@@ -144,6 +152,7 @@ func search(ctx context.Context, req Request, l lab) (*Result, error) {
 	start := l.now()
 	end := start.Add(req.Budget)
 	cases := req.cases()
+	var searchers []*searcher
 	for i, c := range cases {
 		now := l.now()
 		share := max(end.Sub(now), 0) / time.Duration(len(cases)-i)
@@ -151,6 +160,7 @@ func search(ctx context.Context, req Request, l lab) (*Result, error) {
 		if err != nil {
 			return result, err
 		}
+		searchers = append(searchers, s)
 		s.report = func() {
 			if req.Progress != nil {
 				req.Progress(Progress{c, i, len(cases), l.now().Sub(start), req.Budget})
@@ -166,12 +176,24 @@ func search(ctx context.Context, req Request, l lab) (*Result, error) {
 	if req.Progress != nil && len(cases) > 0 {
 		req.Progress(Progress{cases[len(cases)-1], len(cases), len(cases), l.now().Sub(start), req.Budget})
 	}
+	if !req.Exhaustive {
+		return result, nil
+	}
+	for i, s := range searchers {
+		r := &result.Cases[i]
+		x, err := s.exhaust(ctx, r.Default, r.Tuned)
+		if err != nil {
+			return result, fmt.Errorf("tune: all of %s on %d keys: %w", s.c.Phase, s.c.Bucket, err)
+		}
+		r.Exhaustive = &x
+	}
 	return result, nil
 }
 
 // searcher tunes one case.
 type searcher struct {
 	c          kernels.Case
+	known      *kernels.Tuning
 	lab        lab
 	report     func()
 	space      space
@@ -184,7 +206,7 @@ type searcher struct {
 }
 
 func newSearcher(req Request, c kernels.Case, l lab) (*searcher, error) {
-	s := &searcher{c: c, lab: l, report: func() {}}
+	s := &searcher{c: c, known: req.known(c), lab: l, report: func() {}}
 	var err error
 	s.space.group = c.Group
 	s.space.many, s.space.decodeScore, s.space.decodeValue, err = kernels.Tiles(c.Variant)
@@ -247,39 +269,72 @@ func size(t kernels.DType) int {
 	return 2
 }
 
+// known is what the request's profile has for a case.
+func (r Request) known(c kernels.Case) *kernels.Tuning {
+	if r.Known == nil {
+		return nil
+	}
+	for _, e := range r.Known.Entries {
+		if e.Case == c && e.Validate() == nil {
+			return &e.Tuning
+		}
+	}
+	return nil
+}
+
 func (s *searcher) search(ctx context.Context, deadline, end time.Time) (CaseResult, error) {
 	def, err := kernels.DefaultTuning(s.c)
 	if err != nil {
 		return CaseResult{}, err
 	}
-	t := def
+	start := def
+	if s.known != nil {
+		start = *s.known
+	}
+	t, err := s.explore(ctx, deadline, start, s.descend)
+	if err != nil {
+		return CaseResult{}, err
+	}
+	return s.confirm(ctx, end, def, start, t)
+}
+
+// explorer finds the best tuning for a family of kernels, whose coordinates it is given.
+type explorer func(ctx context.Context, deadline time.Time, on []problem, walk []coordinate, t kernels.Tuning) (kernels.Tuning, error)
+
+// explore finds the best of each family, and where they cross.
+func (s *searcher) explore(ctx context.Context, deadline time.Time, t kernels.Tuning, find explorer) (kernels.Tuning, error) {
+	// The family is forced by FewRows.
+	family := func(on []problem, walk []coordinate, force int) error {
+		keep := t.FewRows
+		t.FewRows = force
+		s.space.problem = on[0]
+		x, err := find(ctx, deadline, on, walk, t)
+		x.FewRows = keep
+		t = x
+		return err
+	}
 	if s.few != nil {
-		if t, err = s.descend(ctx, deadline, s.few, fewRows, t, maxFewRows); err != nil {
-			return CaseResult{}, err
+		if err := family(s.few, fewRows, maxFewRows); err != nil {
+			return t, err
 		}
 	}
 	if s.c.Phase != kernels.Decode {
-		if t, err = s.descend(ctx, deadline, s.many, manyRows, t, 0); err != nil {
-			return CaseResult{}, err
+		if err := family(s.many, manyRows, 0); err != nil {
+			return t, err
 		}
 	}
+	var err error
 	if t.FewRows, err = s.crossover(ctx, deadline, t); err != nil {
-		return CaseResult{}, err
+		return t, err
 	}
 	if s.c.Phase == kernels.Decode && s.c.Group > t.FewRows {
-		if t, err = s.descend(ctx, deadline, s.many, manyRows, t, 0); err != nil {
-			return CaseResult{}, err
-		}
+		return t, family(s.many, manyRows, 0)
 	}
-	return s.confirm(ctx, end, def, t)
+	return t, nil
 }
 
-// descend walks the coordinates until a pass changes nothing. The family is forced
-// meanwhile by FewRows.
-func (s *searcher) descend(ctx context.Context, deadline time.Time, on []problem, walk []coordinate, t kernels.Tuning, family int) (kernels.Tuning, error) {
-	keep := t.FewRows
-	t.FewRows = family
-	s.space.problem = on[0]
+// descend walks the coordinates until a pass changes nothing.
+func (s *searcher) descend(ctx context.Context, deadline time.Time, on []problem, walk []coordinate, t kernels.Tuning) (kernels.Tuning, error) {
 	for range maxPasses {
 		before := t
 		for _, c := range walk {
@@ -297,7 +352,6 @@ func (s *searcher) descend(ctx context.Context, deadline time.Time, on []problem
 			break
 		}
 	}
-	t.FewRows = keep
 	return t, nil
 }
 
@@ -334,31 +388,51 @@ func (s *searcher) crossover(ctx context.Context, deadline time.Time, t kernels.
 	return limit, nil
 }
 
-// confirm lets the tuning race against the default, on all problems at which they
-// differ.
-func (s *searcher) confirm(ctx context.Context, end time.Time, def, t kernels.Tuning) (CaseResult, error) {
-	var all, differ []problem
-	for _, p := range slices.Concat(s.few, s.probes, s.many) {
-		if slices.Contains(all, p) {
-			continue
-		}
-		all = append(all, p)
-		if s.space.problem = p; s.space.effect(def) != s.space.effect(t) {
-			differ = append(differ, p)
-		}
-	}
-	on, list := differ, []kernels.Tuning{def, t}
-	if len(differ) == 0 {
-		on, list = all, list[:1]
-	}
-	winner, r, err := s.race(ctx, end, on, list)
+// confirm lets what was found race against what the search started from, and that has to
+// be no worse than the default.
+func (s *searcher) confirm(ctx context.Context, end time.Time, def, start, t kernels.Tuning) (CaseResult, error) {
+	winner, r, err := s.duel(ctx, end, start, t)
 	if err != nil {
 		return CaseResult{}, err
 	}
-	return CaseResult{
-		Case: s.c, Default: def, Tuned: list[winner], Changed: changes(def, list[winner]),
-		DefaultTime: r.total(0), TunedTime: r.total(winner), Candidates: s.candidates,
-	}, nil
+	if winner == 0 {
+		t = start
+	}
+	result := CaseResult{Case: s.c, Default: def, DefaultTime: r.total(0), TunedTime: r.total(winner)}
+	if start != def {
+		if winner, r, err = s.duel(ctx, end, t, def); err != nil {
+			return CaseResult{}, err
+		}
+		result.TunedTime, result.DefaultTime = r.total(0), r.total(len(r.tunings)-1)
+		if winner > 0 {
+			t, result.TunedTime = def, result.DefaultTime
+		}
+	}
+	result.Tuned, result.Changed = t, changes(def, t)
+	result.Kept = s.known != nil && t == *s.known
+	result.Candidates = s.candidates
+	return result, nil
+}
+
+// duel is a race of two on all problems at which they differ, or of one on all problems.
+func (s *searcher) duel(ctx context.Context, end time.Time, a, b kernels.Tuning) (winner int, r *race, err error) {
+	var differ []problem
+	for _, p := range s.problems() {
+		if s.space.problem = p; s.space.effect(a) != s.space.effect(b) {
+			differ = append(differ, p)
+		}
+	}
+	if len(differ) == 0 {
+		return s.race(ctx, end, s.problems(), []kernels.Tuning{a})
+	}
+	return s.race(ctx, end, differ, []kernels.Tuning{a, b})
+}
+
+// problems are all that the case is timed on, by their queries.
+func (s *searcher) problems() []problem {
+	all := slices.Concat(s.few, s.probes, s.many)
+	slices.SortFunc(all, func(a, b problem) int { return a.queries - b.queries })
+	return slices.Compact(all)
 }
 
 func (s *searcher) race(ctx context.Context, deadline time.Time, on []problem, list []kernels.Tuning) (int, *race, error) {
