@@ -135,11 +135,11 @@ func (s *space) effect(t kernels.Tuning) kernels.Tuning {
 	t.Split = min(t.Split, keys)
 	if s.rows() <= t.FewRows {
 		return kernels.Tuning{
-			FewRows: maxFewRows, Split: t.Split, MinItems: t.MinItems, DecodeBlock: min(t.DecodeBlock, keys), DecodeRows: min(t.DecodeRows, s.rows()),
+			FewRows: maxFewRows, Split: t.Split, MinItems: t.MinItems, DecodeBlock: min(t.DecodeBlock, t.Split, keys), DecodeRows: min(t.DecodeRows, s.rows()),
 			DecodeScore: t.DecodeScore, DecodeValue: t.DecodeValue, Prefetch: t.Prefetch,
 		}
 	}
-	return kernels.Tuning{Split: t.Split, MinItems: t.MinItems, Tile: t.Tile, KeyBlock: min(t.KeyBlock, keys), Interleave: t.Interleave, RowBlock: min(t.RowBlock, s.rows())}
+	return kernels.Tuning{Split: t.Split, MinItems: t.MinItems, Tile: t.Tile, KeyBlock: min(t.KeyBlock, t.Split, keys), Interleave: t.Interleave, RowBlock: min(t.RowBlock, s.rows())}
 }
 
 // candidates are t, first, and what differs from it along a coordinate.

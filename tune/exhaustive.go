@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	// Every combination is timed; then, again and again, the faster half of those left is,
-	// until so few are left that they can race.
+	// Every combination is timed; then, again and again, the faster half of those left that
+	// are not slower than the fastest by more than hopeless, until few are left to race.
+	hopeless      = 1.15
 	finalists     = 8
 	finalRounds   = 15
 	compareRounds = 21
@@ -117,8 +118,8 @@ func (s *space) combinations(walk []coordinate, t kernels.Tuning) []kernels.Tuni
 	return list
 }
 
-// halve drops the slower half, by the best of each one's times since interruptions only add
-// to them, until the rest can race; the first stays as what the others are compared with.
+// halve drops the slower half and more, by the best of each one's times since interruptions
+// only add to them, until the rest can race; the first stays as what the others are compared with.
 // It returns the one with the least median ratio.
 func (r *race) halve(ctx context.Context) (kernels.Tuning, error) {
 	if err := r.start(ctx); err != nil {
@@ -135,10 +136,13 @@ func (r *race) halve(ctx context.Context) (kernels.Tuning, error) {
 			return kernels.Tuning{}, err
 		}
 		slices.SortStableFunc(left, func(a, b int) int { return cmp.Compare(r.best(a), r.best(b)) })
-		for _, i := range left[len(left)/2:] {
+		n := len(left) / 2
+		for ; n > 1 && r.best(left[n-1]) > hopeless*r.best(left[0]); n-- {
+		}
+		for _, i := range left[n:] {
 			r.runners[i].out = i > 0
 		}
-		left = left[:len(left)/2]
+		left = left[:n]
 	}
 	for range finalRounds {
 		if err := next(); err != nil {

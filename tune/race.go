@@ -10,7 +10,10 @@ import (
 )
 
 const (
-	margin       = 0.02 // a winner is faster by more
+	// A winner is faster by more than a margin: along a coordinate, and in the end, so that
+	// small gains may add up.
+	stepMargin   = 0.01
+	margin       = 0.02
 	significance = 0.01 // of the sign test
 	// After screenRounds what is slower leaves the race; from decideRounds on, the
 	// fewest with which the sign test can reject chance, the best may win.
@@ -47,6 +50,7 @@ type race struct {
 	lab      lab
 	problems []problem
 	tunings  []kernels.Tuning
+	margin   float64
 	runners  []runner
 }
 
@@ -131,7 +135,7 @@ func (r *race) judge(round int) int {
 			continue
 		}
 		m := median(x.ratios)
-		x.out = round >= screenRounds && m >= 1 || round >= decideRounds && m >= 1-margin
+		x.out = round >= screenRounds && m >= 1 || round >= decideRounds && m >= 1-r.margin
 		if !x.out && m < bestRatio {
 			best, bestRatio = i, m
 		}

@@ -342,7 +342,7 @@ func (s *searcher) descend(ctx context.Context, deadline time.Time, on []problem
 			if len(list) == 1 || !s.lab.now().Before(deadline) {
 				continue
 			}
-			winner, _, err := s.race(ctx, deadline, on, list)
+			winner, _, err := s.race(ctx, deadline, stepMargin, on, list)
 			if err != nil {
 				return t, err
 			}
@@ -371,7 +371,7 @@ func (s *searcher) crossover(ctx context.Context, deadline time.Time, t kernels.
 			if !few {
 				a, b = b, a
 			}
-			winner, _, err := s.race(ctx, deadline, []problem{p}, []kernels.Tuning{a, b})
+			winner, _, err := s.race(ctx, deadline, stepMargin, []problem{p}, []kernels.Tuning{a, b})
 			if err != nil {
 				return 0, err
 			}
@@ -423,9 +423,9 @@ func (s *searcher) duel(ctx context.Context, end time.Time, a, b kernels.Tuning)
 		}
 	}
 	if len(differ) == 0 {
-		return s.race(ctx, end, s.problems(), []kernels.Tuning{a})
+		return s.race(ctx, end, margin, s.problems(), []kernels.Tuning{a})
 	}
-	return s.race(ctx, end, differ, []kernels.Tuning{a, b})
+	return s.race(ctx, end, margin, differ, []kernels.Tuning{a, b})
 }
 
 // problems are all that the case is timed on, by their queries.
@@ -435,8 +435,8 @@ func (s *searcher) problems() []problem {
 	return slices.Compact(all)
 }
 
-func (s *searcher) race(ctx context.Context, deadline time.Time, on []problem, list []kernels.Tuning) (int, *race, error) {
-	r := &race{lab: s.lab, problems: on, tunings: list}
+func (s *searcher) race(ctx context.Context, deadline time.Time, margin float64, on []problem, list []kernels.Tuning) (int, *race, error) {
+	r := &race{lab: s.lab, problems: on, tunings: list, margin: margin}
 	winner, err := r.run(ctx, deadline)
 	s.candidates += len(list) - 1
 	s.report()

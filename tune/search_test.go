@@ -231,7 +231,7 @@ func TestLosersLeaveEarly(t *testing.T) {
 		x.KeyBlock = n
 		list = append(list, x)
 	}
-	winner, r, err := s.race(context.Background(), l.now().Add(time.Hour), s.many, list)
+	winner, r, err := s.race(context.Background(), l.now().Add(time.Hour), margin, s.many, list)
 	require.NoError(t, err)
 	require.Equal(t, 2, winner)
 	for i, rounds := range []int{decideRounds, screenRounds, decideRounds, screenRounds} {
