@@ -65,6 +65,8 @@ func newMachine(req Request) *machine {
 
 func (m *machine) close() { m.pool.Close() }
 
+func (m *machine) renew() { m.loaded, m.ws = nil, kernels.NewWorkspace() }
+
 func (m *machine) now() time.Time { return time.Now() }
 
 func (m *machine) shape(p problem) workload.Shape {

@@ -33,6 +33,8 @@ type lab interface {
 	check(p problem, t kernels.Tuning) error
 	// time is how long one run takes.
 	time(p problem, t kernels.Tuning) (time.Duration, error)
+	// renew gives problems and scratch other memory: where they lie can favour a tuning.
+	renew()
 	now() time.Time
 }
 

@@ -243,22 +243,26 @@ func newSearcher(req Request, c kernels.Case, l lab) (*searcher, error) {
 // many as a prefill may have without taking long.
 func (r Request) problem(c kernels.Case, queries int) problem {
 	const (
-		maxPairs = 4 << 20   // rows × keys of a KV head
-		maxBytes = 256 << 20 // of K and V
+		maxPairs   = 4 << 20   // rows × keys of a KV head
+		chunkPairs = 1 << 20   // of all KV heads, unless there are more threads
+		maxBytes   = 256 << 20 // of K and V
 	)
 	keys := map[int]int{512: 512, 4096: 2048, 32768: 8192}[c.Bucket]
 	if keys == 0 {
 		keys = 40960
 	}
 	perKey := r.KeyDim*size(r.Key) + r.ValueDim*size(r.Value)
-	p := problem{queries, keys, max(1, min(r.KVHeads, maxBytes/(perKey*keys)))}
-	if queries != 1 {
+	p := problem{queries: queries, keys: keys}
+	heads := maxBytes / (perKey * keys)
+	switch queries {
+	case 0:
 		// Heads are independent, and arithmetic decides: one for each thread will do.
-		p.kvHeads = min(r.KVHeads, r.Threads)
+		p.queries, heads = min(max(maxPairs/(c.Group*keys), 64), keys), r.Threads
+	case 1:
+	default:
+		heads = chunkPairs / (c.Group * queries * keys)
 	}
-	if queries == 0 {
-		p.queries = min(max(maxPairs/(c.Group*keys), 64), keys)
-	}
+	p.kvHeads = min(max(heads/r.Threads, 1)*r.Threads, r.KVHeads) // as many for each thread
 	return p
 }
 
@@ -414,7 +418,8 @@ func (s *searcher) confirm(ctx context.Context, end time.Time, def, start, t ker
 	return result, nil
 }
 
-// duel is a race of two on all problems at which they differ, or of one on all problems.
+// duel is a race of two on all problems at which they differ, in other memory than that of
+// the search; or of one on all problems.
 func (s *searcher) duel(ctx context.Context, end time.Time, a, b kernels.Tuning) (winner int, r *race, err error) {
 	var differ []problem
 	for _, p := range s.problems() {
@@ -425,6 +430,7 @@ func (s *searcher) duel(ctx context.Context, end time.Time, a, b kernels.Tuning)
 	if len(differ) == 0 {
 		return s.race(ctx, end, margin, s.problems(), []kernels.Tuning{a})
 	}
+	s.lab.renew()
 	return s.race(ctx, end, margin, differ, []kernels.Tuning{a, b})
 }
 

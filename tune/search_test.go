@@ -21,9 +21,10 @@ type fakeLab struct {
 	cost  func(p problem, t kernels.Tuning) float64
 	wrong func(t kernels.Tuning) bool
 
-	checks map[kernels.Tuning]bool
-	timed  int
-	after  func(timed int) // called after each sample
+	checks  map[kernels.Tuning]bool
+	timed   int
+	renewed int
+	after   func(timed int) // called after each sample
 }
 
 func newFakeLab(cost func(p problem, t kernels.Tuning) float64) *fakeLab {
@@ -50,6 +51,8 @@ func (l *fakeLab) time(p problem, t kernels.Tuning) (time.Duration, error) {
 	}
 	return d, nil
 }
+
+func (l *fakeLab) renew() { l.renewed++ }
 
 func (l *fakeLab) now() time.Time { return l.clock }
 
