@@ -10,10 +10,12 @@ import (
 )
 
 const (
-	// A winner is faster by more than a margin: along a coordinate, and in the end, so that
-	// small gains may add up.
+	// A winner is faster by more than a margin. It is small along a coordinate, since gains
+	// add up, and large where a profile would change: from hour to hour a machine differs
+	// by that.
 	stepMargin   = 0.01
 	margin       = 0.02
+	knownMargin  = 0.05
 	significance = 0.01 // of the sign test
 	// After screenRounds what is slower leaves the race; from decideRounds on, the
 	// fewest with which the sign test can reject chance, the best may win.

@@ -247,7 +247,7 @@ func (r Request) problem(c kernels.Case, queries int) problem {
 		chunkPairs = 1 << 20   // of all KV heads, unless there are more threads
 		maxBytes   = 256 << 20 // of K and V
 	)
-	keys := map[int]int{512: 512, 4096: 2048, 32768: 8192}[c.Bucket]
+	keys := map[int]int{512: 512, 4096: 2048, 32768: 12288}[c.Bucket]
 	if keys == 0 {
 		keys = 40960
 	}
@@ -395,7 +395,11 @@ func (s *searcher) crossover(ctx context.Context, deadline time.Time, t kernels.
 // confirm lets what was found race against what the search started from, and that has to
 // be no worse than the default.
 func (s *searcher) confirm(ctx context.Context, end time.Time, def, start, t kernels.Tuning) (CaseResult, error) {
-	winner, r, err := s.duel(ctx, end, start, t)
+	margin := margin
+	if s.known != nil {
+		margin = knownMargin
+	}
+	winner, r, err := s.duel(ctx, end, margin, start, t)
 	if err != nil {
 		return CaseResult{}, err
 	}
@@ -404,7 +408,7 @@ func (s *searcher) confirm(ctx context.Context, end time.Time, def, start, t ker
 	}
 	result := CaseResult{Case: s.c, Default: def, DefaultTime: r.total(0), TunedTime: r.total(winner)}
 	if start != def {
-		if winner, r, err = s.duel(ctx, end, t, def); err != nil {
+		if winner, r, err = s.duel(ctx, end, margin, t, def); err != nil {
 			return CaseResult{}, err
 		}
 		result.TunedTime, result.DefaultTime = r.total(0), r.total(len(r.tunings)-1)
@@ -420,7 +424,7 @@ func (s *searcher) confirm(ctx context.Context, end time.Time, def, start, t ker
 
 // duel is a race of two on all problems at which they differ, in other memory than that of
 // the search; or of one on all problems.
-func (s *searcher) duel(ctx context.Context, end time.Time, a, b kernels.Tuning) (winner int, r *race, err error) {
+func (s *searcher) duel(ctx context.Context, end time.Time, margin float64, a, b kernels.Tuning) (winner int, r *race, err error) {
 	var differ []problem
 	for _, p := range s.problems() {
 		if s.space.problem = p; s.space.effect(a) != s.space.effect(b) {

@@ -451,3 +451,103 @@ func TestSearchOnThisMachine(t *testing.T) {
 	require.True(t, errors.Is(err, context.Canceled))
 	require.Empty(t, r.Cases)
 }
+
+// known is a profile with one case, changed from the default.
+func known(t *testing.T, req Request, change func(*kernels.Tuning)) (*kernels.Profile, kernels.Tuning) {
+	c := req.cases()[0]
+	x, err := kernels.DefaultTuning(c)
+	require.NoError(t, err)
+	change(&x)
+	return &kernels.Profile{Entries: []kernels.Entry{{Case: c, Tuning: x}}}, x
+}
+
+func TestSearchStartsFromWhatIsKnown(t *testing.T) {
+	for name, test := range map[string]struct {
+		known, best int     // key blocks
+		gain        float64 // of the best
+		base        float64 // of the default, against what is known
+		want        int
+	}{
+		"better by little":              {64, 512, 0.04, 1.2, 64},
+		"better by much":                {64, 512, 0.1, 1.2, 512},
+		"the default is a tie":          {64, 64, 0, 0.97, 64},
+		"the default is the better one": {64, 64, 0, 0.9, 256},
+		"the default, and a little":     {256, 512, 0.04, 1, 256},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req := request(t, kernels.Prefill)
+			var entry kernels.Tuning
+			req.Known, entry = known(t, req, func(x *kernels.Tuning) { x.KeyBlock = test.known })
+			def, err := kernels.DefaultTuning(req.cases()[0])
+			require.NoError(t, err)
+			require.Equal(t, 256, def.KeyBlock)
+			r := searchOne(t, req, newFakeLab(func(_ problem, t kernels.Tuning) float64 {
+				switch t.KeyBlock {
+				case test.known:
+					return 1
+				case test.best:
+					return 1 - test.gain
+				case def.KeyBlock:
+					return test.base
+				}
+				return 1.5
+			}))
+			require.Equal(t, test.want, r.Tuned.KeyBlock)
+			require.Equal(t, test.want == test.known, r.Kept)
+			require.Equal(t, r.Tuned == entry, r.Kept)
+			require.Equal(t, changes(def, r.Tuned), r.Changed)
+			require.GreaterOrEqual(t, r.DefaultTime, r.TunedTime-40*time.Microsecond)
+		})
+	}
+}
+
+// A second search keeps what the first one found, whatever the noise.
+func TestSecondSearchChangesNothing(t *testing.T) {
+	for _, phase := range kernels.Phases() {
+		for seed := range uint64(10) {
+			req := request(t, phase)
+			cost := func(p problem, t kernels.Tuning) float64 {
+				return 1 + 0.03*off(t.KeyBlock, 128) + 0.03*off(t.DecodeBlock, 512) + 0.01*off(t.RowBlock, 256)
+			}
+			var before kernels.Tuning
+			for i := range uint64(3) {
+				l := newFakeLab(cost)
+				l.noise, l.rnd = 0.01, rand.New(rand.NewPCG(seed, i))
+				r := searchOne(t, req, l)
+				if i > 0 {
+					require.Equal(t, before, r.Tuned)
+					require.True(t, r.Kept)
+				}
+				before = r.Tuned
+				req.Known = &kernels.Profile{Entries: []kernels.Entry{{Case: r.Case, Tuning: r.Tuned}}}
+			}
+		}
+	}
+}
+
+// Where memory lies can favour a tuning: what wins in one place only has not won.
+func TestTheLastRaceIsInOtherMemory(t *testing.T) {
+	var l *fakeLab
+	l = newFakeLab(func(_ problem, t kernels.Tuning) float64 {
+		if t.KeyBlock == 64 && l.renewed == 0 {
+			return 0.8
+		}
+		return 1
+	})
+	r := searchOne(t, request(t, kernels.Prefill), l)
+	require.Equal(t, 1, l.renewed)
+	require.Equal(t, r.Default, r.Tuned)
+}
+
+func TestKnownEntriesThatDoNotFitAreIgnored(t *testing.T) {
+	req := request(t, kernels.Prefill)
+	bad, _ := known(t, req, func(x *kernels.Tuning) { x.KeyBlock = 7 })
+	other, _ := known(t, req, func(*kernels.Tuning) {})
+	other.Entries[0].Bucket = 512
+	for _, p := range []*kernels.Profile{nil, {}, bad, other} {
+		req.Known = p
+		r := searchOne(t, req, newFakeLab(func(problem, kernels.Tuning) float64 { return 1 }))
+		require.Equal(t, r.Default, r.Tuned)
+		require.False(t, r.Kept)
+	}
+}
