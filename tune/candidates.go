@@ -18,7 +18,7 @@ type coordinate func(s *space, t kernels.Tuning) []kernels.Tuning
 // The more a coordinate decides, the earlier it is walked.
 var (
 	manyRows = []coordinate{tiles, keyBlocks, interleaving, rowBlocks, splits}
-	fewRows  = []coordinate{decodeRows, prefetches, decodeBlocks, decodeScores, decodeValues, splits}
+	fewRows  = []coordinate{decodeShapes, prefetches, decodeScores, decodeValues, splits}
 )
 
 // space is the candidates of a case on a problem.
@@ -66,18 +66,20 @@ func splits(_ *space, t kernels.Tuning) []kernels.Tuning {
 	return vary(t, func(t *kernels.Tuning, v int) { t.Split = v }, 512, 1024, 2048, 4096, 8192, 16384, 1<<16)
 }
 
-func decodeRows(s *space, t kernels.Tuning) []kernels.Tuning {
+// decodeShapes are pairs of rows and keys: several low tiles can be the best on blocks that
+// stay in L1, and on no others.
+func decodeShapes(s *space, t kernels.Tuning) []kernels.Tuning {
 	var heights []int
 	for _, name := range s.decodeScore {
 		if h := height(name); h > 0 && !slices.Contains(heights, h) {
 			heights = append(heights, h)
 		}
 	}
-	return vary(t, func(t *kernels.Tuning, v int) { t.DecodeRows = v }, heights...)
-}
-
-func decodeBlocks(_ *space, t kernels.Tuning) []kernels.Tuning {
-	return vary(t, func(t *kernels.Tuning, v int) { t.DecodeBlock = v }, 32, 64, 128, 256, 512)
+	var list []kernels.Tuning
+	for _, x := range vary(t, func(t *kernels.Tuning, v int) { t.DecodeRows = v }, heights...) {
+		list = append(list, vary(x, func(t *kernels.Tuning, v int) { t.DecodeBlock = v }, 32, 64, 128, 256, 512)...)
+	}
+	return list
 }
 
 func prefetches(_ *space, t kernels.Tuning) []kernels.Tuning {
@@ -134,8 +136,12 @@ func (s *space) effect(t kernels.Tuning) kernels.Tuning {
 	keys := (s.problem.keys + 15) / 16 * 16
 	t.Split = min(t.Split, keys)
 	if s.rows() <= t.FewRows {
+		t.DecodeRows = tileHeights(s.rows(), t.DecodeRows)[0]
+		if s.rows() > t.DecodeRows { // several tiles prefetch the next block, however far it is
+			t.Prefetch = min(t.Prefetch, 1)
+		}
 		return kernels.Tuning{
-			FewRows: maxFewRows, Split: t.Split, MinItems: t.MinItems, DecodeBlock: min(t.DecodeBlock, t.Split, keys), DecodeRows: min(t.DecodeRows, s.rows()),
+			FewRows: maxFewRows, Split: t.Split, MinItems: t.MinItems, DecodeBlock: min(t.DecodeBlock, t.Split, keys), DecodeRows: t.DecodeRows,
 			DecodeScore: t.DecodeScore, DecodeValue: t.DecodeValue, Prefetch: t.Prefetch,
 		}
 	}
@@ -151,6 +157,8 @@ func (s *space) candidates(c coordinate, t kernels.Tuning) []kernels.Tuning {
 			list, effects = append(list, x), append(effects, e)
 		}
 	}
+	// Of those that are equally fast the first wins.
+	slices.SortStableFunc(list, func(a, b kernels.Tuning) int { return len(changes(t, a)) - len(changes(t, b)) })
 	return list
 }
 

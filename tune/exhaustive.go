@@ -174,20 +174,6 @@ func (r *race) ratio(i, j int) Ratio {
 	for k := range a {
 		ratios[k] = a[k] / b[k]
 	}
-	slices.Sort(ratios)
-	k := order95(len(ratios))
-	return Ratio{median(ratios), ratios[k], ratios[len(ratios)-1-k]}
-}
-
-// order95 is the k for which the (k+1)th smallest and the (k+1)th largest of n samples
-// enclose the median with a probability of at least 95 %, whatever the distribution.
-func order95(n int) int {
-	below, term := 0.0, math.Pow(0.5, float64(n)) // P(at most k of n are below the median)
-	for k := 0; ; k++ {
-		below += term
-		if below > 0.025 {
-			return max(k-1, 0)
-		}
-		term *= float64(n-k) / float64(k+1)
-	}
+	low, high := interval(ratios)
+	return Ratio{median(ratios), low, high}
 }

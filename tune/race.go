@@ -3,6 +3,7 @@ package tune
 import (
 	"context"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -16,12 +17,15 @@ const (
 	stepMargin   = 0.01
 	margin       = 0.02
 	knownMargin  = 0.05
-	significance = 0.01 // of the sign test
-	// After screenRounds what is slower leaves the race; from decideRounds on, the
-	// fewest with which the sign test can reject chance, the best may win.
+	significance = 0.005 // of the sign test
+	// After screenRounds what is slower by more than screenMargin leaves the race; from
+	// decideRounds on, the fewest with which the sign test can reject chance, so does what
+	// is beyond doubt not faster by the margin. The best may win then, and each time
+	// there are half as many rounds again: looking more often would find chance.
 	screenRounds = 3
-	decideRounds = 7
-	maxRounds    = 21
+	screenMargin = 0.02
+	decideRounds = 8
+	maxRounds    = 27
 )
 
 // problem is what candidates are timed on.
@@ -62,12 +66,20 @@ func (r *race) run(ctx context.Context, deadline time.Time) (winner int, err err
 	if err := r.start(ctx); err != nil {
 		return 0, err
 	}
+	look := decideRounds
 	for round := 1; round <= maxRounds; round++ {
 		if err := r.round(ctx, round); err != nil {
 			return 0, err
 		}
-		if best := r.judge(round); best > 0 || round >= screenRounds && r.alone() {
-			return best, nil
+		best := r.judge(round)
+		if round == look {
+			if best > 0 && signTest(r.runners[best].ratios) <= significance {
+				return best, nil
+			}
+			look += look / 2
+		}
+		if round >= screenRounds && r.alone() {
+			return 0, nil
 		}
 		if !r.lab.now().Before(deadline) {
 			break
@@ -93,10 +105,9 @@ func (r *race) start(ctx context.Context) error {
 }
 
 func (r *race) round(ctx context.Context, round int) error {
-	order := make([]int, len(r.runners))
-	for i := range order {
-		order[i] = i
-	}
+	// Pairs of rounds have opposite orders, so that drift meets all alike; another order each
+	// pair, so that what comes at intervals does.
+	order := rand.New(rand.NewPCG(uint64(round-1)/2, 0)).Perm(len(r.runners))
 	if round%2 == 0 {
 		slices.Reverse(order)
 	}
@@ -130,7 +141,8 @@ func (r *race) round(ctx context.Context, round int) error {
 	return nil
 }
 
-// judge drops those that cannot win, and returns the best if it has won, else 0.
+// judge drops those that cannot win, and returns the best if it is faster by the margin,
+// else 0.
 func (r *race) judge(round int) int {
 	best, bestRatio := 0, 1.0
 	for i := 1; i < len(r.runners); i++ {
@@ -139,15 +151,16 @@ func (r *race) judge(round int) int {
 			continue
 		}
 		m := median(x.ratios)
-		x.out = round >= screenRounds && m >= 1 || round >= decideRounds && m >= 1-r.margin
+		low, _ := interval(x.ratios)
+		x.out = round >= screenRounds && m >= 1+screenMargin || round >= decideRounds && low >= 1-r.margin
 		if !x.out && m < bestRatio {
 			best, bestRatio = i, m
 		}
 	}
-	if best > 0 && round >= decideRounds && signTest(r.runners[best].ratios) <= significance {
-		return best
+	if bestRatio >= 1-r.margin {
+		return 0
 	}
-	return 0
+	return best
 }
 
 // alone tells whether all but the first have left.
@@ -172,6 +185,27 @@ func median(x []float64) float64 {
 	x = slices.Sorted(slices.Values(x))
 	n := len(x)
 	return (x[(n-1)/2] + x[n/2]) / 2
+}
+
+// interval is the confidence interval, of at least 95 % if there are six or more, of the
+// median.
+func interval(x []float64) (low, high float64) {
+	x = slices.Sorted(slices.Values(x))
+	k := order95(len(x))
+	return x[k], x[len(x)-1-k]
+}
+
+// order95 is the k for which the (k+1)th smallest and the (k+1)th largest of n samples
+// enclose the median with a probability of at least 95 %, whatever the distribution.
+func order95(n int) int {
+	below, term := 0.0, math.Pow(0.5, float64(n)) // P(at most k of n are below the median)
+	for k := 0; ; k++ {
+		below += term
+		if below > 0.025 {
+			return max(k-1, 0)
+		}
+		term *= float64(n-k) / float64(k+1)
+	}
 }
 
 // signTest is the probability that as many ratios or more are below 1 when either
