@@ -27,8 +27,9 @@ type Config struct {
 	// Precision is that of the weights of the softmax where they meet Value: F32, or
 	// BF16, which rounds each to bf16 (error up to 2^-8; sums stay float32). Then,
 	// with Query, Key and Value of BF16, prefill and long chunks are dot products of
-	// bf16 at up to twice the rate. A plan whose variant has no kernels for it is an
-	// error that wraps [ErrUnsupported]; see [Precisions].
+	// bf16 at up to twice the rate; the rest stays float32. Where the variant has no
+	// kernels for it, or they would be slower and the variant is not forced, NewPlan's
+	// error wraps [ErrUnsupported], and F32 is what to use; see [Precisions].
 	Precision DType
 
 	Scale   float32 // of q·k; 0: 1/√KeyDim

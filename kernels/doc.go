@@ -32,6 +32,12 @@
 // exact below 2^24. The tolerance that every variant is tested against is
 // ref.Result.Tolerance.
 //
+// With Config.Precision = BF16 the weights of the softmax are rounded to bf16, to nearest
+// even, and so is the sum that divides them: it is that of the rounded weights, so that
+// equal values come out as they are. Elements of Query, Key and Value below 2^-126 count
+// as 0 on CPUs. It applies to the many-rows family (Explain tells); decode and short
+// chunks, which memory bounds, stay float32.
+//
 // # Determinism
 //
 // Work is cut by lengths and tuning alone. The bits of a result do not depend

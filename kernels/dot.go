@@ -41,6 +41,15 @@ func (f *dotFamily) add(tiles map[string]*dotTile, op asm.Op, k kernel) {
 	}
 }
 
+// refuses says why a plan may not use them, empty if it may: where they are slow, only if
+// the variant is forced.
+func (f *dotFamily) refuses(forced, slow bool) string {
+	if f.missing == "" && f.requires != nil && slow && !forced {
+		return "this CPU multiplies float32 twice as fast; force the variant to use it all the same"
+	}
+	return f.missing
+}
+
 // dotScale splits the scale of scores: a power of two of at most 1 is multiplied into Q,
 // which it leaves exact, the rest, 1 at least, into the scores. So what overflows before
 // overflows in the logit too.

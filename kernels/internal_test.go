@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -87,6 +88,39 @@ func TestVariantsAreComplete(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Where they are slow, dot products of bf16 are for those who insist.
+func TestDotRefuses(t *testing.T) {
+	avx512 := dotFamily{requires: []string{"AVX512_BF16"}}
+	for _, tt := range []struct {
+		family       dotFamily
+		forced, slow bool
+		want         string
+	}{
+		{avx512, false, false, ""},
+		{avx512, true, true, ""},
+		{avx512, false, true, "float32 twice as fast"},
+		{dotFamily{}, false, true, ""}, // portable: all is slow
+		{dotFamily{missing: "none"}, true, false, "none"},
+		{dotFamily{requires: []string{"AVX512_BF16"}, missing: "the CPU lacks it"}, false, true, "the CPU lacks it"},
+	} {
+		got := tt.family.refuses(tt.forced, tt.slow)
+		require.Contains(t, got, tt.want)
+		require.Equal(t, tt.want == "", got == "")
+	}
+}
+
+// A power of two that is folded into Q leaves it exact, and never makes it larger.
+func TestDotScale(t *testing.T) {
+	for _, scale := range []float32{1, 0.125, 0.1275, -0.3, 1e-6, 7, -1e30, 3e38, 1e-40} {
+		s := newDotScale(scale)
+		fraction, _ := math.Frexp(float64(s.query))
+		require.Equal(t, 0.5, fraction, "%v: not a power of two", s.query)
+		require.LessOrEqual(t, s.query, float32(1))
+		require.GreaterOrEqual(t, math.Abs(float64(s.score)), 1.0)
+		require.Equal(t, scale, s.query*s.score)
 	}
 }
 

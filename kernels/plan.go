@@ -3,6 +3,7 @@ package kernels
 import (
 	"fmt"
 	"math"
+	"os"
 	"strings"
 )
 
@@ -80,8 +81,11 @@ func NewPlan(config Config, opts ...Option) (*Plan, error) {
 	if p.variant, p.reason, err = selectVariant(o.variant); err != nil {
 		return nil, err
 	}
-	if missing := p.variant.dot.missing; c.Precision == BF16 && missing != "" {
-		return nil, fmt.Errorf("kernels: Config.Precision = bf16: %w by variant %q: %s", ErrUnsupported, p.variant.name, missing)
+	if c.Precision == BF16 {
+		forced := o.variant != "" || os.Getenv(EnvVariant) != ""
+		if why := p.variant.dot.refuses(forced, slowDot()); why != "" {
+			return nil, fmt.Errorf("kernels: Config.Precision = bf16: %w by variant %q: %s", ErrUnsupported, p.variant.name, why)
+		}
 	}
 	if err := p.makeRecipes(&o); err != nil {
 		return nil, err

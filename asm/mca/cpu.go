@@ -14,7 +14,9 @@ import (
 type class string
 
 const (
-	multiply  class = "multiply" // FMA, dot product too
+	multiply  class = "multiply" // FMA
+	dot       class = "dot product of bf16"
+	narrow16  class = "conversion to bf16"
 	add       class = "add"
 	inLane    class = "in-lane shuffle"
 	shuffle   class = "shuffle"
@@ -34,7 +36,9 @@ var classes = map[string][]struct {
 	mnemonic *regexp.Regexp
 }{
 	"amd64": {
-		{multiply, regexp.MustCompile(`^v(fn?m(add|sub)\d+ps|mulps|dpbf16ps)$`)},
+		{multiply, regexp.MustCompile(`^v(fn?m(add|sub)\d+ps|mulps)$`)},
+		{dot, regexp.MustCompile(`^vdpbf16ps$`)},
+		{narrow16, regexp.MustCompile(`^vcvtneps2bf16$`)},
 		{add, regexp.MustCompile(`^v(add|sub)ps$`)},
 		{inLane, regexp.MustCompile(`^v(p?unpck|shufps|pshuf)`)},
 		{shuffle, regexp.MustCompile(`^v(perm|shuf[fi]|pmov[sz]x|insert[fi]|extract[fi])`)},
@@ -60,8 +64,10 @@ type cpu struct {
 	// can use, one of which it holds for a cycle. Digits are ports for arithmetic,
 	// letters are those of the load unit. wide is for 512 bits, where that differs.
 	ports, wide map[class]string
-	source      string
-	fixes       []fix
+	// bf16 tells whether it has AVX512_BF16.
+	bf16   bool
+	source string
+	fixes  []fix
 }
 
 func (c cpu) arch() string { return c.isas[0].Arch() }
@@ -74,6 +80,11 @@ var zen = map[class]string{
 	load: "ab", broadcast: "ab", access: "abc",
 }
 
+// canRun tells whether it has the instructions of a kernel of its ISAs.
+func (c cpu) canRun(k asm.Kernel) bool {
+	return slices.Contains(c.isas, k.ISA) && (c.bf16 || !slices.Contains(k.Requires, "AVX512_BF16"))
+}
+
 var cpus = []cpu{
 	{
 		name: "znver3", isas: []asm.ISA{asm.AVX2}, width: 6, ports: zen,
@@ -81,13 +92,13 @@ var cpus = []cpu{
 		fixes:  []fix{plainBroadcasts, oneConversion, oneShuffle},
 	},
 	{
-		name: "znver4", isas: []asm.ISA{asm.AVX2, asm.AVX512}, width: 6, ports: zen,
+		name: "znver4", isas: []asm.ISA{asm.AVX2, asm.AVX512}, width: 6, ports: zen, bf16: true,
 		wide: map[class]string{
 			multiply: "01 01", add: "23 23", inLane: "12 12", shuffle: "12 12", shift: "12 12", logic: "0123 0123", convert16: "23 23",
-			load: "ab ab",
+			dot: "01 01", narrow16: "23 23", load: "ab ab",
 		},
 		source: "as Zen 3, 512 bits in two passes (LLVM's model, after AMD's Software Optimization Guide for Zen 4), one 512-bit load a cycle",
-		fixes:  []fix{plainBroadcasts, oneConversion, oneShuffle, zeroIdioms},
+		fixes:  []fix{plainBroadcasts, oneConversion, oneShuffle, zeroIdioms, plainDots},
 	},
 	{
 		name: "icelake-server", isas: []asm.ISA{asm.AVX2, asm.AVX512}, width: 5,
@@ -102,15 +113,16 @@ var cpus = []cpu{
 		fixes:  []fix{twoMultipliers("vmaxps"), plainLoads},
 	},
 	{
-		name: "sapphirerapids", isas: []asm.ISA{asm.AVX2, asm.AVX512}, width: 6,
+		name: "sapphirerapids", isas: []asm.ISA{asm.AVX2, asm.AVX512}, width: 6, bf16: true,
 		ports: map[class]string{
 			multiply: "01", add: "15", inLane: "15", shuffle: "5", shift: "01", logic: "015", convert16: "01",
 			load: "abc", broadcast: "abc", access: "abc",
 		},
 		wide: map[class]string{
-			multiply: "05", add: "05", inLane: "5", shift: "0", logic: "05", convert16: "0 5", load: "ab",
+			multiply: "05", add: "05", inLane: "5", shift: "0", logic: "05", convert16: "0 5",
+			dot: "0 0 5 5", narrow16: "0 5 5", load: "ab",
 		},
-		source: "LLVM's model, but two 512-bit multipliers (ports 0+1 and 5), and two 512-bit loads a cycle",
+		source: "LLVM's model, but two 512-bit multipliers (ports 0+1 and 5), and two 512-bit loads a cycle; VDPBF16PS every other cycle, half of the multiply-adds of f32, which cpufp measured on a Xeon Gold 6455B too: 115 and 230 GFLOP/s",
 		fixes:  []fix{twoMultipliers("vaddps"), zeroIdioms},
 	},
 	{

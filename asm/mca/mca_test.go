@@ -148,6 +148,7 @@ func TestLimit(t *testing.T) {
 	const (
 		fmaY  = "vfmadd231ps %ymm1, %ymm2, %ymm3"
 		fmaZ  = "vfmadd231ps %zmm1, %zmm2, %zmm3"
+		dotZ  = "vdpbf16ps %zmm1, %zmm2, %zmm3"
 		loadY = "vmovups (%rax), %ymm1"
 	)
 	for _, tt := range []struct {
@@ -157,6 +158,8 @@ func TestLimit(t *testing.T) {
 		{"znver3", repeat(8, fmaY), bound{4, "ports 01"}},
 		{"znver4", repeat(8, fmaZ), bound{8, "ports 01"}},
 		{"icelake-server", repeat(8, fmaZ), bound{4, "ports 05"}},
+		{"znver4", repeat(8, dotZ), bound{8, "ports 01"}},
+		{"sapphirerapids", repeat(8, dotZ), bound{16, "ports 0"}},
 		{"neoverse-n1", repeat(8, "fmla v0.4s, v1.4s, v2.s[0]"), bound{4, "ports 01"}},
 		{"neoverse-v2", repeat(8, "fmla v0.4s, v1.4s, v2.s[0]"), bound{2, "ports 0123"}},
 		// As measured: 16 multiplications and 16 shuffles take 10.66 cycles.
@@ -182,6 +185,9 @@ func TestFixed(t *testing.T) {
 		{"broadcast", "znver4", "0 vbroadcastss (%rax), %zmm1", "vmovups (%rax), %zmm1"},
 		{"conversion", "znver3", "0 vcvtph2ps (%rax), %ymm1", "vcvtps2dq (%rax), %ymm1"},
 		{"widening", "znver3", "0 vpmovzxwd (%rax), %ymm1", "vpshufd $0, (%rax), %ymm1"},
+		{"dot product", "znver4", "0 vdpbf16ps %zmm1, %zmm2, %zmm3", "vfmadd231ps %zmm1, %zmm2, %zmm3"},
+		{"bf16 conversion", "znver4", "0 vcvtneps2bf16 %zmm1, %ymm3", "vcvtps2dq %zmm1, %zmm3"},
+		{"dot products stay", "sapphirerapids", "0 vdpbf16ps %zmm1, %zmm2, %zmm3", "vdpbf16ps %zmm1, %zmm2, %zmm3"},
 		{"256 bits stay", "icelake-server", "0 vfmadd231ps %ymm1, %ymm2, %ymm3", "vfmadd231ps %ymm1, %ymm2, %ymm3"},
 		{"load", "icelake-server", "0 vmovups (%rax), %zmm1", "vmovntdqa (%rax), %zmm1"},
 		{"store", "icelake-server", "0 vmovups %zmm1, (%rax)", "vmovups %zmm1, (%rax)"},

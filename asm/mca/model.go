@@ -191,7 +191,7 @@ func (t tools) model(loops []loop, raw bool) ([]row, error) {
 		for _, isa := range c.isas {
 			var mine []loop
 			for _, l := range loops {
-				if l.kernel.ISA == isa {
+				if l.kernel.ISA == isa && c.canRun(l.kernel) {
 					mine = append(mine, l)
 				}
 			}
