@@ -52,9 +52,10 @@ type CaseResult struct {
 
 // Result is what a search found.
 type Result struct {
-	Variant string       `json:"variant"`
-	Threads int          `json:"threads"`
-	Cases   []CaseResult `json:"cases"`
+	Variant string        `json:"variant"`
+	Threads int           `json:"threads"`
+	Elapsed time.Duration `json:"elapsed_ns"` // of the search
+	Cases   []CaseResult  `json:"cases"`
 }
 
 // Entries are the tunings for the profile. Cases whose default stays are among
@@ -172,6 +173,7 @@ func search(ctx context.Context, req Request, l lab) (*Result, error) {
 			return result, fmt.Errorf("tune: %s on %d keys: %w", c.Phase, c.Bucket, err)
 		}
 		result.Cases = append(result.Cases, r)
+		result.Elapsed = l.now().Sub(start)
 	}
 	if req.Progress != nil && len(cases) > 0 {
 		req.Progress(Progress{cases[len(cases)-1], len(cases), len(cases), l.now().Sub(start), req.Budget})

@@ -23,6 +23,7 @@ type benchCmd struct {
 	Threads *int        `placeholder:"N" help:"Threads; 0: all; default 1."`
 	Variant variantName `placeholder:"NAME" help:"Measure this variant (see gqa info)."`
 	Causal  bool        `help:"Causal attention; only the flops of the visible keys count."`
+	Cache   bool        `help:"K and V in a kernels.Cache instead of plain rows."`
 	JSON    bool        `name:"json" help:"Print JSON, one object a line."`
 	reportFlags
 	peersFlags
@@ -40,6 +41,7 @@ Examples:
 	gqa bench --report report.html
 	gqa bench --peers --out peers.jsonl
 	gqa bench --case prefill --causal --threads 2
+	gqa bench --case decode --cache --kv 32768 --kv-dtype f16
 	gqa bench --case decode --heads 32 --kv-heads 8 --head-dim 128 --kv 4096 --kv-dtype f16 --json
 `
 }
@@ -103,6 +105,7 @@ func (c *benchCmd) cases() []bench.Case {
 		}
 		x.Variant = string(c.Variant)
 		x.Causal = x.Causal || c.Causal
+		x.Cache = x.Cache || c.Cache
 		if c.Case == "" && c.Q != nil {
 			x.Phase = kernels.PhaseOf(x.Q)
 		}

@@ -184,7 +184,7 @@ func (c *tuneCmd) print(e *env, m model, r *tune.Result, path string) error {
 			fmt.Sprintf("%.2f×", float64(x.DefaultTime)/float64(max(x.TunedTime, 1))), x.Candidates, changed,
 		})
 	}
-	fmt.Fprintf(e.stdout, "variant %s, %d threads\n\n", r.Variant, r.Threads)
+	fmt.Fprintf(e.stdout, "variant %s, %d threads, %v\n\n", r.Variant, r.Threads, r.Elapsed.Round(100*time.Millisecond))
 	e.table(table.Row{"phase", "kv", "default", "tuned", "gain", "tried", "changed"}, rows...)
 	if c.Exhaustive {
 		printExhaustive(e, r)

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,7 +37,7 @@ func TestTune(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	require.NoError(t, tuneFor(t, path, true).tune(&env{t.Context(), &stdout, &stderr}, first))
 	require.Empty(t, stderr.String())
-	require.ElementsMatch(t, []string{"heads", "kv_heads", "head_dim", "variant", "threads", "cases", "profile"}, keys(t, stdout.String()))
+	require.ElementsMatch(t, []string{"heads", "kv_heads", "head_dim", "variant", "threads", "elapsed_ns", "cases", "profile"}, keys(t, stdout.String()))
 	var got struct {
 		Cases   []tune.CaseResult
 		Profile string
@@ -53,6 +54,18 @@ func TestTune(t *testing.T) {
 	profile, report := tune.LoadFile(path)
 	require.NoError(t, report.Problem)
 	require.Len(t, profile.Entries, len(got.Cases))
+
+	// A second run starts from what was saved, and with no time it changes nothing.
+	before, err := os.ReadFile(path)
+	require.NoError(t, err)
+	stdout.Reset()
+	again := tuneFor(t, path, false)
+	again.Budget = time.Nanosecond
+	require.NoError(t, again.tune(&env{t.Context(), &stdout, &stderr}, first))
+	require.Equal(t, 3, strings.Count(stdout.String(), "(as before)"))
+	after, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, before, after)
 
 	// The other commands use what was saved.
 	t.Setenv(tune.EnvProfile, path)
@@ -73,7 +86,7 @@ func TestTuneTable(t *testing.T) {
 		req.Progress(tune.Progress{Case: k, Cases: 2, Elapsed: time.Hour, Budget: req.Budget})
 		last := k
 		last.Bucket = math.MaxInt32
-		return &tune.Result{Variant: "purego", Threads: 3, Cases: []tune.CaseResult{
+		return &tune.Result{Variant: "purego", Threads: 3, Elapsed: 2 * time.Second, Cases: []tune.CaseResult{
 			{Case: k, DefaultTime: 3 * time.Millisecond, TunedTime: 2 * time.Millisecond, Default: def, Tuned: def, Changed: []string{"split 64 → 128", "prefetch 0 → 1"}, Candidates: 7},
 			{Case: last, DefaultTime: time.Second, TunedTime: time.Second, Default: def, Tuned: def},
 		}}, interrupted
@@ -81,12 +94,52 @@ func TestTuneTable(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	require.ErrorIs(t, tuneFor(t, path, false).tune(&env{t.Context(), &stdout, &stderr}, search), interrupted)
 	require.Empty(t, stderr.String())
-	for _, w := range []string{"purego, 3 threads", "≤ 512", "3ms", "2ms", "1.50×", "split 64 → 128, prefetch 0 → 1", "> 32768", "1.00×", "default stays", "saved to " + path} {
+	for _, w := range []string{"purego, 3 threads, 2s", "≤ 512", "3ms", "2ms", "1.50×", "split 64 → 128, prefetch 0 → 1", "> 32768", "1.00×", "default stays", "saved to " + path} {
 		require.Contains(t, stdout.String(), w)
 	}
 	profile, report := tune.LoadFile(path)
 	require.NoError(t, report.Problem)
 	require.Len(t, profile.Entries, 2)
+}
+
+func TestTuneExhaustive(t *testing.T) {
+	hermetic(t)
+	path := filepath.Join(t.TempDir(), "profile.json")
+	args := []string{
+		"tune", "--heads", "1", "--kv-heads", "1", "--head-dim", "16", "--phase", "decode", "--kv", "512,100", "--budget", "1ms", "--exhaustive", "--out", path,
+	}
+	code, stdout, stderr := gqa(t, args...)
+	require.Equal(t, exitOK, code, stderr)
+	require.Empty(t, stderr)
+	for _, w := range []string{"default/tuned", "tuned/best", "combinations", "decode", "≤ 512"} {
+		require.Contains(t, stdout, w)
+	}
+	require.Equal(t, 2, strings.Count(stdout, "≤ 512"), stdout) // a case, and its one problem
+
+	code, stdout, stderr = gqa(t, append(args, "--json")...)
+	require.Equal(t, exitOK, code, stderr)
+	var got tune.Result
+	require.NoError(t, json.Unmarshal([]byte(stdout), &got))
+	require.Len(t, got.Cases, 1)
+	require.True(t, got.Cases[0].Kept)
+	x := got.Cases[0].Exhaustive
+	require.Greater(t, x.Combinations, 20)
+	require.Len(t, x.Problems, 1)
+	require.Equal(t, 1, x.Problems[0].Queries)
+	require.Positive(t, x.Problems[0].Tuned.Low)
+}
+
+func TestTuneRejects(t *testing.T) {
+	hermetic(t)
+	for want, args := range map[string][]string{
+		`--phase: "train": expected prefill, chunk or decode`: {"--phase", "decode,train"},
+		"--kv: 0: expected 1 …":                               {"--kv", "512,0"},
+	} {
+		code, stdout, stderr := gqa(t, append([]string{"tune", "--model", "llama3-8b"}, args...)...)
+		require.Equal(t, exitUsage, code)
+		require.Empty(t, stdout)
+		require.Contains(t, stderr, want)
+	}
 }
 
 func TestTuneCanceled(t *testing.T) {
