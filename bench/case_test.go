@@ -139,10 +139,65 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
+// tuned is a profile for a case of decode in portable Go: its blocks are the smallest, which
+// cost many calls more.
+func tuned(t *testing.T, c Case) *kernels.Profile {
+	k := kernels.Case{
+		Variant: c.Variant, Group: c.Heads / c.KVHeads, KeyDim: c.HeadDim, ValueDim: c.HeadDim, Key: c.KVDType, Value: c.KVDType,
+		Phase: kernels.PhaseOf(c.Q), Bucket: kernels.BucketOf(c.KV),
+	}
+	x, err := kernels.DefaultTuning(k)
+	require.NoError(t, err)
+	x.DecodeBlock = 16
+	return &kernels.Profile{Entries: []kernels.Entry{{Case: k, Tuning: x}}}
+}
+
+func TestCompare(t *testing.T) {
+	for _, cache := range []bool{false, true} {
+		c := Case{Phase: kernels.Decode, Heads: 4, KVHeads: 2, HeadDim: 32, Q: 1, KV: 65, Threads: 1, Variant: kernels.PureGo, Cache: cache}
+		r, err := Compare(context.Background(), c, Options{Rounds: 4, Profile: tuned(t, c)})
+		require.NoError(t, err)
+		for _, x := range []Result{r.Default, r.Tuned} {
+			require.Equal(t, c, x.Case)
+			require.Positive(t, x.NS)
+			require.Equal(t, x.BoundNS/x.NS, x.OfBound)
+		}
+		require.Positive(t, r.Range[0])
+		require.LessOrEqual(t, r.Range[0], r.Gain)
+		require.LessOrEqual(t, r.Gain, r.Range[1])
+	}
+}
+
+func TestCompareRunsBothTunings(t *testing.T) {
+	c := Case{Phase: kernels.Decode, Heads: 4, KVHeads: 2, HeadDim: 32, Q: 1, KV: 65, Threads: 1, Variant: kernels.PureGo}
+	r, err := newRunner(c, nil)
+	require.NoError(t, err)
+	defer r.close()
+	plan, err := r.planFor(tuned(t, c))
+	require.NoError(t, err)
+	require.Equal(t, "default", r.plan.Explain(r.seqs).Sequences[0].Source)
+	require.Equal(t, 16, plan.Explain(r.seqs).Sequences[0].Tuning.DecodeBlock)
+}
+
+func TestCompareRejects(t *testing.T) {
+	ok := Case{Heads: 1, KVHeads: 1, HeadDim: 16, Q: 1, KV: 1}
+	_, err := Compare(context.Background(), ok, Options{Rounds: -1})
+	require.ErrorContains(t, err, "Options.Rounds = -1")
+	_, err = Compare(context.Background(), Case{}, Options{})
+	require.ErrorContains(t, err, "Case.Q = 0")
+	bad := tuned(t, Case{Heads: 1, KVHeads: 1, HeadDim: 16, Q: 1, KV: 1, Variant: kernels.PureGo})
+	bad.Entries[0].Tuning.DecodeBlock = 7
+	ok.Variant = kernels.PureGo
+	_, err = Compare(context.Background(), ok, Options{Profile: bad})
+	require.ErrorContains(t, err, "DecodeBlock = 7")
+}
+
 func TestMeasureStopsWhenCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	_, err := Measure(ctx, Case{Heads: 1, KVHeads: 1, HeadDim: 16, Q: 1, KV: 1}, Options{})
+	_, err := Compare(ctx, Case{Heads: 1, KVHeads: 1, HeadDim: 16, Q: 1, KV: 1}, Options{})
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = Measure(ctx, Case{Heads: 1, KVHeads: 1, HeadDim: 16, Q: 1, KV: 1}, Options{})
 	require.ErrorIs(t, err, context.Canceled)
 }
 

@@ -58,11 +58,9 @@ func (c Case) Limit(peak, bandwidth float64) (ns float64, what string) {
 
 // Measure runs one case.
 func Measure(ctx context.Context, c Case, o Options) (Result, error) {
-	if o.Rounds < 0 || o.Rounds > maxRounds {
-		return Result{}, fmt.Errorf("bench: Options.Rounds = %d: expected 0 (%d) … %d", o.Rounds, defaultRounds, maxRounds)
-	}
-	if o.Rounds == 0 {
-		o.Rounds = defaultRounds
+	n, err := o.rounds()
+	if err != nil {
+		return Result{}, err
 	}
 	r, err := newRunner(c, o.Profile)
 	if err != nil {
@@ -70,9 +68,9 @@ func Measure(ctx context.Context, c Case, o Options) (Result, error) {
 	}
 	defer r.close()
 	var rounds []Result
-	for len(rounds) < o.Rounds|1 {
+	for i := range n {
 		if err := ctx.Err(); err != nil {
-			return Result{}, fmt.Errorf("bench: after %d of %d rounds: %w", len(rounds), o.Rounds|1, err)
+			return Result{}, fmt.Errorf("bench: after %d of %d rounds: %w", i, n, err)
 		}
 		peak, bandwidth := r.limits()
 		ns, share := r.sample()
@@ -82,6 +80,66 @@ func Measure(ctx context.Context, c Case, o Options) (Result, error) {
 		rounds = append(rounds, x)
 	}
 	return medianRound(rounds), nil
+}
+
+// Comparison is a case with the default tuning and with a profile's, which take turns on the
+// same tensors in every round.
+type Comparison struct {
+	Default, Tuned Result
+	Gain           float64    // time of the default / time of the tuned: the median of the rounds
+	Range          [2]float64 // from the least to the greatest
+}
+
+// Compare runs one case with the default tuning and with that of Options.Profile.
+func Compare(ctx context.Context, c Case, o Options) (Comparison, error) {
+	n, err := o.rounds()
+	if err != nil {
+		return Comparison{}, err
+	}
+	r, err := newRunner(c, nil)
+	if err != nil {
+		return Comparison{}, err
+	}
+	defer r.close()
+	tuned, err := r.planFor(o.Profile)
+	if err != nil {
+		return Comparison{}, err
+	}
+	plans := [2]*kernels.Plan{r.plan, tuned}
+	var rounds [2][]Result
+	var gains []float64
+	for i := range n {
+		if err := ctx.Err(); err != nil {
+			return Comparison{}, fmt.Errorf("bench: after %d of %d rounds: %w", i, n, err)
+		}
+		peak, bandwidth := r.limits()
+		var ns, share [2]float64
+		for j := range 2 {
+			k := (i + j) % 2 // each is the first in turn
+			r.plan = plans[k]
+			ns[k], share[k] = r.sample()
+		}
+		p, b := r.limits()
+		for k := range rounds {
+			x := r.result(ns[k], max(peak, p), max(bandwidth, b))
+			x.CPUShare = share[k]
+			rounds[k] = append(rounds[k], x)
+		}
+		gains = append(gains, ns[0]/ns[1])
+	}
+	slices.Sort(gains)
+	return Comparison{medianRound(rounds[0]), medianRound(rounds[1]), gains[n/2], [2]float64{gains[0], gains[n-1]}}, nil
+}
+
+// rounds is how many to measure.
+func (o Options) rounds() (int, error) {
+	if o.Rounds < 0 || o.Rounds > maxRounds {
+		return 0, fmt.Errorf("bench: Options.Rounds = %d: expected 0 (%d) … %d", o.Rounds, defaultRounds, maxRounds)
+	}
+	if o.Rounds == 0 {
+		return defaultRounds, nil
+	}
+	return o.Rounds | 1, nil
 }
 
 // medianRound is the round with the median share of the bound.
@@ -118,13 +176,10 @@ func newRunner(c Case, profile *kernels.Profile) (*runner, error) {
 	shape := c.shape()
 	pool := kernels.NewPool(c.Threads)
 	r := &runner{pool: pool, ws: kernels.NewWorkspace()}
-	opts := []kernels.Option{kernels.WithExecutor(pool), kernels.WithProfile(profile)}
-	if c.Variant != "" {
-		opts = append(opts, kernels.WithVariant(c.Variant))
-	}
-	if r.plan, err = kernels.NewPlan(shape.Config(), opts...); err != nil {
+	r.c = c
+	if r.plan, err = r.planFor(profile); err != nil {
 		pool.Close()
-		return nil, fmt.Errorf("bench: %w", err)
+		return nil, err
 	}
 	c.Variant = r.plan.Variant()
 	r.c, r.meter = c, newMeter(c.Variant, c.Threads)
@@ -142,6 +197,19 @@ func newRunner(c Case, profile *kernels.Profile) (*runner, error) {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
 	return r, nil
+}
+
+// planFor is a plan for the case with the tuning of a profile.
+func (r *runner) planFor(profile *kernels.Profile) (*kernels.Plan, error) {
+	opts := []kernels.Option{kernels.WithExecutor(r.pool), kernels.WithProfile(profile)}
+	if r.c.Variant != "" {
+		opts = append(opts, kernels.WithVariant(r.c.Variant))
+	}
+	plan, err := kernels.NewPlan(r.c.shape().Config(), opts...)
+	if err != nil {
+		return nil, fmt.Errorf("bench: %w", err)
+	}
+	return plan, nil
 }
 
 func (r *runner) close() { r.pool.Close() }

@@ -245,20 +245,28 @@ func spread(median float64, r [2]float64) string {
 func tuning(r Run) section {
 	s := section{
 		ID: "tuning", Title: "Tuned against default",
-		Text:    "The share of the bound with the default tuning, and with the profile that gqa tune found, measured right after each other.",
+		Text:    "The share of the bound with the default tuning, and with the profile that gqa tune found, which took turns on the same tensors.",
 		Missing: cmp.Or(r.NoTuned, "no tuned case was measured"),
+		Table:   table{Header: []string{"case", "threads", "default", "tuned", "default / tuned (range)"}},
 	}
-	for _, g := range groupBy(r.Tuned, func(t Tuned) string { return machine(t.Tuned.Variant, t.Tuned.Threads) }) {
+	for _, t := range r.Tuned {
+		s.Table.Rows = append(s.Table.Rows, []string{caseName(t.Tuned.Case), fmt.Sprint(t.Tuned.Threads), duration(t.Default.NS), duration(t.Tuned.NS), gain(t)})
+	}
+	for _, g := range groupBy(r.Tuned, func(t bench.Comparison) string { return machine(t.Tuned.Variant, t.Tuned.Threads) }) {
 		x := g[0].Tuned
 		b := newBars("Tuned against default, "+machine(x.Variant, x.Threads), "share of the bound, %", 100)
 		for _, t := range g {
-			gain := fmt.Sprintf("\n%.3f times as fast as the default", t.Default.NS/t.Tuned.NS)
 			b.add("default", caseName(t.Tuned.Case), 100*t.Default.OfBound, "%.0f", describe(t.Default))
-			b.add("tuned", caseName(t.Tuned.Case), 100*t.Tuned.OfBound, "%.0f", describe(t.Tuned)+gain)
+			b.add("tuned", caseName(t.Tuned.Case), 100*t.Tuned.OfBound, "%.0f", describe(t.Tuned)+"\ndefault / tuned "+gain(t))
 		}
 		s.Charts = append(s.Charts, b.chart())
 	}
 	return s
+}
+
+// gain is how many times as long the default takes, and its range over the rounds.
+func gain(t bench.Comparison) string {
+	return fmt.Sprintf("%.3f (%.3f–%.3f)", t.Gain, t.Range[0], t.Range[1])
 }
 
 // ---------------------------------------------------------------- threads

@@ -21,15 +21,10 @@ type Run struct {
 
 	Results []bench.Result
 	Limits  []bench.Limits // of each variant and number of threads in Results
-	Tuned   []Tuned
+	Tuned   []bench.Comparison
 	Peers   []peers.Record
 	// Why there is no tuned result, or no peer.
 	NoTuned, NoPeers string
-}
-
-// Tuned is a case measured with the default tuning, and then with a profile's.
-type Tuned struct {
-	Default, Tuned bench.Result
 }
 
 var (

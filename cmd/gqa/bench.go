@@ -116,6 +116,14 @@ func (c *benchCmd) cases() []bench.Case {
 	return cases
 }
 
+// storage tells where K and V are unless in plain rows.
+func storage(cache bool) string {
+	if cache {
+		return ", Cache"
+	}
+	return ""
+}
+
 func set(value, flag *int) {
 	if flag != nil {
 		*value = *flag
@@ -153,7 +161,7 @@ func (c *benchCmd) Run(e *env, k *kong.Context) error {
 			continue
 		}
 		rows = append(rows, table.Row{
-			r.Phase, r.KVDType, fmt.Sprintf("%d/%d/%d", r.Heads, r.KVHeads, r.HeadDim), r.Q, r.KV, yes(r.Causal), r.Threads, r.Variant,
+			r.Phase, r.KVDType.String() + storage(r.Cache), fmt.Sprintf("%d/%d/%d", r.Heads, r.KVHeads, r.HeadDim), r.Q, r.KV, yes(r.Causal), r.Threads, r.Variant,
 			time.Duration(r.NS).Round(100 * time.Nanosecond), fmt.Sprintf("%7.1f", r.GFLOPS), fmt.Sprintf("%6.1f", r.PeakGFLOPS), fmt.Sprintf("%.3f", r.OfBound),
 		})
 	}

@@ -38,6 +38,20 @@ func TestBenchTable(t *testing.T) {
 	}
 }
 
+func TestBenchCache(t *testing.T) {
+	hermetic(t)
+	args := []string{"bench", "--case", "decode", "--heads", "4", "--kv-heads", "2", "--head-dim", "32", "--kv", "64", "--kv-dtype", "f16", "--cache"}
+	code, stdout, stderr := gqa(t, args...)
+	require.Equal(t, exitOK, code, stderr)
+	require.Contains(t, stdout, "f16, Cache")
+
+	code, stdout, stderr = gqa(t, append(args, "--json")...)
+	require.Equal(t, exitOK, code, stderr)
+	var r bench.Result
+	require.NoError(t, json.Unmarshal([]byte(stdout), &r))
+	require.True(t, r.Cache)
+}
+
 func TestBenchCanceled(t *testing.T) {
 	hermetic(t)
 	code, stdout, stderr := gqaContext(t, canceled(t), "bench", "--case", "decode", "--heads", "1", "--kv-heads", "1", "--head-dim", "16", "--kv", "16", "--json")
@@ -49,6 +63,9 @@ func TestBenchCanceled(t *testing.T) {
 func TestBenchCases(t *testing.T) {
 	n := func(i int) *int { return &i }
 	require.Equal(t, bench.Standard(), (&benchCmd{}).cases())
+	for _, x := range (&benchCmd{Cache: true}).cases() {
+		require.True(t, x.Cache)
+	}
 
 	for phase, want := range map[kernels.Phase][2]int{kernels.Prefill: {2048, 2048}, kernels.Chunk: {16, 4096}, kernels.Decode: {1, 4096}} {
 		list := (&benchCmd{Case: string(phase)}).cases()

@@ -34,6 +34,9 @@ func (c *benchCmd) checkPeers() error {
 	if c.Report != "" {
 		return fmt.Errorf("--report: expected no --peers: measure with --peers --out, then give that file to --report as --peers-file")
 	}
+	if c.Cache {
+		return fmt.Errorf("--cache: expected no --peers, which share plain rows")
+	}
 	for _, name := range c.Peer {
 		if !slices.Contains(peers.Names(), name) {
 			return fmt.Errorf("--peer: %q: expected some of %s", name, strings.Join(peers.Names(), ", "))

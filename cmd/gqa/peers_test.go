@@ -107,6 +107,7 @@ func TestPeersUsage(t *testing.T) {
 	hermetic(t)
 	for want, args := range map[string][]string{
 		"--peer: expected --peers too":                        {"--peer", "ggml"},
+		"--cache: expected no --peers":                        {"--peers", "--cache"},
 		"--out: expected --peers too":                         {"--out", "x"},
 		`--peer: "tensorflow": expected some of onnxruntime,`: {"--peers", "--peer", "tensorflow"},
 		"--kv-dtype: bf16: expected f32 or f16":               {"--peers", "--kv-dtype", "bf16"},

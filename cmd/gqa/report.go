@@ -68,7 +68,7 @@ func (f *reportFlags) pager(args []string) (*pager, error) {
 	return p, nil
 }
 
-// add takes a result. Where the profile tuned it, the default is measured beside it.
+// add takes a result. Where the profile tuned the case, it is measured in turns with the default.
 func (p *pager) add(ctx context.Context, r bench.Result, profile *kernels.Profile) error {
 	if p == nil {
 		return nil
@@ -81,9 +81,9 @@ func (p *pager) add(ctx context.Context, r bench.Result, profile *kernels.Profil
 	if !covers(profile, r.Case) {
 		return nil
 	}
-	d, err := bench.Measure(ctx, r.Case, bench.Options{})
+	t, err := bench.Compare(ctx, r.Case, bench.Options{Profile: profile})
 	if err == nil {
-		p.run.Tuned = append(p.run.Tuned, benchreport.Tuned{Default: d, Tuned: r})
+		p.run.Tuned = append(p.run.Tuned, t)
 	}
 	return err
 }

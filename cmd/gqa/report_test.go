@@ -102,8 +102,9 @@ func TestReportOfTunedCases(t *testing.T) {
 		require.Len(t, p.run.Tuned, tc.tuned)
 		require.Contains(t, p.run.NoTuned, tc.why)
 		for _, x := range p.run.Tuned {
-			require.Equal(t, r, x.Tuned)
+			require.Equal(t, r.Case, x.Tuned.Case)
 			require.Equal(t, r.Case, x.Default.Case)
+			require.Positive(t, x.Gain)
 		}
 	}
 }
