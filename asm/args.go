@@ -67,6 +67,8 @@ type ValueArgs struct {
 //
 //	S[j/16][r][j%16] = Σ_d Q[r][d]·K[j][d]    r < R, j < Keys
 //
+// Against bf16, Q is as Convert writes it with Halves.
+//
 // Elements of the last block beyond Keys are left as they were. Unless Prefetch is 0,
 // it prefetches as DecodeValue does.
 type DecodeScoreArgs struct {
@@ -189,6 +191,11 @@ type DotPackArgs struct {
 // ConvertArgs: rows of float32, scaled, with zeros up to a multiple of 16 columns.
 //
 //	Dst[r][c] = Scale·Src[r][c] (c < Cols), 0 (Cols ≤ c < ⌈Cols/16⌉·16)
+//
+// Halves, with Cols a multiple of 16, is the order in which DecodeScore takes Q against
+// bf16. AVX2: of every 16 columns the even groups of four come first, then the odd ones.
+// AVX-512: of every 32 the even columns, then the odd ones; the last 16 are in order.
+// Others ignore it.
 type ConvertArgs struct {
 	Src       unsafe.Pointer
 	SrcStride int // bytes from row to row
@@ -197,6 +204,7 @@ type ConvertArgs struct {
 	Rows      int // > 0
 	Cols      int // > 0, any
 	Scale     float32
+	Halves    bool
 }
 
 // FinishArgs: one row of the result in the output type, rounded to nearest even.

@@ -5,6 +5,7 @@
 // convert_bf16_avx2
 //
 //	Dst[r][c] = Scale·Src[r][c] (c < Cols), 0 (Cols ≤ c < ⌈Cols/16⌉·16)
+//	Halves: the columns of every two vectors in the order of two loadHalf
 //
 // Step: 16 columns: 16 flops, 32 bytes read.
 //
@@ -20,7 +21,8 @@
 //	R9       element
 //	Y0       Scale
 //	Y1–Y2    Src
-//	Y3       0
+//	Y3       half of the columns
+//	Y4       0
 
 // func convert_bf16_avx2(a *ConvertArgs)
 // Requires: AVX, AVX2
@@ -30,12 +32,37 @@ TEXT ·convert_bf16_avx2(SB), $128-8
 	MOVQ         16(DI), BX
 	MOVQ         32(DI), CX
 	VBROADCASTSS 48(DI), Y0
-	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
 
 row:
 	MOVQ AX, DX
 	MOVQ BX, SI
 	MOVQ 40(DI), R8
+	CMPB 52(DI), $0x00
+	JEQ  in_order
+
+pair:
+	SUBQ       $0x10, R8
+	JLT        no_pair
+	VPMOVZXWD  (DX), Y1
+	VPSLLD     $0x10, Y1, Y1
+	VMULPS     Y0, Y1, Y1
+	VPMOVZXWD  16(DX), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VMULPS     Y0, Y2, Y2
+	VPERM2F128 $0x20, Y2, Y1, Y3
+	VPERM2F128 $0x31, Y2, Y1, Y2
+	VMOVAPS    Y3, Y1
+	VMOVUPS    Y1, (SI)
+	VMOVUPS    Y2, 32(SI)
+	ADDQ       $0x20, DX
+	ADDQ       $0x40, SI
+	JMP        pair
+
+no_pair:
+	ADDQ $0x10, R8
+
+in_order:
 	SUBQ $0x10, R8
 	JLT  tail
 
@@ -56,8 +83,8 @@ columns:
 tail:
 	ADDQ    $0x10, R8
 	JZ      next
-	VMOVUPS Y3, (SI)
-	VMOVUPS Y3, 32(SI)
+	VMOVUPS Y4, (SI)
+	VMOVUPS Y4, 32(SI)
 
 element:
 	MOVWLZX (DX), R9

@@ -5,6 +5,7 @@
 // convert_bf16_avx512
 //
 //	Dst[r][c] = Scale·Src[r][c] (c < Cols), 0 (Cols ≤ c < ⌈Cols/16⌉·16)
+//	Halves: the columns of every two vectors in the order of two loadHalf
 //
 // Step: 16 columns: 16 flops, 32 bytes read.
 //
@@ -19,11 +20,12 @@
 //	R8       columns left
 //	R9       element
 //	Z0       Scale
-//	Z1       Src
-//	Z2       0, 1, …
-//	Z3       elements left
+//	Z1–Z2    Src
+//	Z3       half of the columns
+//	Z4       0, 1, …
+//	Z5       elements left
 //	K1       elements left
-//	Z4       0
+//	Z6       0
 
 // func convert_bf16_avx512(a *ConvertArgs)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VL
@@ -34,16 +36,44 @@ TEXT ·convert_bf16_avx512(SB), $128-8
 	MOVQ         32(DI), CX
 	VBROADCASTSS 48(DI), Z0
 	MOVQ         $0x0706050403020100, R10
-	VMOVQ        R10, X2
+	VMOVQ        R10, X4
 	MOVQ         $0x0f0e0d0c0b0a0908, R10
-	VPINSRQ      $0x01, R10, X2, X2
-	VPMOVZXBD    X2, Z2
-	VPXORD       Z4, Z4, Z4
+	VPINSRQ      $0x01, R10, X4, X4
+	VPMOVZXBD    X4, Z4
+	VPXORD       Z6, Z6, Z6
 
 row:
 	MOVQ AX, DX
 	MOVQ BX, SI
 	MOVQ 40(DI), R8
+	CMPB 52(DI), $0x00
+	JEQ  in_order
+
+pair:
+	SUBQ       $0x20, R8
+	JLT        no_pair
+	VPMOVZXWD  (DX), Z1
+	VPSLLD     $0x10, Z1, Z1
+	VMULPS     Z0, Z1, Z1
+	VPMOVZXWD  32(DX), Z2
+	VPSLLD     $0x10, Z2, Z2
+	VMULPS     Z0, Z2, Z2
+	VSHUFPS    $0x88, Z2, Z1, Z3
+	VSHUFPS    $0xdd, Z2, Z1, Z2
+	VPERMPD    $0xd8, Z3, Z1
+	VPERMPD    $0xd8, Z2, Z2
+	VSHUFF64X2 $0xd8, Z1, Z1, Z1
+	VSHUFF64X2 $0xd8, Z2, Z2, Z2
+	VMOVUPS    Z1, (SI)
+	VMOVUPS    Z2, 64(SI)
+	ADDQ       $0x40, DX
+	ADDQ       $+128, SI
+	JMP        pair
+
+no_pair:
+	ADDQ $0x20, R8
+
+in_order:
 	SUBQ $0x10, R8
 	JLT  tail
 
@@ -60,9 +90,9 @@ columns:
 tail:
 	ADDQ         $0x10, R8
 	JZ           next
-	VMOVD        R8, X3
-	VPBROADCASTD X3, Z3
-	VPCMPGTD     Z2, Z3, K1
+	VMOVD        R8, X5
+	VPBROADCASTD X5, Z5
+	VPCMPGTD     Z4, Z5, K1
 	VMOVDQU16.Z  (DX), K1, Y1
 	VPMOVZXWD    Y1, Z1
 	VPSLLD       $0x10, Z1, Z1

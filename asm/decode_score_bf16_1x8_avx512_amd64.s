@@ -25,11 +25,12 @@
 //	R12      7·KStride
 //	Z0–Z7    partial sums of S[r][key]
 //	Z8       Q[r][d]
-//	Z9–Z12   K[key][d]; sums
+//	Z9       mask of odd elements
+//	Z10–Z13  K[key][d]; sums
 //	R13      steps left in the block
 
 // func decode_score_bf16_1x8_avx512(a *DecodeScoreArgs)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
+// Requires: AVX, AVX512F, AVX512VL, MMX+
 TEXT ·decode_score_bf16_1x8_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), BX
@@ -55,14 +56,17 @@ gaps:
 	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
-	MOVQ 24(DI), SI
-	MOVQ 40(DI), R8
-	MOVQ 16(DI), R9
-	LEAQ (R9)(R9*2), R10
-	LEAQ (R9)(R9*4), R11
-	LEAQ (R10)(R9*4), R12
-	SUBQ $0x10, R8
-	JLT  rest
+	MOVQ         24(DI), SI
+	MOVQ         40(DI), R8
+	MOVQ         16(DI), R9
+	LEAQ         (R9)(R9*2), R10
+	LEAQ         (R9)(R9*4), R11
+	LEAQ         (R10)(R9*4), R12
+	MOVL         $0xffff0000, R13
+	VMOVD        R13, X9
+	VPBROADCASTD X9, Z9
+	SUBQ         $0x10, R8
+	JLT          rest
 
 block:
 	MOVQ $0x00000002, R13
@@ -119,59 +123,41 @@ same_row_32_256:
 fetched_32:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VSHUFF32X4  $0x88, 64(AX), Z8, Z8
-	VPXORD      Z9, Z9, Z9
-	VPUNPCKLWD  (BX), Z9, Z9
-	VFMADD231PS Z9, Z8, Z0
-	VPXORD      Z10, Z10, Z10
-	VPUNPCKLWD  (BX)(R9*1), Z10, Z10
-	VFMADD231PS Z10, Z8, Z1
-	VPXORD      Z11, Z11, Z11
-	VPUNPCKLWD  (BX)(R9*2), Z11, Z11
-	VFMADD231PS Z11, Z8, Z2
-	VPXORD      Z12, Z12, Z12
-	VPUNPCKLWD  (BX)(R10*1), Z12, Z12
-	VFMADD231PS Z12, Z8, Z3
-	VPXORD      Z9, Z9, Z9
-	VPUNPCKLWD  (BX)(R9*4), Z9, Z9
-	VFMADD231PS Z9, Z8, Z4
-	VPXORD      Z10, Z10, Z10
-	VPUNPCKLWD  (BX)(R11*1), Z10, Z10
-	VFMADD231PS Z10, Z8, Z5
-	VPXORD      Z11, Z11, Z11
-	VPUNPCKLWD  (BX)(R10*2), Z11, Z11
-	VFMADD231PS Z11, Z8, Z6
-	VPXORD      Z12, Z12, Z12
-	VPUNPCKLWD  (BX)(R12*1), Z12, Z12
-	VFMADD231PS Z12, Z8, Z7
+	VPSLLD      $0x10, (BX), Z10
+	VFMADD231PS Z10, Z8, Z0
+	VPSLLD      $0x10, (BX)(R9*1), Z11
+	VFMADD231PS Z11, Z8, Z1
+	VPSLLD      $0x10, (BX)(R9*2), Z12
+	VFMADD231PS Z12, Z8, Z2
+	VPSLLD      $0x10, (BX)(R10*1), Z13
+	VFMADD231PS Z13, Z8, Z3
+	VPSLLD      $0x10, (BX)(R9*4), Z10
+	VFMADD231PS Z10, Z8, Z4
+	VPSLLD      $0x10, (BX)(R11*1), Z11
+	VFMADD231PS Z11, Z8, Z5
+	VPSLLD      $0x10, (BX)(R10*2), Z12
+	VFMADD231PS Z12, Z8, Z6
+	VPSLLD      $0x10, (BX)(R12*1), Z13
+	VFMADD231PS Z13, Z8, Z7
 
 	// S[0..0][0..7] += Q[d+16..]·K[d+16..]
-	VMOVUPS     (AX), Z8
-	VSHUFF32X4  $0xdd, 64(AX), Z8, Z8
-	VPXORD      Z9, Z9, Z9
-	VPUNPCKHWD  (BX), Z9, Z9
-	VFMADD231PS Z9, Z8, Z0
-	VPXORD      Z10, Z10, Z10
-	VPUNPCKHWD  (BX)(R9*1), Z10, Z10
-	VFMADD231PS Z10, Z8, Z1
-	VPXORD      Z11, Z11, Z11
-	VPUNPCKHWD  (BX)(R9*2), Z11, Z11
-	VFMADD231PS Z11, Z8, Z2
-	VPXORD      Z12, Z12, Z12
-	VPUNPCKHWD  (BX)(R10*1), Z12, Z12
-	VFMADD231PS Z12, Z8, Z3
-	VPXORD      Z9, Z9, Z9
-	VPUNPCKHWD  (BX)(R9*4), Z9, Z9
-	VFMADD231PS Z9, Z8, Z4
-	VPXORD      Z10, Z10, Z10
-	VPUNPCKHWD  (BX)(R11*1), Z10, Z10
-	VFMADD231PS Z10, Z8, Z5
-	VPXORD      Z11, Z11, Z11
-	VPUNPCKHWD  (BX)(R10*2), Z11, Z11
-	VFMADD231PS Z11, Z8, Z6
-	VPXORD      Z12, Z12, Z12
-	VPUNPCKHWD  (BX)(R12*1), Z12, Z12
-	VFMADD231PS Z12, Z8, Z7
+	VMOVUPS     64(AX), Z8
+	VPANDD      (BX), Z9, Z10
+	VFMADD231PS Z10, Z8, Z0
+	VPANDD      (BX)(R9*1), Z9, Z11
+	VFMADD231PS Z11, Z8, Z1
+	VPANDD      (BX)(R9*2), Z9, Z12
+	VFMADD231PS Z12, Z8, Z2
+	VPANDD      (BX)(R10*1), Z9, Z13
+	VFMADD231PS Z13, Z8, Z3
+	VPANDD      (BX)(R9*4), Z9, Z10
+	VFMADD231PS Z10, Z8, Z4
+	VPANDD      (BX)(R11*1), Z9, Z11
+	VFMADD231PS Z11, Z8, Z5
+	VPANDD      (BX)(R10*2), Z9, Z12
+	VFMADD231PS Z12, Z8, Z6
+	VPANDD      (BX)(R12*1), Z9, Z13
+	VFMADD231PS Z13, Z8, Z7
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
@@ -203,30 +189,30 @@ same_row_16_256:
 fetched_16:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VPMOVZXWD   (BX), Z9
-	VPSLLD      $0x10, Z9, Z9
-	VFMADD231PS Z9, Z8, Z0
-	VPMOVZXWD   (BX)(R9*1), Z10
+	VPMOVZXWD   (BX), Z10
 	VPSLLD      $0x10, Z10, Z10
-	VFMADD231PS Z10, Z8, Z1
-	VPMOVZXWD   (BX)(R9*2), Z11
+	VFMADD231PS Z10, Z8, Z0
+	VPMOVZXWD   (BX)(R9*1), Z11
 	VPSLLD      $0x10, Z11, Z11
-	VFMADD231PS Z11, Z8, Z2
-	VPMOVZXWD   (BX)(R10*1), Z12
+	VFMADD231PS Z11, Z8, Z1
+	VPMOVZXWD   (BX)(R9*2), Z12
 	VPSLLD      $0x10, Z12, Z12
-	VFMADD231PS Z12, Z8, Z3
-	VPMOVZXWD   (BX)(R9*4), Z9
-	VPSLLD      $0x10, Z9, Z9
-	VFMADD231PS Z9, Z8, Z4
-	VPMOVZXWD   (BX)(R11*1), Z10
+	VFMADD231PS Z12, Z8, Z2
+	VPMOVZXWD   (BX)(R10*1), Z13
+	VPSLLD      $0x10, Z13, Z13
+	VFMADD231PS Z13, Z8, Z3
+	VPMOVZXWD   (BX)(R9*4), Z10
 	VPSLLD      $0x10, Z10, Z10
-	VFMADD231PS Z10, Z8, Z5
-	VPMOVZXWD   (BX)(R10*2), Z11
+	VFMADD231PS Z10, Z8, Z4
+	VPMOVZXWD   (BX)(R11*1), Z11
 	VPSLLD      $0x10, Z11, Z11
-	VFMADD231PS Z11, Z8, Z6
-	VPMOVZXWD   (BX)(R12*1), Z12
+	VFMADD231PS Z11, Z8, Z5
+	VPMOVZXWD   (BX)(R10*2), Z12
 	VPSLLD      $0x10, Z12, Z12
-	VFMADD231PS Z12, Z8, Z7
+	VFMADD231PS Z12, Z8, Z6
+	VPMOVZXWD   (BX)(R12*1), Z13
+	VPSLLD      $0x10, Z13, Z13
+	VFMADD231PS Z13, Z8, Z7
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
@@ -238,31 +224,31 @@ summed:
 	LEAQ   (BX)(R9*8), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z9
+	VSHUFPS       $0x4e, Z1, Z0, Z10
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z9, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z9
+	VADDPS        Z10, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z10
 	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z9, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z9
+	VADDPS        Z10, Z2, Z2
+	VSHUFPS       $0x88, Z2, Z0, Z10
 	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z9, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y9
-	VADDPS        Y9, Y0, Y0
-	VSHUFPS       $0x4e, Z5, Z4, Z9
+	VADDPS        Z10, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y10
+	VADDPS        Y10, Y0, Y0
+	VSHUFPS       $0x4e, Z5, Z4, Z10
 	VSHUFPS       $0xe4, Z5, Z4, Z4
-	VADDPS        Z9, Z4, Z4
-	VSHUFPS       $0x4e, Z7, Z6, Z9
+	VADDPS        Z10, Z4, Z4
+	VSHUFPS       $0x4e, Z7, Z6, Z10
 	VSHUFPS       $0xe4, Z7, Z6, Z6
-	VADDPS        Z9, Z6, Z6
-	VSHUFPS       $0x88, Z6, Z4, Z9
+	VADDPS        Z10, Z6, Z6
+	VSHUFPS       $0x88, Z6, Z4, Z10
 	VSHUFPS       $0xdd, Z6, Z4, Z4
-	VADDPS        Z9, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y9
-	VADDPS        Y9, Y4, Y4
-	VSHUFF32X4    $0x00, Y4, Y0, Y9
+	VADDPS        Z10, Z4, Z4
+	VEXTRACTF64X4 $0x01, Z4, Y10
+	VADDPS        Y10, Y4, Y4
+	VSHUFF32X4    $0x00, Y4, Y0, Y10
 	VSHUFF32X4    $0x03, Y4, Y0, Y0
-	VADDPS        Y9, Y0, Y0
+	VADDPS        Y10, Y0, Y0
 	VMOVUPS       Y0, (SI)
 	ADDQ          $0x20, SI
 	DECQ          R13
@@ -302,17 +288,13 @@ same_row_rest_32_64:
 fetched_rest_32:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VSHUFF32X4  $0x88, 64(AX), Z8, Z8
-	VPXORD      Z9, Z9, Z9
-	VPUNPCKLWD  (BX), Z9, Z9
-	VFMADD231PS Z9, Z8, Z0
+	VPSLLD      $0x10, (BX), Z10
+	VFMADD231PS Z10, Z8, Z0
 
 	// S[0..0][0..0] += Q[d+16..]·K[d+16..]
-	VMOVUPS     (AX), Z8
-	VSHUFF32X4  $0xdd, 64(AX), Z8, Z8
-	VPXORD      Z9, Z9, Z9
-	VPUNPCKHWD  (BX), Z9, Z9
-	VFMADD231PS Z9, Z8, Z0
+	VMOVUPS     64(AX), Z8
+	VPANDD      (BX), Z9, Z10
+	VFMADD231PS Z10, Z8, Z0
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
@@ -341,9 +323,9 @@ same_row_rest_16_32:
 fetched_rest_16:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VPMOVZXWD   (BX), Z9
-	VPSLLD      $0x10, Z9, Z9
-	VFMADD231PS Z9, Z8, Z0
+	VPMOVZXWD   (BX), Z10
+	VPSLLD      $0x10, Z10, Z10
+	VFMADD231PS Z10, Z8, Z0
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
@@ -355,19 +337,19 @@ summed_rest:
 	LEAQ   (BX)(R9*1), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z9
+	VSHUFPS       $0x4e, Z1, Z0, Z10
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z9, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z9
+	VADDPS        Z10, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z10
 	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z9, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z9
+	VADDPS        Z10, Z2, Z2
+	VSHUFPS       $0x88, Z2, Z0, Z10
 	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z9, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y9
-	VADDPS        Y9, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X9
-	VADDPS        X9, X0, X0
+	VADDPS        Z10, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y10
+	VADDPS        Y10, Y0, Y0
+	VEXTRACTF32X4 $0x01, Y0, X10
+	VADDPS        X10, X0, X0
 	VMOVSS        X0, (SI)
 	ADDQ          $0x04, SI
 	DECQ          R8

@@ -678,7 +678,7 @@ key_32:
 	JLT          key_32
 
 finish_32:
-	// columns into order
+	// halves into order
 	VPERM2F128 $0x20, Y1, Y0, Y12
 	VPERM2F128 $0x31, Y1, Y0, Y1
 	VMOVAPS    Y12, Y0
@@ -1083,7 +1083,7 @@ finish_16:
 	VADDPS Y10, Y4, Y4
 	VADDPS Y11, Y5, Y5
 
-	// columns into order
+	// halves into order
 	VPERM2F128 $0x20, Y1, Y0, Y12
 	VPERM2F128 $0x31, Y1, Y0, Y1
 	VMOVAPS    Y12, Y0

@@ -500,6 +500,35 @@ func TestWiden(t *testing.T) {
 	})
 }
 
+// inHalves is where Halves puts column c of so many.
+func inHalves(isa asm.ISA, c, cols int) int {
+	switch {
+	case isa == asm.AVX2:
+		return c/16*16 + c/4%2*8 + c%16/8*4 + c%4
+	case isa == asm.AVX512 && c < cols/32*32:
+		return c/32*32 + c%2*16 + c%32/2
+	}
+	return c
+}
+
+func TestConvertHalves(t *testing.T) {
+	each(t, asm.OpConvert, func(t *testing.T, k asm.Kernel) {
+		const rows = 2
+		for cols := asm.Lane; cols <= 8*asm.Lane; cols += asm.Lane {
+			src := newSource(uint64(cols)).matrix(t, k.Type, rows, cols, 1)
+			dst := guard.Slice[float32](t, rows*cols)
+			asm.Convert(k.ID, &asm.ConvertArgs{
+				Src: src.pointer(), SrcStride: src.stride, Dst: &dst[0], DstStride: 4 * cols, Rows: rows, Cols: cols, Scale: 0.3, Halves: true,
+			})
+			for r := range rows {
+				for c := range cols {
+					require.Equalf(t, float32(0.3)*float32(src.at(r, c)), dst[r*cols+inHalves(k.ISA, c, cols)], "Cols=%d: column %d of row %d", cols, c, r)
+				}
+			}
+		}
+	})
+}
+
 func TestConvert(t *testing.T) {
 	each(t, asm.OpConvert, func(t *testing.T, k asm.Kernel) {
 		for cols := 1; cols <= 70; cols++ {

@@ -238,8 +238,15 @@ func decodeScore(t *testing.T, k asm.Kernel, d, keys, gap int) {
 	for i := range s {
 		s[i] = untouched
 	}
+	ordered := q
+	if k.Type == asm.BF16 {
+		ordered = guard.Slice[float32](t, len(q))
+		for i, x := range q {
+			ordered[i/d*d+inHalves(k.ISA, i%d, d)] = x
+		}
+	}
 	asm.DecodeScore(k.ID, &asm.DecodeScoreArgs{
-		Q: &q[0], K: kk.pointer(), KStride: kk.stride, S: &s[0], D: d, Keys: keys, Prefetch: 4096, PrefetchEvery: 1 + keys%3, PrefetchRow: d * size(k.Type),
+		Q: &ordered[0], K: kk.pointer(), KStride: kk.stride, S: &s[0], D: d, Keys: keys, Prefetch: 4096, PrefetchEvery: 1 + keys%3, PrefetchRow: d * size(k.Type),
 	})
 	for j := range blocks * asm.Lane {
 		for r := range k.Rows {

@@ -482,6 +482,7 @@ steps_2:
 	JNZ          steps_2
 
 	// S out
+	// halves into order
 	VPERM2F128 $0x20, Y1, Y0, Y12
 	VPERM2F128 $0x31, Y1, Y0, Y1
 	VMOVAPS    Y12, Y0
@@ -785,6 +786,7 @@ steps_1:
 	JNZ          steps_1
 
 	// S out
+	// halves into order
 	VPERM2F128 $0x20, Y1, Y0, Y12
 	VPERM2F128 $0x31, Y1, Y0, Y1
 	VMOVAPS    Y12, Y0

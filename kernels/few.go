@@ -15,10 +15,12 @@ func (p *Plan) few(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float3
 		heads, block = it.heads, p.abreastBlock(c, it.heads)
 	}
 	head := *it
+	w.convert.Halves = p.streamType(p.config.Key, p.config.KeyDim) == BF16
 	for h := range heads {
 		head.kvHead = it.kvHead + h
 		p.convertQuery(w, s, &head, 0, it.rows, w.query[h*it.rows*p.kd:])
 	}
+	w.convert.Halves = false
 	k := stream{t: p.config.Key, dim: p.config.KeyDim, tensor: &s.Key, scratch: w.stage}
 	v := stream{t: p.config.Value, dim: p.config.ValueDim, tensor: &s.Value, scratch: w.values}
 	tiles := ceil(it.rows, c.DecodeRows)

@@ -35,6 +35,9 @@ func (e *emitter) decodeScore() {
 	}
 	acc := e.vec("partial sums of S[r][key]", max(rows*cols, 8))
 	g.qv = e.vec("Q[r][d]", rows)
+	if t == spec.BF16 {
+		e.newHalves()
+	}
 	g.kv = e.vec("K[key][d]; sums", max(1, min(e.room(), 4)))
 	// With no more sums than hide the latency of an FMA, adding them across holds up the
 	// next ones: 4×2 lost a quarter of its time (Zen 3). So they wait in memory for a
@@ -255,23 +258,16 @@ func (g *rowDots) dots(acc []reg.VecPhysical, keys int, suffix string) {
 	e, size := g.e, g.dtype.Size()
 	body := func(n int) {
 		g.stream.fetch(keys*n*size, fmt.Sprintf("%s_%d", suffix, n))
-		// Vectors of bf16 come in pairs, of the even and the odd groups of four, where
-		// loading K so saves more than loading Q so costs.
-		groups := g.dtype == spec.BF16 && n >= 2*e.lanes && keys >= g.rows
+		halves := g.dtype == spec.BF16 && n >= 2*e.lanes
 		for d := 0; d < n; d += e.lanes {
-			pair, parity := d/(2*e.lanes)*(2*e.lanes), d/e.lanes%2
 			e.note("S[0..%d][0..%d] += Q[d+%d..]·K[d+%d..]", g.rows-1, keys-1, d, d)
 			for r := range g.rows {
-				if groups {
-					g.loadQGroups(r, pair, parity)
-				} else {
-					e.VMOVUPS(g.rowStride.mem(g.q, r, 4*d), g.qv[r])
-				}
+				e.VMOVUPS(g.rowStride.mem(g.q, r, 4*d), g.qv[r])
 			}
 			for c := range keys {
 				x := g.kv[c%len(g.kv)]
-				if groups {
-					e.loadGroups(g.keyStride.mem(g.k, c, size*pair), parity, x)
+				if halves {
+					e.loadHalf(g.keyStride.mem(g.k, c, size*(d&^(2*e.lanes-1))), d/e.lanes%2, x)
 				} else {
 					e.loadAs(g.dtype, g.keyStride.mem(g.k, c, size*d), x)
 				}
@@ -302,20 +298,6 @@ func (g *rowDots) dots(acc []reg.VecPhysical, keys int, suffix string) {
 	e.IMUL3Q(operand.I8(int8(size)), g.d, g.d)
 	e.SUBQ(g.d, g.k)
 	e.LEAQ(indexed(g.k, g.keyStride.once, uint8(keys), 0), g.k)
-}
-
-// loadQGroups loads of row r's two vectors from element d on the groups of four
-// that loadGroups loads of K.
-func (g *rowDots) loadQGroups(r, d, parity int) {
-	e, x := g.e, g.qv[r]
-	if e.avx512() {
-		lanes := operand.Imm([]uint64{0x88, 0xDD}[parity])
-		e.VMOVUPS(g.rowStride.mem(g.q, r, 4*d), x)
-		e.VSHUFF32X4(lanes, g.rowStride.mem(g.q, r, 4*(d+e.lanes)), x, x)
-		return
-	}
-	e.VMOVUPS(g.rowStride.mem(g.q, r, 4*(d+4*parity)), x)
-	e.VBLENDPS(operand.Imm(0xF0), g.rowStride.mem(g.q, r, 4*(d+4*parity+4)), x, x)
 }
 
 // storeSteps stores the sums of rows × keys accumulators at s.

@@ -167,36 +167,43 @@ func (e *emitter) value() {
 // rowOf returns what loads vector c of width elements of type t at base as
 // float32, and what puts the sums over such vectors into order.
 //
-// Pairs of vectors of bf16 come from one interleaving of the elements with zeros
-// each, which is cheaper than widening and shifting, but works within 128 bits:
-// the first of a pair holds the even groups of four columns, the second the odd.
+// Of a pair of vectors of bf16 each is a half: see loadHalf.
 func (e *emitter) rowOf(t spec.DType, width int, base reg.GPPhysical) (load func(c int, dst reg.VecPhysical), finish func(*outer)) {
 	if t != spec.BF16 || width < 2*e.lanes {
 		return func(c int, dst reg.VecPhysical) { e.loadAs(t, at(base, t.Size()*c*e.lanes), dst) }, func(*outer) {}
 	}
 	load = func(c int, dst reg.VecPhysical) {
-		e.loadGroups(at(base, t.Size()*(c&^1)*e.lanes), c%2, dst)
+		e.loadHalf(at(base, t.Size()*(c&^1)*e.lanes), c%2, dst)
 	}
-	finish = func(s *outer) {
-		e.note("columns into order")
-		tmp := s.hold[0]
-		for _, row := range s.acc {
-			for c := 0; c < len(row); c += 2 {
-				even, odd := row[c], row[c+1]
-				if e.avx512() {
-					e.VSHUFF32X4(operand.Imm(0x44), odd, even, tmp)
-					e.VSHUFF32X4(operand.Imm(0xEE), odd, even, odd)
-					e.VSHUFF32X4(operand.Imm(0xD8), tmp, tmp, even)
-					e.VSHUFF32X4(operand.Imm(0xD8), odd, odd, odd)
-				} else {
-					e.VPERM2F128(operand.Imm(0x20), odd, even, tmp)
-					e.VPERM2F128(operand.Imm(0x31), odd, even, odd)
-					e.VMOVAPS(tmp, even)
-				}
+	return load, func(s *outer) { e.zip(s) }
+}
+
+// zip puts sums over halves, in pairs of vectors, into the order of their elements.
+func (e *emitter) zip(s *outer) {
+	e.note("halves into order")
+	tmp := s.hold[0]
+	for _, row := range s.acc {
+		for c := 0; c < len(row); c += 2 {
+			x, y := row[c], row[c+1]
+			if e.avx512() {
+				e.VUNPCKLPS(y, x, tmp)
+				e.VUNPCKHPS(y, x, y)
+				e.VSHUFF32X4(operand.Imm(0x44), y, tmp, x)
+				e.VSHUFF32X4(operand.Imm(0xEE), y, tmp, y)
+				e.VSHUFF32X4(operand.Imm(0xD8), x, x, x)
+				e.VSHUFF32X4(operand.Imm(0xD8), y, y, y)
+			} else {
+				e.exchange(x, y, tmp)
 			}
 		}
 	}
-	return load, finish
+}
+
+// exchange swaps the upper half of x for the lower one of y (AVX2).
+func (e *emitter) exchange(x, y, tmp reg.VecPhysical) {
+	e.VPERM2F128(operand.Imm(0x20), y, x, tmp)
+	e.VPERM2F128(operand.Imm(0x31), y, x, y)
+	e.VMOVAPS(tmp, x)
 }
 
 // scaleAdd stores acc + alpha·O to O. It uses the registers of the factors.
@@ -235,14 +242,36 @@ func (e *emitter) loadAs(t spec.DType, m operand.Op, dst reg.VecPhysical) {
 	}
 }
 
-// loadGroups loads of two vectors' worth of bf16 the even (0) or odd (1) groups of
-// four as float32.
-func (e *emitter) loadGroups(m operand.Mem, parity int, dst reg.VecPhysical) {
-	e.zero(dst)
-	if parity == 0 {
-		e.VPUNPCKLWD(m, dst, dst)
-	} else {
-		e.VPUNPCKHWD(m, dst, dst)
+// loadHalf loads half of two vectors' worth of bf16 as float32, in one operation where
+// widening in order takes two. AVX2: the even (0) or odd (1) groups of four elements,
+// interleaved with zeros. AVX-512, whose shuffles share a port with the FMAs: the even or
+// odd elements.
+func (e *emitter) loadHalf(m operand.Mem, half int, dst reg.VecPhysical) {
+	zeros := e.half
+	if zeros == nil && !e.avx512() {
+		e.zero(dst)
+		zeros = dst
+	}
+	switch {
+	case e.avx512() && half == 0:
+		e.VPSLLD(operand.Imm(16), m, dst)
+	case e.avx512():
+		e.VPANDD(m, e.half, dst)
+	case half == 0:
+		e.VPUNPCKLWD(m, zeros, dst)
+	default:
+		e.VPUNPCKHWD(m, zeros, dst)
+	}
+}
+
+// newHalves prepares loadHalf, with a constant if one register is left beside it.
+func (e *emitter) newHalves() {
+	switch {
+	case e.avx512():
+		e.half = e.constant("mask of odd elements", 0xffff0000)
+	case e.room() > 1:
+		e.half = e.vec("0", 1)[0]
+		e.zero(e.half)
 	}
 }
 
@@ -287,6 +316,9 @@ func (e *emitter) newOuter(rows, vecs int, c, a, b string) *outer {
 		hold, pass = a, b
 	}
 	t.hold = e.vec(hold, min(rows, vecs))
+	if e.spec.DType == spec.BF16 {
+		e.newHalves()
+	}
 	t.pass = e.vec(pass, max(1, min(e.room(), 4)))
 	return t
 }

@@ -41,6 +41,9 @@ func (e *emitter) newPanels(dst, a, b string) *panels {
 		a, b = b, a
 	}
 	hold := e.vec(b, min(g.rows, vecs))
+	if g.pairs() {
+		e.newHalves()
+	}
 	pass := e.vec(a, max(1, min(e.room(), 4)))
 	for range sets {
 		t := &outer{e: e, rows: g.rows, holdA: holdA, hold: hold, pass: pass}
@@ -52,8 +55,7 @@ func (e *emitter) newPanels(dst, a, b string) *panels {
 	return g
 }
 
-// pairs tells whether the two vectors of a row are unpacked from both halves of one:
-// the first then holds elements 0–3 and 8–11, the second the others.
+// pairs tells whether the two vectors of a row are halves: see loadHalf.
 func (g *panels) pairs() bool { return g.e.spec.DType == spec.BF16 && g.e.lanes == 8 }
 
 // narrow is the sets of a tile of n panels.
@@ -80,9 +82,9 @@ func (g *panels) step(t *outer, i int, a func(r int) operand.Mem) {
 		case !g.pairs():
 			e.loadAs(e.spec.DType, row(x), dst)
 		case v%2 == 0:
-			e.loadGroups(row(x), 0, dst)
+			e.loadHalf(row(x), 0, dst)
 		default:
-			e.loadGroups(row(x-e.lanes), 1, dst)
+			e.loadHalf(row(x-e.lanes), 1, dst)
 		}
 	})
 }
@@ -90,16 +92,8 @@ func (g *panels) step(t *outer, i int, a func(r int) operand.Mem) {
 // sum is the sum of the sets, elements in order.
 func (g *panels) sum(sets []*outer) *outer {
 	t := fold(sets)
-	if !g.pairs() {
-		return t
-	}
-	e, tmp := g.e, t.hold[0]
-	for _, row := range t.acc {
-		for v := 0; v < len(row); v += 2 {
-			e.VPERM2F128(operand.Imm(0x20), row[v+1], row[v], tmp)
-			e.VPERM2F128(operand.Imm(0x31), row[v+1], row[v], row[v+1])
-			e.VMOVAPS(tmp, row[v])
-		}
+	if g.pairs() {
+		g.e.zip(t)
 	}
 	return t
 }

@@ -12,6 +12,7 @@ import (
 func (e *emitter) convert() {
 	size := e.spec.DType.Size()
 	e.maths = "Dst[r][c] = Scale·Src[r][c] (c < Cols), 0 (Cols ≤ c < ⌈Cols/16⌉·16)"
+	e.maths += "\nHalves: the columns of every two vectors in the order of two loadHalf"
 	e.step, e.flops, e.bytes = "16 columns", lane, lane*size
 
 	src, dst, rows := e.param("Src"), e.param("Dst"), e.param("Rows")
@@ -19,7 +20,8 @@ func (e *emitter) convert() {
 	tmp := e.gp("element")
 	scale := e.vec("Scale", 1)[0]
 	e.VBROADCASTSS(e.arg("Scale"), scale)
-	x := e.vec("Src", lane/e.lanes)
+	x := e.vec("Src", 2)
+	half := e.vec("half of the columns", 1)[0]
 	tail := e.newTail()
 	none := e.vec("0", 1)[0]
 	e.zero(none)
@@ -28,10 +30,29 @@ func (e *emitter) convert() {
 	e.MOVQ(src, p)
 	e.MOVQ(dst, q)
 	e.MOVQ(e.arg("Cols"), left)
+	e.CMPB(e.arg("Halves"), imm(0))
+	e.JEQ(operand.LabelRef("in_order"))
+	e.Label("pair")
+	e.SUBQ(imm(2*e.lanes), left)
+	e.JLT(operand.LabelRef("no_pair"))
+	for i, x := range x {
+		e.loadAs(e.spec.DType, at(p, size*e.lanes*i), x)
+		e.VMULPS(scale, x, x)
+	}
+	e.unzip(x[0], x[1], half)
+	for i, x := range x {
+		e.VMOVUPS(x, at(q, 4*e.lanes*i))
+	}
+	e.ADDQ(imm(2*e.lanes*size), p)
+	e.ADDQ(imm(2*e.lanes*4), q)
+	e.JMP(operand.LabelRef("pair"))
+	e.Label("no_pair")
+	e.ADDQ(imm(2*e.lanes), left)
+	e.Label("in_order")
 	e.SUBQ(imm(lane), left)
 	e.JLT(operand.LabelRef("tail"))
 	e.Label("columns")
-	for i, x := range x {
+	for i, x := range x[:lane/e.lanes] {
 		e.loadAs(e.spec.DType, at(p, size*e.lanes*i), x)
 		e.VMULPS(scale, x, x)
 		e.VMOVUPS(x, at(q, 4*e.lanes*i))
@@ -49,7 +70,7 @@ func (e *emitter) convert() {
 		e.VMULPS_Z(scale, x[0], tail.mask, x[0])
 		e.VMOVUPS(x[0], at(q, 0))
 	} else {
-		for i := range x {
+		for i := range x[:lane/e.lanes] {
 			e.VMOVUPS(none, at(q, 4*e.lanes*i))
 		}
 		e.Label("element")
@@ -67,6 +88,21 @@ func (e *emitter) convert() {
 	e.DECQ(rows)
 	e.JNZ(operand.LabelRef("row"))
 	e.ret()
+}
+
+// unzip puts the elements of two vectors into the order of the halves that loadHalf loads.
+func (e *emitter) unzip(x, y, tmp reg.VecPhysical) {
+	if !e.avx512() {
+		e.exchange(x, y, tmp)
+		return
+	}
+	e.VSHUFPS(operand.Imm(0x88), y, x, tmp)
+	e.VSHUFPS(operand.Imm(0xDD), y, x, y)
+	// Now groups of two from x and y take turns.
+	e.VPERMPD(operand.Imm(0xD8), tmp, x)
+	e.VPERMPD(operand.Imm(0xD8), y, y)
+	e.VSHUFF64X2(operand.Imm(0xD8), x, x, x)
+	e.VSHUFF64X2(operand.Imm(0xD8), y, y, y)
 }
 
 // loadOne loads the element at p into lane 0 of x, as float32.

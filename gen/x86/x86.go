@@ -91,6 +91,8 @@ type emitter struct {
 	flops int
 	bytes int
 
+	half reg.VecPhysical // constant of loadHalf; nil: none
+
 	args   reg.GPPhysical // the argument struct
 	frame  operand.Mem    // 128 bytes of stack for the op's use
 	vecs   int            // vector registers handed out
