@@ -23,6 +23,9 @@ type Case struct {
 	Causal  bool            `json:"causal"`
 	Window  *kernels.Window `json:"window,omitempty"`
 	Cache   bool            `json:"cache,omitempty"` // K and V in a kernels.Cache instead of plain rows
+	// Precision is that of Config; BF16: queries of BF16 too. The bound stays that of
+	// float32, which dot products of bf16 can beat.
+	Precision kernels.DType `json:"precision,omitempty"`
 }
 
 // resolve checks a case and fills its defaults in.
@@ -51,7 +54,7 @@ func (c Case) shape() workload.Shape {
 	return workload.Shape{
 		Heads: c.Heads, KVHeads: c.KVHeads, KeyDim: c.HeadDim, ValueDim: c.HeadDim,
 		Queries: c.Q, Keys: c.KV, Key: c.KVDType, Value: c.KVDType,
-		Causal: c.Causal, Window: c.Window,
+		Causal: c.Causal, Window: c.Window, Precision: c.Precision,
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -20,6 +21,7 @@ type benchCmd struct {
 	Q       *int        `name:"q" placeholder:"N" help:"Queries; default 2048 (prefill), 16 (chunk) or 1 (decode)."`
 	KV      *int        `name:"kv" placeholder:"N" help:"Keys; default 2048 (prefill) or 4096."`
 	KVDType *dtype      `name:"kv-dtype" placeholder:"f32|f16|bf16" help:"Type of K and V; default f32."`
+	BF16    bool        `name:"bf16-dot" help:"Q, K and V in bf16, prefill by dot products of bf16 where the CPU has them; of bound is still relative to float32."`
 	Threads *int        `placeholder:"N" help:"Threads; 0: all; default 1."`
 	Variant variantName `placeholder:"NAME" help:"Measure this variant (see gqa info)."`
 	Causal  bool        `help:"Causal attention; only the flops of the visible keys count."`
@@ -50,6 +52,9 @@ Examples:
 func (c *benchCmd) Validate() error {
 	if c.Case != "" && !slices.Contains(kernels.Phases(), kernels.Phase(c.Case)) {
 		return fmt.Errorf("--case: %q: expected prefill, chunk or decode", c.Case)
+	}
+	if c.BF16 && (c.Peers || c.KVDType != nil && c.KVDType.DType != kernels.BF16) {
+		return errors.New("--bf16-dot: expected no --peers, and no --kv-dtype but bf16")
 	}
 	if err := c.validate(); err != nil {
 		return err
@@ -102,6 +107,9 @@ func (c *benchCmd) cases() []bench.Case {
 		set(&x.Threads, c.Threads)
 		if c.KVDType != nil {
 			x.KVDType = c.KVDType.DType
+		}
+		if c.BF16 {
+			x.KVDType, x.Precision = kernels.BF16, kernels.BF16
 		}
 		x.Variant = string(c.Variant)
 		x.Causal = x.Causal || c.Causal
@@ -160,8 +168,12 @@ func (c *benchCmd) Run(e *env, k *kong.Context) error {
 			}
 			continue
 		}
+		kv := r.KVDType.String() + storage(r.Cache)
+		if r.Precision == kernels.BF16 {
+			kv += " dot"
+		}
 		rows = append(rows, table.Row{
-			r.Phase, r.KVDType.String() + storage(r.Cache), fmt.Sprintf("%d/%d/%d", r.Heads, r.KVHeads, r.HeadDim), r.Q, r.KV, yes(r.Causal), r.Threads, r.Variant,
+			r.Phase, kv, fmt.Sprintf("%d/%d/%d", r.Heads, r.KVHeads, r.HeadDim), r.Q, r.KV, yes(r.Causal), r.Threads, r.Variant,
 			time.Duration(r.NS).Round(100 * time.Nanosecond), fmt.Sprintf("%7.1f", r.GFLOPS), fmt.Sprintf("%6.1f", r.PeakGFLOPS), fmt.Sprintf("%.3f", r.OfBound),
 		})
 	}

@@ -76,4 +76,19 @@ func TestBenchCases(t *testing.T) {
 	list := (&benchCmd{Q: n(1), KV: n(100), Threads: n(1), KVDType: &dtype{kernels.F16}, Heads: n(8), KVHeads: n(4), HeadDim: n(64), Variant: "purego"}).cases()
 	require.Equal(t, []bench.Case{{Phase: kernels.Decode, KVDType: kernels.F16, Heads: 8, KVHeads: 4, HeadDim: 64, Q: 1, KV: 100, Threads: 1, Variant: "purego", Causal: true}}, list)
 	require.Len(t, (&benchCmd{Case: "prefill", Q: n(32)}).cases(), 1)
+
+	list = (&benchCmd{Case: "prefill", Q: n(64), BF16: true}).cases()
+	require.Equal(t, kernels.BF16, list[0].KVDType)
+	require.Equal(t, kernels.BF16, list[0].Precision)
+}
+
+func TestBenchBF16(t *testing.T) {
+	hermetic(t)
+	args := []string{"bench", "--case", "prefill", "--heads", "2", "--kv-heads", "1", "--head-dim", "16", "--q", "64", "--kv", "64", "--bf16-dot"}
+	code, stdout, stderr := gqa(t, append(args, "--variant", "purego")...)
+	require.Equal(t, exitOK, code, stderr)
+	require.Contains(t, stdout, "bf16 dot")
+	code, _, stderr = gqa(t, append(args, "--kv-dtype", "f16")...)
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "--bf16-dot: expected no --peers, and no --kv-dtype but bf16")
 }

@@ -19,13 +19,14 @@ type Shape struct {
 	Key, Value       kernels.DType
 	Causal           bool
 	Window           *kernels.Window
+	Precision        kernels.DType // BF16: queries too
 }
 
-// Config is the layer: float32 queries and outputs.
+// Config is the layer: float32 outputs, and queries unless Precision is BF16.
 func (s Shape) Config() kernels.Config {
 	return kernels.Config{
 		Heads: s.Heads, KVHeads: s.KVHeads, KeyDim: s.KeyDim, ValueDim: s.ValueDim,
-		Key: s.Key, Value: s.Value, Causal: s.Causal, Window: s.Window,
+		Query: s.Precision, Key: s.Key, Value: s.Value, Precision: s.Precision, Causal: s.Causal, Window: s.Window,
 	}
 }
 
@@ -44,7 +45,7 @@ func (s Shape) Queried(kv kernels.Sequence, seed uint64) kernels.Sequence {
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	return kernels.Sequence{
 		QueryLen: s.Queries, KVLen: kv.KVLen, Key: kv.Key, Value: kv.Value,
-		Query:  tensor(rnd, kernels.F32, s.Heads, s.Queries, s.KeyDim),
+		Query:  tensor(rnd, s.Precision, s.Heads, s.Queries, s.KeyDim),
 		Output: kernels.HeadMajor(make([]float32, s.Heads*s.Queries*s.ValueDim), s.Queries, s.ValueDim),
 	}
 }
