@@ -6,61 +6,84 @@ import (
 	"github.com/gqa-go/gqa/asm"
 )
 
-// single reports whether all that takes part in the softmax of an item's rows is one
-// key, whose weight is then 1: the output is the value.
-func (p *Plan) single(s *Sequence, it *item) bool {
-	return s.Cache == nil && s.QueryLen == 1 && it.key1-it.key0 == 1 && it.group < 0 &&
-		p.config.Sinks == nil && s.Bias == nil && s.Mask == nil && s.LSE == nil && p.config.KeyDim == p.kd
+// single reports whether the softmax of a sequence's only query is over one key, whose
+// weight is then 1 unless its score is not finite, and which key that is.
+func (p *Plan) single(s *Sequence) (key int, ok bool) {
+	if s.QueryLen != 1 || s.Cache != nil || s.Bias != nil || s.Mask != nil || s.LSE != nil || p.config.Sinks != nil || p.config.KeyDim != p.kd {
+		return 0, false
+	}
+	lo, hi := p.limits(s, 0)
+	return lo, hi-lo == 1
 }
 
-// one computes such an item in the few-rows family. A score that is not finite may have
-// another result: those KV heads are computed in the general form.
-func (p *Plan) one(r *run, w *worker, c *recipe, s *Sequence, it *item) {
-	direct := p.config.Query == F32 && s.Query.HeadStride == p.kd
-	a := &w.decode
-	a.KStride, a.S, a.D, a.Keys, a.Prefetch = 0, &w.scores[0], p.kd, 1, 0
-	for range it.heads {
-		q := &w.query[0]
-		if direct {
-			q = (*float32)(s.Query.row(it.kvHead*p.group, 0))
-		} else {
-			p.convertQuery(w, s, it, 0, it.rows, w.query)
-		}
-		a.K = s.Key.row(it.kvHead, it.key0)
-		nonFinite := float32(0)
-		for row := 0; row < it.rows; {
-			rows := min(it.rows-row, c.DecodeRows)
-			a.Q = (*float32)(unsafe.Add(unsafe.Pointer(q), row*p.kd*4))
-			c.decodeScore[rows].decodeScore(a)
-			for i := range rows {
-				nonFinite += 0 * w.scores[i*asm.Lane]
-			}
-			row += rows
-		}
-		if nonFinite == 0 {
-			p.repeat(w, s, it)
-		} else {
-			p.compute(r, w, c, s, it)
-		}
-		it.kvHead++
+// one computes such a sequence: the output is the value, and no score is needed. Finite
+// elements have a finite score, if not in float32; others are left to the general form.
+func (p *Plan) one(w *worker, s *Sequence, key int) bool {
+	if len(w.query) < p.kd {
+		w.reserve(sizes{tile: 1, rows: 1, keys: asm.Lane, kd: p.kd, vd: p.vd})
+	}
+	sums := w.query[:p.kd]
+	clear(sums)
+	p.addZeros(w, p.config.Query, s.Query.row(0, 0), s.Query.HeadStride, p.config.Heads, sums)
+	p.addZeros(w, p.config.Key, s.Key.row(0, key), s.Key.HeadStride, p.config.KVHeads, sums)
+	f := &w.finish
+	f.O, f.Dst, f.Cols, f.Scale = &sums[0], unsafe.Pointer(&sums[0]), p.kd, 1
+	if p.variant.finish[F32].finish(f); f.NonFinite != 0 {
+		return false
+	}
+	p.repeat(w, s, key)
+	return true
+}
+
+// addZeros adds n rows, each times 0, to sums: a sum becomes NaN where an element is not finite.
+func (p *Plan) addZeros(w *worker, t DType, rows unsafe.Pointer, stride, n int, sums []float32) {
+	list := p.variant.decodeValue[t][1]
+	k, a := &list[len(list)-1], &w.value // the widest tile
+	w.one = 1
+	a.P, a.O, a.Alpha, a.Cols, a.Prefetch = &w.zeros[0], &sums[0], &w.one, len(sums), 0
+	a.VStride = stride * t.size()
+	for first := 0; first < n; first += a.Keys {
+		a.V, a.Keys = unsafe.Add(rows, first*a.VStride), min(n-first, len(w.zeros))
+		k.decodeValue(a)
 	}
 }
 
-// repeat writes a value to all heads of its group.
-func (p *Plan) repeat(w *worker, s *Sequence, it *item) {
-	head, v := it.kvHead*p.group, s.Value.row(it.kvHead, it.key0)
-	if p.config.Output == F32 && p.config.ValueDim == p.vd {
-		a := &w.convert
-		a.Src, a.SrcStride, a.Dst, a.DstStride = v, 0, (*float32)(s.Output.row(head, 0)), s.Output.HeadStride*4
-		a.Rows, a.Cols, a.Scale = it.rows, p.vd, 1
-		p.variant.convert[p.config.Value].convert(a)
+// repeat writes the values of a key to all heads of their groups, in the fewest calls:
+// those of all groups to their first heads, and so on, or each to all heads of its group.
+func (p *Plan) repeat(w *worker, s *Sequence, key int) {
+	c := &p.config
+	if c.Output != F32 || c.ValueDim != p.vd {
+		p.repeatRounded(w, s, key)
 		return
 	}
-	p.convertRows(w, p.config.Value, v, 0, 1, p.config.ValueDim, w.values)
-	a := &w.finish
-	a.O, a.Cols, a.Scale = &w.values[0], p.config.ValueDim, 1
-	for r := range it.rows {
-		a.Dst = s.Output.row(head+r, 0)
-		p.variant.finish[p.config.Output].finish(a)
+	stride, a := s.Output.HeadStride*4, &w.convert
+	a.Cols, a.Scale = p.vd, 1
+	k := &p.variant.convert[c.Value]
+	if p.group < c.KVHeads {
+		a.Src, a.SrcStride = s.Value.row(0, key), s.Value.HeadStride*c.Value.size()
+		a.Rows, a.DstStride = c.KVHeads, p.group*stride
+		for h := range p.group {
+			a.Dst = (*float32)(s.Output.row(h, 0))
+			k.convert(a)
+		}
+		return
+	}
+	a.SrcStride, a.Rows, a.DstStride = 0, p.group, stride
+	for h := range c.KVHeads {
+		a.Src, a.Dst = s.Value.row(h, key), (*float32)(s.Output.row(h*p.group, 0))
+		k.convert(a)
+	}
+}
+
+// repeatRounded is repeat for outputs that are not whole vectors of float32.
+func (p *Plan) repeatRounded(w *worker, s *Sequence, key int) {
+	c, f := &p.config, &w.finish
+	f.O, f.Cols, f.Scale = &w.values[0], c.ValueDim, 1
+	for h := range c.KVHeads {
+		p.convertRows(w, c.Value, s.Value.row(h, key), 0, 1, c.ValueDim, w.values)
+		for r := range p.group {
+			f.Dst = s.Output.row(h*p.group+r, 0)
+			p.variant.finish[c.Output].finish(f)
+		}
 	}
 }

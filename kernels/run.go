@@ -24,24 +24,28 @@ func (p *Plan) Run(ws *Workspace, seqs []Sequence) error {
 	r := &ws.run
 	r.plan, r.seqs = p, seqs
 	r.items, r.groups, r.rows = r.items[:0], r.groups[:0], 0
+	for len(r.workers) < p.executor.Workers() {
+		r.workers = append(r.workers, worker{})
+	}
 	var z sizes
 	for i := range seqs {
+		if key, ok := p.single(&seqs[i]); ok && p.one(&r.workers[0], &seqs[i], key) {
+			continue
+		}
 		p.cut(r, i, &seqs[i])
 		p.grow(&z, &seqs[i])
+	}
+	if len(r.items) == 0 {
+		return nil
 	}
 	grow(&r.o, r.rows*p.vd)
 	grow(&r.m, r.rows)
 	grow(&r.l, r.rows)
-	for len(r.workers) < p.executor.Workers() {
-		r.workers = append(r.workers, worker{})
-	}
 	for i := range r.workers {
 		r.workers[i].reserve(z)
 	}
 	r.order()
-	if len(r.items) > 0 {
-		p.executor.Execute(len(r.items), r)
-	}
+	p.executor.Execute(len(r.items), r)
 	return nil
 }
 
@@ -149,10 +153,6 @@ func (r *run) Do(worker, i int) {
 	p, w, it := r.plan, &r.workers[worker], r.items[r.turns[i]]
 	s := &r.seqs[it.seq]
 	c := p.recipe(s)
-	if p.group <= c.FewRows && p.single(s, &it) {
-		p.one(r, w, c, s, &it)
-		return
-	}
 	if it.abreast {
 		p.compute(r, w, c, s, &it)
 		return

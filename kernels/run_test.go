@@ -107,6 +107,30 @@ func TestLengths(t *testing.T) {
 }
 
 // Every tile of every family that a variant offers.
+// A query that sees one key has a path of its own: more heads than it sums at once, groups
+// that are more and fewer than KV heads, values that are not finite in any operand.
+func TestOneKey(t *testing.T) {
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		for i, heads := range [][2]int{{8, 2}, {6, 3}, {3, 3}, {5, 1}, {67, 1}} {
+			for j, dt := range dtypes {
+				for class := range 4 {
+					c := kernels.Config{Heads: heads[0], KVHeads: heads[1], KeyDim: 48, ValueDim: 48 - 8*(class%2), Query: dtypes[(i+j)%3], Key: dt, Value: dtypes[(i+2*j)%3], Output: dtypes[class%3]}
+					x := shape(c, 1, 1+i)
+					x.Config.Window = &kernels.Window{}
+					s := &x.Sequences[0]
+					s.LSE, s.Query.PadPlane = false, 3*i
+					for k, operand := range []*fuzz.Class{&s.Classes.Query, &s.Classes.Key, &s.Classes.Value} {
+						if class == k+1 {
+							*operand = fuzz.Special
+						}
+					}
+					fuzztest.Check(t, x, variant)
+				}
+			}
+		}
+	})
+}
+
 func TestTiles(t *testing.T) {
 	fuzztest.Variants(t, func(t *testing.T, variant string) {
 		many, score, value, err := kernels.Tiles(variant)

@@ -73,6 +73,7 @@ type worker struct {
 
 	weight [64]float32 // of splits that are merged
 	one    float32
+	zeros  [64]float32 // never written
 
 	alpha, slope, delta []float32
 	lo, hi              []int32
