@@ -226,7 +226,7 @@ func (s *source) scores() *Scores {
 
 // tuning draws small blocks, so that small shapes cross every boundary.
 func (s *source) tuning() *Tuning {
-	return &Tuning{
+	t := &Tuning{
 		Tuning: kernels.Tuning{
 			KeyBlock:    pick(s, 64, 16, 32, 48, 96, 128),
 			RowBlock:    pick(s, 24, 1, 5, 6, 12, 13, 48, 1024),
@@ -242,6 +242,8 @@ func (s *source) tuning() *Tuning {
 		Score: s.n(16),
 		Value: s.n(16),
 	}
+	t.CachePrefetch = t.Prefetch
+	return t
 }
 
 // shrink cuts lengths until the batch is cheap enough.

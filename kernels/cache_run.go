@@ -48,10 +48,10 @@ func (p *Plan) fewCache(w *worker, c *recipe, s *Sequence, it *item, o, m, l []f
 // bytes: at the end of one stretch of memory, that much of the next one. Sizes of panels
 // are in bytes.
 func (c *recipe) ahead(vsize, vpanels, ksize int) (v, k int) {
-	if c.Prefetch == 0 {
+	if c.CachePrefetch == 0 {
 		return 0, 0
 	}
-	v = min(up(ceil(c.Prefetch, vsize), c.panelValue[1].cols/asm.Lane), vpanels)
+	v = min(up(ceil(c.CachePrefetch, vsize), c.panelValue[1].cols/asm.Lane), vpanels)
 	return v, ceil(v*vsize, ksize)
 }
 

@@ -37,7 +37,7 @@ func TestCacheLengths(t *testing.T) {
 					c.Window = &kernels.Window{Left: 20, Right: -1}
 				}
 				x := shape(c, q, kv)
-				x.Tuning.Prefetch = 64 << (i + j)
+				x.Tuning.CachePrefetch = 64 << (i + j)
 				fuzztest.Check(t, cached(x, []int{16, 32, 256}[j%3], i%2 == 0), variant)
 			}
 		}

@@ -71,6 +71,8 @@ type Tuning struct {
 	DecodeScore string `json:"decode_score"` // score tile for tiles of its number of rows; empty: the default
 	DecodeValue string `json:"decode_value"` // value tile, likewise
 	Prefetch    int    `json:"prefetch"`     // bytes ahead in the few-rows family; 0: none
+	// CachePrefetch is Prefetch for K and V in a Cache, which are one stretch of memory.
+	CachePrefetch int `json:"cache_prefetch"`
 }
 
 // Validate reports whether the kernels of a variant can run t.
@@ -99,6 +101,7 @@ func (t Tuning) validate(v *variant) error {
 		{"DecodeBlock", t.DecodeBlock, 16, 4096, 16},
 		{"DecodeRows", t.DecodeRows, 1, maxDecodeRows, 1},
 		{"Prefetch", t.Prefetch, 0, 1 << 20, 1},
+		{"CachePrefetch", t.CachePrefetch, 0, 1 << 20, 1},
 	} {
 		if f.value < f.min || f.value > f.max || f.value%f.multiple != 0 {
 			return fmt.Errorf("%s = %d: expected %d … %d, a multiple of %d", "Tuning."+f.name, f.value, f.min, f.max, f.multiple)
@@ -206,7 +209,14 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 		FewRows:     4 * maxDecodeRows,
 		DecodeBlock: decodeBlock(k),
 		DecodeRows:  maxDecodeRows,
-		Prefetch:    16 << 10,
+		Prefetch:    12 << 10,
+	}
+	if k.Phase == Decode && k.Group == 1 && k.Key != F32 {
+		t.Prefetch = 8 << 10 // a row of two-byte elements is little work (Zen 3)
+	}
+	t.CachePrefetch = t.Prefetch
+	if k.Phase == Decode && k.Group == 1 && k.Key == F32 && k.Bucket > 512 {
+		t.CachePrefetch = 0 // the hardware does better while memory alone limits (Zen 3)
 	}
 	// On AVX2 the exponentials compete for two load ports (Zen 3): no gain.
 	t.Interleave = v.interleaves() && tile.cols >= 32
@@ -224,7 +234,7 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 // is prefetched meanwhile, in L2; one tile reads them once.
 func decodeBlock(k Case) int {
 	if k.Phase == Decode && k.Group <= maxDecodeRows {
-		return 256
+		return 512
 	}
 	return min(max((64<<10)/(pad(k.KeyDim)*k.Key.size())/16*16, 64), 256)
 }

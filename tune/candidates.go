@@ -19,6 +19,8 @@ type coordinate func(s *space, t kernels.Tuning) []kernels.Tuning
 var (
 	manyRows = []coordinate{tiles, keyBlocks, interleaving, rowBlocks, splits}
 	fewRows  = []coordinate{decodeShapes, prefetches, decodeScores, decodeValues, splits}
+	// What else the few-rows family does on a cache goes by its pages.
+	fromCache = []coordinate{cachePrefetches}
 )
 
 // space is the candidates of a case on a problem.
@@ -82,8 +84,15 @@ func decodeShapes(s *space, t kernels.Tuning) []kernels.Tuning {
 	return list
 }
 
+// distances are those to prefetch at.
+var distances = []int{0, 2 << 10, 4 << 10, 8 << 10, 12 << 10, 16 << 10, 32 << 10}
+
 func prefetches(_ *space, t kernels.Tuning) []kernels.Tuning {
-	return vary(t, func(t *kernels.Tuning, v int) { t.Prefetch = v }, 0, 2<<10, 4<<10, 8<<10, 12<<10, 16<<10, 32<<10)
+	return vary(t, func(t *kernels.Tuning, v int) { t.Prefetch = v }, distances...)
+}
+
+func cachePrefetches(_ *space, t kernels.Tuning) []kernels.Tuning {
+	return vary(t, func(t *kernels.Tuning, v int) { t.CachePrefetch = v }, distances...)
 }
 
 func decodeScores(s *space, t kernels.Tuning) []kernels.Tuning {
@@ -137,6 +146,9 @@ func (s *space) effect(t kernels.Tuning) kernels.Tuning {
 	t.Split = min(t.Split, keys)
 	if s.rows() <= t.FewRows {
 		t.DecodeRows = tileHeights(s.rows(), t.DecodeRows)[0]
+		if s.problem.cache {
+			return kernels.Tuning{FewRows: maxFewRows, Split: t.Split, MinItems: t.MinItems, DecodeRows: t.DecodeRows, CachePrefetch: t.CachePrefetch}
+		}
 		if s.rows() > t.DecodeRows { // several tiles prefetch the next block, however far it is
 			t.Prefetch = min(t.Prefetch, 1)
 		}
@@ -188,5 +200,6 @@ func changes(a, b kernels.Tuning) []string {
 	add("decode_score", tile(a.DecodeScore), tile(b.DecodeScore))
 	add("decode_value", tile(a.DecodeValue), tile(b.DecodeValue))
 	add("prefetch", a.Prefetch, b.Prefetch)
+	add("cache_prefetch", a.CachePrefetch, b.CachePrefetch)
 	return list
 }

@@ -34,6 +34,7 @@ type Comparison struct {
 	Queries     int           `json:"queries"`
 	Keys        int           `json:"keys"`
 	KVHeads     int           `json:"kv_heads"`
+	Cache       bool          `json:"cache"`            // K and V in a kernels.Cache
 	DefaultTime time.Duration `json:"default_ns"`       // the median
 	Default     Ratio         `json:"default_to_tuned"` // times of the default to those of the tuning
 	Tuned       Ratio         `json:"tuned_to_best"`
@@ -94,7 +95,7 @@ func (s *searcher) compare(ctx context.Context, p problem, def, tuned, best kern
 		}
 	}
 	return Comparison{
-		Queries: p.queries, Keys: p.keys, KVHeads: p.kvHeads, DefaultTime: r.total(0),
+		Queries: p.queries, Keys: p.keys, KVHeads: p.kvHeads, Cache: p.cache, DefaultTime: r.total(0),
 		Default: r.ratio(at[0], at[1]), Tuned: r.ratio(at[1], at[2]),
 	}, nil
 }

@@ -59,7 +59,7 @@ func TestExhaustiveComparesOnEveryProblem(t *testing.T) {
 		}
 		return c
 	}))
-	require.Equal(t, []string{"few_rows 16 → 128", "decode_block 128 → 512", "prefetch 16384 → 0"}, r.Changed)
+	require.Equal(t, []string{"few_rows 16 → 128", "decode_block 128 → 512", "prefetch 12288 → 0"}, r.Changed)
 	require.Empty(t, r.Exhaustive.Changed)
 	var queries []int
 	for _, p := range r.Exhaustive.Problems {
@@ -75,7 +75,7 @@ func TestExhaustiveComparesOnEveryProblem(t *testing.T) {
 }
 
 func TestCombinations(t *testing.T) {
-	s := &space{group: 4, problem: problem{512, 2048, 8}, many: []string{"4x16", "8x32"}, interleaves: true}
+	s := &space{group: 4, problem: problem{512, 2048, 8, false}, many: []string{"4x16", "8x32"}, interleaves: true}
 	def := kernels.Tuning{Tile: "4x16", KeyBlock: 256, RowBlock: 1024, Split: 1 << 16}
 	list := s.combinations([]coordinate{tiles, keyBlocks, interleaving, rowBlocks}, def)
 	require.Equal(t, def, list[0])

@@ -84,7 +84,7 @@ func (m *machine) plan(p problem, t kernels.Tuning) (*kernels.Plan, error) {
 }
 
 func (m *machine) check(p problem, t kernels.Tuning) error {
-	p = problem{min(p.queries, maxOracleQueries), min(p.keys, maxOracleKeys) + oddKeys, 1}
+	p = problem{min(p.queries, maxOracleQueries), min(p.keys, maxOracleKeys) + oddKeys, 1, p.cache}
 	if m.checked[trial{p, t}] {
 		return nil
 	}
@@ -118,6 +118,9 @@ func (m *machine) answer(p problem) (*answer, error) {
 		Heads: s.Heads, KVHeads: s.KVHeads, KeyDim: s.KeyDim, ValueDim: s.ValueDim, QueryLen: s.Queries, KVLen: s.Keys,
 		Query: ref.Widen(a.seq.Query.F32), Key: widen(a.seq.Key, s.Key), Value: widen(a.seq.Value, s.Value), Causal: s.Causal,
 	})
+	if err == nil && p.cache {
+		a.seq, err = s.Cached(a.seq)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -142,13 +145,13 @@ func widen(t kernels.Tensor, dt kernels.DType) []float64 {
 
 // load returns a problem in memory. Keys and values, which may be large, are kept while
 // the problems differ by their queries.
-func (m *machine) load(p problem) *loaded {
+func (m *machine) load(p problem) (*loaded, error) {
 	if l := m.loaded[p]; l != nil {
-		return l
+		return l, nil
 	}
 	l := &loaded{plans: map[kernels.Tuning]*kernels.Plan{}}
 	for q, other := range m.loaded {
-		if q.keys != p.keys || q.kvHeads != p.kvHeads {
+		if q.keys != p.keys || q.kvHeads != p.kvHeads || q.cache != p.cache {
 			m.loaded = nil
 			break
 		}
@@ -157,13 +160,22 @@ func (m *machine) load(p problem) *loaded {
 	if m.loaded == nil {
 		m.loaded = map[problem]*loaded{}
 		l.seqs = []kernels.Sequence{m.shape(p).Sequence(timingSeed)}
+		if p.cache {
+			var err error
+			if l.seqs[0], err = m.shape(p).Cached(l.seqs[0]); err != nil {
+				return nil, err
+			}
+		}
 	}
 	m.loaded[p] = l
-	return l
+	return l, nil
 }
 
 func (m *machine) time(p problem, t kernels.Tuning) (time.Duration, error) {
-	l := m.load(p)
+	l, err := m.load(p)
+	if err != nil {
+		return 0, err
+	}
 	plan := l.plans[t]
 	run := func(n int) (time.Duration, error) {
 		start := time.Now()
@@ -175,7 +187,6 @@ func (m *machine) time(p problem, t kernels.Tuning) (time.Duration, error) {
 		return time.Since(start) / time.Duration(n), nil
 	}
 	if plan == nil {
-		var err error
 		if plan, err = m.plan(p, t); err != nil {
 			return 0, err
 		}

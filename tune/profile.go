@@ -29,7 +29,7 @@ import (
 const EnvProfile = "GQA_PROFILE"
 
 const (
-	format  = 1
+	format  = 2
 	maxSize = 4 << 20
 	// More entries than fit maxSize, if they are entries.
 	maxEntries = 1 << 14

@@ -113,7 +113,7 @@ func TestForeignProfilesAreIgnoredAndReplaced(t *testing.T) {
 	for want, change := range map[string]func(f *file){
 		`CPU "Z80"`:            func(f *file) { f.Signature.CPU = "Z80" },
 		"caches":               func(f *file) { f.Signature.Caches.L2++ },
-		"format 2: expected 1": func(f *file) { f.Format = 2 },
+		"format 1: expected 2": func(f *file) { f.Format = 1 },
 	} {
 		t.Run(want, func(t *testing.T) {
 			path := edit(t, change)
@@ -206,7 +206,7 @@ func TestHostileFiles(t *testing.T) {
 		"null":   {"format 0", []byte(`null`)},
 		"deep":   {"not a profile", bytes.Repeat([]byte("["), 1<<20)},
 		"huge":   {"more than 4194304 bytes", bytes.Repeat([]byte(" "), maxSize+1)},
-		"string": {"made for the CPU", fmt.Appendf(nil, `{"format":1,"signature":{"cpu":%q}}`, strings.Repeat("ü", 1<<20))},
+		"string": {"made for the CPU", fmt.Appendf(nil, `{"format":2,"signature":{"cpu":%q}}`, strings.Repeat("ü", 1<<20))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(dir, name)

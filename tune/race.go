@@ -31,6 +31,7 @@ const (
 // problem is what candidates are timed on.
 type problem struct {
 	queries, keys, kvHeads int
+	cache                  bool // K and V in a kernels.Cache
 }
 
 // lab runs tunings of one case's layer; tests replace it.

@@ -201,9 +201,10 @@ type searcher struct {
 	space      space
 	candidates int
 
-	// The problems that stand for the two families, and those at which they are
-	// compared. None: the phase does not use the family.
+	// The problems that stand for the two families, and for the few-rows one on a cache;
+	// and those at which the families are compared. None: the phase does not use that.
 	few, many []problem
+	cached    []problem
 	probes    []problem
 }
 
@@ -222,6 +223,10 @@ func newSearcher(req Request, c kernels.Case, l lab) (*searcher, error) {
 	case kernels.Decode:
 		p := req.problem(c, 1)
 		s.few, s.many, s.probes = []problem{p}, []problem{p}, []problem{p}
+		if req.Key == req.Value { // which package workload fills
+			p.cache = true
+			s.cached = []problem{p}
+		}
 	case kernels.Chunk:
 		for _, q := range []int{2, 4, 8, 16, 32} {
 			if c.Group*q <= maxFewRows {
@@ -236,7 +241,7 @@ func newSearcher(req Request, c kernels.Case, l lab) (*searcher, error) {
 		s.many = []problem{req.problem(c, 0)}
 	}
 	if c.Group > maxFewRows {
-		s.few, s.probes = nil, nil
+		s.few, s.cached, s.probes = nil, nil, nil
 	}
 	return s, nil
 }
@@ -321,6 +326,11 @@ func (s *searcher) explore(ctx context.Context, deadline time.Time, t kernels.Tu
 	}
 	if s.few != nil {
 		if err := family(s.few, fewRows, maxFewRows); err != nil {
+			return t, err
+		}
+	}
+	if s.cached != nil {
+		if err := family(s.cached, fromCache, maxFewRows); err != nil {
 			return t, err
 		}
 	}
@@ -442,8 +452,8 @@ func (s *searcher) duel(ctx context.Context, end time.Time, margin float64, a, b
 
 // problems are all that the case is timed on, by their queries.
 func (s *searcher) problems() []problem {
-	all := slices.Concat(s.few, s.probes, s.many)
-	slices.SortFunc(all, func(a, b problem) int { return a.queries - b.queries })
+	all := slices.Concat(s.few, s.probes, s.many, s.cached)
+	slices.SortStableFunc(all, func(a, b problem) int { return a.queries - b.queries })
 	return slices.Compact(all)
 }
 

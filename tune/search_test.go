@@ -342,8 +342,8 @@ func TestCandidatesAreValidAndDiffer(t *testing.T) {
 				require.NoError(t, err)
 				def, err := kernels.DefaultTuning(c)
 				require.NoError(t, err)
-				for _, walk := range [][]coordinate{manyRows, fewRows} {
-					for _, p := range append(s.few, s.many...) {
+				for _, walk := range [][]coordinate{manyRows, fewRows, fromCache} {
+					for _, p := range s.problems() {
 						s.space.problem = p
 						for _, coordinate := range walk {
 							seen := map[kernels.Tuning]bool{}
@@ -362,7 +362,7 @@ func TestCandidatesAreValidAndDiffer(t *testing.T) {
 }
 
 func TestCandidatesOfTheSameEffectAreOne(t *testing.T) {
-	s := &space{group: 4, problem: problem{1, 512, 8}, many: []string{"4x16", "8x32"}, decodeScore: []string{"1x8", "4x2", "4x4"}}
+	s := &space{group: 4, problem: problem{1, 512, 8, false}, many: []string{"4x16", "8x32"}, decodeScore: []string{"1x8", "4x2", "4x4"}}
 	few := kernels.Tuning{Tile: "4x16", FewRows: 8, Split: 2048, DecodeBlock: 128, DecodeRows: 4}
 	require.Len(t, s.candidates(tiles, few), 1)
 	require.Len(t, s.candidates(splits, few), 1)
@@ -389,7 +389,7 @@ func TestProblemsLieInTheirBucket(t *testing.T) {
 			Variant: kernels.PureGo, Group: c.Group, KeyDim: c.KeyDim, ValueDim: c.ValueDim, Phase: c.Phase, Bucket: c.Bucket,
 		}, nil)
 		require.NoError(t, err)
-		for _, p := range append(append(s.few, s.many...), s.probes...) {
+		for _, p := range s.problems() {
 			require.Equal(t, c.Bucket, kernels.BucketOf(p.keys))
 			require.Equal(t, c.Phase, kernels.PhaseOf(p.queries))
 			require.LessOrEqual(t, p.kvHeads, req.KVHeads)
@@ -413,14 +413,14 @@ func TestMachineChecksEveryVariantAgainstTheOracle(t *testing.T) {
 				defer m.close()
 				tuning, err := kernels.DefaultTuning(req.cases()[0])
 				require.NoError(t, err)
-				for _, p := range []problem{{1, 100, 2}, {5, 50, 2}, {70, 90, 2}} {
+				for _, p := range []problem{{1, 100, 2, true}, {1, 100, 2, false}, {5, 50, 2, false}, {70, 90, 2, false}} {
 					require.NoError(t, m.check(p, tuning))
 					d, err := m.time(p, tuning)
 					require.NoError(t, err)
 					require.Positive(t, d)
 				}
 				require.Len(t, m.loaded, 1)
-				_, err = m.time(problem{71, 90, 2}, tuning)
+				_, err = m.time(problem{71, 90, 2, false}, tuning)
 				require.NoError(t, err)
 				require.Len(t, m.loaded, 2)
 
@@ -429,7 +429,7 @@ func TestMachineChecksEveryVariantAgainstTheOracle(t *testing.T) {
 				for _, a := range m.oracle {
 					a.want.Output[0]++
 				}
-				require.ErrorContains(t, m.check(problem{1, 100, 2}, tuning), "candidate {Tile:"+tuning.Tile)
+				require.ErrorContains(t, m.check(problem{1, 100, 2, true}, tuning), "candidate {Tile:"+tuning.Tile)
 			})
 		}
 	}

@@ -207,7 +207,7 @@ func printExhaustive(e *env, r *tune.Result) {
 			changed = "is the tuning"
 		}
 		for i, p := range x.Exhaustive.Problems {
-			row := table.Row{x.Phase, bucket(x.Bucket), p.Queries, p.Keys, p.DefaultTime.Round(100 * time.Nanosecond), ratio(p.Default), ratio(p.Tuned)}
+			row := table.Row{x.Phase, bucket(x.Bucket), p.Queries, fmt.Sprint(p.Keys, storage(p.Cache)), p.DefaultTime.Round(100 * time.Nanosecond), ratio(p.Default), ratio(p.Tuned)}
 			if i == 0 {
 				row = append(row, x.Exhaustive.Combinations, changed)
 			}

@@ -114,7 +114,8 @@ func TestTuneExhaustive(t *testing.T) {
 	for _, w := range []string{"default/tuned", "tuned/best", "combinations", "decode", "≤ 512"} {
 		require.Contains(t, stdout, w)
 	}
-	require.Equal(t, 2, strings.Count(stdout, "≤ 512"), stdout) // a case, and its one problem
+	require.Equal(t, 3, strings.Count(stdout, "≤ 512"), stdout) // a case, and its two problems
+	require.Contains(t, stdout, "512, Cache")
 
 	code, stdout, stderr = gqa(t, append(args, "--json")...)
 	require.Equal(t, exitOK, code, stderr)
@@ -124,8 +125,9 @@ func TestTuneExhaustive(t *testing.T) {
 	require.True(t, got.Cases[0].Kept)
 	x := got.Cases[0].Exhaustive
 	require.Greater(t, x.Combinations, 20)
-	require.Len(t, x.Problems, 1)
+	require.Len(t, x.Problems, 2)
 	require.Equal(t, 1, x.Problems[0].Queries)
+	require.True(t, x.Problems[1].Cache)
 	require.Positive(t, x.Problems[0].Tuned.Low)
 }
 

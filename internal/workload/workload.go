@@ -44,7 +44,7 @@ func (s Shape) Sequence(seed uint64) kernels.Sequence {
 func (s Shape) Queried(kv kernels.Sequence, seed uint64) kernels.Sequence {
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	return kernels.Sequence{
-		QueryLen: s.Queries, KVLen: kv.KVLen, Key: kv.Key, Value: kv.Value,
+		QueryLen: s.Queries, KVLen: kv.KVLen, Key: kv.Key, Value: kv.Value, Cache: kv.Cache,
 		Query:  tensor(rnd, s.Precision, s.Heads, s.Queries, s.KeyDim),
 		Output: kernels.HeadMajor(make([]float32, s.Heads*s.Queries*s.ValueDim), s.Queries, s.ValueDim),
 	}
