@@ -195,7 +195,7 @@ func TestPrecisionErrors(t *testing.T) {
 	require.ErrorContains(t, err, `variant "x": expected one of`)
 }
 
-// No allocation, and the same bits for any threads.
+// The same bits for any threads and from a cache, and no allocation.
 func TestPrecisionRuns(t *testing.T) {
 	eachBF16(t, func(t *testing.T, variant string) {
 		c := shape(bf16(kernels.Config{Heads: 4, KVHeads: 2, KeyDim: 24, Causal: true, Softcap: 20, Sinks: make([]float32, 4)}), 70, 300)
@@ -204,6 +204,12 @@ func TestPrecisionRuns(t *testing.T) {
 		want := outputs(t, c, variant)
 		c.Threads, c.Order = 3, fuzz.Reverse
 		require.Equal(t, want, outputs(t, c, variant))
+		many, _, _, err := kernels.Tiles(variant)
+		require.NoError(t, err)
+		for i := range many {
+			c.Tuning.Many = i
+			require.Equal(t, results(t, c, variant), results(t, cached(c, 64, false), variant), "tile %s", many[i])
+		}
 		if raceEnabled {
 			return // the race detector allocates
 		}
