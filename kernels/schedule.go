@@ -40,24 +40,38 @@ func (p *Plan) together(rows, keys int) int {
 	return ceil(p.config.KVHeads, items)
 }
 
+// minItemsOf is the default of MinItems: more would not pay on larger machines.
+func minItemsOf(cpus int) int { return min(4*cpus, 1024) }
+
 // grain is the rows and keys of the items of a sequence: those of the tuning or, where
 // that would make fewer than MinItems, smaller ones. Smaller blocks of rows pack K more
 // often; shorter ranges of keys leave more partial results to write, read and merge.
-// Each has a least size, at which it costs some 3 %.
+// Each has a least size, at which it costs some 3 %, or half of that where this still
+// makes too few items.
 func (p *Plan) grain(c *recipe, s *Sequence) (rows, keys int) {
-	const leastRows, leastKeys, leastKeysFew = 512, 1024, 512
+	leastRows, leastKeys := 512, 1024
 	total := p.group * s.QueryLen
-	blocks, least := 1, leastKeysFew
-	rows = total
-	if total > c.FewRows {
-		least = leastKeys
-		blocks = max(ceil(total, c.RowBlock), min(ceil(c.MinItems, p.config.KVHeads), total/leastRows))
-		rows = up(ceil(total, blocks), c.tile.rows)
+	few := total <= c.FewRows
+	if few {
+		leastKeys = 512
 	}
 	lo, hi := p.seen(s)
-	keys = c.Split
-	if n := min(ceil(c.MinItems, blocks*p.config.KVHeads), (hi-lo)/least); n > 1 {
-		keys = min(keys, up(ceil(hi-lo, n), asm.Lane))
+	_, first := p.limits(s, 0)
+	mean := (max(first, lo)+hi)/2 - lo // keys that a row sees, about
+	for range 2 {
+		blocks := 1
+		if rows = total; !few {
+			blocks = max(ceil(total, c.RowBlock), min(ceil(c.MinItems, p.config.KVHeads), total/leastRows))
+			rows = up(ceil(total, blocks), c.tile.rows)
+		}
+		keys = c.Split
+		if n := min(ceil(c.MinItems, blocks*p.config.KVHeads), mean/leastKeys); n > 1 {
+			keys = min(keys, up(ceil(mean, n), asm.Lane))
+		}
+		if blocks*p.config.KVHeads*ceil(mean, keys) >= c.MinItems {
+			break
+		}
+		leastRows, leastKeys = leastRows/2, leastKeys/2
 	}
 	return rows, keys
 }

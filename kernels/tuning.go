@@ -205,7 +205,7 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 		KeyBlock:    min(max(keyBlock/64*64, 64), 512),
 		RowBlock:    1024 / tile.rows * tile.rows,
 		Split:       2048,
-		MinItems:    min(4*host.CPUs, 256),
+		MinItems:    minItemsOf(host.CPUs),
 		FewRows:     4 * maxDecodeRows,
 		DecodeBlock: decodeBlock(k),
 		DecodeRows:  maxDecodeRows,
