@@ -223,6 +223,9 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 	if v.name == string(asm.AVX2) && k.Phase != Prefill {
 		// Padding and packing cost many rows more up to here (Zen 3).
 		t.FewRows = 16 * maxDecodeRows
+		if k.Key == F32 && k.Bucket <= 512 {
+			t.FewRows = 8 * maxDecodeRows // K and V come from a near cache, and packing them once is little
+		}
 	}
 	if k.Phase == Prefill {
 		t.Split = 1 << 16
