@@ -12,13 +12,14 @@
 //
 // Vector registers:
 //
-//	V0       alpha, then 1
-//	V1–V8    accumulators, [1][32/4]
-//	V9       P of 4 keys, a row each
-//	V10–V13  V, columns of one key
-//	V1–V4    accumulators, [1][16/4]
-//	V5       P of 4 keys, a row each
-//	V6–V9    V, columns of one key
+//	V0       alpha
+//	V1–V4    O
+//	V0–V7    accumulators, [1][32/4]
+//	V8       P of 4 keys, a row each
+//	V9–V14   V
+//	V0–V3    accumulators, [1][16/4]
+//	V4       P of 4 keys, a row each
+//	V5–V10   V
 
 #include "textflag.h"
 
@@ -42,11 +43,10 @@
 #define left_of_row R17
 #define gap R19
 #define wait R20
-#define vcol R13
-#define orow R21
-#define left R22
-#define took R23
-#define tmp R24
+#define vcol R21
+#define orow R22
+#define left R23
+#define took R24
 
 TEXT ·decode_value_f32_1x32_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
@@ -69,7 +69,31 @@ TEXT ·decode_value_f32_1x32_neon(SB), 0, $128-8
 	CMP	$0, prefetch
 	CSINC	EQ, wait, ZR, wait
 	ADD	v, prefetch
-	FMOVS	(alpha), F0
+
+	// O = alpha·O
+	MOVD	o, orow
+	MOVD	$1, took
+
+scale:
+	FMOVS.P	4(alpha), F0
+	MOVD	orow, oc
+	MOVD	cols, left
+
+sixteen:
+	FLDPQ	(oc), (F1, F2)
+	FLDPQ	32(oc), (F3, F4)
+	WORD	$0x4F809021 // FMUL V1.4S, V1.4S, V0.S[0]
+	WORD	$0x4F809042 // FMUL V2.4S, V2.4S, V0.S[0]
+	WORD	$0x4F809063 // FMUL V3.4S, V3.4S, V0.S[0]
+	WORD	$0x4F809084 // FMUL V4.4S, V4.4S, V0.S[0]
+	FSTPQ	(F1, F2), (oc)
+	FSTPQ	(F3, F4), 32(oc)
+	ADD	$64, oc
+	SUB	$16, left
+	CBNZ	left, sixteen
+	ADD	ostride, orow
+	SUB	$1, took
+	CBNZ	took, scale
 	MOVD	o, orow
 
 block:
@@ -88,28 +112,23 @@ columns32:
 
 	// a tile of 32 columns
 
-	// accumulators = alpha·O
+	// accumulators = O, scaled
 	MOVD	o, oc
-	FLDPQ	(oc), (F1, F2)
-	FLDPQ	32(oc), (F3, F4)
-	FLDPQ	64(oc), (F5, F6)
-	FLDPQ	96(oc), (F7, F8)
-	WORD	$0x4F809021 // FMUL V1.4S, V1.4S, V0.S[0]
-	WORD	$0x4F809042 // FMUL V2.4S, V2.4S, V0.S[0]
-	WORD	$0x4F809063 // FMUL V3.4S, V3.4S, V0.S[0]
-	WORD	$0x4F809084 // FMUL V4.4S, V4.4S, V0.S[0]
-	WORD	$0x4F8090A5 // FMUL V5.4S, V5.4S, V0.S[0]
-	WORD	$0x4F8090C6 // FMUL V6.4S, V6.4S, V0.S[0]
-	WORD	$0x4F8090E7 // FMUL V7.4S, V7.4S, V0.S[0]
-	WORD	$0x4F809108 // FMUL V8.4S, V8.4S, V0.S[0]
+	FLDPQ	(oc), (F0, F1)
+	FLDPQ	32(oc), (F2, F3)
+	FLDPQ	64(oc), (F4, F5)
+	FLDPQ	96(oc), (F6, F7)
 	MOVD	vcol, vk
 	MOVD	p, pk
 	LSR	$2, n, groups
 	CBZ	groups, rest32
 
 four32:
-	FMOVQ	(pk), F9
+	FMOVQ	(pk), F8
 	ADD	$16, pk
+	FLDPQ	(vk), (F9, F10)
+	FLDPQ	32(vk), (F11, F12)
+	FLDPQ	64(vk), (F13, F14)
 	SUBS	$1, wait, wait
 	BNE	fetched32_0
 	PRFM	(prefetch), PLDL1KEEP
@@ -136,34 +155,34 @@ same_row32_0_128:
 
 fetched32_0:
 	// key 0: O += P[k]·V[k]
-	FLDPQ	(vk), (F10, F11)
-	FLDPQ	32(vk), (F12, F13)
-	WORD	$0x4F891141 // FMLA V1.4S, V10.4S, V9.S[0]
-	WORD	$0x4F891162 // FMLA V2.4S, V11.4S, V9.S[0]
-	WORD	$0x4F891183 // FMLA V3.4S, V12.4S, V9.S[0]
-	WORD	$0x4F8911A4 // FMLA V4.4S, V13.4S, V9.S[0]
-	FLDPQ	64(vk), (F10, F11)
-	FLDPQ	96(vk), (F12, F13)
-	WORD	$0x4F891145 // FMLA V5.4S, V10.4S, V9.S[0]
-	WORD	$0x4F891166 // FMLA V6.4S, V11.4S, V9.S[0]
-	WORD	$0x4F891187 // FMLA V7.4S, V12.4S, V9.S[0]
-	WORD	$0x4F8911A8 // FMLA V8.4S, V13.4S, V9.S[0]
+	WORD	$0x4F881120 // FMLA V0.4S, V9.4S, V8.S[0]
+	WORD	$0x4F881141 // FMLA V1.4S, V10.4S, V8.S[0]
+	FLDPQ	96(vk), (F9, F10)
+	WORD	$0x4F881162 // FMLA V2.4S, V11.4S, V8.S[0]
+	WORD	$0x4F881183 // FMLA V3.4S, V12.4S, V8.S[0]
 	ADD	vstride, vk
+	FLDPQ	(vk), (F11, F12)
+	WORD	$0x4F8811A4 // FMLA V4.4S, V13.4S, V8.S[0]
+	WORD	$0x4F8811C5 // FMLA V5.4S, V14.4S, V8.S[0]
+	FLDPQ	32(vk), (F13, F14)
+	WORD	$0x4F881126 // FMLA V6.4S, V9.4S, V8.S[0]
+	WORD	$0x4F881147 // FMLA V7.4S, V10.4S, V8.S[0]
+	FLDPQ	64(vk), (F9, F10)
 
 	// key 1: O += P[k]·V[k]
-	FLDPQ	(vk), (F10, F11)
-	FLDPQ	32(vk), (F12, F13)
-	WORD	$0x4FA91141 // FMLA V1.4S, V10.4S, V9.S[1]
-	WORD	$0x4FA91162 // FMLA V2.4S, V11.4S, V9.S[1]
-	WORD	$0x4FA91183 // FMLA V3.4S, V12.4S, V9.S[1]
-	WORD	$0x4FA911A4 // FMLA V4.4S, V13.4S, V9.S[1]
-	FLDPQ	64(vk), (F10, F11)
-	FLDPQ	96(vk), (F12, F13)
-	WORD	$0x4FA91145 // FMLA V5.4S, V10.4S, V9.S[1]
-	WORD	$0x4FA91166 // FMLA V6.4S, V11.4S, V9.S[1]
-	WORD	$0x4FA91187 // FMLA V7.4S, V12.4S, V9.S[1]
-	WORD	$0x4FA911A8 // FMLA V8.4S, V13.4S, V9.S[1]
+	WORD	$0x4FA81160 // FMLA V0.4S, V11.4S, V8.S[1]
+	WORD	$0x4FA81181 // FMLA V1.4S, V12.4S, V8.S[1]
+	FLDPQ	96(vk), (F11, F12)
+	WORD	$0x4FA811A2 // FMLA V2.4S, V13.4S, V8.S[1]
+	WORD	$0x4FA811C3 // FMLA V3.4S, V14.4S, V8.S[1]
 	ADD	vstride, vk
+	FLDPQ	(vk), (F13, F14)
+	WORD	$0x4FA81124 // FMLA V4.4S, V9.4S, V8.S[1]
+	WORD	$0x4FA81145 // FMLA V5.4S, V10.4S, V8.S[1]
+	FLDPQ	32(vk), (F9, F10)
+	WORD	$0x4FA81166 // FMLA V6.4S, V11.4S, V8.S[1]
+	WORD	$0x4FA81187 // FMLA V7.4S, V12.4S, V8.S[1]
+	FLDPQ	64(vk), (F11, F12)
 	SUBS	$1, wait, wait
 	BNE	fetched32_2
 	PRFM	(prefetch), PLDL1KEEP
@@ -190,33 +209,30 @@ same_row32_2_128:
 
 fetched32_2:
 	// key 2: O += P[k]·V[k]
-	FLDPQ	(vk), (F10, F11)
-	FLDPQ	32(vk), (F12, F13)
-	WORD	$0x4F891941 // FMLA V1.4S, V10.4S, V9.S[2]
-	WORD	$0x4F891962 // FMLA V2.4S, V11.4S, V9.S[2]
-	WORD	$0x4F891983 // FMLA V3.4S, V12.4S, V9.S[2]
-	WORD	$0x4F8919A4 // FMLA V4.4S, V13.4S, V9.S[2]
-	FLDPQ	64(vk), (F10, F11)
-	FLDPQ	96(vk), (F12, F13)
-	WORD	$0x4F891945 // FMLA V5.4S, V10.4S, V9.S[2]
-	WORD	$0x4F891966 // FMLA V6.4S, V11.4S, V9.S[2]
-	WORD	$0x4F891987 // FMLA V7.4S, V12.4S, V9.S[2]
-	WORD	$0x4F8919A8 // FMLA V8.4S, V13.4S, V9.S[2]
+	WORD	$0x4F8819A0 // FMLA V0.4S, V13.4S, V8.S[2]
+	WORD	$0x4F8819C1 // FMLA V1.4S, V14.4S, V8.S[2]
+	FLDPQ	96(vk), (F13, F14)
+	WORD	$0x4F881922 // FMLA V2.4S, V9.4S, V8.S[2]
+	WORD	$0x4F881943 // FMLA V3.4S, V10.4S, V8.S[2]
 	ADD	vstride, vk
+	FLDPQ	(vk), (F9, F10)
+	WORD	$0x4F881964 // FMLA V4.4S, V11.4S, V8.S[2]
+	WORD	$0x4F881985 // FMLA V5.4S, V12.4S, V8.S[2]
+	FLDPQ	32(vk), (F11, F12)
+	WORD	$0x4F8819A6 // FMLA V6.4S, V13.4S, V8.S[2]
+	WORD	$0x4F8819C7 // FMLA V7.4S, V14.4S, V8.S[2]
+	FLDPQ	64(vk), (F13, F14)
 
 	// key 3: O += P[k]·V[k]
-	FLDPQ	(vk), (F10, F11)
-	FLDPQ	32(vk), (F12, F13)
-	WORD	$0x4FA91941 // FMLA V1.4S, V10.4S, V9.S[3]
-	WORD	$0x4FA91962 // FMLA V2.4S, V11.4S, V9.S[3]
-	WORD	$0x4FA91983 // FMLA V3.4S, V12.4S, V9.S[3]
-	WORD	$0x4FA919A4 // FMLA V4.4S, V13.4S, V9.S[3]
-	FLDPQ	64(vk), (F10, F11)
-	FLDPQ	96(vk), (F12, F13)
-	WORD	$0x4FA91945 // FMLA V5.4S, V10.4S, V9.S[3]
-	WORD	$0x4FA91966 // FMLA V6.4S, V11.4S, V9.S[3]
-	WORD	$0x4FA91987 // FMLA V7.4S, V12.4S, V9.S[3]
-	WORD	$0x4FA919A8 // FMLA V8.4S, V13.4S, V9.S[3]
+	WORD	$0x4FA81920 // FMLA V0.4S, V9.4S, V8.S[3]
+	WORD	$0x4FA81941 // FMLA V1.4S, V10.4S, V8.S[3]
+	FLDPQ	96(vk), (F9, F10)
+	WORD	$0x4FA81962 // FMLA V2.4S, V11.4S, V8.S[3]
+	WORD	$0x4FA81983 // FMLA V3.4S, V12.4S, V8.S[3]
+	WORD	$0x4FA819A4 // FMLA V4.4S, V13.4S, V8.S[3]
+	WORD	$0x4FA819C5 // FMLA V5.4S, V14.4S, V8.S[3]
+	WORD	$0x4FA81926 // FMLA V6.4S, V9.4S, V8.S[3]
+	WORD	$0x4FA81947 // FMLA V7.4S, V10.4S, V8.S[3]
 	ADD	vstride, vk
 	SUB	$1, groups
 	CBNZ	groups, four32
@@ -226,20 +242,20 @@ rest32:
 	CBZ	groups, summed32
 
 one32:
-	FMOVS	(pk), F9
+	FMOVS	(pk), F8
 	ADD	$4, pk
-	FLDPQ	(vk), (F10, F11)
-	FLDPQ	32(vk), (F12, F13)
-	WORD	$0x4F891141 // FMLA V1.4S, V10.4S, V9.S[0]
-	WORD	$0x4F891162 // FMLA V2.4S, V11.4S, V9.S[0]
-	WORD	$0x4F891183 // FMLA V3.4S, V12.4S, V9.S[0]
-	WORD	$0x4F8911A4 // FMLA V4.4S, V13.4S, V9.S[0]
-	FLDPQ	64(vk), (F10, F11)
-	FLDPQ	96(vk), (F12, F13)
-	WORD	$0x4F891145 // FMLA V5.4S, V10.4S, V9.S[0]
-	WORD	$0x4F891166 // FMLA V6.4S, V11.4S, V9.S[0]
-	WORD	$0x4F891187 // FMLA V7.4S, V12.4S, V9.S[0]
-	WORD	$0x4F8911A8 // FMLA V8.4S, V13.4S, V9.S[0]
+	FLDPQ	(vk), (F9, F10)
+	FLDPQ	32(vk), (F11, F12)
+	FLDPQ	64(vk), (F13, F14)
+	WORD	$0x4F881120 // FMLA V0.4S, V9.4S, V8.S[0]
+	WORD	$0x4F881141 // FMLA V1.4S, V10.4S, V8.S[0]
+	FLDPQ	96(vk), (F9, F10)
+	WORD	$0x4F881162 // FMLA V2.4S, V11.4S, V8.S[0]
+	WORD	$0x4F881183 // FMLA V3.4S, V12.4S, V8.S[0]
+	WORD	$0x4F8811A4 // FMLA V4.4S, V13.4S, V8.S[0]
+	WORD	$0x4F8811C5 // FMLA V5.4S, V14.4S, V8.S[0]
+	WORD	$0x4F881126 // FMLA V6.4S, V9.4S, V8.S[0]
+	WORD	$0x4F881147 // FMLA V7.4S, V10.4S, V8.S[0]
 	ADD	vstride, vk
 	SUB	$1, groups
 	CBNZ	groups, one32
@@ -247,10 +263,10 @@ one32:
 summed32:
 	// O = accumulators
 	MOVD	o, oc
-	FSTPQ	(F1, F2), (oc)
-	FSTPQ	(F3, F4), 32(oc)
-	FSTPQ	(F5, F6), 64(oc)
-	FSTPQ	(F7, F8), 96(oc)
+	FSTPQ	(F0, F1), (oc)
+	FSTPQ	(F2, F3), 32(oc)
+	FSTPQ	(F4, F5), 64(oc)
+	FSTPQ	(F6, F7), 96(oc)
 	ADD	$128, vcol
 	ADD	$128, o
 	SUB	$32, left
@@ -262,22 +278,22 @@ columns16:
 
 	// a tile of 16 columns
 
-	// accumulators = alpha·O
+	// accumulators = O, scaled
 	MOVD	o, oc
-	FLDPQ	(oc), (F1, F2)
-	FLDPQ	32(oc), (F3, F4)
-	WORD	$0x4F809021 // FMUL V1.4S, V1.4S, V0.S[0]
-	WORD	$0x4F809042 // FMUL V2.4S, V2.4S, V0.S[0]
-	WORD	$0x4F809063 // FMUL V3.4S, V3.4S, V0.S[0]
-	WORD	$0x4F809084 // FMUL V4.4S, V4.4S, V0.S[0]
+	FLDPQ	(oc), (F0, F1)
+	FLDPQ	32(oc), (F2, F3)
 	MOVD	vcol, vk
 	MOVD	p, pk
 	LSR	$2, n, groups
 	CBZ	groups, rest16
 
 four16:
-	FMOVQ	(pk), F5
+	FMOVQ	(pk), F4
 	ADD	$16, pk
+	FLDPQ	(vk), (F5, F6)
+	FLDPQ	32(vk), (F7, F8)
+	ADD	vstride, vk
+	FLDPQ	(vk), (F9, F10)
 	SUBS	$1, wait, wait
 	BNE	fetched16_0
 	PRFM	(prefetch), PLDL1KEEP
@@ -304,39 +320,35 @@ same_row16_0_128:
 
 fetched16_0:
 	// key 0: O += P[k]·V[k]
-	FLDPQ	(vk), (F6, F7)
-	FLDPQ	32(vk), (F8, F9)
-	WORD	$0x4F8510C1 // FMLA V1.4S, V6.4S, V5.S[0]
-	WORD	$0x4F8510E2 // FMLA V2.4S, V7.4S, V5.S[0]
-	WORD	$0x4F851103 // FMLA V3.4S, V8.4S, V5.S[0]
-	WORD	$0x4F851124 // FMLA V4.4S, V9.4S, V5.S[0]
+	WORD	$0x4F8410A0 // FMLA V0.4S, V5.4S, V4.S[0]
+	WORD	$0x4F8410C1 // FMLA V1.4S, V6.4S, V4.S[0]
+	FLDPQ	32(vk), (F5, F6)
+	WORD	$0x4F8410E2 // FMLA V2.4S, V7.4S, V4.S[0]
+	WORD	$0x4F841103 // FMLA V3.4S, V8.4S, V4.S[0]
 	ADD	vstride, vk
+	FLDPQ	(vk), (F7, F8)
 
 	// key 1: O += P[k]·V[k]
-	FLDPQ	(vk), (F6, F7)
-	FLDPQ	32(vk), (F8, F9)
-	WORD	$0x4FA510C1 // FMLA V1.4S, V6.4S, V5.S[1]
-	WORD	$0x4FA510E2 // FMLA V2.4S, V7.4S, V5.S[1]
-	WORD	$0x4FA51103 // FMLA V3.4S, V8.4S, V5.S[1]
-	WORD	$0x4FA51124 // FMLA V4.4S, V9.4S, V5.S[1]
+	WORD	$0x4FA41120 // FMLA V0.4S, V9.4S, V4.S[1]
+	WORD	$0x4FA41141 // FMLA V1.4S, V10.4S, V4.S[1]
+	FLDPQ	32(vk), (F9, F10)
+	WORD	$0x4FA410A2 // FMLA V2.4S, V5.4S, V4.S[1]
+	WORD	$0x4FA410C3 // FMLA V3.4S, V6.4S, V4.S[1]
 	ADD	vstride, vk
+	FLDPQ	(vk), (F5, F6)
 
 	// key 2: O += P[k]·V[k]
-	FLDPQ	(vk), (F6, F7)
-	FLDPQ	32(vk), (F8, F9)
-	WORD	$0x4F8518C1 // FMLA V1.4S, V6.4S, V5.S[2]
-	WORD	$0x4F8518E2 // FMLA V2.4S, V7.4S, V5.S[2]
-	WORD	$0x4F851903 // FMLA V3.4S, V8.4S, V5.S[2]
-	WORD	$0x4F851924 // FMLA V4.4S, V9.4S, V5.S[2]
-	ADD	vstride, vk
+	WORD	$0x4F8418E0 // FMLA V0.4S, V7.4S, V4.S[2]
+	WORD	$0x4F841901 // FMLA V1.4S, V8.4S, V4.S[2]
+	FLDPQ	32(vk), (F7, F8)
+	WORD	$0x4F841922 // FMLA V2.4S, V9.4S, V4.S[2]
+	WORD	$0x4F841943 // FMLA V3.4S, V10.4S, V4.S[2]
 
 	// key 3: O += P[k]·V[k]
-	FLDPQ	(vk), (F6, F7)
-	FLDPQ	32(vk), (F8, F9)
-	WORD	$0x4FA518C1 // FMLA V1.4S, V6.4S, V5.S[3]
-	WORD	$0x4FA518E2 // FMLA V2.4S, V7.4S, V5.S[3]
-	WORD	$0x4FA51903 // FMLA V3.4S, V8.4S, V5.S[3]
-	WORD	$0x4FA51924 // FMLA V4.4S, V9.4S, V5.S[3]
+	WORD	$0x4FA418A0 // FMLA V0.4S, V5.4S, V4.S[3]
+	WORD	$0x4FA418C1 // FMLA V1.4S, V6.4S, V4.S[3]
+	WORD	$0x4FA418E2 // FMLA V2.4S, V7.4S, V4.S[3]
+	WORD	$0x4FA41903 // FMLA V3.4S, V8.4S, V4.S[3]
 	ADD	vstride, vk
 	SUB	$1, groups
 	CBNZ	groups, four16
@@ -346,14 +358,14 @@ rest16:
 	CBZ	groups, summed16
 
 one16:
-	FMOVS	(pk), F5
+	FMOVS	(pk), F4
 	ADD	$4, pk
-	FLDPQ	(vk), (F6, F7)
-	FLDPQ	32(vk), (F8, F9)
-	WORD	$0x4F8510C1 // FMLA V1.4S, V6.4S, V5.S[0]
-	WORD	$0x4F8510E2 // FMLA V2.4S, V7.4S, V5.S[0]
-	WORD	$0x4F851103 // FMLA V3.4S, V8.4S, V5.S[0]
-	WORD	$0x4F851124 // FMLA V4.4S, V9.4S, V5.S[0]
+	FLDPQ	(vk), (F5, F6)
+	FLDPQ	32(vk), (F7, F8)
+	WORD	$0x4F8410A0 // FMLA V0.4S, V5.4S, V4.S[0]
+	WORD	$0x4F8410C1 // FMLA V1.4S, V6.4S, V4.S[0]
+	WORD	$0x4F8410E2 // FMLA V2.4S, V7.4S, V4.S[0]
+	WORD	$0x4F841103 // FMLA V3.4S, V8.4S, V4.S[0]
 	ADD	vstride, vk
 	SUB	$1, groups
 	CBNZ	groups, one16
@@ -361,17 +373,15 @@ one16:
 summed16:
 	// O = accumulators
 	MOVD	o, oc
-	FSTPQ	(F1, F2), (oc)
-	FSTPQ	(F3, F4), 32(oc)
+	FSTPQ	(F0, F1), (oc)
+	FSTPQ	(F2, F3), 32(oc)
 	ADD	$64, vcol
 	ADD	$64, o
 	SUB	$16, left
 	B	columns16
 
 done:
-	// the next block: O is rescaled once
-	MOVW	$0x3f800000, tmp
-	VDUP	tmp, V0.S4
+	// the next block
 	ADD	took, v
 	ADD	$64, p
 	CBNZ	keys, block

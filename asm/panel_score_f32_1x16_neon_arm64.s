@@ -8,7 +8,7 @@
 //
 // Tile: 1 × 16.
 //
-// Step: 4 values of d: 128 flops, 272 bytes read.
+// Step: 8 values of d: 256 flops, 544 bytes read.
 //
 // Vector registers:
 //
@@ -17,7 +17,7 @@
 //	V8–V11   accumulators, [1][16/4]
 //	V12–V15  accumulators, [1][16/4]
 //	V16      factors of 4 rows of the panel, [row]
-//	V17–V20  a row of the panel
+//	V17–V22  K or V
 
 #include "textflag.h"
 
@@ -61,49 +61,85 @@ panel:
 	VMOVI	$0, V14.B16
 	VMOVI	$0, V15.B16
 	MOVD	q, q0
-	LSR	$2, d, steps
+	LSR	$3, d, steps
 
 step:
-	FMOVQ	(q0), F16
-	ADD	$16, q0
-
-	// d+0: S += Q[d]·K[d]
-	PRFM	(prefetch), PLDL1KEEP
 	FLDPQ	(k), (F17, F18)
 	FLDPQ	32(k), (F19, F20)
+	FLDPQ	64(k), (F21, F22)
+
+	// d+0: S += Q[d]·K[d]
+	FMOVQ.P	16(q0), F16
+	PRFM	(prefetch), PLDL1KEEP
 	WORD	$0x4F901220 // FMLA V0.4S, V17.4S, V16.S[0]
 	WORD	$0x4F901241 // FMLA V1.4S, V18.4S, V16.S[0]
+	FLDPQ	96(k), (F17, F18)
 	WORD	$0x4F901262 // FMLA V2.4S, V19.4S, V16.S[0]
 	WORD	$0x4F901283 // FMLA V3.4S, V20.4S, V16.S[0]
+	FLDPQ	128(k), (F19, F20)
 
 	// d+1: S += Q[d]·K[d]
 	PRFM	64(prefetch), PLDL1KEEP
-	FLDPQ	64(k), (F17, F18)
-	FLDPQ	96(k), (F19, F20)
-	WORD	$0x4FB01224 // FMLA V4.4S, V17.4S, V16.S[1]
-	WORD	$0x4FB01245 // FMLA V5.4S, V18.4S, V16.S[1]
-	WORD	$0x4FB01266 // FMLA V6.4S, V19.4S, V16.S[1]
-	WORD	$0x4FB01287 // FMLA V7.4S, V20.4S, V16.S[1]
+	WORD	$0x4FB012A4 // FMLA V4.4S, V21.4S, V16.S[1]
+	WORD	$0x4FB012C5 // FMLA V5.4S, V22.4S, V16.S[1]
+	FLDPQ	160(k), (F21, F22)
+	WORD	$0x4FB01226 // FMLA V6.4S, V17.4S, V16.S[1]
+	WORD	$0x4FB01247 // FMLA V7.4S, V18.4S, V16.S[1]
+	FLDPQ	192(k), (F17, F18)
 
 	// d+2: S += Q[d]·K[d]
 	PRFM	128(prefetch), PLDL1KEEP
-	FLDPQ	128(k), (F17, F18)
-	FLDPQ	160(k), (F19, F20)
-	WORD	$0x4F901A28 // FMLA V8.4S, V17.4S, V16.S[2]
-	WORD	$0x4F901A49 // FMLA V9.4S, V18.4S, V16.S[2]
-	WORD	$0x4F901A6A // FMLA V10.4S, V19.4S, V16.S[2]
-	WORD	$0x4F901A8B // FMLA V11.4S, V20.4S, V16.S[2]
+	WORD	$0x4F901A68 // FMLA V8.4S, V19.4S, V16.S[2]
+	WORD	$0x4F901A89 // FMLA V9.4S, V20.4S, V16.S[2]
+	FLDPQ	224(k), (F19, F20)
+	WORD	$0x4F901AAA // FMLA V10.4S, V21.4S, V16.S[2]
+	WORD	$0x4F901ACB // FMLA V11.4S, V22.4S, V16.S[2]
+	FLDPQ	256(k), (F21, F22)
 
 	// d+3: S += Q[d]·K[d]
 	PRFM	192(prefetch), PLDL1KEEP
-	FLDPQ	192(k), (F17, F18)
-	FLDPQ	224(k), (F19, F20)
 	WORD	$0x4FB01A2C // FMLA V12.4S, V17.4S, V16.S[3]
 	WORD	$0x4FB01A4D // FMLA V13.4S, V18.4S, V16.S[3]
+	FLDPQ	288(k), (F17, F18)
 	WORD	$0x4FB01A6E // FMLA V14.4S, V19.4S, V16.S[3]
 	WORD	$0x4FB01A8F // FMLA V15.4S, V20.4S, V16.S[3]
-	ADD	$256, k
-	ADD	$256, prefetch
+	FLDPQ	320(k), (F19, F20)
+
+	// d+4: S += Q[d]·K[d]
+	FMOVQ.P	16(q0), F16
+	PRFM	256(prefetch), PLDL1KEEP
+	WORD	$0x4F9012A0 // FMLA V0.4S, V21.4S, V16.S[0]
+	WORD	$0x4F9012C1 // FMLA V1.4S, V22.4S, V16.S[0]
+	FLDPQ	352(k), (F21, F22)
+	WORD	$0x4F901222 // FMLA V2.4S, V17.4S, V16.S[0]
+	WORD	$0x4F901243 // FMLA V3.4S, V18.4S, V16.S[0]
+	FLDPQ	384(k), (F17, F18)
+
+	// d+5: S += Q[d]·K[d]
+	PRFM	320(prefetch), PLDL1KEEP
+	WORD	$0x4FB01264 // FMLA V4.4S, V19.4S, V16.S[1]
+	WORD	$0x4FB01285 // FMLA V5.4S, V20.4S, V16.S[1]
+	FLDPQ	416(k), (F19, F20)
+	WORD	$0x4FB012A6 // FMLA V6.4S, V21.4S, V16.S[1]
+	WORD	$0x4FB012C7 // FMLA V7.4S, V22.4S, V16.S[1]
+	FLDPQ	448(k), (F21, F22)
+
+	// d+6: S += Q[d]·K[d]
+	PRFM	384(prefetch), PLDL1KEEP
+	WORD	$0x4F901A28 // FMLA V8.4S, V17.4S, V16.S[2]
+	WORD	$0x4F901A49 // FMLA V9.4S, V18.4S, V16.S[2]
+	FLDPQ	480(k), (F17, F18)
+	WORD	$0x4F901A6A // FMLA V10.4S, V19.4S, V16.S[2]
+	WORD	$0x4F901A8B // FMLA V11.4S, V20.4S, V16.S[2]
+
+	// d+7: S += Q[d]·K[d]
+	PRFM	448(prefetch), PLDL1KEEP
+	WORD	$0x4FB01AAC // FMLA V12.4S, V21.4S, V16.S[3]
+	WORD	$0x4FB01ACD // FMLA V13.4S, V22.4S, V16.S[3]
+	WORD	$0x4FB01A2E // FMLA V14.4S, V17.4S, V16.S[3]
+	WORD	$0x4FB01A4F // FMLA V15.4S, V18.4S, V16.S[3]
+	ADD	$512, k
+	ADD	$512, prefetch
 	SUB	$1, steps
 	CBNZ	steps, step
 

@@ -14,7 +14,7 @@
 //
 //	V0–V23   accumulators, [6][16/4]
 //	V24–V29  P of 4 keys, a row each
-//	V30, V31 V, columns of one key
+//	V30, V31 V
 
 #include "textflag.h"
 
@@ -54,7 +54,7 @@ columns16:
 	FMOVQ	(alpha), F24
 	FMOVD	16(alpha), F25
 
-	// accumulators = alpha·O
+	// accumulators = O, scaled
 	MOVD	o, oc
 	FLDPQ	(oc), (F0, F1)
 	FLDPQ	32(oc), (F2, F3)
@@ -119,9 +119,9 @@ four16:
 	FMOVQ	256(pk), F28
 	FMOVQ	320(pk), F29
 	ADD	$16, pk
+	FLDPQ	(vk), (F30, F31)
 
 	// key 0: O += P[k]·V[k]
-	FLDPQ	(vk), (F30, F31)
 	WORD	$0x4F9813C0 // FMLA V0.4S, V30.4S, V24.S[0]
 	WORD	$0x4F9913C4 // FMLA V4.4S, V30.4S, V25.S[0]
 	WORD	$0x4F9A13C8 // FMLA V8.4S, V30.4S, V26.S[0]
@@ -148,9 +148,9 @@ four16:
 	WORD	$0x4F9C13F3 // FMLA V19.4S, V31.4S, V28.S[0]
 	WORD	$0x4F9D13F7 // FMLA V23.4S, V31.4S, V29.S[0]
 	ADD	vstride, vk
+	FLDPQ	(vk), (F30, F31)
 
 	// key 1: O += P[k]·V[k]
-	FLDPQ	(vk), (F30, F31)
 	WORD	$0x4FB813C0 // FMLA V0.4S, V30.4S, V24.S[1]
 	WORD	$0x4FB913C4 // FMLA V4.4S, V30.4S, V25.S[1]
 	WORD	$0x4FBA13C8 // FMLA V8.4S, V30.4S, V26.S[1]
@@ -177,9 +177,9 @@ four16:
 	WORD	$0x4FBC13F3 // FMLA V19.4S, V31.4S, V28.S[1]
 	WORD	$0x4FBD13F7 // FMLA V23.4S, V31.4S, V29.S[1]
 	ADD	vstride, vk
+	FLDPQ	(vk), (F30, F31)
 
 	// key 2: O += P[k]·V[k]
-	FLDPQ	(vk), (F30, F31)
 	WORD	$0x4F981BC0 // FMLA V0.4S, V30.4S, V24.S[2]
 	WORD	$0x4F991BC4 // FMLA V4.4S, V30.4S, V25.S[2]
 	WORD	$0x4F9A1BC8 // FMLA V8.4S, V30.4S, V26.S[2]
@@ -206,9 +206,9 @@ four16:
 	WORD	$0x4F9C1BF3 // FMLA V19.4S, V31.4S, V28.S[2]
 	WORD	$0x4F9D1BF7 // FMLA V23.4S, V31.4S, V29.S[2]
 	ADD	vstride, vk
+	FLDPQ	(vk), (F30, F31)
 
 	// key 3: O += P[k]·V[k]
-	FLDPQ	(vk), (F30, F31)
 	WORD	$0x4FB81BC0 // FMLA V0.4S, V30.4S, V24.S[3]
 	WORD	$0x4FB91BC4 // FMLA V4.4S, V30.4S, V25.S[3]
 	WORD	$0x4FBA1BC8 // FMLA V8.4S, V30.4S, V26.S[3]

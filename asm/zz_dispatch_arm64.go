@@ -82,8 +82,8 @@ func DecodeValue(id ID, a *ValueArgs) {
 		decode_value_f32_3x32_neon(a)
 	case id_decode_value_f32_4x16_neon:
 		decode_value_f32_4x16_neon(a)
-	case id_decode_value_f32_1x16_neon:
-		decode_value_f32_1x16_neon(a)
+	case id_decode_value_f32_1x64_neon:
+		decode_value_f32_1x64_neon(a)
 	case id_decode_value_f16_1x32_neon:
 		decode_value_f16_1x32_neon(a)
 	case id_decode_value_f16_2x32_neon:
@@ -92,8 +92,8 @@ func DecodeValue(id ID, a *ValueArgs) {
 		decode_value_f16_3x32_neon(a)
 	case id_decode_value_f16_4x16_neon:
 		decode_value_f16_4x16_neon(a)
-	case id_decode_value_f16_1x16_neon:
-		decode_value_f16_1x16_neon(a)
+	case id_decode_value_f16_1x64_neon:
+		decode_value_f16_1x64_neon(a)
 	case id_decode_value_bf16_1x32_neon:
 		decode_value_bf16_1x32_neon(a)
 	case id_decode_value_bf16_2x32_neon:
@@ -102,8 +102,8 @@ func DecodeValue(id ID, a *ValueArgs) {
 		decode_value_bf16_3x32_neon(a)
 	case id_decode_value_bf16_4x16_neon:
 		decode_value_bf16_4x16_neon(a)
-	case id_decode_value_bf16_1x16_neon:
-		decode_value_bf16_1x16_neon(a)
+	case id_decode_value_bf16_1x64_neon:
+		decode_value_bf16_1x64_neon(a)
 	default:
 		panic(noKernel(OpDecodeValue, id))
 	}

@@ -59,7 +59,7 @@ func decode_value_f32_3x32_neon(a *ValueArgs)
 func decode_value_f32_4x16_neon(a *ValueArgs)
 
 //go:noescape
-func decode_value_f32_1x16_neon(a *ValueArgs)
+func decode_value_f32_1x64_neon(a *ValueArgs)
 
 //go:noescape
 func panel_score_f32_1x16_neon(a *PanelScoreArgs)
@@ -113,7 +113,7 @@ func decode_value_f16_3x32_neon(a *ValueArgs)
 func decode_value_f16_4x16_neon(a *ValueArgs)
 
 //go:noescape
-func decode_value_f16_1x16_neon(a *ValueArgs)
+func decode_value_f16_1x64_neon(a *ValueArgs)
 
 //go:noescape
 func panel_score_f16_1x16_neon(a *PanelScoreArgs)
@@ -167,7 +167,7 @@ func decode_value_bf16_3x32_neon(a *ValueArgs)
 func decode_value_bf16_4x16_neon(a *ValueArgs)
 
 //go:noescape
-func decode_value_bf16_1x16_neon(a *ValueArgs)
+func decode_value_bf16_1x64_neon(a *ValueArgs)
 
 //go:noescape
 func panel_score_bf16_1x16_neon(a *PanelScoreArgs)

@@ -262,27 +262,53 @@ func (a *asm) LoadFloats(regs []V, n int, base R) {
 	}
 }
 
-// LoadAs loads an even number of vectors from consecutive elements of type t,
-// which become float32. zero is a cleared vector, used for bf16 only.
+// LoadAs loads vectors from consecutive elements of type t, which become float32. zero
+// is a cleared vector, used for bf16 only.
 func (a *asm) LoadAs(t spec.DType, regs []V, offset int, base R, zero V) {
 	if t == spec.F32 {
 		a.Load(regs, offset, base)
 		return
 	}
-	for ; len(regs) > 1; regs = regs[2:] {
-		lo, hi := regs[0], regs[1]
+	for i, v := range regs {
+		from := mem(offset+4*i*t.Size(), base)
 		switch t {
 		case spec.F16:
-			a.ins("FMOVQ %s, %s", mem(offset, base), hi.F())
-			a.word(fcvtl, lo, hi)
-			a.word(fcvtl2, hi, hi)
+			a.ins("FMOVD %s, %s", from, v.F())
+			a.word(fcvtl, v, v)
 		case spec.BF16:
 			// A bf16 is the upper half of a float32.
-			a.ins("FMOVQ %s, %s", mem(offset, base), hi.F())
-			a.ins("VZIP1 %s, %s, %s", hi.H(), zero.H(), lo.H())
-			a.ins("VZIP2 %s, %s, %s", hi.H(), zero.H(), hi.H())
+			a.ins("FMOVD %s, %s", from, v.F())
+			a.ins("VZIP1 %s, %s, %s", v.H(), zero.H(), v.H())
 		}
-		offset += 8 * t.Size()
+	}
+}
+
+// ring takes the registers for feed: enough for its lead if so many are left.
+func (a *asm) ring(role string) []V {
+	n := min(bits.OnesCount32(uint32(a.vec)), 6)
+	return a.Vecs(role, max(n-n%a.batch(), 2))
+}
+
+// batch is how many vectors one instruction loads.
+func (a *asm) batch() int {
+	if a.spec.DType == spec.F32 {
+		return 2
+	}
+	return 1
+}
+
+// feed loads n vectors, of which use(i) is to make use, as far ahead as the ring allows.
+// A conversion of f16 can take half of the ports, so it must not wait behind
+// multiply-adds that take them but could take others.
+func (a *asm) feed(n int, ring []V, load func(i int, regs []V), use func(i int, v V)) {
+	lead := len(ring) - a.batch()
+	for i := range n + lead {
+		if at := i % len(ring); i < n && i%a.batch() == 0 {
+			load(i, ring[at:at+a.batch()])
+		}
+		if i >= lead {
+			use(i-lead, ring[(i-lead)%len(ring)])
+		}
 	}
 }
 

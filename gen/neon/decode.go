@@ -30,7 +30,7 @@ func (a *asm) decodeScore() {
 	zero, free := a.zeroFor(a.spec.DType)
 	acc := a.Vecs(fmt.Sprintf("accumulators, [%d][%d]", rows, cols), rows*cols)
 	qv := a.Vecs("Q, [row][8/4]", 2*rows)
-	kv := a.Vecs("K of one key, [8/4]", 2)
+	kv := a.ring("K")
 
 	// group does n keys, up to the store of their scores.
 	group := func(n int) {
@@ -52,20 +52,22 @@ func (a *asm) decodeScore() {
 
 		a.Label("step%d", n)
 		ahead.fetch(n*16*size, fmt.Sprint(n))
-		for half := range 2 {
-			a.Note("d+%d to d+%d: S += Q[d]·K[d]", half*8, half*8+7)
-			for r := range qrow {
-				a.Load(qv[2*r:2*r+2], half*32, qrow[r])
-			}
-			for i := range n {
-				a.LoadAs(a.spec.DType, kv, half*8*size, krow[i], zero)
-				for h, v := range kv {
-					for r := range rows {
-						a.ins("VFMLA %s, %s, %s", v.S(), qv[2*r+h].S(), at(r, i).S())
-					}
+		// Vectors of K in the order of use: [16/8][key][8/4].
+		a.feed(4*n, kv, func(i int, regs []V) {
+			half, key, h := i/(2*n), i/2%n, i%2
+			a.LoadAs(a.spec.DType, regs, (half*8+h*4)*size, krow[key], zero)
+		}, func(i int, v V) {
+			half, key, h := i/(2*n), i/2%n, i%2
+			if i%(2*n) == 0 {
+				a.Note("d+%d to d+%d: S += Q[d]·K[d]", half*8, half*8+7)
+				for r := range qrow {
+					a.Load(qv[2*r:2*r+2], half*32, qrow[r])
 				}
 			}
-		}
+			for r := range rows {
+				a.ins("VFMLA %s, %s, %s", v.S(), qv[2*r+h].S(), at(r, key).S())
+			}
+		})
 		for _, r := range qrow {
 			a.ins("ADD $64, %s", r)
 		}

@@ -48,7 +48,6 @@ var (
 	same2    = form{"V%d.4S, V%d.4S", []field{rd, rn}}
 	across   = form{"S%d, V%d.4S", []field{rd, rn}}
 	longer   = form{"V%d.4S, V%d.4H", []field{rd, rn}}
-	longer2  = form{"V%d.4S, V%d.8H", []field{rd, rn}}
 	narrower = form{"V%d.4H, V%d.4S", []field{rd, rn}}
 	// The second half is inserted: the first stays.
 	narrower2 = form{"V%d.8H, V%d.4S", []field{rd, rn}}
@@ -74,7 +73,6 @@ var (
 	scvtf    = op{"SCVTF", 0x4E21D800, same2, asimd}
 	fmaxv    = op{"FMAXV", 0x6E30F800, across, asimd}
 	fcvtl    = op{"FCVTL", 0x0E217800, longer, asimd}
-	fcvtl2   = op{"FCVTL2", 0x4E217800, longer2, asimd}
 	fcvtn    = op{"FCVTN", 0x0E216800, narrower, asimd}
 	fcvtn2   = op{"FCVTN2", 0x4E216800, narrower2, asimd}
 )

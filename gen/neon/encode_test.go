@@ -42,7 +42,6 @@ var known = []struct {
 	{scvtf, []operand{V(7), V(8)}, 0x4e21d907, "SCVTF V7.4S, V8.4S"},
 	{fmaxv, []operand{V(9), V(10)}, 0x6e30f949, "FMAXV S9, V10.4S"},
 	{fcvtl, []operand{V(13), V(14)}, 0x0e2179cd, "FCVTL V13.4S, V14.4H"},
-	{fcvtl2, []operand{V(15), V(16)}, 0x4e217a0f, "FCVTL2 V15.4S, V16.8H"},
 	{fcvtn, []operand{V(17), V(18)}, 0x0e216a51, "FCVTN V17.4H, V18.4S"},
 	{fcvtn2, []operand{V(19), V(20)}, 0x4e216a93, "FCVTN2 V19.8H, V20.4S"},
 }

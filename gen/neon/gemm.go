@@ -2,7 +2,6 @@ package neon
 
 import (
 	"fmt"
-	"math/bits"
 )
 
 // tile is a register tile of rows × cols accumulators, four columns a register.
@@ -96,7 +95,7 @@ type values struct {
 	p, v, vstride, o, ostride, keys, cols R       // parameters
 	oc, vk, pk, n, groups                 R       // walk rows of O, keys of V and P
 	ahead                                 *stream // DecodeValue only
-	alpha, pv, bv                         []V
+	pv, bv                                []V
 	zero                                  V
 }
 
@@ -113,31 +112,35 @@ func (w *values) done() {
 	w.Free(w.p, w.v, w.vstride, w.o, w.ostride, w.keys, w.cols, w.oc, w.vk, w.pk, w.n, w.groups)
 }
 
-// open loads alpha·O into the accumulators.
-func (w *values) open(t tile) {
-	w.Note("accumulators = alpha·O")
+// rows runs body on the rows of a tile, with oc at the row of O.
+func (w *values) rows(t tile, body func(acc []V, r int)) {
 	w.ins("MOVD %s, %s", w.o, w.oc)
 	for r := range t.rows {
-		w.Load(t.row(r), 0, w.oc)
-		for _, acc := range t.row(r) {
-			w.word(fmulLane, acc, acc, w.alpha[r/4], imm(r%4))
-		}
+		body(t.row(r), r)
 		if r < t.rows-1 {
 			w.ins("ADD %s, %s", w.ostride, w.oc)
 		}
 	}
 }
 
+// open loads O, times alpha if that is not nil, into the accumulators.
+func (w *values) open(t tile, alpha []V) {
+	w.Note("accumulators = O, scaled")
+	w.rows(t, func(acc []V, r int) {
+		w.Load(acc, 0, w.oc)
+		if alpha == nil {
+			return
+		}
+		for _, x := range acc {
+			w.word(fmulLane, x, x, alpha[r/4], imm(r%4))
+		}
+	})
+}
+
 // close stores the accumulators.
 func (w *values) close(t tile) {
 	w.Note("O = accumulators")
-	w.ins("MOVD %s, %s", w.o, w.oc)
-	for r := range t.rows {
-		w.Store(t.row(r), 0, w.oc)
-		if r < t.rows-1 {
-			w.ins("ADD %s, %s", w.ostride, w.oc)
-		}
-	}
+	w.rows(t, func(acc []V, _ int) { w.Store(acc, 0, w.oc) })
 }
 
 // count sets n to the keys of the next block, at most 16, and takes them off
@@ -152,49 +155,55 @@ func (w *values) count(left R) {
 // block adds P·V of the n keys of the block at pk, rows from vk on, which it
 // moves on: four keys at a time, then single ones.
 func (w *values) block(t tile) {
-	row := t.cols * w.spec.DType.Size()
-	clump := min(max(1, 256/row), 4) // keys between two prefetches
-	step := func(lane int) {
-		for c := 0; c < t.cols/4; c += len(w.bv) {
-			w.LoadAs(w.spec.DType, w.bv, c*4*w.spec.DType.Size(), w.vk, w.zero)
-			for i, b := range w.bv {
-				t.madd(c+i, b, func(r int) (V, int) { return w.pv[r], lane })
+	cols, size := t.cols, w.spec.DType.Size()
+	clump := min(max(1, 256/(cols*size)), 4) // keys between two prefetches
+	steps := func(keys int, before func(key int)) {
+		w.feed(keys*cols/4, w.bv, func(i int, regs []V) {
+			c := i % (cols / 4)
+			if i > 0 && c == 0 {
+				w.ins("ADD %s, %s", w.vstride, w.vk)
 			}
-		}
+			w.LoadAs(w.spec.DType, regs, c*4*size, w.vk, w.zero)
+		}, func(i int, v V) {
+			key, c := i/(cols/4), i%(cols/4)
+			if c == 0 {
+				before(key)
+			}
+			t.madd(c, v, func(r int) (V, int) { return w.pv[r], key })
+		})
 		w.ins("ADD %s, %s", w.vstride, w.vk)
 	}
 	w.ins("LSR $2, %s, %s", w.n, w.groups)
-	w.ins("CBZ %s, rest%d", w.groups, t.cols)
+	w.ins("CBZ %s, rest%d", w.groups, cols)
 
-	w.Label("four%d", t.cols)
+	w.Label("four%d", cols)
 	for r, p := range w.pv {
 		w.Load([]V{p}, r*64, w.pk)
 	}
 	w.ins("ADD $16, %s", w.pk)
-	for lane := range 4 {
-		if w.ahead != nil && lane%clump == 0 {
-			w.ahead.fetch(clump*row, fmt.Sprintf("%d_%d", t.cols, lane))
+	steps(4, func(key int) {
+		if w.ahead != nil && key%clump == 0 {
+			w.ahead.fetch(clump*cols*size, fmt.Sprintf("%d_%d", cols, key))
 		}
-		w.Note("key %d: O += P[k]·V[k]", lane)
-		step(lane)
-	}
+		w.Note("key %d: O += P[k]·V[k]", key)
+	})
 	w.ins("SUB $1, %s", w.groups)
-	w.ins("CBNZ %s, four%d", w.groups, t.cols)
+	w.ins("CBNZ %s, four%d", w.groups, cols)
 
-	w.Label("rest%d", t.cols)
+	w.Label("rest%d", cols)
 	w.ins("AND $3, %s, %s", w.n, w.groups)
-	w.ins("CBZ %s, summed%d", w.groups, t.cols)
+	w.ins("CBZ %s, summed%d", w.groups, cols)
 
-	w.Label("one%d", t.cols)
+	w.Label("one%d", cols)
 	for r, p := range w.pv {
 		w.ins("FMOVS %s, %s", mem(r*64, w.pk), p.F())
 	}
 	w.ins("ADD $4, %s", w.pk)
-	step(0)
+	steps(1, func(int) {})
 	w.ins("SUB $1, %s", w.groups)
-	w.ins("CBNZ %s, one%d", w.groups, t.cols)
+	w.ins("CBNZ %s, one%d", w.groups, cols)
 
-	w.Label("summed%d", t.cols)
+	w.Label("summed%d", cols)
 }
 
 // widths lists the tile widths of a kernel: its own, and 16 for the columns that
@@ -252,10 +261,9 @@ func (a *asm) value() {
 	pblock := a.Reg("pblock")
 	w.columns(widths, w.cols, func(t tile) {
 		w.pv = a.Vecs("P of 4 keys, a row each", rows)
-		w.alpha = w.pv // dead before P is loaded
-		w.bv = a.Vecs("V, columns of one key", w.spare())
-		a.LoadFloats(w.alpha, rows, alpha)
-		w.open(t)
+		w.bv = a.ring("V")
+		a.LoadFloats(w.pv, rows, alpha)
+		w.open(t, w.pv)
 		a.ins("MOVD %s, %s", w.v, w.vk)
 		a.ins("MOVD %s, %s", w.p, pblock)
 		a.ins("MOVD %s, %s", w.keys, left)
@@ -276,14 +284,6 @@ func (a *asm) value() {
 	w.done()
 }
 
-// spare is how many registers V gets: four, or two where four do not remain.
-func (w *values) spare() int {
-	if bits.OnesCount32(uint32(w.vec)) < 4 {
-		return 2
-	}
-	return 4
-}
-
 // decodeValue: a block of 16 keys at a time over all columns, so that V is
 // streamed once; O stays in the first-level cache.
 func (a *asm) decodeValue() {
@@ -297,14 +297,35 @@ func (a *asm) decodeValue() {
 	a.flops, a.bytes = 4*2*rows*cols, 4*(4*rows+size*cols)
 
 	w := a.values()
-	ptr := a.Param("Alpha")
+	alpha := a.Param("Alpha")
 	w.ahead = a.stream(w.v, w.vstride)
-	w.alpha = a.Vecs("alpha, then 1", (rows+3)/4)
-	a.LoadFloats(w.alpha, rows, ptr)
-	a.Free(ptr)
+	vcol, orow, left, took := a.Reg("vcol"), a.Reg("orow"), a.Reg("left"), a.Reg("took")
+
+	a.Note("O = alpha·O")
+	factor, x := a.Vec("alpha"), a.Vecs("O", 4)
+	a.ins("MOVD %s, %s", w.o, orow)
+	a.ins("MOVD $%d, %s", rows, took)
+	a.Label("scale")
+	a.ins("FMOVS.P 4(%s), %s", alpha, factor.F())
+	a.ins("MOVD %s, %s", orow, w.oc)
+	a.ins("MOVD %s, %s", w.cols, left)
+	a.Label("sixteen")
+	a.Load(x, 0, w.oc)
+	for _, v := range x {
+		a.word(fmulLane, v, v, factor, imm(0))
+	}
+	a.Store(x, 0, w.oc)
+	a.ins("ADD $64, %s", w.oc)
+	a.ins("SUB $16, %s", left)
+	a.ins("CBNZ %s, sixteen", left)
+	a.ins("ADD %s, %s", w.ostride, orow)
+	a.ins("SUB $1, %s", took)
+	a.ins("CBNZ %s, scale", took)
+	a.FreeVec(factor)
+	a.FreeVec(x...)
+
 	zero, free := a.zeroFor(w.spec.DType)
 	w.zero = zero
-	vcol, orow, left, took := a.Reg("vcol"), a.Reg("orow"), a.Reg("left"), a.Reg("took")
 	a.ins("MOVD %s, %s", w.o, orow)
 
 	a.Label("block")
@@ -315,8 +336,8 @@ func (a *asm) decodeValue() {
 	a.ins("MOVD %s, %s", w.cols, left)
 	w.columns(widths, left, func(t tile) {
 		w.pv = a.Vecs("P of 4 keys, a row each", rows)
-		w.bv = a.Vecs("V, columns of one key", w.spare())
-		w.open(t)
+		w.bv = a.ring("V")
+		w.open(t, nil)
 		a.ins("MOVD %s, %s", vcol, w.vk)
 		a.ins("MOVD %s, %s", w.p, w.pk)
 		w.block(t)
@@ -325,17 +346,13 @@ func (a *asm) decodeValue() {
 		a.FreeVec(w.pv...)
 		a.FreeVec(w.bv...)
 	})
-	a.Note("the next block: O is rescaled once")
-	for _, v := range w.alpha {
-		a.fill(v, 0x3f800000)
-	}
+	a.Note("the next block")
 	a.ins("ADD %s, %s", took, w.v)
 	a.ins("ADD $%d, %s", rows*64, w.p)
 	a.ins("CBNZ %s, block", w.keys)
 
 	free()
-	a.FreeVec(w.alpha...)
 	w.ahead.free()
-	a.Free(vcol, orow, left, took)
+	a.Free(alpha, vcol, orow, left, took)
 	w.done()
 }

@@ -14,7 +14,7 @@ type panels struct {
 	sets []tile
 	acc  []V // of all sets
 	av   []V // factors of four rows of the panel, a vector for each row of the tile
-	bv   []V // a row of the panel
+	bv   []V // vectors of the panel
 	zero V
 	free func()
 }
@@ -32,16 +32,23 @@ func (a *asm) panels(at R) *panels {
 		g.acc = append(g.acc, g.sets[i].acc...)
 	}
 	g.av = a.Vecs("factors of 4 rows of the panel, [row]", rows)
-	g.bv = a.Vecs("a row of the panel", 4)
+	g.bv = a.ring("K or V")
 	return g
 }
 
-// step grows a set by row i of the panel after at, with the factors in lane i%4.
-func (g *panels) step(set, i int) {
-	g.LoadAs(g.spec.DType, g.bv, i*16*g.spec.DType.Size(), g.at, g.zero)
-	for c, b := range g.bv {
-		g.sets[set].madd(c, b, func(r int) (V, int) { return g.av[r], i % 4 })
-	}
+// steps grows the sets in turn by n rows of the panel from at on, with the factors of
+// row i in lane i%4; before runs before row i.
+func (g *panels) steps(n int, before func(i int)) {
+	t := g.spec.DType
+	g.feed(4*n, g.bv, func(i int, regs []V) {
+		g.LoadAs(t, regs, i*4*t.Size(), g.at, g.zero)
+	}, func(i int, v V) {
+		row, c := i/4, i%4
+		if c == 0 {
+			before(row)
+		}
+		g.sets[row%len(g.sets)].madd(c, v, func(r int) (V, int) { return g.av[r], row % 4 })
+	})
 }
 
 // fetch prefetches what corresponds to row i, from base on.
@@ -72,7 +79,7 @@ func (g *panels) done() {
 
 // panelScore: panels of keys grow along D.
 func (a *asm) panelScore() {
-	const unroll = 4
+	const unroll = 8
 	rows, cols, size := a.spec.Rows, a.spec.Cols, a.spec.DType.Size()
 	a.maths = "S[p][r][w] = Σ_d Q[r][d]·K[p][d][w]    p < Panels, r < R, w < 16"
 	a.step = fmt.Sprintf("%d values of d", unroll)
@@ -97,18 +104,18 @@ func (a *asm) panelScore() {
 			a.ins("ADD %s<<2, %s, %s", d, qrow[r-1], qrow[r])
 		}
 	}
-	a.ins("LSR $2, %s, %s", d, steps)
+	a.ins("LSR $3, %s, %s", d, steps)
 
 	a.Label("step")
-	for r, x := range qrow {
-		a.ins("FMOVQ %s, %s", mem(0, x), g.av[r].F())
-		a.ins("ADD $%d, %s", 4*unroll, x)
-	}
-	for i := range unroll {
+	g.steps(unroll, func(i int) {
 		a.Note("d+%d: S += Q[d]·K[d]", i)
+		for r, x := range qrow {
+			if i%4 == 0 {
+				a.ins("FMOVQ.P 16(%s), %s", x, g.av[r].F())
+			}
+		}
 		g.fetch(i, ahead)
-		g.step(i%len(g.sets), i)
-	}
+	})
 	a.ins("ADD $%d, %s", unroll*cols*size, k)
 	a.ins("ADD $%d, %s", unroll*cols*size, ahead)
 	a.ins("SUB $1, %s", steps)
@@ -146,7 +153,7 @@ func (a *asm) panelValue() {
 	a.ins("SUBS $%d, %s, %s", unroll, keys, n)
 	a.ins("BLT rest")
 	a.Label("step")
-	for i := range unroll {
+	g.steps(unroll, func(i int) {
 		a.Note("key+%d: O += P[k]·V[k]", i)
 		for r, x := range g.av {
 			if i%4 == 0 {
@@ -154,8 +161,7 @@ func (a *asm) panelValue() {
 			}
 		}
 		g.fetch(i, fetch)
-		g.step(i%len(g.sets), i)
-	}
+	})
 	a.ins("ADD $%d, %s", 64*rows, pk)
 	a.ins("ADD $%d, %s", unroll*cols*size, vk)
 	a.ins("ADD $%d, %s", unroll*cols*size, fetch)
@@ -168,7 +174,7 @@ func (a *asm) panelValue() {
 	for r, x := range g.av {
 		a.ins("FMOVS %s, %s", mem(r*64, pk), x.F())
 	}
-	g.step(0, 0)
+	g.steps(1, func(int) {})
 	a.ins("ADD $4, %s", pk)
 	a.ins("ADD $%d, %s", cols*size, vk)
 	a.ins("SUBS $1, %s, %s", n, n)
@@ -181,7 +187,7 @@ func (a *asm) panelValue() {
 	a.ins("MOVD %s, %s", alpha, pk)
 	for r := range rows {
 		a.ins("FMOVS %s, %s", mem(4*r, pk), g.av[0].F())
-		a.Load(g.bv, 0, orow)
+		a.Load(g.bv[:4], 0, orow)
 		for c, x := range t.row(r) {
 			a.word(fmlaLane, x, g.bv[c], g.av[0], imm(0))
 		}

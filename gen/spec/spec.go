@@ -160,7 +160,7 @@ var Sets = []Set{
 		ISA:         NEON,
 		Many:        []Tile{{6, 16}, {4, 16}},
 		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 4}, {4, 2}},
-		DecodeValue: []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 16}, {1, 16}},
+		DecodeValue: []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 16}, {1, 64}},
 		PanelScore:  []Tile{{1, 16}, {2, 16}, {3, 16}, {4, 16}},
 		PanelValue:  []Tile{{1, 16}, {2, 16}, {3, 16}, {4, 16}},
 	},
