@@ -46,8 +46,8 @@ func minItemsOf(cpus int) int { return min(4*cpus, 1024) }
 // grain is the rows and keys of the items of a sequence: those of the tuning or, where
 // that would make fewer than MinItems, smaller ones. Smaller blocks of rows pack K more
 // often; shorter ranges of keys leave more partial results to write, read and merge.
-// Each has a least size, at which it costs some 3 %, or half of that where this still
-// makes too few items.
+// Each has a least size, at which it costs some 3 %, or half of that where this makes
+// fewer than half of MinItems.
 func (p *Plan) grain(c *recipe, s *Sequence) (rows, keys int) {
 	leastRows, leastKeys := 512, 1024
 	total := p.group * s.QueryLen
@@ -68,7 +68,7 @@ func (p *Plan) grain(c *recipe, s *Sequence) (rows, keys int) {
 		if n := min(ceil(c.MinItems, blocks*p.config.KVHeads), mean/leastKeys); n > 1 {
 			keys = min(keys, up(ceil(mean, n), asm.Lane))
 		}
-		if blocks*p.config.KVHeads*ceil(mean, keys) >= c.MinItems {
+		if 2*blocks*p.config.KVHeads*ceil(mean, keys) >= c.MinItems {
 			break
 		}
 		leastRows, leastKeys = leastRows/2, leastKeys/2
