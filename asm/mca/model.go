@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -233,9 +234,13 @@ func (t tools) model(loops []loop, raw bool) ([]row, error) {
 		// LLVM's Zen 4 loads 512 bits twice a cycle, and its Ice Lake converts f16 in port
 		// 1 beside 512-bit multiplications.
 		rows[i].cycles = max(rows[i].cycles, rows[i].limit)
+		// As the table has it, so that a share on the edge of the goal stays on its side.
+		rows[i].cycles, rows[i].limit = hundredths(rows[i].cycles), hundredths(rows[i].limit)
 	}
 	return rows, nil
 }
+
+func hundredths(x float64) float64 { return math.Round(100*x) / 100 }
 
 // parallel runs jobs, one a processor at a time.
 func parallel(jobs []func() error) error {

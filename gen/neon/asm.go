@@ -285,7 +285,7 @@ func (a *asm) LoadAs(t spec.DType, regs []V, offset int, base R, zero V) {
 
 // ring takes the registers for feed: enough for its lead if so many are left.
 func (a *asm) ring(role string) []V {
-	n := min(bits.OnesCount32(uint32(a.vec)), 6)
+	n := min(bits.OnesCount32(uint32(a.vec)), 7)
 	return a.Vecs(role, max(n-n%a.batch(), 2))
 }
 
