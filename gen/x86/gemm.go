@@ -316,7 +316,7 @@ func (e *emitter) newOuter(rows, vecs int, c, a, b string) *outer {
 		hold, pass = a, b
 	}
 	t.hold = e.vec(hold, min(rows, vecs))
-	if e.spec.DType == spec.BF16 {
+	if e.spec.DType == spec.BF16 && !e.spec.Op.Dot() {
 		e.newHalves()
 	}
 	t.pass = e.vec(pass, max(1, min(e.room(), 4)))
