@@ -6,6 +6,10 @@ import "unsafe"
 // which dimensions are padded.
 const Lane = 16
 
+// PrefetchStep is what Score prefetches for every 16 elements of D of a panel, and Value for
+// every 16 keys of a column tile, in bytes, where PrefetchEvery is 1.
+const PrefetchStep = 256
+
 // ScoreArgs: S = Q·Kᵀ for one row tile of R rows; K panels are C keys wide.
 //
 //	S[j/16][r][j%16] = Σ_d Q[d][r]·K[j/C][d][j%C]    r < R, j < Panels·C
@@ -18,6 +22,12 @@ type ScoreArgs struct {
 	D      int      // > 0, a multiple of 16
 	Panels int      // > 0
 	Scale  float32  // DotScore only
+
+	// As DecodeValue does; arm64 does not.
+	Prefetch       int // bytes after K; 0: none
+	PrefetchEvery  int // > 0 unless Prefetch is 0
+	PrefetchRow    int // bytes of each row that are prefetched
+	PrefetchStride int // bytes from row to row
 }
 
 // ValueArgs: O = alpha·O + P·V for one row tile of R rows.
@@ -54,10 +64,11 @@ type ValueArgs struct {
 	Alpha   *float32       // [R]
 	Keys    int            // > 0
 	Cols    int            // > 0, a multiple of 16
-	// DecodeValue only.
-	Prefetch      int // bytes ahead; 0: none
-	PrefetchEvery int // > 0 unless Prefetch is 0
-	PrefetchRow   int // bytes of each row that are prefetched
+	// Not ValueExp; Value not on arm64.
+	Prefetch       int // bytes ahead; 0: none
+	PrefetchEvery  int // > 0 unless Prefetch is 0
+	PrefetchRow    int // bytes of each row that are prefetched
+	PrefetchStride int // Value only: bytes from row to row
 	// ValueExp only.
 	NextS, NextPending, NextL *float32
 	NextBlocks                int // 0: there is no other tile

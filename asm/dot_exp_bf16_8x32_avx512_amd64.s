@@ -24,11 +24,11 @@
 // Requires: AVX, AVX512F, AVX512_BF16
 TEXT ·dot_exp_bf16_8x32_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
-	MOVQ 88(DI), AX
-	MOVQ 96(DI), BX
+	MOVQ 96(DI), AX
+	MOVQ 104(DI), BX
 
 	// the end of that tile: NextS + NextBlocks·R·64 bytes
-	MOVQ   112(DI), CX
+	MOVQ   120(DI), CX
 	IMUL3Q $+512, CX, CX
 	ADDQ   AX, CX
 	MOVQ   CX, (SP)
@@ -91,11 +91,11 @@ same_block_left:
 	JMP exp2_left
 
 exp2_summed:
-	CMPQ 112(DI), $0x00
+	CMPQ 120(DI), $0x00
 	JEQ  exp2_none
 
 	// the sums, added to L
-	MOVQ       104(DI), CX
+	MOVQ       112(DI), CX
 	VMOVUPS    64(BX), Z0
 	VSHUFF64X2 $0x4e, Z0, Z0, Z1
 	VADDPS     Z1, Z0, Z0

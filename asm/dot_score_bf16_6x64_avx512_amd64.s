@@ -20,49 +20,92 @@
 //	DX       S of this panel
 //	SI       Panels
 //	R8       elements of D left
+//	R9       next line to prefetch
 //	Z1–Z24   S[r][key]
 //	Z25–Z28  K[d][key]
 //	Z29–Z31  Q[d][r]
 
 // func dot_score_bf16_6x64_avx512(a *ScoreArgs)
-// Requires: AVX, AVX512F, AVX512_BF16
+// Requires: AVX, AVX512F, AVX512_BF16, MMX+
 TEXT ·dot_score_bf16_6x64_avx512(SB), $128-8
 	MOVQ         a+0(FP), DI
 	VBROADCASTSS 40(DI), Z0
 	MOVQ         8(DI), BX
 	MOVQ         16(DI), CX
 	MOVQ         32(DI), SI
-	MOVQ         CX, DX
-	VPXORD       Z1, Z1, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
-	VPXORD       Z8, Z8, Z8
-	VPXORD       Z9, Z9, Z9
-	VPXORD       Z10, Z10, Z10
-	VPXORD       Z11, Z11, Z11
-	VPXORD       Z12, Z12, Z12
-	VPXORD       Z13, Z13, Z13
-	VPXORD       Z14, Z14, Z14
-	VPXORD       Z15, Z15, Z15
-	VPXORD       Z16, Z16, Z16
-	VPXORD       Z17, Z17, Z17
-	VPXORD       Z18, Z18, Z18
-	VPXORD       Z19, Z19, Z19
-	VPXORD       Z20, Z20, Z20
-	VPXORD       Z21, Z21, Z21
-	VPXORD       Z22, Z22, Z22
-	VPXORD       Z23, Z23, Z23
-	VPXORD       Z24, Z24, Z24
+
+	// rows without gaps are one long row
+	MOVQ 64(DI), R9
+	MOVQ R9, (SP)
+	MOVQ R9, 8(SP)
+	NEGQ R9
+	ADDQ 72(DI), R9
+	MOVQ R9, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, R9
+	MOVQ R9, 8(SP)
+
+gaps:
+	MOVQ  $0x4000000000000000, R9
+	MOVQ  R9, 24(SP)
+	MOVQ  48(DI), R9
+	TESTQ R9, R9
+	JZ    no_prefetch
+	ADDQ  BX, R9
+	MOVQ  $0x00000001, 24(SP)
+
+no_prefetch:
+	MOVQ   CX, DX
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	VPXORD Z24, Z24, Z24
 
 panel:
-	MOVQ (DI), AX
-	MOVQ 24(DI), R8
-	SUBQ $0x10, R8
+	MOVQ       (DI), AX
+	MOVQ       24(DI), R8
+	SUBQ       $0x10, R8
+	DECQ       24(SP)
+	JNZ        fetched_true
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	PREFETCHT0 128(R9)
+	PREFETCHT0 192(R9)
+	ADDQ       $+256, R9
+	SUBQ       $+256, 8(SP)
+	JG         same_row_true_256
+	ADDQ       8(SP), R9
+	ADDQ       16(SP), R9
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_true_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_true:
 	// the last panel's S out, S[0..5] = Q[d]·K[d]
 	VMOVUPS      (BX), Z25
 	VMOVUPS      64(BX), Z26
@@ -718,6 +761,27 @@ panel:
 	JZ           summed
 
 steps:
+	DECQ       24(SP)
+	JNZ        fetched_false
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	PREFETCHT0 128(R9)
+	PREFETCHT0 192(R9)
+	ADDQ       $+256, R9
+	SUBQ       $+256, 8(SP)
+	JG         same_row_false_256
+	ADDQ       8(SP), R9
+	ADDQ       16(SP), R9
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_false_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_false:
 	// S[0..5] += Q[d+0]·K[d+0]
 	VMOVUPS      (BX), Z25
 	VMOVUPS      64(BX), Z26

@@ -134,7 +134,10 @@ func score(t *testing.T, k asm.Kernel, d, panels int) {
 	q := rng.floats(t, d*k.Rows)
 	kk := rng.floats(t, panels*d*k.Cols)
 	s := guard.Slice[float32](t, panels*k.Cols*k.Rows)
-	asm.Score(k.ID, &asm.ScoreArgs{Q: &q[0], K: &kk[0], S: &s[0], D: d, Panels: panels})
+	asm.Score(k.ID, &asm.ScoreArgs{
+		Q: &q[0], K: &kk[0], S: &s[0], D: d, Panels: panels,
+		Prefetch: panels % 2 * 4096, PrefetchEvery: 1 + d/16%3, PrefetchRow: 4 * d, PrefetchStride: 4*d + panels%3*64,
+	})
 	for j := range panels * k.Cols {
 		for r := range k.Rows {
 			var want sum
@@ -196,6 +199,7 @@ func value(t *testing.T, k asm.Kernel, run func(asm.ID, *asm.ValueArgs), keys, c
 	run(k.ID, &asm.ValueArgs{
 		P: &p[0], V: v.pointer(), VStride: v.stride, O: &o[0], OStride: 4 * stride, Alpha: &alpha[0],
 		Keys: keys, Cols: cols, Prefetch: 4096, PrefetchEvery: 1 + keys%3, PrefetchRow: cols * size(k.Type),
+		PrefetchStride: v.stride,
 	})
 	for i, got := range o {
 		r, c := i/stride, i%stride

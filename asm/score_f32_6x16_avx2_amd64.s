@@ -19,24 +19,65 @@
 //	DX       S of this panel
 //	SI       Panels
 //	R8       elements of D left
+//	R9       next line to prefetch
 //	Y0–Y11   S[r][key]
 //	Y12–Y13  K[d][key]
 //	Y14–Y15  Q[d][r]
 
 // func score_f32_6x16_avx2(a *ScoreArgs)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·score_f32_6x16_avx2(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), BX
 	MOVQ 16(DI), CX
 	MOVQ 32(DI), SI
+
+	// rows without gaps are one long row
+	MOVQ 64(DI), R9
+	MOVQ R9, (SP)
+	MOVQ R9, 8(SP)
+	NEGQ R9
+	ADDQ 72(DI), R9
+	MOVQ R9, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, R9
+	MOVQ R9, 8(SP)
+
+gaps:
+	MOVQ  $0x4000000000000000, R9
+	MOVQ  R9, 24(SP)
+	MOVQ  48(DI), R9
+	TESTQ R9, R9
+	JZ    no_prefetch
+	ADDQ  BX, R9
+	MOVQ  $0x00000001, 24(SP)
+
+no_prefetch:
 	MOVQ CX, DX
 
 panel:
-	MOVQ (DI), AX
-	MOVQ 24(DI), R8
-	SUBQ $0x08, R8
+	MOVQ       (DI), AX
+	MOVQ       24(DI), R8
+	SUBQ       $0x08, R8
+	DECQ       24(SP)
+	JNZ        fetched_true
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       $+128, R9
+	SUBQ       $+128, 8(SP)
+	JG         same_row_true_128
+	ADDQ       8(SP), R9
+	ADDQ       16(SP), R9
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_true_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_true:
 	// the last panel's S out, S[0..5] = Q[d]·K[d]
 	VMOVUPS      (BX), Y12
 	VMOVUPS      32(BX), Y13
@@ -232,6 +273,25 @@ panel:
 	JZ           summed
 
 steps:
+	DECQ       24(SP)
+	JNZ        fetched_false
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	ADDQ       $+128, R9
+	SUBQ       $+128, 8(SP)
+	JG         same_row_false_128
+	ADDQ       8(SP), R9
+	ADDQ       16(SP), R9
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_false_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_false:
 	// S[0..5] += Q[d+0]·K[d+0]
 	VMOVUPS      (BX), Y12
 	VMOVUPS      32(BX), Y13

@@ -19,24 +19,67 @@
 //	DX       S of this panel
 //	SI       Panels
 //	R8       elements of D left
+//	R9       next line to prefetch
 //	Z0–Z23   S[r][key]
 //	Z24–Z27  K[d][key]
 //	Z28–Z31  Q[d][r]
 
 // func score_f32_6x64_avx512(a *ScoreArgs)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·score_f32_6x64_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), BX
 	MOVQ 16(DI), CX
 	MOVQ 32(DI), SI
+
+	// rows without gaps are one long row
+	MOVQ 64(DI), R9
+	MOVQ R9, (SP)
+	MOVQ R9, 8(SP)
+	NEGQ R9
+	ADDQ 72(DI), R9
+	MOVQ R9, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, R9
+	MOVQ R9, 8(SP)
+
+gaps:
+	MOVQ  $0x4000000000000000, R9
+	MOVQ  R9, 24(SP)
+	MOVQ  48(DI), R9
+	TESTQ R9, R9
+	JZ    no_prefetch
+	ADDQ  BX, R9
+	MOVQ  $0x00000001, 24(SP)
+
+no_prefetch:
 	MOVQ CX, DX
 
 panel:
-	MOVQ (DI), AX
-	MOVQ 24(DI), R8
-	SUBQ $0x10, R8
+	MOVQ       (DI), AX
+	MOVQ       24(DI), R8
+	SUBQ       $0x10, R8
+	DECQ       24(SP)
+	JNZ        fetched_true
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	PREFETCHT0 128(R9)
+	PREFETCHT0 192(R9)
+	ADDQ       $+256, R9
+	SUBQ       $+256, 8(SP)
+	JG         same_row_true_256
+	ADDQ       8(SP), R9
+	ADDQ       16(SP), R9
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
 
+same_row_true_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_true:
 	// the last panel's S out, S[0..5] = Q[d]·K[d]
 	VMOVUPS      (BX), Z24
 	VMOVUPS      64(BX), Z25
@@ -644,6 +687,27 @@ panel:
 	JZ           summed
 
 steps:
+	DECQ       24(SP)
+	JNZ        fetched_false
+	PREFETCHT0 (R9)
+	PREFETCHT0 64(R9)
+	PREFETCHT0 128(R9)
+	PREFETCHT0 192(R9)
+	ADDQ       $+256, R9
+	SUBQ       $+256, 8(SP)
+	JG         same_row_false_256
+	ADDQ       8(SP), R9
+	ADDQ       16(SP), R9
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_false_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_false:
 	// S[0..5] += Q[d+0]·K[d+0]
 	VMOVUPS      (BX), Z24
 	VMOVUPS      64(BX), Z25

@@ -39,11 +39,11 @@ TEXT ·value_exp_f32_12x32_avx512(SB), $128-8
 	MOVQ 16(DI), BX
 	MOVQ 24(DI), CX
 	MOVQ 56(DI), DX
-	MOVQ 88(DI), R11
-	MOVQ 96(DI), R12
+	MOVQ 96(DI), R11
+	MOVQ 104(DI), R12
 
 	// the end of that tile: NextS + NextBlocks·R·64 bytes
-	MOVQ   112(DI), R13
+	MOVQ   120(DI), R13
 	IMUL3Q $+768, R13, R13
 	ADDQ   R11, R13
 	MOVQ   R13, (SP)
@@ -1699,11 +1699,11 @@ same_block_left:
 	JMP exp2_left
 
 exp2_summed:
-	CMPQ 112(DI), $0x00
+	CMPQ 120(DI), $0x00
 	JEQ  exp2_none
 
 	// the sums, added to L
-	MOVQ       104(DI), R13
+	MOVQ       112(DI), R13
 	VMOVUPS    64(R12), Z24
 	VSHUFF64X2 $0x4e, Z24, Z24, Z25
 	VADDPS     Z25, Z24, Z24

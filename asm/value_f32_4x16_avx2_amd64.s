@@ -24,6 +24,7 @@
 //	Y0–Y7    O[r][c]
 //	Y8–Y9    V[k][c]
 //	Y10–Y13  P[r][k]
+//	R11      next line to prefetch
 
 // func value_f32_4x16_avx2(a *ValueArgs)
 // Requires: AVX, FMA3, MMX+
@@ -34,6 +35,27 @@ TEXT ·value_f32_4x16_avx2(SB), $128-8
 	MOVQ 24(DI), CX
 	MOVQ 56(DI), DX
 
+	// rows without gaps are one long row
+	MOVQ 80(DI), R11
+	MOVQ R11, (SP)
+	MOVQ R11, 8(SP)
+	NEGQ R11
+	ADDQ 88(DI), R11
+	MOVQ R11, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, R11
+	MOVQ R11, 8(SP)
+
+gaps:
+	MOVQ  $0x4000000000000000, R11
+	MOVQ  R11, 24(SP)
+	MOVQ  64(DI), R11
+	TESTQ R11, R11
+	JZ    no_prefetch
+	ADDQ  AX, R11
+	MOVQ  $0x00000001, 24(SP)
+
+no_prefetch:
 columns_16:
 	CMPQ   DX, $0x10
 	JLT    narrower_16
@@ -52,6 +74,27 @@ columns_16:
 	JLT    rest_16
 
 block_16:
+	DECQ       24(SP)
+	JNZ        fetched_16
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	PREFETCHT0 128(R11)
+	PREFETCHT0 192(R11)
+	ADDQ       $+256, R11
+	SUBQ       $+256, 8(SP)
+	JG         same_row_16_256
+	ADDQ       8(SP), R11
+	ADDQ       16(SP), R11
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_16_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_16:
 	// O[0..3] += P[k+0]·V[k+0]
 	PREFETCHT0   (R8)(BX*4)
 	VMOVUPS      (R8), Y8

@@ -100,7 +100,7 @@ func (p *Plan) manyDot(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 			w.rebase(height, lo)
 			a := &w.score
 			a.Q, a.K, a.S = &w.query[row*pairs], &w.panels[lo*pairs], &w.scores[0]
-			a.D, a.Panels, a.Scale = pairs, ceil(hi-lo, c.tile.cols), p.dot.score
+			a.D, a.Panels, a.Scale, a.Prefetch = pairs, ceil(hi-lo, c.tile.cols), p.dot.score, 0
 			k.score.dotScore(a)
 			p.prepare(w, s, it.kvHead, tileArgs{it.row + row, rows, height, key + lo, hi - lo}, m[row:], l[row:])
 			w.softmax.Blocks = ceil(hi-lo, dotKeys) * 2

@@ -12,12 +12,14 @@ import (
 // added after the scores of the next one, so that its exponentials go along.
 func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
 	height := c.tile.rows
+	tiles := ceil(it.rows, height)
 	for row := 0; row < it.rows; row += height {
 		p.packQuery(w, c, s, it, row)
 	}
 	for key, n := s.firstKey(it), 0; key < it.key1; key += n {
 		n = s.contiguous(key, min(c.KeyBlock, it.key1-key))
 		panels, v := p.blockOf(w, c, s, it.kvHead, key, n)
+		nextK, nextV := p.nextBlock(c, s, it, key+n)
 		pending := false // the last tile's values are not yet added
 		for row := 0; row < it.rows; row += height {
 			rows := min(height, it.rows-row)
@@ -31,6 +33,8 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 			a := &w.score
 			a.Q, a.K, a.S = &w.query[row*p.kd], (*float32)(unsafe.Add(panels, lo*p.kd*4)), &w.scores[0]
 			a.D, a.Panels = p.kd, ceil(hi-lo, c.tile.cols)
+			a.Prefetch, a.PrefetchEvery = nextK.share(unsafe.Pointer(a.K), row/height, tiles, a.Panels*p.kd/asm.Lane)
+			a.PrefetchRow, a.PrefetchStride = nextK.row, nextK.stride
 			c.tile.score.score(a)
 			t := tileArgs{it.row + row, rows, height, key + lo, hi - lo}
 			b := &w.value
@@ -46,6 +50,8 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 			b.P, b.V, b.VStride = &w.scores[0], unsafe.Add(v, lo*p.vd*4), p.vd*4
 			b.O, b.OStride, b.Alpha = &o[row*p.vd], p.vd*4, &w.alpha[0]
 			b.Keys, b.Cols = hi-lo, p.vd
+			b.Prefetch, b.PrefetchEvery = nextV.share(b.V, row/height, tiles, b.Keys/asm.Lane*ceil(p.vd, c.tile.cols))
+			b.PrefetchRow, b.PrefetchStride = nextV.row, nextV.stride
 			if !c.Interleave {
 				c.tile.value.value(b)
 				continue
@@ -58,6 +64,38 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 			c.tile.value.value(&w.value)
 		}
 	}
+}
+
+// rows is a stretch of K or V that is prefetched.
+type rows struct {
+	at             unsafe.Pointer
+	n, row, stride int // rows, and their bytes
+}
+
+// nextBlock is the block of keys from key on, unless the item ends there.
+func (p *Plan) nextBlock(c *recipe, s *Sequence, it *item, key int) (k, v rows) {
+	if c.Prefetch == 0 || s.Cache != nil || key >= it.key1 {
+		return
+	}
+	n := s.contiguous(key, min(c.KeyBlock, it.key1-key))
+	of := func(t *Tensor, dt DType, dim int) rows {
+		return rows{t.row(it.kvHead, key), n, dim * dt.size(), t.PosStride * dt.size()}
+	}
+	return of(&s.Key, p.config.Key, p.config.KeyDim), of(&s.Value, p.config.Value, p.config.ValueDim)
+}
+
+// share is what one of several row tiles prefetches in so many steps of its kernel, which
+// spread it over their time: where it begins, relative to from, and at every how many steps.
+func (x *rows) share(from unsafe.Pointer, tile, tiles, steps int) (prefetch, every int) {
+	if x.n == 0 {
+		return 0, 0
+	}
+	every = max(steps*tiles*asm.PrefetchStep/(x.n*x.row), 1)
+	first := tile * (steps / every * asm.PrefetchStep) / x.row
+	if first >= x.n {
+		return 0, 0
+	}
+	return int(uintptr(x.at)-uintptr(from)) + first*x.stride, every
 }
 
 // blockOf makes a block of keys ready: K in panels, V in rows, both of float32.

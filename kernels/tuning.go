@@ -70,7 +70,7 @@ type Tuning struct {
 	DecodeRows  int    `json:"decode_rows"`  // rows of a register tile there, at most
 	DecodeScore string `json:"decode_score"` // score tile for tiles of its number of rows; empty: the default
 	DecodeValue string `json:"decode_value"` // value tile, likewise
-	Prefetch    int    `json:"prefetch"`     // bytes ahead in the few-rows family; 0: none
+	Prefetch    int    `json:"prefetch"`     // bytes ahead in the few-rows family; 0: none, nor of the next block in the other
 	// CachePrefetch is Prefetch for K and V in a Cache, which are one stretch of memory.
 	CachePrefetch int `json:"cache_prefetch"`
 }
@@ -220,11 +220,15 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 	}
 	// On AVX2 the exponentials compete for two load ports (Zen 3): no gain.
 	t.Interleave = v.interleaves() && tile.cols >= 32
+	if k.Phase != Prefill {
+		// A quarter: the next block is prefetched beside this one.
+		t.KeyBlock = min(max(keyBlock/2/64*64, 64), 512)
+	}
 	if v.name == string(asm.AVX2) && k.Phase != Prefill {
 		// Padding and packing cost many rows more up to here (Zen 3).
 		t.FewRows = 16 * maxDecodeRows
-		if k.Key == F32 && k.Bucket <= 512 {
-			t.FewRows = 8 * maxDecodeRows // K and V come from a near cache, and packing them once is little
+		if k.Key == F32 {
+			t.FewRows = 8 * maxDecodeRows
 		}
 	}
 	if k.Phase == Prefill {

@@ -28,6 +28,7 @@ func (e *emitter) score() {
 	q, k, s := e.gp("Q, at d"), e.param("K"), e.param("S")
 	next := e.gp("S of this panel")
 	panels, d := e.param("Panels"), e.gp("elements of D left")
+	ahead := e.newStream(k, "PrefetchStride", e.frame)
 	t := e.newOuter(rows, cols/e.lanes, "S[r][key]", "Q[d][r]", "K[d][key]")
 	store := func(r, v int) {
 		key := v * e.lanes
@@ -36,6 +37,7 @@ func (e *emitter) score() {
 	}
 	unroll := e.lanes
 	steps := func(first bool) {
+		ahead.fetch(prefetchStep*unroll/lane, fmt.Sprintf("_%t", first))
 		for i := range unroll {
 			a := func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(at(q, 4*(i*rows+r)), dst) }
 			b := func(v int, dst reg.VecPhysical) { e.VMOVUPS(at(k, 4*(i*cols+v*e.lanes)), dst) }
@@ -80,6 +82,10 @@ func (e *emitter) score() {
 	e.ret()
 }
 
+// prefetchStep is what Score prefetches every 16 d, and Value every 16 keys of a column
+// tile, in bytes (asm.PrefetchStep).
+const prefetchStep = 256
+
 // span is the number of keys whose V DecodeValue takes from memory before it turns
 // to the next ones: few, so that V is read almost in order and stays in L1, but
 // enough to make little of the traffic to O.
@@ -101,6 +107,11 @@ func (e *emitter) value() {
 	p, v, keys, i := e.gp("P, at key; O, at row"), e.gp("V, at key"), e.gp("keys left"), e.gp("key in block; Alpha")
 	alpha := i
 	tile := e.newOuter(rows, cols/e.lanes, "O[r][c]", "P[r][k]", "V[k][c]")
+	var ahead *stream
+	if e.spec.Op == spec.Value {
+		s := e.newStream(v0, "PrefetchStride", e.frame)
+		ahead = &s
+	}
 	var exps *expStream
 	if e.spec.Op == spec.ValueExp || e.spec.Op == spec.DotValueExp {
 		e.maths += "\nNextS = 2^(NextS − m);  NextL[r] += Σ NextS[r][j]"
@@ -129,6 +140,9 @@ func (e *emitter) value() {
 		e.SUBQ(imm(lane), keys)
 		e.JLT(operand.LabelRef("rest" + name))
 		e.Label("block" + name)
+		if ahead != nil {
+			ahead.fetch(prefetchStep, name)
+		}
 		for key := range lane {
 			e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, key, key)
 			step(sets[key%len(sets)], func(r int) operand.Mem { return at(p, 4*(r*lane+key)) })
