@@ -185,32 +185,14 @@ func (e *emitter) decodeValue() {
 		for _, set := range sets {
 			set.zero()
 		}
-		e.SUBQ(imm(lane), keys)
-		e.JLT(operand.LabelRef("rest" + name))
-		e.Label("block" + name)
 		clump := max(1, 256/(width*t.Size()))
-		for key := range lane {
+		e.alongKeys(name, p, keys, i, 4*rows*lane, func(key int) {
 			if key%clump == 0 {
 				ahead.fetch(clump*width*t.Size(), fmt.Sprintf("%s_%d", name, key))
 			}
-			e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, key, key)
-			step(sets[key%len(sets)], func(r int) operand.Mem { return at(p, 4*(r*lane+key)) })
-		}
-		e.ADDQ(imm(4*rows*lane), p)
-		e.SUBQ(imm(lane), keys)
-		e.JGE(operand.LabelRef("block" + name))
-
-		e.Label("rest" + name)
-		e.ADDQ(imm(lane), keys)
-		e.JZ(operand.LabelRef("finish" + name))
-		e.XORQ(i, i)
-		e.Label("key" + name)
-		step(sets[0], func(r int) operand.Mem { return indexed(p, i, 4, 4*r*lane) })
-		e.INCQ(i)
-		e.CMPQ(i, keys)
-		e.JLT(operand.LabelRef("key" + name))
-
-		e.Label("finish" + name)
+		}, func(key int, factor func(r int) operand.Mem) {
+			step(sets[key%len(sets)], factor)
+		}, func(int) {})
 		sum := fold(sets)
 		finish(sum)
 		e.MOVQ(o, orow)

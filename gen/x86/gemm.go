@@ -137,34 +137,17 @@ func (e *emitter) value() {
 		for _, set := range sets {
 			set.zero()
 		}
-		e.SUBQ(imm(lane), keys)
-		e.JLT(operand.LabelRef("rest" + name))
-		e.Label("block" + name)
-		if ahead != nil {
-			ahead.fetch(prefetchStep, name)
-		}
-		for key := range lane {
-			e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, key, key)
-			step(sets[key%len(sets)], func(r int) operand.Mem { return at(p, 4*(r*lane+key)) })
+		e.alongKeys(name, p, keys, i, block, func(key int) {
+			if key == 0 && ahead != nil {
+				ahead.fetch(prefetchStep, name)
+			}
+		}, func(key int, factor func(r int) operand.Mem) {
+			step(sets[key%len(sets)], factor)
+		}, func(key int) {
 			if exps != nil {
 				exps.after(key, name)
 			}
-		}
-		e.ADDQ(imm(block), p)
-		e.SUBQ(imm(lane), keys)
-		e.JGE(operand.LabelRef("block" + name))
-
-		e.Label("rest" + name)
-		e.ADDQ(imm(lane), keys)
-		e.JZ(operand.LabelRef("finish" + name))
-		e.XORQ(i, i)
-		e.Label("key" + name)
-		step(sets[0], func(r int) operand.Mem { return indexed(p, i, 4, 4*r*lane) })
-		e.INCQ(i)
-		e.CMPQ(i, keys)
-		e.JLT(operand.LabelRef("key" + name))
-
-		e.Label("finish" + name)
+		})
 		sum := fold(sets)
 		finish(sum)
 		e.MOVQ(e.arg("Alpha"), alpha)
@@ -176,6 +159,35 @@ func (e *emitter) value() {
 		exps.finish()
 	}
 	e.ret()
+}
+
+// alongKeys walks P from key to key, which step adds with the factors of its rows: whole
+// blocks of 16, of so many bytes, between before and after, then the rest.
+func (e *emitter) alongKeys(name string, p, keys, i reg.GPPhysical, block int, before func(key int), step func(key int, factor func(r int) operand.Mem), after func(key int)) {
+	rows := e.spec.Rows
+	e.SUBQ(imm(lane), keys)
+	e.JLT(operand.LabelRef("rest" + name))
+	e.Label("block" + name)
+	for key := range lane {
+		before(key)
+		e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, key, key)
+		step(key, func(r int) operand.Mem { return at(p, 4*(r*lane+key)) })
+		after(key)
+	}
+	e.ADDQ(imm(block), p)
+	e.SUBQ(imm(lane), keys)
+	e.JGE(operand.LabelRef("block" + name))
+
+	e.Label("rest" + name)
+	e.ADDQ(imm(lane), keys)
+	e.JZ(operand.LabelRef("finish" + name))
+	e.XORQ(i, i)
+	e.Label("key" + name)
+	step(0, func(r int) operand.Mem { return indexed(p, i, 4, 4*r*lane) })
+	e.INCQ(i)
+	e.CMPQ(i, keys)
+	e.JLT(operand.LabelRef("key" + name))
+	e.Label("finish" + name)
 }
 
 // rowOf returns what loads vector c of width elements of type t at base as
