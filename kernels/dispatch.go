@@ -127,3 +127,38 @@ func (k *kernel) finish(a *asm.FinishArgs) {
 		asm.Finish(k.id, a)
 	}
 }
+
+func (k *kernel) dotPack(a *asm.DotPackArgs) {
+	if k.id == portableID {
+		portableDotPack(a)
+	} else {
+		asm.DotPack(k.id, a)
+	}
+}
+
+func (k *kernel) dotScore(a *asm.ScoreArgs) {
+	if k.id == portableID {
+		k.portableDotScore(a)
+	} else {
+		asm.DotScore(k.id, a)
+	}
+}
+
+func (k *kernel) dotExp(a *asm.ValueArgs) {
+	if k.id == portableID {
+		k.portableDotExp(a)
+	} else {
+		asm.DotExp(k.id, a)
+	}
+}
+
+func (k *kernel) dotValue(a *asm.ValueArgs) {
+	if k.id == portableID {
+		k.portableDotValue(a)
+	} else {
+		asm.DotValue(k.id, a)
+	}
+}
+
+// dotValueExp has no portable form, like valueExp.
+func (k *kernel) dotValueExp(a *asm.ValueArgs) { asm.DotValueExp(k.id, a) }

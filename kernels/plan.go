@@ -3,7 +3,6 @@ package kernels
 import (
 	"fmt"
 	"math"
-	"os"
 	"strings"
 )
 
@@ -82,8 +81,8 @@ func NewPlan(config Config, opts ...Option) (*Plan, error) {
 		return nil, err
 	}
 	if c.Precision == BF16 {
-		forced := o.variant != "" || os.Getenv(EnvVariant) != ""
-		if why := p.variant.dot.refuses(forced, slowDot()); why != "" {
+		forced, _ := forcedVariant(o.variant)
+		if why := p.variant.dot.refuses(forced != "", slowDot()); why != "" {
 			return nil, fmt.Errorf("kernels: Config.Precision = bf16: %w by variant %q: %s", ErrUnsupported, p.variant.name, why)
 		}
 	}

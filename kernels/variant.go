@@ -224,14 +224,18 @@ func lookupVariant(name string) (*variant, error) {
 // EnvVariant is the environment variable that forces a variant.
 const EnvVariant = "GQA_VARIANT"
 
+// forcedVariant is the variant that an option, or else the environment, asks for; empty: none.
+func forcedVariant(option string) (name, reason string) {
+	if option != "" {
+		return option, "forced by option"
+	}
+	return os.Getenv(EnvVariant), "forced by " + EnvVariant
+}
+
 // selectVariant picks the variant: forced by name, else by the environment, else the
 // first that runs here. The reason tells which.
 func selectVariant(name string) (*variant, string, error) {
-	reason := "forced by option"
-	if name == "" {
-		name = os.Getenv(EnvVariant)
-		reason = "forced by " + EnvVariant
-	}
+	name, reason := forcedVariant(name)
 	if name == "" {
 		return preferred(variants()), "first choice among the variants that this host runs", nil
 	}
