@@ -28,11 +28,12 @@
 //	R11      NextS
 //	R12      NextPending
 //	R13      of the next vector in its block
+//	K1       not below the least exponent
 
 #include "textflag.h"
 
 // func dot_value_exp_bf16_8x32_avx512(a *ValueArgs)
-// Requires: AVX, AVX512F, AVX512_BF16, MMX+
+// Requires: AVX, AVX512DQ, AVX512F, AVX512_BF16, MMX+
 TEXT ·dot_value_exp_bf16_8x32_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), AX
@@ -328,36 +329,28 @@ block_32:
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS     (R12)(R13*2), Z16
 	VADDPS      (R11), Z16, Z16
-	VMOVUPS     exp2_constants<>+0(SB), Z18
-	VMAXPS      Z16, Z18, Z16
-	VADDPS      exp2_constants<>+64(SB), Z16, Z18
-	VSUBPS      exp2_constants<>+64(SB), Z18, Z19
-	VSUBPS      Z19, Z16, Z16
-	VPSLLD      $0x17, Z18, Z18
+	VREDUCEPS   $0x09, Z16, Z18
+	VCMPPS      $0x15, exp2_constants<>+0(SB), Z16, K1
 	VMOVUPS     exp2_constants<>+384(SB), Z19
-	VFMADD213PS exp2_constants<>+320(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+256(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+192(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+128(SB), Z16, Z19
-	VMULPS      Z18, Z16, Z16
-	VFMADD213PS Z18, Z19, Z16
+	VFMADD213PS exp2_constants<>+320(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+256(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+192(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+128(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+64(SB), Z18, Z19
+	VSCALEFPS.Z Z16, Z19, K1, Z16
 
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS       (R12)(R13*2), Z17
 	VADDPS        512(R11), Z17, Z17
-	VMOVUPS       exp2_constants<>+0(SB), Z18
-	VMAXPS        Z17, Z18, Z17
-	VADDPS        exp2_constants<>+64(SB), Z17, Z18
-	VSUBPS        exp2_constants<>+64(SB), Z18, Z19
-	VSUBPS        Z19, Z17, Z17
-	VPSLLD        $0x17, Z18, Z18
+	VREDUCEPS     $0x09, Z17, Z18
+	VCMPPS        $0x15, exp2_constants<>+0(SB), Z17, K1
 	VMOVUPS       exp2_constants<>+384(SB), Z19
-	VFMADD213PS   exp2_constants<>+320(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+256(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+192(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+128(SB), Z17, Z19
-	VMULPS        Z18, Z17, Z17
-	VFMADD213PS   Z18, Z19, Z17
+	VFMADD213PS   exp2_constants<>+320(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+256(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+192(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+128(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+64(SB), Z18, Z19
+	VSCALEFPS.Z   Z17, Z19, K1, Z17
 	LONG $0x487ea262; WORD $0xc072 // VCVTNEPS2BF16 Z16, Y16
 	LONG $0x487ea262; WORD $0xc972 // VCVTNEPS2BF16 Z17, Y17
 	VINSERTI64X4  $0x01, Y17, Z16, Z16
@@ -628,36 +621,28 @@ exp2_done_32_0:
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS     (R12)(R13*2), Z16
 	VADDPS      (R11), Z16, Z16
-	VMOVUPS     exp2_constants<>+0(SB), Z18
-	VMAXPS      Z16, Z18, Z16
-	VADDPS      exp2_constants<>+64(SB), Z16, Z18
-	VSUBPS      exp2_constants<>+64(SB), Z18, Z19
-	VSUBPS      Z19, Z16, Z16
-	VPSLLD      $0x17, Z18, Z18
+	VREDUCEPS   $0x09, Z16, Z18
+	VCMPPS      $0x15, exp2_constants<>+0(SB), Z16, K1
 	VMOVUPS     exp2_constants<>+384(SB), Z19
-	VFMADD213PS exp2_constants<>+320(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+256(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+192(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+128(SB), Z16, Z19
-	VMULPS      Z18, Z16, Z16
-	VFMADD213PS Z18, Z19, Z16
+	VFMADD213PS exp2_constants<>+320(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+256(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+192(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+128(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+64(SB), Z18, Z19
+	VSCALEFPS.Z Z16, Z19, K1, Z16
 
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS       (R12)(R13*2), Z17
 	VADDPS        512(R11), Z17, Z17
-	VMOVUPS       exp2_constants<>+0(SB), Z18
-	VMAXPS        Z17, Z18, Z17
-	VADDPS        exp2_constants<>+64(SB), Z17, Z18
-	VSUBPS        exp2_constants<>+64(SB), Z18, Z19
-	VSUBPS        Z19, Z17, Z17
-	VPSLLD        $0x17, Z18, Z18
+	VREDUCEPS     $0x09, Z17, Z18
+	VCMPPS        $0x15, exp2_constants<>+0(SB), Z17, K1
 	VMOVUPS       exp2_constants<>+384(SB), Z19
-	VFMADD213PS   exp2_constants<>+320(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+256(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+192(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+128(SB), Z17, Z19
-	VMULPS        Z18, Z17, Z17
-	VFMADD213PS   Z18, Z19, Z17
+	VFMADD213PS   exp2_constants<>+320(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+256(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+192(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+128(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+64(SB), Z18, Z19
+	VSCALEFPS.Z   Z17, Z19, K1, Z17
 	LONG $0x487ea262; WORD $0xc072 // VCVTNEPS2BF16 Z16, Y16
 	LONG $0x487ea262; WORD $0xc972 // VCVTNEPS2BF16 Z17, Y17
 	VINSERTI64X4  $0x01, Y17, Z16, Z16
@@ -966,36 +951,28 @@ block_16:
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS     (R12)(R13*2), Z16
 	VADDPS      (R11), Z16, Z16
-	VMOVUPS     exp2_constants<>+0(SB), Z18
-	VMAXPS      Z16, Z18, Z16
-	VADDPS      exp2_constants<>+64(SB), Z16, Z18
-	VSUBPS      exp2_constants<>+64(SB), Z18, Z19
-	VSUBPS      Z19, Z16, Z16
-	VPSLLD      $0x17, Z18, Z18
+	VREDUCEPS   $0x09, Z16, Z18
+	VCMPPS      $0x15, exp2_constants<>+0(SB), Z16, K1
 	VMOVUPS     exp2_constants<>+384(SB), Z19
-	VFMADD213PS exp2_constants<>+320(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+256(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+192(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+128(SB), Z16, Z19
-	VMULPS      Z18, Z16, Z16
-	VFMADD213PS Z18, Z19, Z16
+	VFMADD213PS exp2_constants<>+320(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+256(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+192(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+128(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+64(SB), Z18, Z19
+	VSCALEFPS.Z Z16, Z19, K1, Z16
 
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS       (R12)(R13*2), Z17
 	VADDPS        512(R11), Z17, Z17
-	VMOVUPS       exp2_constants<>+0(SB), Z18
-	VMAXPS        Z17, Z18, Z17
-	VADDPS        exp2_constants<>+64(SB), Z17, Z18
-	VSUBPS        exp2_constants<>+64(SB), Z18, Z19
-	VSUBPS        Z19, Z17, Z17
-	VPSLLD        $0x17, Z18, Z18
+	VREDUCEPS     $0x09, Z17, Z18
+	VCMPPS        $0x15, exp2_constants<>+0(SB), Z17, K1
 	VMOVUPS       exp2_constants<>+384(SB), Z19
-	VFMADD213PS   exp2_constants<>+320(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+256(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+192(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+128(SB), Z17, Z19
-	VMULPS        Z18, Z17, Z17
-	VFMADD213PS   Z18, Z19, Z17
+	VFMADD213PS   exp2_constants<>+320(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+256(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+192(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+128(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+64(SB), Z18, Z19
+	VSCALEFPS.Z   Z17, Z19, K1, Z17
 	LONG $0x487ea262; WORD $0xc072 // VCVTNEPS2BF16 Z16, Y16
 	LONG $0x487ea262; WORD $0xc972 // VCVTNEPS2BF16 Z17, Y17
 	VINSERTI64X4  $0x01, Y17, Z16, Z16
@@ -1186,36 +1163,28 @@ exp2_done_16_0:
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS     (R12)(R13*2), Z16
 	VADDPS      (R11), Z16, Z16
-	VMOVUPS     exp2_constants<>+0(SB), Z18
-	VMAXPS      Z16, Z18, Z16
-	VADDPS      exp2_constants<>+64(SB), Z16, Z18
-	VSUBPS      exp2_constants<>+64(SB), Z18, Z19
-	VSUBPS      Z19, Z16, Z16
-	VPSLLD      $0x17, Z18, Z18
+	VREDUCEPS   $0x09, Z16, Z18
+	VCMPPS      $0x15, exp2_constants<>+0(SB), Z16, K1
 	VMOVUPS     exp2_constants<>+384(SB), Z19
-	VFMADD213PS exp2_constants<>+320(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+256(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+192(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+128(SB), Z16, Z19
-	VMULPS      Z18, Z16, Z16
-	VFMADD213PS Z18, Z19, Z16
+	VFMADD213PS exp2_constants<>+320(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+256(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+192(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+128(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+64(SB), Z18, Z19
+	VSCALEFPS.Z Z16, Z19, K1, Z16
 
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS       (R12)(R13*2), Z17
 	VADDPS        512(R11), Z17, Z17
-	VMOVUPS       exp2_constants<>+0(SB), Z18
-	VMAXPS        Z17, Z18, Z17
-	VADDPS        exp2_constants<>+64(SB), Z17, Z18
-	VSUBPS        exp2_constants<>+64(SB), Z18, Z19
-	VSUBPS        Z19, Z17, Z17
-	VPSLLD        $0x17, Z18, Z18
+	VREDUCEPS     $0x09, Z17, Z18
+	VCMPPS        $0x15, exp2_constants<>+0(SB), Z17, K1
 	VMOVUPS       exp2_constants<>+384(SB), Z19
-	VFMADD213PS   exp2_constants<>+320(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+256(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+192(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+128(SB), Z17, Z19
-	VMULPS        Z18, Z17, Z17
-	VFMADD213PS   Z18, Z19, Z17
+	VFMADD213PS   exp2_constants<>+320(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+256(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+192(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+128(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+64(SB), Z18, Z19
+	VSCALEFPS.Z   Z17, Z19, K1, Z17
 	LONG $0x487ea262; WORD $0xc072 // VCVTNEPS2BF16 Z16, Y16
 	LONG $0x487ea262; WORD $0xc972 // VCVTNEPS2BF16 Z17, Y17
 	VINSERTI64X4  $0x01, Y17, Z16, Z16
@@ -1315,36 +1284,28 @@ exp2_left:
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS     (R12)(R13*2), Z16
 	VADDPS      (R11), Z16, Z16
-	VMOVUPS     exp2_constants<>+0(SB), Z18
-	VMAXPS      Z16, Z18, Z16
-	VADDPS      exp2_constants<>+64(SB), Z16, Z18
-	VSUBPS      exp2_constants<>+64(SB), Z18, Z19
-	VSUBPS      Z19, Z16, Z16
-	VPSLLD      $0x17, Z18, Z18
+	VREDUCEPS   $0x09, Z16, Z18
+	VCMPPS      $0x15, exp2_constants<>+0(SB), Z16, K1
 	VMOVUPS     exp2_constants<>+384(SB), Z19
-	VFMADD213PS exp2_constants<>+320(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+256(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+192(SB), Z16, Z19
-	VFMADD213PS exp2_constants<>+128(SB), Z16, Z19
-	VMULPS      Z18, Z16, Z16
-	VFMADD213PS Z18, Z19, Z16
+	VFMADD213PS exp2_constants<>+320(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+256(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+192(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+128(SB), Z18, Z19
+	VFMADD213PS exp2_constants<>+64(SB), Z18, Z19
+	VSCALEFPS.Z Z16, Z19, K1, Z16
 
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS       (R12)(R13*2), Z17
 	VADDPS        512(R11), Z17, Z17
-	VMOVUPS       exp2_constants<>+0(SB), Z18
-	VMAXPS        Z17, Z18, Z17
-	VADDPS        exp2_constants<>+64(SB), Z17, Z18
-	VSUBPS        exp2_constants<>+64(SB), Z18, Z19
-	VSUBPS        Z19, Z17, Z17
-	VPSLLD        $0x17, Z18, Z18
+	VREDUCEPS     $0x09, Z17, Z18
+	VCMPPS        $0x15, exp2_constants<>+0(SB), Z17, K1
 	VMOVUPS       exp2_constants<>+384(SB), Z19
-	VFMADD213PS   exp2_constants<>+320(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+256(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+192(SB), Z17, Z19
-	VFMADD213PS   exp2_constants<>+128(SB), Z17, Z19
-	VMULPS        Z18, Z17, Z17
-	VFMADD213PS   Z18, Z19, Z17
+	VFMADD213PS   exp2_constants<>+320(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+256(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+192(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+128(SB), Z18, Z19
+	VFMADD213PS   exp2_constants<>+64(SB), Z18, Z19
+	VSCALEFPS.Z   Z17, Z19, K1, Z17
 	LONG $0x487ea262; WORD $0xc072 // VCVTNEPS2BF16 Z16, Y16
 	LONG $0x487ea262; WORD $0xc972 // VCVTNEPS2BF16 Z17, Y17
 	VINSERTI64X4  $0x01, Y17, Z16, Z16
@@ -1462,118 +1423,118 @@ exp2_none:
 	VZEROUPPER
 	RET
 
-DATA exp2_constants<>+0(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+4(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+8(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+12(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+16(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+20(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+24(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+28(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+32(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+36(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+40(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+44(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+48(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+52(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+56(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+60(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+64(SB)/4, $0x4b40007f
-DATA exp2_constants<>+68(SB)/4, $0x4b40007f
-DATA exp2_constants<>+72(SB)/4, $0x4b40007f
-DATA exp2_constants<>+76(SB)/4, $0x4b40007f
-DATA exp2_constants<>+80(SB)/4, $0x4b40007f
-DATA exp2_constants<>+84(SB)/4, $0x4b40007f
-DATA exp2_constants<>+88(SB)/4, $0x4b40007f
-DATA exp2_constants<>+92(SB)/4, $0x4b40007f
-DATA exp2_constants<>+96(SB)/4, $0x4b40007f
-DATA exp2_constants<>+100(SB)/4, $0x4b40007f
-DATA exp2_constants<>+104(SB)/4, $0x4b40007f
-DATA exp2_constants<>+108(SB)/4, $0x4b40007f
-DATA exp2_constants<>+112(SB)/4, $0x4b40007f
-DATA exp2_constants<>+116(SB)/4, $0x4b40007f
-DATA exp2_constants<>+120(SB)/4, $0x4b40007f
-DATA exp2_constants<>+124(SB)/4, $0x4b40007f
-DATA exp2_constants<>+128(SB)/4, $0x3f317215
-DATA exp2_constants<>+132(SB)/4, $0x3f317215
-DATA exp2_constants<>+136(SB)/4, $0x3f317215
-DATA exp2_constants<>+140(SB)/4, $0x3f317215
-DATA exp2_constants<>+144(SB)/4, $0x3f317215
-DATA exp2_constants<>+148(SB)/4, $0x3f317215
-DATA exp2_constants<>+152(SB)/4, $0x3f317215
-DATA exp2_constants<>+156(SB)/4, $0x3f317215
-DATA exp2_constants<>+160(SB)/4, $0x3f317215
-DATA exp2_constants<>+164(SB)/4, $0x3f317215
-DATA exp2_constants<>+168(SB)/4, $0x3f317215
-DATA exp2_constants<>+172(SB)/4, $0x3f317215
-DATA exp2_constants<>+176(SB)/4, $0x3f317215
-DATA exp2_constants<>+180(SB)/4, $0x3f317215
-DATA exp2_constants<>+184(SB)/4, $0x3f317215
-DATA exp2_constants<>+188(SB)/4, $0x3f317215
-DATA exp2_constants<>+192(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+196(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+200(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+204(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+208(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+212(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+216(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+220(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+224(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+228(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+232(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+236(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+240(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+244(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+248(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+252(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+256(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+260(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+264(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+268(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+272(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+276(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+280(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+284(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+288(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+292(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+296(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+300(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+304(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+308(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+312(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+316(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+320(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+324(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+328(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+332(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+336(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+340(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+344(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+348(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+352(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+356(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+360(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+364(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+368(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+372(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+376(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+380(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+384(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+388(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+392(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+396(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+400(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+404(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+408(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+412(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+416(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+420(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+424(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+428(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+432(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+436(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+440(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+444(SB)/4, $0x3aaddd0a
+DATA exp2_constants<>+0(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+4(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+8(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+12(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+16(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+20(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+24(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+28(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+32(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+36(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+40(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+44(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+48(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+52(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+56(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+60(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+64(SB)/4, $0x3f800000
+DATA exp2_constants<>+68(SB)/4, $0x3f800000
+DATA exp2_constants<>+72(SB)/4, $0x3f800000
+DATA exp2_constants<>+76(SB)/4, $0x3f800000
+DATA exp2_constants<>+80(SB)/4, $0x3f800000
+DATA exp2_constants<>+84(SB)/4, $0x3f800000
+DATA exp2_constants<>+88(SB)/4, $0x3f800000
+DATA exp2_constants<>+92(SB)/4, $0x3f800000
+DATA exp2_constants<>+96(SB)/4, $0x3f800000
+DATA exp2_constants<>+100(SB)/4, $0x3f800000
+DATA exp2_constants<>+104(SB)/4, $0x3f800000
+DATA exp2_constants<>+108(SB)/4, $0x3f800000
+DATA exp2_constants<>+112(SB)/4, $0x3f800000
+DATA exp2_constants<>+116(SB)/4, $0x3f800000
+DATA exp2_constants<>+120(SB)/4, $0x3f800000
+DATA exp2_constants<>+124(SB)/4, $0x3f800000
+DATA exp2_constants<>+128(SB)/4, $0x3f31725d
+DATA exp2_constants<>+132(SB)/4, $0x3f31725d
+DATA exp2_constants<>+136(SB)/4, $0x3f31725d
+DATA exp2_constants<>+140(SB)/4, $0x3f31725d
+DATA exp2_constants<>+144(SB)/4, $0x3f31725d
+DATA exp2_constants<>+148(SB)/4, $0x3f31725d
+DATA exp2_constants<>+152(SB)/4, $0x3f31725d
+DATA exp2_constants<>+156(SB)/4, $0x3f31725d
+DATA exp2_constants<>+160(SB)/4, $0x3f31725d
+DATA exp2_constants<>+164(SB)/4, $0x3f31725d
+DATA exp2_constants<>+168(SB)/4, $0x3f31725d
+DATA exp2_constants<>+172(SB)/4, $0x3f31725d
+DATA exp2_constants<>+176(SB)/4, $0x3f31725d
+DATA exp2_constants<>+180(SB)/4, $0x3f31725d
+DATA exp2_constants<>+184(SB)/4, $0x3f31725d
+DATA exp2_constants<>+188(SB)/4, $0x3f31725d
+DATA exp2_constants<>+192(SB)/4, $0x3e75edab
+DATA exp2_constants<>+196(SB)/4, $0x3e75edab
+DATA exp2_constants<>+200(SB)/4, $0x3e75edab
+DATA exp2_constants<>+204(SB)/4, $0x3e75edab
+DATA exp2_constants<>+208(SB)/4, $0x3e75edab
+DATA exp2_constants<>+212(SB)/4, $0x3e75edab
+DATA exp2_constants<>+216(SB)/4, $0x3e75edab
+DATA exp2_constants<>+220(SB)/4, $0x3e75edab
+DATA exp2_constants<>+224(SB)/4, $0x3e75edab
+DATA exp2_constants<>+228(SB)/4, $0x3e75edab
+DATA exp2_constants<>+232(SB)/4, $0x3e75edab
+DATA exp2_constants<>+236(SB)/4, $0x3e75edab
+DATA exp2_constants<>+240(SB)/4, $0x3e75edab
+DATA exp2_constants<>+244(SB)/4, $0x3e75edab
+DATA exp2_constants<>+248(SB)/4, $0x3e75edab
+DATA exp2_constants<>+252(SB)/4, $0x3e75edab
+DATA exp2_constants<>+256(SB)/4, $0x3d648e73
+DATA exp2_constants<>+260(SB)/4, $0x3d648e73
+DATA exp2_constants<>+264(SB)/4, $0x3d648e73
+DATA exp2_constants<>+268(SB)/4, $0x3d648e73
+DATA exp2_constants<>+272(SB)/4, $0x3d648e73
+DATA exp2_constants<>+276(SB)/4, $0x3d648e73
+DATA exp2_constants<>+280(SB)/4, $0x3d648e73
+DATA exp2_constants<>+284(SB)/4, $0x3d648e73
+DATA exp2_constants<>+288(SB)/4, $0x3d648e73
+DATA exp2_constants<>+292(SB)/4, $0x3d648e73
+DATA exp2_constants<>+296(SB)/4, $0x3d648e73
+DATA exp2_constants<>+300(SB)/4, $0x3d648e73
+DATA exp2_constants<>+304(SB)/4, $0x3d648e73
+DATA exp2_constants<>+308(SB)/4, $0x3d648e73
+DATA exp2_constants<>+312(SB)/4, $0x3d648e73
+DATA exp2_constants<>+316(SB)/4, $0x3d648e73
+DATA exp2_constants<>+320(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+324(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+328(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+332(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+336(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+340(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+344(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+348(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+352(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+356(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+360(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+364(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+368(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+372(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+376(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+380(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+384(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+388(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+392(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+396(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+400(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+404(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+408(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+412(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+416(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+420(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+424(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+428(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+432(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+436(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+440(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+444(SB)/4, $0x3af4ba7e
 DATA exp2_constants<>+448(SB)/4, $0x3f803f80
 DATA exp2_constants<>+452(SB)/4, $0x3f803f80
 DATA exp2_constants<>+456(SB)/4, $0x3f803f80

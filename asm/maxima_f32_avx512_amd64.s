@@ -22,48 +22,55 @@
 //	R10      Lo; its block
 //	R11      Hi; its block
 //	R12      pointer
-//	Z0       1.5·2^23 + 127
-//	Z1–Z5    coefficients of (2^f − 1)/f
-//	Z6       least exponent
-//	Z7       m
-//	Z8       Σ P
-//	Z9–Z12   S; f; P
-//	Z13–Z16  2^n
-//	Z17–Z20  n; p(f)
-//	K1       keys out of range
+//	Z0       least exponent
+//	Z1–Z6    coefficients of 2^f
+//	K1       not below the least exponent
+//	K2       not below the least exponent
+//	K3       not below the least exponent
+//	K4       not below the least exponent
+//	Z7       the lowest finite number
+//	Z8       m; −m
+//	Z9       Σ P
+//	Z10–Z13  S; f; P
+//	Z14–Z17  2^n
+//	Z18–Z21  n; p(f)
+//	K5       keys out of range
 
 // func maxima_f32_avx512(a *SoftmaxArgs)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·maxima_f32_avx512(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         (DI), AX
 	MOVQ         8(DI), SI
 	LEAQ         (SI)(SI*2), R8
 	MOVQ         72(DI), R9
-	MOVL         $0x4b40007f, R13
+	MOVL         $0xc2fc0000, R13
 	VMOVD        R13, X0
 	VPBROADCASTD X0, Z0
-	MOVL         $0x3f317215, R13
+	MOVL         $0x3f800000, R13
 	VMOVD        R13, X1
 	VPBROADCASTD X1, Z1
-	MOVL         $0x3e75fcde, R13
+	MOVL         $0x3f31725d, R13
 	VMOVD        R13, X2
 	VPBROADCASTD X2, Z2
-	MOVL         $0x3d635ba9, R13
+	MOVL         $0x3e75edab, R13
 	VMOVD        R13, X3
 	VPBROADCASTD X3, Z3
-	MOVL         $0x3c1e7544, R13
+	MOVL         $0x3d648e73, R13
 	VMOVD        R13, X4
 	VPBROADCASTD X4, Z4
-	MOVL         $0x3aaddd0a, R13
+	MOVL         $0x3c13bc2a, R13
 	VMOVD        R13, X5
 	VPBROADCASTD X5, Z5
-	MOVL         $0xc2fe0000, R13
+	MOVL         $0x3af4ba7e, R13
 	VMOVD        R13, X6
 	VPBROADCASTD X6, Z6
+	MOVL         $0xff7fffff, R13
+	VMOVD        R13, X7
+	VPBROADCASTD X7, Z7
 	XORQ         BX, BX
 
-row:
+maximum:
 	// range of keys; none if Lo ≥ Hi
 	MOVQ    32(DI), R12
 	MOVLQSX (R12)(BX*4), R10
@@ -83,20 +90,20 @@ range:
 	SHRQ         $0x04, CX
 	IMULQ        SI, CX
 	ADDQ         AX, CX
-	VMOVD        R12, X9
-	VPBROADCASTD X9, Z9
+	VMOVD        R12, X10
+	VPBROADCASTD X10, Z10
 	MOVQ         $0x0706050403020100, R13
-	VMOVQ        R13, X17
+	VMOVQ        R13, X18
 	MOVQ         $0x0f0e0d0c0b0a0908, R13
-	VPINSRQ      $0x01, R13, X17, X17
-	VPMOVZXBD    X17, Z17
-	VPCMPGTD     Z17, Z9, K1
+	VPINSRQ      $0x01, R13, X18, X18
+	VPMOVZXBD    X18, Z18
+	VPCMPGTD     Z18, Z10, K5
 	MOVL         $0xff800000, R13
-	VMOVD        R13, X9
-	VPBROADCASTD X9, Z9
-	VMOVUPS      (CX), Z17
-	VBLENDMPS    Z9, Z17, K1, Z9
-	VMOVUPS      Z9, (CX)
+	VMOVD        R13, X10
+	VPBROADCASTD X10, Z10
+	VMOVUPS      (CX), Z18
+	VBLENDMPS    Z10, Z18, K5, Z10
+	VMOVUPS      Z10, (CX)
 
 lo_whole:
 	// −Inf from Hi on in its block
@@ -107,19 +114,19 @@ lo_whole:
 	SHRQ         $0x04, CX
 	IMULQ        SI, CX
 	ADDQ         AX, CX
-	VMOVD        R12, X9
-	VPBROADCASTD X9, Z9
+	VMOVD        R12, X10
+	VPBROADCASTD X10, Z10
 	MOVQ         $0x0706050403020100, R13
-	VMOVQ        R13, X17
+	VMOVQ        R13, X18
 	MOVQ         $0x0f0e0d0c0b0a0908, R13
-	VPINSRQ      $0x01, R13, X17, X17
-	VPMOVZXBD    X17, Z17
-	VPCMPGTD     Z17, Z9, K1
+	VPINSRQ      $0x01, R13, X18, X18
+	VPMOVZXBD    X18, Z18
+	VPCMPGTD     Z18, Z10, K5
 	MOVL         $0xff800000, R13
-	VMOVD        R13, X9
-	VPBROADCASTD X9, Z9
-	VBLENDMPS    (CX), Z9, K1, Z9
-	VMOVUPS      Z9, (CX)
+	VMOVD        R13, X10
+	VPBROADCASTD X10, Z10
+	VBLENDMPS    (CX), Z10, K5, Z10
+	VMOVUPS      Z10, (CX)
 
 hi_whole:
 	// blocks in range: Lo/16 up to ⌈Hi/16⌉
@@ -129,10 +136,10 @@ hi_whole:
 
 	// maximum
 	MOVQ         48(DI), R12
-	VBROADCASTSS (R12)(BX*4), Z7
-	VMOVAPS      Z7, Z8
-	VMOVAPS      Z7, Z9
-	VMOVAPS      Z7, Z10
+	VBROADCASTSS (R12)(BX*4), Z8
+	VMOVAPS      Z8, Z9
+	VMOVAPS      Z8, Z10
+	VMOVAPS      Z8, Z11
 	MOVQ         R10, CX
 	IMULQ        SI, CX
 	ADDQ         AX, CX
@@ -142,10 +149,10 @@ hi_whole:
 	JLT          max_rest
 
 max:
-	VMAXPS (CX), Z7, Z7
-	VMAXPS (CX)(SI*1), Z8, Z8
-	VMAXPS (CX)(SI*2), Z9, Z9
-	VMAXPS (CX)(R8*1), Z10, Z10
+	VMAXPS (CX), Z8, Z8
+	VMAXPS (CX)(SI*1), Z9, Z9
+	VMAXPS (CX)(SI*2), Z10, Z10
+	VMAXPS (CX)(R8*1), Z11, Z11
 	LEAQ   (CX)(SI*4), CX
 	SUBQ   $0x04, DX
 	JGE    max
@@ -155,72 +162,65 @@ max_rest:
 	JZ   max_done
 
 max_one:
-	VMAXPS (CX), Z7, Z7
+	VMAXPS (CX), Z8, Z8
 	ADDQ   SI, CX
 	DECQ   DX
 	JNZ    max_one
 
 max_done:
-	VMAXPS     Z9, Z7, Z7
 	VMAXPS     Z10, Z8, Z8
-	VMAXPS     Z8, Z7, Z7
-	VSHUFF64X2 $0x4e, Z7, Z7, Z8
-	VMAXPS     Z8, Z7, Z7
-	VSHUFF64X2 $0xb1, Z7, Z7, Z8
-	VMAXPS     Z8, Z7, Z7
-	VPERMILPS  $0x4e, Z7, Z8
-	VMAXPS     Z8, Z7, Z7
-	VPERMILPS  $0xb1, Z7, Z8
-	VMAXPS     Z8, Z7, Z7
+	VMAXPS     Z11, Z9, Z9
+	VMAXPS     Z9, Z8, Z8
+	VSHUFF64X2 $0x4e, Z8, Z8, Z9
+	VMAXPS     Z9, Z8, Z8
+	VSHUFF64X2 $0xb1, Z8, Z8, Z9
+	VMAXPS     Z9, Z8, Z8
+	VPERMILPS  $0x4e, Z8, Z9
+	VMAXPS     Z9, Z8, Z8
+	VPERMILPS  $0xb1, Z8, Z9
+	VMAXPS     Z9, Z8, Z8
 
-	// M and Alpha; as long as no key was seen, 2^(−Inf − 0) = 0 and 2^(0 − 0) = 1
+	// M, Alpha and L
 	MOVQ         48(DI), R12
-	VBROADCASTSS (R12)(BX*4), Z9
-	VMOVSS       X7, (R12)(BX*4)
-	VMOVD        X7, R12
-	CMPL         R12, $0xff800000
-	JNE          seen
-	VPXORD       Z7, Z7, Z7
+	VBROADCASTSS (R12)(BX*4), Z10
+	VMOVSS       X8, (R12)(BX*4)
+	VMAXPS       Z8, Z7, Z8
+	VMAXPS       Z10, Z7, Z10
+	VSUBPS       Z8, Z10, Z10
+	VREDUCEPS    $0x09, Z10, Z14
+	VCMPPS       $0x15, Z0, Z10, K1
+	VMOVAPS      Z6, Z18
+	VFMADD213PS  Z5, Z14, Z18
+	VFMADD213PS  Z4, Z14, Z18
+	VFMADD213PS  Z3, Z14, Z18
+	VFMADD213PS  Z2, Z14, Z18
+	VFMADD213PS  Z1, Z14, Z18
+	VSCALEFPS.Z  Z10, Z18, K1, Z10
+	MOVQ         64(DI), R12
+	VMOVSS       X10, (R12)(BX*4)
+	MOVQ         56(DI), R12
+	VMULSS       (R12)(BX*4), X10, X10
+	VMOVSS       X10, (R12)(BX*4)
+
+	// what is pending: −m, the same in all lanes even of NaNs, and a sum of 0
+	VBROADCASTSS X8, Z8
 	VPXORD       Z9, Z9, Z9
-
-seen:
-	VSUBPS      Z7, Z9, Z9
-	VMAXPS      Z9, Z6, Z9
-	VADDPS      Z0, Z9, Z13
-	VSUBPS      Z0, Z13, Z17
-	VSUBPS      Z17, Z9, Z9
-	VPSLLD      $0x17, Z13, Z13
-	VMOVAPS     Z5, Z17
-	VFMADD213PS Z4, Z9, Z17
-	VFMADD213PS Z3, Z9, Z17
-	VFMADD213PS Z2, Z9, Z17
-	VFMADD213PS Z1, Z9, Z17
-	VMULPS      Z13, Z9, Z9
-	VFMADD213PS Z13, Z17, Z9
-	MOVQ        64(DI), R12
-	VMOVSS      X9, (R12)(BX*4)
-
-	// L, and what is pending: −m and a sum of 0
-	MOVQ    56(DI), R12
-	VMULSS  (R12)(BX*4), X9, X9
-	VMOVSS  X9, (R12)(BX*4)
-	VPXORD  Z8, Z8, Z8
-	VSUBPS  Z7, Z8, Z7
-	VMOVUPS Z7, (R9)
-	VMOVUPS Z8, 64(R9)
-	ADDQ    $+128, R9
+	VSUBPS       Z8, Z9, Z8
+	VMOVUPS      Z8, (R9)
+	VMOVUPS      Z9, 64(R9)
+	ADDQ         $+128, R9
 
 	// the blocks out of range
 	MOVL         $0xff800000, R13
-	VMOVD        R13, X9
-	VPBROADCASTD X9, Z9
+	VMOVD        R13, X10
+	VPBROADCASTD X10, Z10
 	MOVQ         AX, CX
 	MOVQ         R10, DX
 	TESTQ        DX, DX
 	JZ           before_done
 
 before_one:
-	VMOVUPS Z9, (CX)
+	VMOVUPS Z10, (CX)
 	ADDQ    SI, CX
 	DECQ    DX
 	JNZ     before_one
@@ -236,7 +236,7 @@ before_done:
 	JZ    after_done
 
 after_one:
-	VMOVUPS Z9, (CX)
+	VMOVUPS Z10, (CX)
 	ADDQ    SI, CX
 	DECQ    DX
 	JNZ     after_one
@@ -245,6 +245,6 @@ after_done:
 	ADDQ $0x40, AX
 	INCQ BX
 	CMPQ BX, 16(DI)
-	JLT  row
+	JLT  maximum
 	VZEROUPPER
 	RET

@@ -24,11 +24,12 @@
 //	Y0       1.5·2^23 + 127
 //	Y1–Y5    coefficients of (2^f − 1)/f
 //	Y6       least exponent
-//	Y7       m
-//	Y8       Σ P
-//	Y9–Y10   S; f; P
-//	Y11–Y12  2^n
-//	Y13–Y14  n; p(f)
+//	Y7       the lowest finite number
+//	Y8       m; −m
+//	Y9       Σ P
+//	Y10–Y11  S; f; P
+//	Y12–Y13  2^n
+//	Y14–Y15  n; p(f)
 
 // func softmax_f32_avx2(a *SoftmaxArgs)
 // Requires: AVX, AVX2, FMA3
@@ -57,9 +58,12 @@ TEXT ·softmax_f32_avx2(SB), $128-8
 	MOVL         $0xc2fe0000, R11
 	VMOVD        R11, X6
 	VPBROADCASTD X6, Y6
+	MOVL         $0xff7fffff, R11
+	VMOVD        R11, X7
+	VPBROADCASTD X7, Y7
 	XORQ         BX, BX
 
-row:
+maximum:
 	// range of keys; none if Lo ≥ Hi
 	MOVQ    32(DI), R10
 	MOVLQSX (R10)(BX*4), R8
@@ -79,30 +83,30 @@ range:
 	SHRQ         $0x04, CX
 	IMULQ        SI, CX
 	ADDQ         AX, CX
-	VMOVD        R10, X9
-	VPBROADCASTD X9, Y9
+	VMOVD        R10, X10
+	VPBROADCASTD X10, Y10
 	MOVQ         $0x0706050403020100, R11
-	VMOVQ        R11, X13
-	VPMOVZXBD    X13, Y13
-	VPCMPGTD     Y13, Y9, Y11
+	VMOVQ        R11, X14
+	VPMOVZXBD    X14, Y14
+	VPCMPGTD     Y14, Y10, Y12
 	MOVL         $0xff800000, R11
-	VMOVD        R11, X9
-	VPBROADCASTD X9, Y9
-	VMOVUPS      (CX), Y13
-	VBLENDVPS    Y11, Y9, Y13, Y9
-	VMOVUPS      Y9, (CX)
-	VMOVD        R10, X9
-	VPBROADCASTD X9, Y9
+	VMOVD        R11, X10
+	VPBROADCASTD X10, Y10
+	VMOVUPS      (CX), Y14
+	VBLENDVPS    Y12, Y10, Y14, Y10
+	VMOVUPS      Y10, (CX)
+	VMOVD        R10, X10
+	VPBROADCASTD X10, Y10
 	MOVQ         $0x0f0e0d0c0b0a0908, R11
-	VMOVQ        R11, X13
-	VPMOVZXBD    X13, Y13
-	VPCMPGTD     Y13, Y9, Y11
+	VMOVQ        R11, X14
+	VPMOVZXBD    X14, Y14
+	VPCMPGTD     Y14, Y10, Y12
 	MOVL         $0xff800000, R11
-	VMOVD        R11, X9
-	VPBROADCASTD X9, Y9
-	VMOVUPS      32(CX), Y13
-	VBLENDVPS    Y11, Y9, Y13, Y9
-	VMOVUPS      Y9, 32(CX)
+	VMOVD        R11, X10
+	VPBROADCASTD X10, Y10
+	VMOVUPS      32(CX), Y14
+	VBLENDVPS    Y12, Y10, Y14, Y10
+	VMOVUPS      Y10, 32(CX)
 
 lo_whole:
 	// −Inf from Hi on in its block
@@ -113,28 +117,28 @@ lo_whole:
 	SHRQ         $0x04, CX
 	IMULQ        SI, CX
 	ADDQ         AX, CX
-	VMOVD        R10, X9
-	VPBROADCASTD X9, Y9
+	VMOVD        R10, X10
+	VPBROADCASTD X10, Y10
 	MOVQ         $0x0706050403020100, R11
-	VMOVQ        R11, X13
-	VPMOVZXBD    X13, Y13
-	VPCMPGTD     Y13, Y9, Y11
+	VMOVQ        R11, X14
+	VPMOVZXBD    X14, Y14
+	VPCMPGTD     Y14, Y10, Y12
 	MOVL         $0xff800000, R11
-	VMOVD        R11, X9
-	VPBROADCASTD X9, Y9
-	VBLENDVPS    Y11, (CX), Y9, Y9
-	VMOVUPS      Y9, (CX)
-	VMOVD        R10, X9
-	VPBROADCASTD X9, Y9
+	VMOVD        R11, X10
+	VPBROADCASTD X10, Y10
+	VBLENDVPS    Y12, (CX), Y10, Y10
+	VMOVUPS      Y10, (CX)
+	VMOVD        R10, X10
+	VPBROADCASTD X10, Y10
 	MOVQ         $0x0f0e0d0c0b0a0908, R11
-	VMOVQ        R11, X13
-	VPMOVZXBD    X13, Y13
-	VPCMPGTD     Y13, Y9, Y11
+	VMOVQ        R11, X14
+	VPMOVZXBD    X14, Y14
+	VPCMPGTD     Y14, Y10, Y12
 	MOVL         $0xff800000, R11
-	VMOVD        R11, X9
-	VPBROADCASTD X9, Y9
-	VBLENDVPS    Y11, 32(CX), Y9, Y9
-	VMOVUPS      Y9, 32(CX)
+	VMOVD        R11, X10
+	VPBROADCASTD X10, Y10
+	VBLENDVPS    Y12, 32(CX), Y10, Y10
+	VMOVUPS      Y10, 32(CX)
 
 hi_whole:
 	// blocks in range: Lo/16 up to ⌈Hi/16⌉
@@ -144,10 +148,10 @@ hi_whole:
 
 	// maximum
 	MOVQ         48(DI), R10
-	VBROADCASTSS (R10)(BX*4), Y7
-	VMOVAPS      Y7, Y8
-	VMOVAPS      Y7, Y9
-	VMOVAPS      Y7, Y10
+	VBROADCASTSS (R10)(BX*4), Y8
+	VMOVAPS      Y8, Y9
+	VMOVAPS      Y8, Y10
+	VMOVAPS      Y8, Y11
 	MOVQ         R8, CX
 	IMULQ        SI, CX
 	ADDQ         AX, CX
@@ -157,10 +161,10 @@ hi_whole:
 	JLT          max_rest
 
 max:
-	VMAXPS (CX), Y7, Y7
-	VMAXPS 32(CX), Y8, Y8
-	VMAXPS (CX)(SI*1), Y9, Y9
-	VMAXPS 32(CX)(SI*1), Y10, Y10
+	VMAXPS (CX), Y8, Y8
+	VMAXPS 32(CX), Y9, Y9
+	VMAXPS (CX)(SI*1), Y10, Y10
+	VMAXPS 32(CX)(SI*1), Y11, Y11
 	LEAQ   (CX)(SI*2), CX
 	SUBQ   $0x02, DX
 	JGE    max
@@ -170,125 +174,60 @@ max_rest:
 	JZ   max_done
 
 max_one:
-	VMAXPS (CX), Y7, Y7
-	VMAXPS 32(CX), Y8, Y8
+	VMAXPS (CX), Y8, Y8
+	VMAXPS 32(CX), Y9, Y9
 	ADDQ   SI, CX
 	DECQ   DX
 	JNZ    max_one
 
 max_done:
-	VMAXPS     Y9, Y7, Y7
 	VMAXPS     Y10, Y8, Y8
-	VMAXPS     Y8, Y7, Y7
-	VPERM2F128 $0x01, Y7, Y7, Y8
-	VMAXPS     Y8, Y7, Y7
-	VPERMILPS  $0x4e, Y7, Y8
-	VMAXPS     Y8, Y7, Y7
-	VPERMILPS  $0xb1, Y7, Y8
-	VMAXPS     Y8, Y7, Y7
-
-	// M and Alpha; as long as no key was seen, 2^(−Inf − 0) = 0 and 2^(0 − 0) = 1
-	MOVQ         48(DI), R10
-	VBROADCASTSS (R10)(BX*4), Y9
-	VMOVSS       X7, (R10)(BX*4)
-	VMOVD        X7, R10
-	CMPL         R10, $0xff800000
-	JNE          seen
-	VXORPS       Y7, Y7, Y7
-	VXORPS       Y9, Y9, Y9
-
-seen:
-	VSUBPS      Y7, Y9, Y9
-	VMAXPS      Y9, Y6, Y9
-	VADDPS      Y0, Y9, Y11
-	VSUBPS      Y0, Y11, Y13
-	VSUBPS      Y13, Y9, Y9
-	VPSLLD      $0x17, Y11, Y11
-	VMOVAPS     Y5, Y13
-	VFMADD213PS Y4, Y9, Y13
-	VFMADD213PS Y3, Y9, Y13
-	VFMADD213PS Y2, Y9, Y13
-	VFMADD213PS Y1, Y9, Y13
-	VMULPS      Y11, Y9, Y9
-	VFMADD213PS Y11, Y13, Y9
-	MOVQ        64(DI), R10
-	VMOVSS      X9, (R10)(BX*4)
-
-	// P and its sum
-	VXORPS Y8, Y8, Y8
-	MOVQ   R8, CX
-	IMULQ  SI, CX
-	ADDQ   AX, CX
-	MOVQ   R9, DX
-	SUBQ   R8, DX
-	TESTQ  DX, DX
-	JZ     exp2_done
-
-exp2_one:
-	VMOVUPS     (CX), Y9
-	VSUBPS      Y7, Y9, Y9
-	VMOVUPS     32(CX), Y10
-	VSUBPS      Y7, Y10, Y10
-	VMAXPS      Y9, Y6, Y9
-	VMAXPS      Y10, Y6, Y10
-	VADDPS      Y0, Y9, Y11
-	VADDPS      Y0, Y10, Y12
-	VSUBPS      Y0, Y11, Y13
-	VSUBPS      Y0, Y12, Y14
-	VSUBPS      Y13, Y9, Y9
-	VPSLLD      $0x17, Y11, Y11
-	VSUBPS      Y14, Y10, Y10
-	VPSLLD      $0x17, Y12, Y12
-	VMOVAPS     Y5, Y13
-	VMOVAPS     Y5, Y14
-	VFMADD213PS Y4, Y9, Y13
-	VFMADD213PS Y4, Y10, Y14
-	VFMADD213PS Y3, Y9, Y13
-	VFMADD213PS Y3, Y10, Y14
-	VFMADD213PS Y2, Y9, Y13
-	VFMADD213PS Y2, Y10, Y14
-	VFMADD213PS Y1, Y9, Y13
-	VFMADD213PS Y1, Y10, Y14
-	VMULPS      Y11, Y9, Y9
-	VFMADD213PS Y11, Y13, Y9
-	VMULPS      Y12, Y10, Y10
-	VFMADD213PS Y12, Y14, Y10
-	VMOVUPS     Y9, (CX)
-	VMOVUPS     Y10, 32(CX)
-	VADDPS      Y10, Y9, Y9
-	VADDPS      Y9, Y8, Y8
-	ADDQ        SI, CX
-	DECQ        DX
-	JNZ         exp2_one
-
-exp2_done:
+	VMAXPS     Y11, Y9, Y9
+	VMAXPS     Y9, Y8, Y8
 	VPERM2F128 $0x01, Y8, Y8, Y9
-	VADDPS     Y9, Y8, Y8
+	VMAXPS     Y9, Y8, Y8
 	VPERMILPS  $0x4e, Y8, Y9
-	VADDPS     Y9, Y8, Y8
+	VMAXPS     Y9, Y8, Y8
 	VPERMILPS  $0xb1, Y8, Y9
-	VADDPS     Y9, Y8, Y8
+	VMAXPS     Y9, Y8, Y8
 
-	// L
-	MOVQ        56(DI), R10
-	VMOVSS      (R10)(BX*4), X9
-	MOVQ        64(DI), R10
-	VFMADD231SS (R10)(BX*4), X9, X8
-	MOVQ        56(DI), R10
-	VMOVSS      X8, (R10)(BX*4)
+	// M, Alpha and L
+	MOVQ         48(DI), R10
+	VBROADCASTSS (R10)(BX*4), Y10
+	VMOVSS       X8, (R10)(BX*4)
+	VMAXPS       Y8, Y7, Y8
+	VMAXPS       Y10, Y7, Y10
+	VSUBPS       Y8, Y10, Y10
+	VMAXPS       Y10, Y6, Y10
+	VADDPS       Y0, Y10, Y12
+	VSUBPS       Y0, Y12, Y14
+	VSUBPS       Y14, Y10, Y10
+	VPSLLD       $0x17, Y12, Y12
+	VMOVAPS      Y5, Y14
+	VFMADD213PS  Y4, Y10, Y14
+	VFMADD213PS  Y3, Y10, Y14
+	VFMADD213PS  Y2, Y10, Y14
+	VFMADD213PS  Y1, Y10, Y14
+	VMULPS       Y12, Y10, Y10
+	VFMADD213PS  Y12, Y14, Y10
+	MOVQ         64(DI), R10
+	VMOVSS       X10, (R10)(BX*4)
+	MOVQ         56(DI), R10
+	VMULSS       (R10)(BX*4), X10, X10
+	VMOVSS       X10, (R10)(BX*4)
 
 	// the blocks out of range
 	MOVL         $0x00000000, R11
-	VMOVD        R11, X9
-	VPBROADCASTD X9, Y9
+	VMOVD        R11, X10
+	VPBROADCASTD X10, Y10
 	MOVQ         AX, CX
 	MOVQ         R8, DX
 	TESTQ        DX, DX
 	JZ           before_done
 
 before_one:
-	VMOVUPS Y9, (CX)
-	VMOVUPS Y9, 32(CX)
+	VMOVUPS Y10, (CX)
+	VMOVUPS Y10, 32(CX)
 	ADDQ    SI, CX
 	DECQ    DX
 	JNZ     before_one
@@ -304,8 +243,8 @@ before_done:
 	JZ    after_done
 
 after_one:
-	VMOVUPS Y9, (CX)
-	VMOVUPS Y9, 32(CX)
+	VMOVUPS Y10, (CX)
+	VMOVUPS Y10, 32(CX)
 	ADDQ    SI, CX
 	DECQ    DX
 	JNZ     after_one
@@ -314,6 +253,91 @@ after_done:
 	ADDQ $0x40, AX
 	INCQ BX
 	CMPQ BX, 16(DI)
-	JLT  row
+	JLT  maximum
+	MOVQ (DI), AX
+	XORQ BX, BX
+
+power:
+	// range of keys; none if Lo ≥ Hi
+	MOVQ    32(DI), R10
+	MOVLQSX (R10)(BX*4), R8
+	MOVQ    40(DI), R10
+	MOVLQSX (R10)(BX*4), R9
+	CMPQ    R8, R9
+	JLT     range_of_powers
+	XORQ    R8, R8
+	XORQ    R9, R9
+
+range_of_powers:
+	// blocks in range: Lo/16 up to ⌈Hi/16⌉
+	SHRQ $0x04, R8
+	ADDQ $0x0f, R9
+	SHRQ $0x04, R9
+
+	// P and its sum
+	VXORPS       Y9, Y9, Y9
+	MOVQ         48(DI), R10
+	VBROADCASTSS (R10)(BX*4), Y8
+	VMAXPS       Y8, Y7, Y8
+	VSUBPS       Y8, Y9, Y8
+	MOVQ         R8, CX
+	IMULQ        SI, CX
+	ADDQ         AX, CX
+	MOVQ         R9, DX
+	SUBQ         R8, DX
+	TESTQ        DX, DX
+	JZ           exp2_done
+
+exp2_one:
+	VADDPS      (CX), Y8, Y10
+	VADDPS      32(CX), Y8, Y11
+	VMAXPS      Y10, Y6, Y10
+	VMAXPS      Y11, Y6, Y11
+	VADDPS      Y0, Y10, Y12
+	VADDPS      Y0, Y11, Y13
+	VSUBPS      Y0, Y12, Y14
+	VSUBPS      Y0, Y13, Y15
+	VSUBPS      Y14, Y10, Y10
+	VPSLLD      $0x17, Y12, Y12
+	VSUBPS      Y15, Y11, Y11
+	VPSLLD      $0x17, Y13, Y13
+	VMOVAPS     Y5, Y14
+	VMOVAPS     Y5, Y15
+	VFMADD213PS Y4, Y10, Y14
+	VFMADD213PS Y4, Y11, Y15
+	VFMADD213PS Y3, Y10, Y14
+	VFMADD213PS Y3, Y11, Y15
+	VFMADD213PS Y2, Y10, Y14
+	VFMADD213PS Y2, Y11, Y15
+	VFMADD213PS Y1, Y10, Y14
+	VFMADD213PS Y1, Y11, Y15
+	VMULPS      Y12, Y10, Y10
+	VFMADD213PS Y12, Y14, Y10
+	VMULPS      Y13, Y11, Y11
+	VFMADD213PS Y13, Y15, Y11
+	VMOVUPS     Y10, (CX)
+	VMOVUPS     Y11, 32(CX)
+	VADDPS      Y11, Y10, Y10
+	VADDPS      Y10, Y9, Y9
+	ADDQ        SI, CX
+	DECQ        DX
+	JNZ         exp2_one
+
+exp2_done:
+	VPERM2F128 $0x01, Y9, Y9, Y10
+	VADDPS     Y10, Y9, Y9
+	VPERMILPS  $0x4e, Y9, Y10
+	VADDPS     Y10, Y9, Y9
+	VPERMILPS  $0xb1, Y9, Y10
+	VADDPS     Y10, Y9, Y9
+
+	// L
+	MOVQ   56(DI), R10
+	VADDSS (R10)(BX*4), X9, X9
+	VMOVSS X9, (R10)(BX*4)
+	ADDQ   $0x40, AX
+	INCQ   BX
+	CMPQ   BX, 16(DI)
+	JLT    power
 	VZEROUPPER
 	RET

@@ -22,47 +22,54 @@
 //	R9       Lo; its block
 //	R10      Hi; its block
 //	R11      pointer
-//	Z0       1.5·2^23 + 127
-//	Z1–Z5    coefficients of (2^f − 1)/f
-//	Z6       least exponent
-//	Z7       m
-//	Z8       Σ P
-//	Z9–Z12   S; f; P
-//	Z13–Z16  2^n
-//	Z17–Z20  n; p(f)
-//	K1       keys out of range
+//	Z0       least exponent
+//	Z1–Z6    coefficients of 2^f
+//	K1       not below the least exponent
+//	K2       not below the least exponent
+//	K3       not below the least exponent
+//	K4       not below the least exponent
+//	Z7       the lowest finite number
+//	Z8       m; −m
+//	Z9       Σ P
+//	Z10–Z13  S; f; P
+//	Z14–Z17  2^n
+//	Z18–Z21  n; p(f)
+//	K5       keys out of range
 
 // func softmax_f32_avx512(a *SoftmaxArgs)
-// Requires: AVX, AVX512F, FMA3
+// Requires: AVX, AVX512DQ, AVX512F
 TEXT ·softmax_f32_avx512(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         (DI), AX
 	MOVQ         8(DI), SI
 	LEAQ         (SI)(SI*2), R8
-	MOVL         $0x4b40007f, R12
+	MOVL         $0xc2fc0000, R12
 	VMOVD        R12, X0
 	VPBROADCASTD X0, Z0
-	MOVL         $0x3f317215, R12
+	MOVL         $0x3f800000, R12
 	VMOVD        R12, X1
 	VPBROADCASTD X1, Z1
-	MOVL         $0x3e75fcde, R12
+	MOVL         $0x3f31725d, R12
 	VMOVD        R12, X2
 	VPBROADCASTD X2, Z2
-	MOVL         $0x3d635ba9, R12
+	MOVL         $0x3e75edab, R12
 	VMOVD        R12, X3
 	VPBROADCASTD X3, Z3
-	MOVL         $0x3c1e7544, R12
+	MOVL         $0x3d648e73, R12
 	VMOVD        R12, X4
 	VPBROADCASTD X4, Z4
-	MOVL         $0x3aaddd0a, R12
+	MOVL         $0x3c13bc2a, R12
 	VMOVD        R12, X5
 	VPBROADCASTD X5, Z5
-	MOVL         $0xc2fe0000, R12
+	MOVL         $0x3af4ba7e, R12
 	VMOVD        R12, X6
 	VPBROADCASTD X6, Z6
+	MOVL         $0xff7fffff, R12
+	VMOVD        R12, X7
+	VPBROADCASTD X7, Z7
 	XORQ         BX, BX
 
-row:
+maximum:
 	// range of keys; none if Lo ≥ Hi
 	MOVQ    32(DI), R11
 	MOVLQSX (R11)(BX*4), R9
@@ -82,20 +89,20 @@ range:
 	SHRQ         $0x04, CX
 	IMULQ        SI, CX
 	ADDQ         AX, CX
-	VMOVD        R11, X9
-	VPBROADCASTD X9, Z9
+	VMOVD        R11, X10
+	VPBROADCASTD X10, Z10
 	MOVQ         $0x0706050403020100, R12
-	VMOVQ        R12, X17
+	VMOVQ        R12, X18
 	MOVQ         $0x0f0e0d0c0b0a0908, R12
-	VPINSRQ      $0x01, R12, X17, X17
-	VPMOVZXBD    X17, Z17
-	VPCMPGTD     Z17, Z9, K1
+	VPINSRQ      $0x01, R12, X18, X18
+	VPMOVZXBD    X18, Z18
+	VPCMPGTD     Z18, Z10, K5
 	MOVL         $0xff800000, R12
-	VMOVD        R12, X9
-	VPBROADCASTD X9, Z9
-	VMOVUPS      (CX), Z17
-	VBLENDMPS    Z9, Z17, K1, Z9
-	VMOVUPS      Z9, (CX)
+	VMOVD        R12, X10
+	VPBROADCASTD X10, Z10
+	VMOVUPS      (CX), Z18
+	VBLENDMPS    Z10, Z18, K5, Z10
+	VMOVUPS      Z10, (CX)
 
 lo_whole:
 	// −Inf from Hi on in its block
@@ -106,19 +113,19 @@ lo_whole:
 	SHRQ         $0x04, CX
 	IMULQ        SI, CX
 	ADDQ         AX, CX
-	VMOVD        R11, X9
-	VPBROADCASTD X9, Z9
+	VMOVD        R11, X10
+	VPBROADCASTD X10, Z10
 	MOVQ         $0x0706050403020100, R12
-	VMOVQ        R12, X17
+	VMOVQ        R12, X18
 	MOVQ         $0x0f0e0d0c0b0a0908, R12
-	VPINSRQ      $0x01, R12, X17, X17
-	VPMOVZXBD    X17, Z17
-	VPCMPGTD     Z17, Z9, K1
+	VPINSRQ      $0x01, R12, X18, X18
+	VPMOVZXBD    X18, Z18
+	VPCMPGTD     Z18, Z10, K5
 	MOVL         $0xff800000, R12
-	VMOVD        R12, X9
-	VPBROADCASTD X9, Z9
-	VBLENDMPS    (CX), Z9, K1, Z9
-	VMOVUPS      Z9, (CX)
+	VMOVD        R12, X10
+	VPBROADCASTD X10, Z10
+	VBLENDMPS    (CX), Z10, K5, Z10
+	VMOVUPS      Z10, (CX)
 
 hi_whole:
 	// blocks in range: Lo/16 up to ⌈Hi/16⌉
@@ -128,10 +135,10 @@ hi_whole:
 
 	// maximum
 	MOVQ         48(DI), R11
-	VBROADCASTSS (R11)(BX*4), Z7
-	VMOVAPS      Z7, Z8
-	VMOVAPS      Z7, Z9
-	VMOVAPS      Z7, Z10
+	VBROADCASTSS (R11)(BX*4), Z8
+	VMOVAPS      Z8, Z9
+	VMOVAPS      Z8, Z10
+	VMOVAPS      Z8, Z11
 	MOVQ         R9, CX
 	IMULQ        SI, CX
 	ADDQ         AX, CX
@@ -141,10 +148,10 @@ hi_whole:
 	JLT          max_rest
 
 max:
-	VMAXPS (CX), Z7, Z7
-	VMAXPS (CX)(SI*1), Z8, Z8
-	VMAXPS (CX)(SI*2), Z9, Z9
-	VMAXPS (CX)(R8*1), Z10, Z10
+	VMAXPS (CX), Z8, Z8
+	VMAXPS (CX)(SI*1), Z9, Z9
+	VMAXPS (CX)(SI*2), Z10, Z10
+	VMAXPS (CX)(R8*1), Z11, Z11
 	LEAQ   (CX)(SI*4), CX
 	SUBQ   $0x04, DX
 	JGE    max
@@ -154,184 +161,57 @@ max_rest:
 	JZ   max_done
 
 max_one:
-	VMAXPS (CX), Z7, Z7
+	VMAXPS (CX), Z8, Z8
 	ADDQ   SI, CX
 	DECQ   DX
 	JNZ    max_one
 
 max_done:
-	VMAXPS     Z9, Z7, Z7
 	VMAXPS     Z10, Z8, Z8
-	VMAXPS     Z8, Z7, Z7
-	VSHUFF64X2 $0x4e, Z7, Z7, Z8
-	VMAXPS     Z8, Z7, Z7
-	VSHUFF64X2 $0xb1, Z7, Z7, Z8
-	VMAXPS     Z8, Z7, Z7
-	VPERMILPS  $0x4e, Z7, Z8
-	VMAXPS     Z8, Z7, Z7
-	VPERMILPS  $0xb1, Z7, Z8
-	VMAXPS     Z8, Z7, Z7
-
-	// M and Alpha; as long as no key was seen, 2^(−Inf − 0) = 0 and 2^(0 − 0) = 1
-	MOVQ         48(DI), R11
-	VBROADCASTSS (R11)(BX*4), Z9
-	VMOVSS       X7, (R11)(BX*4)
-	VMOVD        X7, R11
-	CMPL         R11, $0xff800000
-	JNE          seen
-	VPXORD       Z7, Z7, Z7
-	VPXORD       Z9, Z9, Z9
-
-seen:
-	VSUBPS      Z7, Z9, Z9
-	VMAXPS      Z9, Z6, Z9
-	VADDPS      Z0, Z9, Z13
-	VSUBPS      Z0, Z13, Z17
-	VSUBPS      Z17, Z9, Z9
-	VPSLLD      $0x17, Z13, Z13
-	VMOVAPS     Z5, Z17
-	VFMADD213PS Z4, Z9, Z17
-	VFMADD213PS Z3, Z9, Z17
-	VFMADD213PS Z2, Z9, Z17
-	VFMADD213PS Z1, Z9, Z17
-	VMULPS      Z13, Z9, Z9
-	VFMADD213PS Z13, Z17, Z9
-	MOVQ        64(DI), R11
-	VMOVSS      X9, (R11)(BX*4)
-
-	// P and its sum
-	VPXORD Z8, Z8, Z8
-	MOVQ   R9, CX
-	IMULQ  SI, CX
-	ADDQ   AX, CX
-	MOVQ   R10, DX
-	SUBQ   R9, DX
-	SUBQ   $0x04, DX
-	JLT    exp2_rest
-
-exp2:
-	VMOVUPS     (CX), Z9
-	VSUBPS      Z7, Z9, Z9
-	VMOVUPS     (CX)(SI*1), Z10
-	VSUBPS      Z7, Z10, Z10
-	VMOVUPS     (CX)(SI*2), Z11
-	VSUBPS      Z7, Z11, Z11
-	VMOVUPS     (CX)(R8*1), Z12
-	VSUBPS      Z7, Z12, Z12
-	VMAXPS      Z9, Z6, Z9
-	VMAXPS      Z10, Z6, Z10
-	VMAXPS      Z11, Z6, Z11
-	VMAXPS      Z12, Z6, Z12
-	VADDPS      Z0, Z9, Z13
-	VADDPS      Z0, Z10, Z14
-	VADDPS      Z0, Z11, Z15
-	VADDPS      Z0, Z12, Z16
-	VSUBPS      Z0, Z13, Z17
-	VSUBPS      Z0, Z14, Z18
-	VSUBPS      Z0, Z15, Z19
-	VSUBPS      Z0, Z16, Z20
-	VSUBPS      Z17, Z9, Z9
-	VPSLLD      $0x17, Z13, Z13
-	VSUBPS      Z18, Z10, Z10
-	VPSLLD      $0x17, Z14, Z14
-	VSUBPS      Z19, Z11, Z11
-	VPSLLD      $0x17, Z15, Z15
-	VSUBPS      Z20, Z12, Z12
-	VPSLLD      $0x17, Z16, Z16
-	VMOVAPS     Z5, Z17
-	VMOVAPS     Z5, Z18
-	VMOVAPS     Z5, Z19
-	VMOVAPS     Z5, Z20
-	VFMADD213PS Z4, Z9, Z17
-	VFMADD213PS Z4, Z10, Z18
-	VFMADD213PS Z4, Z11, Z19
-	VFMADD213PS Z4, Z12, Z20
-	VFMADD213PS Z3, Z9, Z17
-	VFMADD213PS Z3, Z10, Z18
-	VFMADD213PS Z3, Z11, Z19
-	VFMADD213PS Z3, Z12, Z20
-	VFMADD213PS Z2, Z9, Z17
-	VFMADD213PS Z2, Z10, Z18
-	VFMADD213PS Z2, Z11, Z19
-	VFMADD213PS Z2, Z12, Z20
-	VFMADD213PS Z1, Z9, Z17
-	VFMADD213PS Z1, Z10, Z18
-	VFMADD213PS Z1, Z11, Z19
-	VFMADD213PS Z1, Z12, Z20
-	VMULPS      Z13, Z9, Z9
-	VFMADD213PS Z13, Z17, Z9
-	VMULPS      Z14, Z10, Z10
-	VFMADD213PS Z14, Z18, Z10
-	VMULPS      Z15, Z11, Z11
-	VFMADD213PS Z15, Z19, Z11
-	VMULPS      Z16, Z12, Z12
-	VFMADD213PS Z16, Z20, Z12
-	VMOVUPS     Z9, (CX)
-	VMOVUPS     Z10, (CX)(SI*1)
-	VMOVUPS     Z11, (CX)(SI*2)
-	VMOVUPS     Z12, (CX)(R8*1)
-	VADDPS      Z11, Z9, Z9
-	VADDPS      Z12, Z10, Z10
-	VADDPS      Z10, Z9, Z9
-	VADDPS      Z9, Z8, Z8
-	LEAQ        (CX)(SI*4), CX
-	SUBQ        $0x04, DX
-	JGE         exp2
-
-exp2_rest:
-	ADDQ $0x04, DX
-	JZ   exp2_done
-
-exp2_one:
-	VMOVUPS     (CX), Z9
-	VSUBPS      Z7, Z9, Z9
-	VMAXPS      Z9, Z6, Z9
-	VADDPS      Z0, Z9, Z13
-	VSUBPS      Z0, Z13, Z17
-	VSUBPS      Z17, Z9, Z9
-	VPSLLD      $0x17, Z13, Z13
-	VMOVAPS     Z5, Z17
-	VFMADD213PS Z4, Z9, Z17
-	VFMADD213PS Z3, Z9, Z17
-	VFMADD213PS Z2, Z9, Z17
-	VFMADD213PS Z1, Z9, Z17
-	VMULPS      Z13, Z9, Z9
-	VFMADD213PS Z13, Z17, Z9
-	VMOVUPS     Z9, (CX)
-	VADDPS      Z9, Z8, Z8
-	ADDQ        SI, CX
-	DECQ        DX
-	JNZ         exp2_one
-
-exp2_done:
+	VMAXPS     Z11, Z9, Z9
+	VMAXPS     Z9, Z8, Z8
 	VSHUFF64X2 $0x4e, Z8, Z8, Z9
-	VADDPS     Z9, Z8, Z8
+	VMAXPS     Z9, Z8, Z8
 	VSHUFF64X2 $0xb1, Z8, Z8, Z9
-	VADDPS     Z9, Z8, Z8
+	VMAXPS     Z9, Z8, Z8
 	VPERMILPS  $0x4e, Z8, Z9
-	VADDPS     Z9, Z8, Z8
+	VMAXPS     Z9, Z8, Z8
 	VPERMILPS  $0xb1, Z8, Z9
-	VADDPS     Z9, Z8, Z8
+	VMAXPS     Z9, Z8, Z8
 
-	// L
-	MOVQ        56(DI), R11
-	VMOVSS      (R11)(BX*4), X9
-	MOVQ        64(DI), R11
-	VFMADD231SS (R11)(BX*4), X9, X8
-	MOVQ        56(DI), R11
-	VMOVSS      X8, (R11)(BX*4)
+	// M, Alpha and L
+	MOVQ         48(DI), R11
+	VBROADCASTSS (R11)(BX*4), Z10
+	VMOVSS       X8, (R11)(BX*4)
+	VMAXPS       Z8, Z7, Z8
+	VMAXPS       Z10, Z7, Z10
+	VSUBPS       Z8, Z10, Z10
+	VREDUCEPS    $0x09, Z10, Z14
+	VCMPPS       $0x15, Z0, Z10, K1
+	VMOVAPS      Z6, Z18
+	VFMADD213PS  Z5, Z14, Z18
+	VFMADD213PS  Z4, Z14, Z18
+	VFMADD213PS  Z3, Z14, Z18
+	VFMADD213PS  Z2, Z14, Z18
+	VFMADD213PS  Z1, Z14, Z18
+	VSCALEFPS.Z  Z10, Z18, K1, Z10
+	MOVQ         64(DI), R11
+	VMOVSS       X10, (R11)(BX*4)
+	MOVQ         56(DI), R11
+	VMULSS       (R11)(BX*4), X10, X10
+	VMOVSS       X10, (R11)(BX*4)
 
 	// the blocks out of range
 	MOVL         $0x00000000, R12
-	VMOVD        R12, X9
-	VPBROADCASTD X9, Z9
+	VMOVD        R12, X10
+	VPBROADCASTD X10, Z10
 	MOVQ         AX, CX
 	MOVQ         R9, DX
 	TESTQ        DX, DX
 	JZ           before_done
 
 before_one:
-	VMOVUPS Z9, (CX)
+	VMOVUPS Z10, (CX)
 	ADDQ    SI, CX
 	DECQ    DX
 	JNZ     before_one
@@ -347,7 +227,7 @@ before_done:
 	JZ    after_done
 
 after_one:
-	VMOVUPS Z9, (CX)
+	VMOVUPS Z10, (CX)
 	ADDQ    SI, CX
 	DECQ    DX
 	JNZ     after_one
@@ -356,6 +236,132 @@ after_done:
 	ADDQ $0x40, AX
 	INCQ BX
 	CMPQ BX, 16(DI)
-	JLT  row
+	JLT  maximum
+	MOVQ (DI), AX
+	XORQ BX, BX
+
+power:
+	// range of keys; none if Lo ≥ Hi
+	MOVQ    32(DI), R11
+	MOVLQSX (R11)(BX*4), R9
+	MOVQ    40(DI), R11
+	MOVLQSX (R11)(BX*4), R10
+	CMPQ    R9, R10
+	JLT     range_of_powers
+	XORQ    R9, R9
+	XORQ    R10, R10
+
+range_of_powers:
+	// blocks in range: Lo/16 up to ⌈Hi/16⌉
+	SHRQ $0x04, R9
+	ADDQ $0x0f, R10
+	SHRQ $0x04, R10
+
+	// P and its sum
+	VPXORD       Z9, Z9, Z9
+	MOVQ         48(DI), R11
+	VBROADCASTSS (R11)(BX*4), Z8
+	VMAXPS       Z8, Z7, Z8
+	VSUBPS       Z8, Z9, Z8
+	MOVQ         R9, CX
+	IMULQ        SI, CX
+	ADDQ         AX, CX
+	MOVQ         R10, DX
+	SUBQ         R9, DX
+	SUBQ         $0x04, DX
+	JLT          exp2_rest
+
+exp2:
+	VADDPS      (CX), Z8, Z10
+	VADDPS      (CX)(SI*1), Z8, Z11
+	VADDPS      (CX)(SI*2), Z8, Z12
+	VADDPS      (CX)(R8*1), Z8, Z13
+	VREDUCEPS   $0x09, Z10, Z14
+	VCMPPS      $0x15, Z0, Z10, K1
+	VREDUCEPS   $0x09, Z11, Z15
+	VCMPPS      $0x15, Z0, Z11, K2
+	VREDUCEPS   $0x09, Z12, Z16
+	VCMPPS      $0x15, Z0, Z12, K3
+	VREDUCEPS   $0x09, Z13, Z17
+	VCMPPS      $0x15, Z0, Z13, K4
+	VMOVAPS     Z6, Z18
+	VMOVAPS     Z6, Z19
+	VMOVAPS     Z6, Z20
+	VMOVAPS     Z6, Z21
+	VFMADD213PS Z5, Z14, Z18
+	VFMADD213PS Z5, Z15, Z19
+	VFMADD213PS Z5, Z16, Z20
+	VFMADD213PS Z5, Z17, Z21
+	VFMADD213PS Z4, Z14, Z18
+	VFMADD213PS Z4, Z15, Z19
+	VFMADD213PS Z4, Z16, Z20
+	VFMADD213PS Z4, Z17, Z21
+	VFMADD213PS Z3, Z14, Z18
+	VFMADD213PS Z3, Z15, Z19
+	VFMADD213PS Z3, Z16, Z20
+	VFMADD213PS Z3, Z17, Z21
+	VFMADD213PS Z2, Z14, Z18
+	VFMADD213PS Z2, Z15, Z19
+	VFMADD213PS Z2, Z16, Z20
+	VFMADD213PS Z2, Z17, Z21
+	VFMADD213PS Z1, Z14, Z18
+	VFMADD213PS Z1, Z15, Z19
+	VFMADD213PS Z1, Z16, Z20
+	VFMADD213PS Z1, Z17, Z21
+	VSCALEFPS.Z Z10, Z18, K1, Z10
+	VSCALEFPS.Z Z11, Z19, K2, Z11
+	VSCALEFPS.Z Z12, Z20, K3, Z12
+	VSCALEFPS.Z Z13, Z21, K4, Z13
+	VMOVUPS     Z10, (CX)
+	VMOVUPS     Z11, (CX)(SI*1)
+	VMOVUPS     Z12, (CX)(SI*2)
+	VMOVUPS     Z13, (CX)(R8*1)
+	VADDPS      Z12, Z10, Z10
+	VADDPS      Z13, Z11, Z11
+	VADDPS      Z11, Z10, Z10
+	VADDPS      Z10, Z9, Z9
+	LEAQ        (CX)(SI*4), CX
+	SUBQ        $0x04, DX
+	JGE         exp2
+
+exp2_rest:
+	ADDQ $0x04, DX
+	JZ   exp2_done
+
+exp2_one:
+	VADDPS      (CX), Z8, Z10
+	VREDUCEPS   $0x09, Z10, Z14
+	VCMPPS      $0x15, Z0, Z10, K1
+	VMOVAPS     Z6, Z18
+	VFMADD213PS Z5, Z14, Z18
+	VFMADD213PS Z4, Z14, Z18
+	VFMADD213PS Z3, Z14, Z18
+	VFMADD213PS Z2, Z14, Z18
+	VFMADD213PS Z1, Z14, Z18
+	VSCALEFPS.Z Z10, Z18, K1, Z10
+	VMOVUPS     Z10, (CX)
+	VADDPS      Z10, Z9, Z9
+	ADDQ        SI, CX
+	DECQ        DX
+	JNZ         exp2_one
+
+exp2_done:
+	VSHUFF64X2 $0x4e, Z9, Z9, Z10
+	VADDPS     Z10, Z9, Z9
+	VSHUFF64X2 $0xb1, Z9, Z9, Z10
+	VADDPS     Z10, Z9, Z9
+	VPERMILPS  $0x4e, Z9, Z10
+	VADDPS     Z10, Z9, Z9
+	VPERMILPS  $0xb1, Z9, Z10
+	VADDPS     Z10, Z9, Z9
+
+	// L
+	MOVQ   56(DI), R11
+	VADDSS (R11)(BX*4), X9, X9
+	VMOVSS X9, (R11)(BX*4)
+	ADDQ   $0x40, AX
+	INCQ   BX
+	CMPQ   BX, 16(DI)
+	JLT    power
 	VZEROUPPER
 	RET

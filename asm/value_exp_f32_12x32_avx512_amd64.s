@@ -28,11 +28,12 @@
 //	R11      NextS
 //	R12      NextPending
 //	R13      of the next vector in its block
+//	K1       not below the least exponent
 
 #include "textflag.h"
 
 // func value_exp_f32_12x32_avx512(a *ValueArgs)
-// Requires: AVX, AVX512F, MMX+
+// Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·value_exp_f32_12x32_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), AX
@@ -346,19 +347,15 @@ block_32:
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS     (R12)(R13*2), Z24
 	VADDPS      (R11), Z24, Z24
-	VMOVUPS     exp2_constants<>+0(SB), Z25
-	VMAXPS      Z24, Z25, Z24
-	VADDPS      exp2_constants<>+64(SB), Z24, Z25
-	VSUBPS      exp2_constants<>+64(SB), Z25, Z26
-	VSUBPS      Z26, Z24, Z24
-	VPSLLD      $0x17, Z25, Z25
+	VREDUCEPS   $0x09, Z24, Z25
+	VCMPPS      $0x15, exp2_constants<>+0(SB), Z24, K1
 	VMOVUPS     exp2_constants<>+384(SB), Z26
-	VFMADD213PS exp2_constants<>+320(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+256(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+192(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+128(SB), Z24, Z26
-	VMULPS      Z25, Z24, Z24
-	VFMADD213PS Z25, Z26, Z24
+	VFMADD213PS exp2_constants<>+320(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+256(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+192(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+128(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+64(SB), Z25, Z26
+	VSCALEFPS.Z Z24, Z26, K1, Z24
 	VMOVUPS     Z24, (R11)
 	VADDPS      64(R12)(R13*2), Z24, Z24
 	VMOVUPS     Z24, 64(R12)(R13*2)
@@ -590,19 +587,15 @@ exp2_done_32_0:
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS     (R12)(R13*2), Z24
 	VADDPS      (R11), Z24, Z24
-	VMOVUPS     exp2_constants<>+0(SB), Z25
-	VMAXPS      Z24, Z25, Z24
-	VADDPS      exp2_constants<>+64(SB), Z24, Z25
-	VSUBPS      exp2_constants<>+64(SB), Z25, Z26
-	VSUBPS      Z26, Z24, Z24
-	VPSLLD      $0x17, Z25, Z25
+	VREDUCEPS   $0x09, Z24, Z25
+	VCMPPS      $0x15, exp2_constants<>+0(SB), Z24, K1
 	VMOVUPS     exp2_constants<>+384(SB), Z26
-	VFMADD213PS exp2_constants<>+320(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+256(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+192(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+128(SB), Z24, Z26
-	VMULPS      Z25, Z24, Z24
-	VFMADD213PS Z25, Z26, Z24
+	VFMADD213PS exp2_constants<>+320(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+256(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+192(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+128(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+64(SB), Z25, Z26
+	VSCALEFPS.Z Z24, Z26, K1, Z24
 	VMOVUPS     Z24, (R11)
 	VADDPS      64(R12)(R13*2), Z24, Z24
 	VMOVUPS     Z24, 64(R12)(R13*2)
@@ -834,19 +827,15 @@ exp2_done_32_1:
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS     (R12)(R13*2), Z24
 	VADDPS      (R11), Z24, Z24
-	VMOVUPS     exp2_constants<>+0(SB), Z25
-	VMAXPS      Z24, Z25, Z24
-	VADDPS      exp2_constants<>+64(SB), Z24, Z25
-	VSUBPS      exp2_constants<>+64(SB), Z25, Z26
-	VSUBPS      Z26, Z24, Z24
-	VPSLLD      $0x17, Z25, Z25
+	VREDUCEPS   $0x09, Z24, Z25
+	VCMPPS      $0x15, exp2_constants<>+0(SB), Z24, K1
 	VMOVUPS     exp2_constants<>+384(SB), Z26
-	VFMADD213PS exp2_constants<>+320(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+256(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+192(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+128(SB), Z24, Z26
-	VMULPS      Z25, Z24, Z24
-	VFMADD213PS Z25, Z26, Z24
+	VFMADD213PS exp2_constants<>+320(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+256(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+192(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+128(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+64(SB), Z25, Z26
+	VSCALEFPS.Z Z24, Z26, K1, Z24
 	VMOVUPS     Z24, (R11)
 	VADDPS      64(R12)(R13*2), Z24, Z24
 	VMOVUPS     Z24, 64(R12)(R13*2)
@@ -1195,19 +1184,15 @@ block_16:
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS     (R12)(R13*2), Z24
 	VADDPS      (R11), Z24, Z24
-	VMOVUPS     exp2_constants<>+0(SB), Z25
-	VMAXPS      Z24, Z25, Z24
-	VADDPS      exp2_constants<>+64(SB), Z24, Z25
-	VSUBPS      exp2_constants<>+64(SB), Z25, Z26
-	VSUBPS      Z26, Z24, Z24
-	VPSLLD      $0x17, Z25, Z25
+	VREDUCEPS   $0x09, Z24, Z25
+	VCMPPS      $0x15, exp2_constants<>+0(SB), Z24, K1
 	VMOVUPS     exp2_constants<>+384(SB), Z26
-	VFMADD213PS exp2_constants<>+320(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+256(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+192(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+128(SB), Z24, Z26
-	VMULPS      Z25, Z24, Z24
-	VFMADD213PS Z25, Z26, Z24
+	VFMADD213PS exp2_constants<>+320(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+256(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+192(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+128(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+64(SB), Z25, Z26
+	VSCALEFPS.Z Z24, Z26, K1, Z24
 	VMOVUPS     Z24, (R11)
 	VADDPS      64(R12)(R13*2), Z24, Z24
 	VMOVUPS     Z24, 64(R12)(R13*2)
@@ -1369,19 +1354,15 @@ exp2_done_16_0:
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS     (R12)(R13*2), Z24
 	VADDPS      (R11), Z24, Z24
-	VMOVUPS     exp2_constants<>+0(SB), Z25
-	VMAXPS      Z24, Z25, Z24
-	VADDPS      exp2_constants<>+64(SB), Z24, Z25
-	VSUBPS      exp2_constants<>+64(SB), Z25, Z26
-	VSUBPS      Z26, Z24, Z24
-	VPSLLD      $0x17, Z25, Z25
+	VREDUCEPS   $0x09, Z24, Z25
+	VCMPPS      $0x15, exp2_constants<>+0(SB), Z24, K1
 	VMOVUPS     exp2_constants<>+384(SB), Z26
-	VFMADD213PS exp2_constants<>+320(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+256(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+192(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+128(SB), Z24, Z26
-	VMULPS      Z25, Z24, Z24
-	VFMADD213PS Z25, Z26, Z24
+	VFMADD213PS exp2_constants<>+320(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+256(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+192(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+128(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+64(SB), Z25, Z26
+	VSCALEFPS.Z Z24, Z26, K1, Z24
 	VMOVUPS     Z24, (R11)
 	VADDPS      64(R12)(R13*2), Z24, Z24
 	VMOVUPS     Z24, 64(R12)(R13*2)
@@ -1543,19 +1524,15 @@ exp2_done_16_1:
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS     (R12)(R13*2), Z24
 	VADDPS      (R11), Z24, Z24
-	VMOVUPS     exp2_constants<>+0(SB), Z25
-	VMAXPS      Z24, Z25, Z24
-	VADDPS      exp2_constants<>+64(SB), Z24, Z25
-	VSUBPS      exp2_constants<>+64(SB), Z25, Z26
-	VSUBPS      Z26, Z24, Z24
-	VPSLLD      $0x17, Z25, Z25
+	VREDUCEPS   $0x09, Z24, Z25
+	VCMPPS      $0x15, exp2_constants<>+0(SB), Z24, K1
 	VMOVUPS     exp2_constants<>+384(SB), Z26
-	VFMADD213PS exp2_constants<>+320(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+256(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+192(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+128(SB), Z24, Z26
-	VMULPS      Z25, Z24, Z24
-	VFMADD213PS Z25, Z26, Z24
+	VFMADD213PS exp2_constants<>+320(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+256(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+192(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+128(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+64(SB), Z25, Z26
+	VSCALEFPS.Z Z24, Z26, K1, Z24
 	VMOVUPS     Z24, (R11)
 	VADDPS      64(R12)(R13*2), Z24, Z24
 	VMOVUPS     Z24, 64(R12)(R13*2)
@@ -1673,19 +1650,15 @@ exp2_left:
 	// a vector of the next tile: x = S − m, P = 2^x
 	VMOVUPS     (R12)(R13*2), Z24
 	VADDPS      (R11), Z24, Z24
-	VMOVUPS     exp2_constants<>+0(SB), Z25
-	VMAXPS      Z24, Z25, Z24
-	VADDPS      exp2_constants<>+64(SB), Z24, Z25
-	VSUBPS      exp2_constants<>+64(SB), Z25, Z26
-	VSUBPS      Z26, Z24, Z24
-	VPSLLD      $0x17, Z25, Z25
+	VREDUCEPS   $0x09, Z24, Z25
+	VCMPPS      $0x15, exp2_constants<>+0(SB), Z24, K1
 	VMOVUPS     exp2_constants<>+384(SB), Z26
-	VFMADD213PS exp2_constants<>+320(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+256(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+192(SB), Z24, Z26
-	VFMADD213PS exp2_constants<>+128(SB), Z24, Z26
-	VMULPS      Z25, Z24, Z24
-	VFMADD213PS Z25, Z26, Z24
+	VFMADD213PS exp2_constants<>+320(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+256(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+192(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+128(SB), Z25, Z26
+	VFMADD213PS exp2_constants<>+64(SB), Z25, Z26
+	VSCALEFPS.Z Z24, Z26, K1, Z24
 	VMOVUPS     Z24, (R11)
 	VADDPS      64(R12)(R13*2), Z24, Z24
 	VMOVUPS     Z24, 64(R12)(R13*2)
@@ -1841,116 +1814,116 @@ exp2_none:
 	VZEROUPPER
 	RET
 
-DATA exp2_constants<>+0(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+4(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+8(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+12(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+16(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+20(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+24(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+28(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+32(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+36(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+40(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+44(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+48(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+52(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+56(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+60(SB)/4, $0xc2fe0000
-DATA exp2_constants<>+64(SB)/4, $0x4b40007f
-DATA exp2_constants<>+68(SB)/4, $0x4b40007f
-DATA exp2_constants<>+72(SB)/4, $0x4b40007f
-DATA exp2_constants<>+76(SB)/4, $0x4b40007f
-DATA exp2_constants<>+80(SB)/4, $0x4b40007f
-DATA exp2_constants<>+84(SB)/4, $0x4b40007f
-DATA exp2_constants<>+88(SB)/4, $0x4b40007f
-DATA exp2_constants<>+92(SB)/4, $0x4b40007f
-DATA exp2_constants<>+96(SB)/4, $0x4b40007f
-DATA exp2_constants<>+100(SB)/4, $0x4b40007f
-DATA exp2_constants<>+104(SB)/4, $0x4b40007f
-DATA exp2_constants<>+108(SB)/4, $0x4b40007f
-DATA exp2_constants<>+112(SB)/4, $0x4b40007f
-DATA exp2_constants<>+116(SB)/4, $0x4b40007f
-DATA exp2_constants<>+120(SB)/4, $0x4b40007f
-DATA exp2_constants<>+124(SB)/4, $0x4b40007f
-DATA exp2_constants<>+128(SB)/4, $0x3f317215
-DATA exp2_constants<>+132(SB)/4, $0x3f317215
-DATA exp2_constants<>+136(SB)/4, $0x3f317215
-DATA exp2_constants<>+140(SB)/4, $0x3f317215
-DATA exp2_constants<>+144(SB)/4, $0x3f317215
-DATA exp2_constants<>+148(SB)/4, $0x3f317215
-DATA exp2_constants<>+152(SB)/4, $0x3f317215
-DATA exp2_constants<>+156(SB)/4, $0x3f317215
-DATA exp2_constants<>+160(SB)/4, $0x3f317215
-DATA exp2_constants<>+164(SB)/4, $0x3f317215
-DATA exp2_constants<>+168(SB)/4, $0x3f317215
-DATA exp2_constants<>+172(SB)/4, $0x3f317215
-DATA exp2_constants<>+176(SB)/4, $0x3f317215
-DATA exp2_constants<>+180(SB)/4, $0x3f317215
-DATA exp2_constants<>+184(SB)/4, $0x3f317215
-DATA exp2_constants<>+188(SB)/4, $0x3f317215
-DATA exp2_constants<>+192(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+196(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+200(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+204(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+208(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+212(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+216(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+220(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+224(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+228(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+232(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+236(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+240(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+244(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+248(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+252(SB)/4, $0x3e75fcde
-DATA exp2_constants<>+256(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+260(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+264(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+268(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+272(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+276(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+280(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+284(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+288(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+292(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+296(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+300(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+304(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+308(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+312(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+316(SB)/4, $0x3d635ba9
-DATA exp2_constants<>+320(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+324(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+328(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+332(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+336(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+340(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+344(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+348(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+352(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+356(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+360(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+364(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+368(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+372(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+376(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+380(SB)/4, $0x3c1e7544
-DATA exp2_constants<>+384(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+388(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+392(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+396(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+400(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+404(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+408(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+412(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+416(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+420(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+424(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+428(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+432(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+436(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+440(SB)/4, $0x3aaddd0a
-DATA exp2_constants<>+444(SB)/4, $0x3aaddd0a
+DATA exp2_constants<>+0(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+4(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+8(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+12(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+16(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+20(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+24(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+28(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+32(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+36(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+40(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+44(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+48(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+52(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+56(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+60(SB)/4, $0xc2fc0000
+DATA exp2_constants<>+64(SB)/4, $0x3f800000
+DATA exp2_constants<>+68(SB)/4, $0x3f800000
+DATA exp2_constants<>+72(SB)/4, $0x3f800000
+DATA exp2_constants<>+76(SB)/4, $0x3f800000
+DATA exp2_constants<>+80(SB)/4, $0x3f800000
+DATA exp2_constants<>+84(SB)/4, $0x3f800000
+DATA exp2_constants<>+88(SB)/4, $0x3f800000
+DATA exp2_constants<>+92(SB)/4, $0x3f800000
+DATA exp2_constants<>+96(SB)/4, $0x3f800000
+DATA exp2_constants<>+100(SB)/4, $0x3f800000
+DATA exp2_constants<>+104(SB)/4, $0x3f800000
+DATA exp2_constants<>+108(SB)/4, $0x3f800000
+DATA exp2_constants<>+112(SB)/4, $0x3f800000
+DATA exp2_constants<>+116(SB)/4, $0x3f800000
+DATA exp2_constants<>+120(SB)/4, $0x3f800000
+DATA exp2_constants<>+124(SB)/4, $0x3f800000
+DATA exp2_constants<>+128(SB)/4, $0x3f31725d
+DATA exp2_constants<>+132(SB)/4, $0x3f31725d
+DATA exp2_constants<>+136(SB)/4, $0x3f31725d
+DATA exp2_constants<>+140(SB)/4, $0x3f31725d
+DATA exp2_constants<>+144(SB)/4, $0x3f31725d
+DATA exp2_constants<>+148(SB)/4, $0x3f31725d
+DATA exp2_constants<>+152(SB)/4, $0x3f31725d
+DATA exp2_constants<>+156(SB)/4, $0x3f31725d
+DATA exp2_constants<>+160(SB)/4, $0x3f31725d
+DATA exp2_constants<>+164(SB)/4, $0x3f31725d
+DATA exp2_constants<>+168(SB)/4, $0x3f31725d
+DATA exp2_constants<>+172(SB)/4, $0x3f31725d
+DATA exp2_constants<>+176(SB)/4, $0x3f31725d
+DATA exp2_constants<>+180(SB)/4, $0x3f31725d
+DATA exp2_constants<>+184(SB)/4, $0x3f31725d
+DATA exp2_constants<>+188(SB)/4, $0x3f31725d
+DATA exp2_constants<>+192(SB)/4, $0x3e75edab
+DATA exp2_constants<>+196(SB)/4, $0x3e75edab
+DATA exp2_constants<>+200(SB)/4, $0x3e75edab
+DATA exp2_constants<>+204(SB)/4, $0x3e75edab
+DATA exp2_constants<>+208(SB)/4, $0x3e75edab
+DATA exp2_constants<>+212(SB)/4, $0x3e75edab
+DATA exp2_constants<>+216(SB)/4, $0x3e75edab
+DATA exp2_constants<>+220(SB)/4, $0x3e75edab
+DATA exp2_constants<>+224(SB)/4, $0x3e75edab
+DATA exp2_constants<>+228(SB)/4, $0x3e75edab
+DATA exp2_constants<>+232(SB)/4, $0x3e75edab
+DATA exp2_constants<>+236(SB)/4, $0x3e75edab
+DATA exp2_constants<>+240(SB)/4, $0x3e75edab
+DATA exp2_constants<>+244(SB)/4, $0x3e75edab
+DATA exp2_constants<>+248(SB)/4, $0x3e75edab
+DATA exp2_constants<>+252(SB)/4, $0x3e75edab
+DATA exp2_constants<>+256(SB)/4, $0x3d648e73
+DATA exp2_constants<>+260(SB)/4, $0x3d648e73
+DATA exp2_constants<>+264(SB)/4, $0x3d648e73
+DATA exp2_constants<>+268(SB)/4, $0x3d648e73
+DATA exp2_constants<>+272(SB)/4, $0x3d648e73
+DATA exp2_constants<>+276(SB)/4, $0x3d648e73
+DATA exp2_constants<>+280(SB)/4, $0x3d648e73
+DATA exp2_constants<>+284(SB)/4, $0x3d648e73
+DATA exp2_constants<>+288(SB)/4, $0x3d648e73
+DATA exp2_constants<>+292(SB)/4, $0x3d648e73
+DATA exp2_constants<>+296(SB)/4, $0x3d648e73
+DATA exp2_constants<>+300(SB)/4, $0x3d648e73
+DATA exp2_constants<>+304(SB)/4, $0x3d648e73
+DATA exp2_constants<>+308(SB)/4, $0x3d648e73
+DATA exp2_constants<>+312(SB)/4, $0x3d648e73
+DATA exp2_constants<>+316(SB)/4, $0x3d648e73
+DATA exp2_constants<>+320(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+324(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+328(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+332(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+336(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+340(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+344(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+348(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+352(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+356(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+360(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+364(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+368(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+372(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+376(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+380(SB)/4, $0x3c13bc2a
+DATA exp2_constants<>+384(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+388(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+392(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+396(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+400(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+404(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+408(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+412(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+416(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+420(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+424(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+428(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+432(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+436(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+440(SB)/4, $0x3af4ba7e
+DATA exp2_constants<>+444(SB)/4, $0x3af4ba7e
 GLOBL exp2_constants<>(SB), RODATA|NOPTR, $448

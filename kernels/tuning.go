@@ -218,8 +218,9 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 	if k.Phase == Decode && k.Group == 1 && k.Key == F32 && k.Bucket > 512 {
 		t.CachePrefetch = 0 // the hardware does better while memory alone limits (Zen 3)
 	}
-	// On AVX2 the exponentials compete for two load ports (Zen 3): no gain.
-	t.Interleave = v.interleaves() && tile.cols >= 32
+	// Interleaved, they cost more than apart: on AVX2 they compete for two load ports
+	// (Zen 3), on AVX-512 with the FMAs for both vector ports (Sapphire Rapids).
+	t.Interleave = false
 	if k.Phase != Prefill {
 		// A quarter: the next block is prefetched beside this one.
 		t.KeyBlock = min(max(keyBlock/2/64*64, 64), 512)

@@ -82,7 +82,7 @@ func (x *expStream) pair() {
 	e.VINSERTI64X4(operand.Imm(1), odd.AsY(), even, even)
 	e.VMOVUPS(even, at(x.s, 0))
 	ones, sum := odd, x.tmp[2]
-	e.VMOVUPS(x.constant(2+len(exp2Coefficients)), ones)
+	e.VMOVUPS(x.constant(x.first+len(x.coefficients)), ones)
 	e.VMOVUPS(x.sum(), sum)
 	e.multiplyAdd(even, ones, sum)
 	e.VMOVUPS(sum, x.sum())

@@ -12,14 +12,17 @@ import (
 // where the host kernel's temporaries are dead. The chain of an exponential is long
 // but nothing waits for it: it costs its share of the ports only.
 type expStream struct {
-	e         *emitter
-	s         reg.GPPhysical // S of that tile, at the vector
-	pending   reg.GPPhysical
-	offset    reg.GPPhysical // of the vector in its block
-	end       operand.Mem    // of S
-	constants operand.Mem
-	tmp       []reg.VecPhysical
-	each      int // vectors every 16 keys
+	e            *emitter
+	s            reg.GPPhysical // S of that tile, at the vector
+	pending      reg.GPPhysical
+	offset       reg.GPPhysical // of the vector in its block
+	end          operand.Mem    // of S
+	constants    operand.Mem
+	coefficients []uint32
+	first        int // coefficient, among the constants
+	normal       reg.OpmaskPhysical
+	tmp          []reg.VecPhysical
+	each         int // vectors every 16 keys
 }
 
 // newExpStream uses 8 bytes of the frame; tmp are three registers at least.
@@ -34,7 +37,15 @@ func (e *emitter) newExpStream(frame operand.Mem, tmp []reg.VecPhysical) *expStr
 	}
 	x.constants = e.StaticGlobal("exp2_constants")
 	e.DataAttributes(attr.RODATA | attr.NOPTR)
-	constants := append([]uint32{float(exp2Least), float(exp2Magic)}, exp2Coefficients...)
+	constants := []uint32{float(exp2Least), float(exp2Magic)}
+	x.coefficients = exp2Coefficients
+	if e.avx512() {
+		constants = []uint32{float(exp2LeastNormal)}
+		x.coefficients = exp2FloorCoefficients
+		x.normal = e.opmask("not below the least exponent")
+	}
+	x.first = len(constants)
+	constants = append(constants, x.coefficients...)
 	if e.spec.Op.Dot() {
 		constants = append(constants, bf16Ones)
 	}
@@ -52,7 +63,7 @@ func (e *emitter) newExpStream(frame operand.Mem, tmp []reg.VecPhysical) *expStr
 	return x
 }
 
-// constant i: the least exponent, the magic number, the coefficients.
+// constant i: the least exponent, the magic number of AVX2, the coefficients; ones of pairs.
 func (x *expStream) constant(i int) operand.Mem { return x.constants.Offset(4 * x.e.lanes * i) }
 
 // after emits the vectors that are due after a key of sixteen.
@@ -98,17 +109,31 @@ func (x *expStream) power(s operand.Mem, f, n, p reg.VecPhysical) {
 	e.note("a vector of the next tile: x = S − m, P = 2^x")
 	e.VMOVUPS(indexed(x.pending, x.offset, 2, 0), f)
 	e.VADDPS(s, f, f)
-	// The second source goes through when either is a NaN.
-	e.VMOVUPS(x.constant(0), n)
-	e.VMAXPS(f, n, f)
-	e.VADDPS(x.constant(1), f, n)
-	e.VSUBPS(x.constant(1), n, p)
-	e.VSUBPS(p, f, f)
-	e.VPSLLD(operand.Imm(23), n, n)
-	top := len(exp2Coefficients) - 1
-	e.VMOVUPS(x.constant(2+top), p)
+	least := x.constant(0)
+	if e.avx512() {
+		e.VREDUCEPS(operand.Imm(exp2Floor), f, n)
+		e.VCMPPS(operand.Imm(notLess), least, f, x.normal)
+	} else {
+		// The second source goes through when either is a NaN.
+		e.VMOVUPS(least, n)
+		e.VMAXPS(f, n, f)
+		e.VADDPS(x.constant(1), f, n)
+		e.VSUBPS(x.constant(1), n, p)
+		e.VSUBPS(p, f, f)
+		e.VPSLLD(operand.Imm(23), n, n)
+	}
+	top := len(x.coefficients) - 1
+	e.VMOVUPS(x.constant(x.first+top), p)
 	for k := top - 1; k >= 0; k-- {
-		e.VFMADD213PS(x.constant(2+k), f, p)
+		if e.avx512() {
+			e.VFMADD213PS(x.constant(x.first+k), n, p)
+		} else {
+			e.VFMADD213PS(x.constant(x.first+k), f, p)
+		}
+	}
+	if e.avx512() {
+		e.VSCALEFPS_Z(f, p, x.normal, f)
+		return
 	}
 	e.VMULPS(n, f, f)
 	e.VFMADD213PS(n, p, f)

@@ -109,16 +109,16 @@ func (e *emitter) newTile(unroll int) *tile {
 	return t
 }
 
-// rows repeats body for every row.
-func (t *tile) rows(body func()) {
+// rows repeats body for every row; name is that of the label.
+func (t *tile) rows(name string, body func()) {
 	e := t.e
 	e.XORQ(t.row, t.row)
-	e.Label("row")
+	e.Label(name)
 	body()
 	e.ADDQ(imm(4*lane), t.s)
 	e.INCQ(t.row)
 	e.CMPQ(t.row, e.arg("Rows"))
-	e.JLT(operand.LabelRef("row"))
+	e.JLT(operand.LabelRef(name))
 }
 
 // blocks repeats body for n ≥ 0 blocks from p on; body handles as many blocks as

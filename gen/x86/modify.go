@@ -37,7 +37,7 @@ func (e *emitter) softcap() {
 	group := min(e.room()/3, 4)
 	f, n, p := e.vec("2·log2(e)·S; f", group), e.vec("2^n", group), e.vec("n; 2^f − 1; E", group)
 
-	t.rows(func() {
+	t.rows("row", func() {
 		t.whole()
 		t.blocks("block", func(blocks int) {
 			var s []operand.Mem
@@ -88,7 +88,7 @@ func (e *emitter) alibi() {
 	position := e.vec("Delta[r] + j", per)
 	x := e.vec("S", 4)
 
-	t.rows(func() {
+	t.rows("row", func() {
 		e.VBROADCASTSS(t.element("Slope", tmp), slope)
 		e.VBROADCASTSS(t.element("Delta", tmp), x[0])
 		for i := range position {
@@ -154,7 +154,7 @@ func (e *emitter) maskScores() {
 // array of pointers in field; p points into the row.
 func (t *tile) operand(field string, p reg.GPPhysical, size int, body func(i int, s, m operand.Mem)) {
 	e := t.e
-	t.rows(func() {
+	t.rows("row", func() {
 		e.MOVQ(e.arg(field), p)
 		e.MOVQ(indexed(p, t.row, 8, 0), p)
 		t.whole()

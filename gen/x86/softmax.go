@@ -1,40 +1,71 @@
 package x86
 
 import (
+	"math"
+
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
 	"github.com/gqa-go/gqa/gen/spec"
 )
 
-// exp2 computes 2^x, x = n + f with n the nearest integer, as 2^n + 2^n·f·q(f).
+// exp2 computes 2^x, x = n + f, in one of two ways.
 //
-// Adding magic rounds x and leaves n + 127, the exponent of 2^n, in the low bits
-// of the sum: a shift makes it a float. The product, unlike an addition to the
-// exponent, keeps every NaN. At the least x, 2^n is 0.
+// AVX2: n is the nearest integer, and 2^x = 2^n + 2^n·f·q(f). Adding magic rounds x and
+// leaves n + 127, the exponent of 2^n, in the low bits of the sum: a shift makes it a float.
+// The product, unlike an addition to the exponent, keeps every NaN. At the least x, 2^n is 0.
+//
+// AVX-512: n = ⌊x⌋, and VSCALEFPS multiplies p(f) by 2^n: seven operations instead of eleven
+// on the ports that the FMAs need.
 type exp2 struct {
 	e           *emitter
 	least       reg.VecPhysical
 	magic       reg.VecPhysical
-	coefficient []reg.VecPhysical // of f^0, f^1, … of q
+	coefficient []reg.VecPhysical // of f^0, f^1, … of q or p
+	normal      []reg.OpmaskPhysical
 }
 
 const (
-	exp2Least = -127
-	exp2Magic = 0x1.8p23 + 127
+	exp2Least       = -127
+	exp2LeastNormal = -126
+	exp2Magic       = 0x1.8p23 + 127
 )
 
 // exp2Coefficients is q of the minimax polynomial 1 + f·q(f) of 2^f on [−½, ½]:
 // relative error 9.2e-8.
 var exp2Coefficients = []uint32{0x3f317215, 0x3e75fcde, 0x3d635ba9, 0x3c1e7544, 0x3aaddd0a}
 
+// exp2FloorCoefficients is the minimax polynomial p of 2^f on [0, 1] with p(0) = 1:
+// relative error 8.2e-8.
+var exp2FloorCoefficients = []uint32{0x3f800000, 0x3f31725d, 0x3e75edab, 0x3d648e73, 0x3c13bc2a, 0x3af4ba7e}
+
+// newExp2 prepares split and q.
 func (e *emitter) newExp2() exp2 {
 	x := exp2{e: e, magic: e.constant("1.5·2^23 + 127", float(exp2Magic))}
-	x.coefficient = e.vec("coefficients of (2^f − 1)/f", len(exp2Coefficients))
-	for i, c := range exp2Coefficients {
-		e.fill(c, x.coefficient[i])
+	x.coefficients("coefficients of (2^f − 1)/f", exp2Coefficients)
+	return x
+}
+
+// newPower prepares apply, for so many vectors at once.
+func (e *emitter) newPower(vectors int) exp2 {
+	if !e.avx512() {
+		x := e.newExp2()
+		x.least = e.constant("least exponent", float(exp2Least))
+		return x
+	}
+	x := exp2{e: e, least: e.constant("least exponent", float(exp2LeastNormal))}
+	x.coefficients("coefficients of 2^f", exp2FloorCoefficients)
+	for range vectors {
+		x.normal = append(x.normal, e.opmask("not below the least exponent"))
 	}
 	return x
+}
+
+func (x *exp2) coefficients(role string, list []uint32) {
+	x.coefficient = x.e.vec(role, len(list))
+	for i, c := range list {
+		x.e.fill(c, x.coefficient[i])
+	}
 }
 
 // split turns each x into f and n into 2^n; p is lost.
@@ -52,7 +83,7 @@ func (x exp2) split(f, n, p []reg.VecPhysical) {
 	}
 }
 
-// q sets p to q(f).
+// q sets p to the polynomial of f.
 func (x exp2) q(f, p []reg.VecPhysical) {
 	c := x.coefficient
 	top := len(c) - 1
@@ -67,9 +98,20 @@ func (x exp2) q(f, p []reg.VecPhysical) {
 }
 
 // apply replaces each x by 2^x, 0 below the least x; n and p are temporaries, one
-// for each x.
+// for each x. NaN goes through.
 func (x exp2) apply(v, n, p []reg.VecPhysical) {
 	e := x.e
+	if e.avx512() {
+		for i := range v {
+			e.VREDUCEPS(operand.Imm(exp2Floor), v[i], n[i])
+			e.VCMPPS(operand.Imm(notLess), x.least, v[i], x.normal[i])
+		}
+		x.q(n, p)
+		for i := range v {
+			e.VSCALEFPS_Z(v[i], p[i], x.normal[i], v[i])
+		}
+		return
+	}
 	for i := range v {
 		// The second source goes through when either is a NaN.
 		e.VMAXPS(v[i], x.least, v[i])
@@ -82,9 +124,15 @@ func (x exp2) apply(v, n, p []reg.VecPhysical) {
 	}
 }
 
-// softmax emits the online softmax of an S tile. Keys of a row's first and last
-// block that are out of range become −Inf first; so both passes, maximum and
-// exp2, run over whole blocks.
+const (
+	exp2Floor = 0b1001 // VREDUCEPS: what the next integer below leaves, 0 of an infinity
+	notLess   = 0x15   // VCMPPS: not less, or unordered
+)
+
+// softmax emits the online softmax of an S tile: the maxima of all rows first, then the
+// exponentials, which would wait for one row's maximum with every operation behind them.
+// Keys of a row's first and last block that are out of range become −Inf; so both passes
+// run over whole blocks.
 //
 // Maxima leaves exp2 to ValueExp, which needs no limits: out of range is −Inf.
 func (e *emitter) softmax() {
@@ -108,25 +156,38 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r];  M[r] = m`
 	}
 	lo, hi, tmp := e.gp("Lo; its block"), e.gp("Hi; its block"), e.gp("pointer")
 
-	pow := e.newExp2()
-	pow.least = e.constant("least exponent", float(exp2Least))
-	m := e.vec("m", 1)[0]
+	pow := e.newPower(pass1)
+	lowest := e.constant("the lowest finite number", float(-math.MaxFloat32))
+	m := e.vec("m; −m", 1)[0]
 	sum := e.vec("Σ P", 1)[0]
 	// Exp2 of AVX2 has registers for one block at a time.
 	pass2 := min(e.room()/3, pass1)
 	v, n, p := e.vec("S; f; P", pass2), e.vec("2^n", pass2), e.vec("n; p(f)", pass2)
 	out := e.lanemask("keys out of range", n[0])
 
-	t.rows(func() {
+	// limits loads the range of keys; none if Lo ≥ Hi.
+	limits := func(pass string) {
 		e.note("range of keys; none if Lo ≥ Hi")
 		e.MOVLQSX(t.element("Lo", tmp), lo)
 		e.MOVLQSX(t.element("Hi", tmp), hi)
 		e.CMPQ(lo, hi)
-		e.JLT(operand.LabelRef("range"))
+		e.JLT(operand.LabelRef("range" + pass))
 		e.XORQ(lo, lo)
 		e.XORQ(hi, hi)
-		e.Label("range")
+		e.Label("range" + pass)
+	}
+	blocks := func() {
+		e.note("blocks in range: Lo/16 up to ⌈Hi/16⌉")
+		e.SHRQ(operand.Imm(4), lo)
+		e.ADDQ(imm(lane-1), hi)
+		e.SHRQ(operand.Imm(4), hi)
+	}
+	// finite makes of −Inf, when no key was seen, a number: 2^(−Inf − m) = 0, and
+	// 2^(m − m) = 1. NaN goes through.
+	finite := func(x reg.VecPhysical) { e.VMAXPS(x, lowest, x) }
 
+	t.rows("maximum", func() {
+		limits("")
 		e.note("−Inf before Lo in its block")
 		e.edge(t, lo, tmp, "lo", func(limit, keys reg.VecPhysical, m operand.Mem) {
 			e.VPCMPGTD(keys, limit, out)
@@ -140,10 +201,7 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r];  M[r] = m`
 			e.fill(negInf, v[0])
 			e.choose(out, m, v[0], v[0])
 		}, v[0], p[0])
-		e.note("blocks in range: Lo/16 up to ⌈Hi/16⌉")
-		e.SHRQ(operand.Imm(4), lo)
-		e.ADDQ(imm(lane-1), hi)
-		e.SHRQ(operand.Imm(4), hi)
+		blocks()
 
 		e.note("maximum")
 		partial := append([]reg.VecPhysical{m, sum}, append(v, n...)...)[:pass1]
@@ -162,25 +220,23 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r];  M[r] = m`
 		}
 		e.across(m, sum, e.VMAXPS)
 
-		e.note("M and Alpha; as long as no key was seen, 2^(−Inf − 0) = 0 and 2^(0 − 0) = 1")
+		e.note("M, Alpha and L")
 		old := v[0]
 		e.VBROADCASTSS(t.element("M", tmp), old)
 		e.VMOVSS(m.AsX(), indexed(tmp, t.row, 4, 0))
-		e.VMOVD(m.AsX(), tmp.As32())
-		e.CMPL(tmp.As32(), operand.U32(negInf))
-		e.JNE(operand.LabelRef("seen"))
-		e.zero(m, old)
-		e.Label("seen")
+		finite(m)
+		finite(old)
 		e.VSUBPS(m, old, old)
 		pow.apply(v[:1], n[:1], p[:1])
 		e.VMOVSS(old.AsX(), t.element("Alpha", tmp))
+		e.VMULSS(t.element("L", tmp), old.AsX(), old.AsX())
+		e.VMOVSS(old.AsX(), indexed(tmp, t.row, 4, 0))
 
 		outside := uint32(0)
 		if maxima {
 			outside = negInf
-			e.note("L, and what is pending: −m and a sum of 0")
-			e.VMULSS(t.element("L", tmp), old.AsX(), old.AsX())
-			e.VMOVSS(old.AsX(), indexed(tmp, t.row, 4, 0))
+			e.note("what is pending: −m, the same in all lanes even of NaNs, and a sum of 0")
+			e.VBROADCASTSS(m.AsX(), m)
 			e.zero(sum)
 			e.VSUBPS(m, sum, m)
 			for i := range per {
@@ -188,35 +244,7 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r];  M[r] = m`
 				e.VMOVUPS(sum, at(pending, (8*i+4)*e.lanes))
 			}
 			e.ADDQ(imm(8*lane), pending)
-		} else {
-			e.note("P and its sum")
-			e.zero(sum)
-			t.from(lo, hi)
-			wide := *t
-			wide.unroll = pass2 / per
-			wide.blocks("exp2", func(blocks int) {
-				x := v[:blocks*per]
-				t.vectors(blocks, func(i int, s operand.Mem) {
-					e.VMOVUPS(s, x[i])
-					e.VSUBPS(m, x[i], x[i])
-				})
-				pow.apply(x, n[:len(x)], p[:len(x)])
-				t.vectors(blocks, func(i int, s operand.Mem) { e.VMOVUPS(x[i], s) })
-				for k := len(x) / 2; k > 0; k /= 2 {
-					for i := range k {
-						e.VADDPS(x[i+k], x[i], x[i])
-					}
-				}
-				e.VADDPS(x[0], sum, sum)
-			})
-			e.across(sum, v[0], e.VADDPS)
-			e.note("L")
-			e.VMOVSS(t.element("L", tmp), v[0].AsX())
-			e.MOVQ(e.arg("Alpha"), tmp)
-			e.VFMADD231SS(indexed(tmp, t.row, 4, 0), v[0].AsX(), sum.AsX())
-			e.VMOVSS(sum.AsX(), t.element("L", tmp))
 		}
-
 		e.note("the blocks out of range")
 		e.fill(outside, v[0])
 		clear := func(blocks int) {
@@ -231,6 +259,37 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r];  M[r] = m`
 		t.from(hi, tmp)
 		one.blocks("after", clear)
 	})
+	if !maxima {
+		e.MOVQ(e.arg("S"), t.s)
+		t.rows("power", func() {
+			limits("_of_powers")
+			blocks()
+			e.note("P and its sum")
+			e.zero(sum)
+			e.VBROADCASTSS(t.element("M", tmp), m)
+			finite(m)
+			e.VSUBPS(m, sum, m)
+			t.from(lo, hi)
+			wide := *t
+			wide.unroll = pass2 / per
+			wide.blocks("exp2", func(blocks int) {
+				x := v[:blocks*per]
+				t.vectors(blocks, func(i int, s operand.Mem) { e.VADDPS(s, m, x[i]) })
+				pow.apply(x, n[:len(x)], p[:len(x)])
+				t.vectors(blocks, func(i int, s operand.Mem) { e.VMOVUPS(x[i], s) })
+				for k := len(x) / 2; k > 0; k /= 2 {
+					for i := range k {
+						e.VADDPS(x[i+k], x[i], x[i])
+					}
+				}
+				e.VADDPS(x[0], sum, sum)
+			})
+			e.across(sum, v[0], e.VADDPS)
+			e.note("L")
+			e.VADDSS(t.element("L", tmp), sum.AsX(), sum.AsX())
+			e.VMOVSS(sum.AsX(), indexed(tmp, t.row, 4, 0))
+		})
+	}
 	e.ret()
 }
 
