@@ -10,21 +10,29 @@ import (
 // and V converted, once for all rows; then score, softmax and value on one row
 // tile after another, while K and V stay in L2. Interleaved, the values of a tile are
 // added after the scores of the next one, so that its exponentials go along.
+//
+// Each tile's queries are packed when it comes first, and its rows finished when it came
+// last, unless the item is a split. Both wait for memory, so they are prefetched in the
+// kernels of the tile before and of the tile itself.
 func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
-	height := c.tile.rows
+	height, start := c.tile.rows, s.firstKey(it)
 	tiles := ceil(it.rows, height)
-	for row := 0; row < it.rows; row += height {
-		p.packQuery(w, c, s, it, row)
-	}
-	for key, n := s.firstKey(it), 0; key < it.key1; key += n {
+	for key, n := start, 0; key < it.key1; key += n {
 		n = s.contiguous(key, min(c.KeyBlock, it.key1-key))
 		panels, v := p.blockOf(w, c, s, it.kvHead, key, n)
 		nextK, nextV := p.nextBlock(c, s, it, key+n)
-		pending := false // the last tile's values are not yet added
+		first, last := key == start, key+n == it.key1 && it.group < 0
+		pending := -1 // the row of the tile whose values are not yet added
 		for row := 0; row < it.rows; row += height {
 			rows := min(height, it.rows-row)
+			if first {
+				p.packQuery(w, c, s, it, row)
+			}
 			lo, hi := p.bounds(w, s, it.row+row, rows, height, key, n)
 			if lo >= hi {
+				if last {
+					p.finish(w, s, it, row, rows, o, m, l)
+				}
 				continue
 			}
 			// Only the panels that some row sees.
@@ -33,12 +41,16 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 			a := &w.score
 			a.Q, a.K, a.S = &w.query[row*p.kd], (*float32)(unsafe.Add(panels, lo*p.kd*4)), &w.scores[0]
 			a.D, a.Panels = p.kd, ceil(hi-lo, c.tile.cols)
-			a.Prefetch, a.PrefetchEvery = nextK.share(unsafe.Pointer(a.K), row/height, tiles, a.Panels*p.kd/asm.Lane)
-			a.PrefetchRow, a.PrefetchStride = nextK.row, nextK.stride
+			ahead, tile, tiles := nextK, row/height, tiles
+			if next := row + height; first && c.Prefetch > 0 && next < it.rows {
+				ahead, tile, tiles = p.ownRows(&s.Query, p.config.Query, p.config.KeyDim, it, next, min(height, it.rows-next)), 0, 1
+			}
+			a.Prefetch, a.PrefetchEvery = ahead.share(unsafe.Pointer(a.K), tile, tiles, a.Panels*p.kd/asm.Lane)
+			a.PrefetchRow, a.PrefetchStride = ahead.row, ahead.stride
 			c.tile.score.score(a)
 			t := tileArgs{it.row + row, rows, height, key + lo, hi - lo}
 			b := &w.value
-			if !pending {
+			if pending < 0 {
 				p.normalize(w, s, it.kvHead, t, m[row:], l[row:])
 			} else {
 				// The value kernel of the last tile computes the exponentials of this one.
@@ -46,27 +58,53 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 				b.NextS, b.NextPending, b.NextL = &w.scores[0], &w.pending[0], &l[row]
 				b.NextBlocks = ceil(t.keys, asm.Lane)
 				c.tile.valueExp.valueExp(b)
+				if last {
+					p.finish(w, s, it, pending, height, o, m, l)
+				}
 			}
 			b.P, b.V, b.VStride = &w.scores[0], unsafe.Add(v, lo*p.vd*4), p.vd*4
 			b.O, b.OStride, b.Alpha = &o[row*p.vd], p.vd*4, &w.alpha[0]
 			b.Keys, b.Cols = hi-lo, p.vd
-			b.Prefetch, b.PrefetchEvery = nextV.share(b.V, row/height, tiles, b.Keys/asm.Lane*ceil(p.vd, c.tile.cols))
-			b.PrefetchRow, b.PrefetchStride = nextV.row, nextV.stride
-			if !c.Interleave {
-				c.tile.value.value(b)
+			ahead, tile, tiles = nextV, row/height, ceil(it.rows, height)
+			if last && c.Prefetch > 0 {
+				ahead, tile, tiles = p.ownRows(&s.Output, p.config.Output, p.config.ValueDim, it, row, rows), 0, 1
+			}
+			b.Prefetch, b.PrefetchEvery = ahead.share(b.V, tile, tiles, b.Keys/asm.Lane*ceil(p.vd, c.tile.cols))
+			b.PrefetchRow, b.PrefetchStride = ahead.row, ahead.stride
+			if c.Interleave {
+				pending = row
+				w.scores, w.otherScores = w.otherScores, w.scores
+				w.alpha, w.otherAlpha = w.otherAlpha, w.alpha
 				continue
 			}
-			pending = true
-			w.scores, w.otherScores = w.otherScores, w.scores
-			w.alpha, w.otherAlpha = w.otherAlpha, w.alpha
+			c.tile.value.value(b)
+			if last {
+				p.finish(w, s, it, row, rows, o, m, l)
+			}
 		}
-		if pending {
+		if pending >= 0 {
 			c.tile.value.value(&w.value)
+			if last {
+				p.finish(w, s, it, pending, min(height, it.rows-pending), o, m, l)
+			}
 		}
+	}
+	if start >= it.key1 && it.group < 0 {
+		p.finish(w, s, it, 0, it.rows, o, m, l) // rows that see nothing
 	}
 }
 
-// rows is a stretch of K or V that is prefetched.
+// ownRows is where a tile's rows lie in the caller's queries or outputs, if the heads of a
+// group lie together.
+func (p *Plan) ownRows(t *Tensor, dt DType, dim int, it *item, row, n int) (x rows) {
+	if t.HeadStride != dim && p.group > 1 {
+		return
+	}
+	first, last := (it.row+row)/p.group, (it.row+row+n-1)/p.group
+	return rows{t.row(it.kvHead*p.group, first), last + 1 - first, p.group * dim * dt.size(), t.PosStride * dt.size()}
+}
+
+// rows is memory that is prefetched.
 type rows struct {
 	at             unsafe.Pointer
 	n, row, stride int // rows, and their bytes

@@ -166,6 +166,7 @@ func (r *run) Do(worker, i int) {
 // compute runs an item of one KV head, or of KV heads abreast.
 func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 	few := p.group*s.QueryLen <= c.FewRows
+	many := !few && p.config.Precision != BF16
 	rows, heads := it.rows, 1
 	if it.abreast {
 		heads = it.heads
@@ -188,10 +189,13 @@ func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 		p.fewCache(w, c, s, it, o, m, l)
 	} else if few {
 		p.few(w, c, s, it, o, m, l)
-	} else if p.config.Precision == BF16 {
-		p.manyDot(w, c, s, it, o, m, l)
-	} else {
+	} else if many {
 		p.many(w, c, s, it, o, m, l)
+	} else {
+		p.manyDot(w, c, s, it, o, m, l)
+	}
+	if it.group < 0 && many {
+		return // they are finished
 	}
 	if it.group >= 0 && atomic.AddInt32(&r.groups[it.group].pending, -1) > 0 {
 		return
@@ -201,10 +205,10 @@ func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 		head.kvHead = it.kvHead + h
 		first := h * it.rows
 		if it.group < 0 {
-			p.finish(w, s, &head, o[first*p.vd:], m[first:], l[first:])
+			p.finish(w, s, &head, 0, it.rows, o[first*p.vd:], m[first:], l[first:])
 		} else {
 			p.mergeSplits(r, w, &r.groups[it.group], first)
-			p.finish(w, s, &head, w.o, w.m, w.l)
+			p.finish(w, s, &head, 0, it.rows, w.o, w.m, w.l)
 		}
 	}
 }
@@ -247,13 +251,13 @@ func (p *Plan) mergeSplits(r *run, w *worker, g *group, first int) {
 	}
 }
 
-// finish writes the rows of an item: O/(Σ + sink) in the output type, and the
+// finish writes n rows of an item, from one on: O/(Σ + sink) in the output type, and the
 // log-sum-exp.
-func (p *Plan) finish(w *worker, s *Sequence, it *item, o, m, l []float32) {
+func (p *Plan) finish(w *worker, s *Sequence, it *item, row, n int, o, m, l []float32) {
 	f := &w.finish
 	f.Cols = p.config.ValueDim
 	k := p.variant.finish[p.config.Output]
-	for r := range it.rows {
+	for r := row; r < row+n; r++ {
 		query, head := (it.row+r)/p.group, it.kvHead*p.group+(it.row+r)%p.group
 		top, scale, sum := p.denominator(head, m[r], l[r])
 		f.O, f.Dst, f.Scale = &o[r*p.vd], s.Output.row(head, query), scale
