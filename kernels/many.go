@@ -11,7 +11,7 @@ import (
 // tile after another, while K and V stay in L2. Interleaved, the values of a tile are
 // added after the scores of the next one, so that its exponentials go along.
 //
-// Each tile's queries are packed when it comes first, and its rows finished when it came
+// Each tile's queries are packed and its sums cleared when it comes first, and its rows finished when it came
 // last, unless the item is a split. Both wait for memory, so they are prefetched in the
 // kernels of the tile before and of the tile itself.
 func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
@@ -27,6 +27,7 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 			rows := min(height, it.rows-row)
 			if first {
 				p.packQuery(w, c, s, it, row)
+				clear(o[row*p.vd:][:height*p.vd])
 			}
 			lo, hi := p.bounds(w, s, it.row+row, rows, height, key, n)
 			if lo >= hi {
@@ -89,8 +90,9 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 			}
 		}
 	}
-	if start >= it.key1 && it.group < 0 {
-		p.finish(w, s, it, 0, it.rows, o, m, l) // rows that see nothing
+	if start >= it.key1 { // rows that see nothing, never a split
+		clear(o)
+		p.finish(w, s, it, 0, it.rows, o, m, l)
 	}
 }
 

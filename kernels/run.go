@@ -180,7 +180,9 @@ func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 		o, m, l = r.o[it.partial*p.vd:], r.m[it.partial:], r.l[it.partial:]
 	}
 	o, m, l = o[:rows*p.vd], m[:rows], l[:rows]
-	clear(o)
+	if !many {
+		clear(o)
+	}
 	clear(l)
 	for i := range m {
 		m[i] = float32(math.Inf(-1))
