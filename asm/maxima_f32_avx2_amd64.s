@@ -192,11 +192,17 @@ max_done:
 	VPERMILPS  $0xb1, Y8, Y9
 	VMAXPS     Y9, Y8, Y8
 
-	// M, Alpha and L
-	MOVQ         48(DI), R11
+	// M, and for the moment the M before in Alpha
+	MOVQ   48(DI), R11
+	VMOVSS (R11)(BX*4), X10
+	VMOVSS X8, (R11)(BX*4)
+	MOVQ   64(DI), R11
+	VMOVSS X10, (R11)(BX*4)
+	VMAXPS Y8, Y7, Y8
+
+	// Alpha and L
+	MOVQ         64(DI), R11
 	VBROADCASTSS (R11)(BX*4), Y10
-	VMOVSS       X8, (R11)(BX*4)
-	VMAXPS       Y8, Y7, Y8
 	VMAXPS       Y10, Y7, Y10
 	VSUBPS       Y8, Y10, Y10
 	VMAXPS       Y10, Y6, Y10
@@ -211,7 +217,6 @@ max_done:
 	VFMADD213PS  Y1, Y10, Y14
 	VMULPS       Y12, Y10, Y10
 	VFMADD213PS  Y12, Y14, Y10
-	MOVQ         64(DI), R11
 	VMOVSS       X10, (R11)(BX*4)
 	MOVQ         56(DI), R11
 	VMULSS       (R11)(BX*4), X10, X10

@@ -180,11 +180,17 @@ max_done:
 	VPERMILPS  $0xb1, Z8, Z9
 	VMAXPS     Z9, Z8, Z8
 
-	// M, Alpha and L
-	MOVQ         48(DI), R12
+	// M, and for the moment the M before in Alpha
+	MOVQ   48(DI), R12
+	VMOVSS (R12)(BX*4), X10
+	VMOVSS X8, (R12)(BX*4)
+	MOVQ   64(DI), R12
+	VMOVSS X10, (R12)(BX*4)
+	VMAXPS Z8, Z7, Z8
+
+	// Alpha and L
+	MOVQ         64(DI), R12
 	VBROADCASTSS (R12)(BX*4), Z10
-	VMOVSS       X8, (R12)(BX*4)
-	VMAXPS       Z8, Z7, Z8
 	VMAXPS       Z10, Z7, Z10
 	VSUBPS       Z8, Z10, Z10
 	VREDUCEPS    $0x09, Z10, Z14
@@ -196,7 +202,6 @@ max_done:
 	VFMADD213PS  Z2, Z14, Z18
 	VFMADD213PS  Z1, Z14, Z18
 	VSCALEFPS.Z  Z10, Z18, K1, Z10
-	MOVQ         64(DI), R12
 	VMOVSS       X10, (R12)(BX*4)
 	MOVQ         56(DI), R12
 	VMULSS       (R12)(BX*4), X10, X10

@@ -191,30 +191,12 @@ max_done:
 	VPERMILPS  $0xb1, Y8, Y9
 	VMAXPS     Y9, Y8, Y8
 
-	// M, Alpha and L
-	MOVQ         48(DI), R10
-	VBROADCASTSS (R10)(BX*4), Y10
-	VMOVSS       X8, (R10)(BX*4)
-	VMAXPS       Y8, Y7, Y8
-	VMAXPS       Y10, Y7, Y10
-	VSUBPS       Y8, Y10, Y10
-	VMAXPS       Y10, Y6, Y10
-	VADDPS       Y0, Y10, Y12
-	VSUBPS       Y0, Y12, Y14
-	VSUBPS       Y14, Y10, Y10
-	VPSLLD       $0x17, Y12, Y12
-	VMOVAPS      Y5, Y14
-	VFMADD213PS  Y4, Y10, Y14
-	VFMADD213PS  Y3, Y10, Y14
-	VFMADD213PS  Y2, Y10, Y14
-	VFMADD213PS  Y1, Y10, Y14
-	VMULPS       Y12, Y10, Y10
-	VFMADD213PS  Y12, Y14, Y10
-	MOVQ         64(DI), R10
-	VMOVSS       X10, (R10)(BX*4)
-	MOVQ         56(DI), R10
-	VMULSS       (R10)(BX*4), X10, X10
-	VMOVSS       X10, (R10)(BX*4)
+	// M, and for the moment the M before in Alpha
+	MOVQ   48(DI), R10
+	VMOVSS (R10)(BX*4), X10
+	VMOVSS X8, (R10)(BX*4)
+	MOVQ   64(DI), R10
+	VMOVSS X10, (R10)(BX*4)
 
 	// the blocks out of range
 	MOVL         $0x00000000, R11
@@ -270,23 +252,45 @@ power:
 
 range_of_powers:
 	// blocks in range: Lo/16 up to ⌈Hi/16⌉
-	SHRQ $0x04, R8
-	ADDQ $0x0f, R9
-	SHRQ $0x04, R9
-
-	// P and its sum
-	VXORPS       Y9, Y9, Y9
+	SHRQ         $0x04, R8
+	ADDQ         $0x0f, R9
+	SHRQ         $0x04, R9
 	MOVQ         48(DI), R10
 	VBROADCASTSS (R10)(BX*4), Y8
 	VMAXPS       Y8, Y7, Y8
-	VSUBPS       Y8, Y9, Y8
-	MOVQ         R8, CX
-	IMULQ        SI, CX
-	ADDQ         AX, CX
-	MOVQ         R9, DX
-	SUBQ         R8, DX
-	TESTQ        DX, DX
-	JZ           exp2_done
+
+	// Alpha and L
+	MOVQ         64(DI), R10
+	VBROADCASTSS (R10)(BX*4), Y10
+	VMAXPS       Y10, Y7, Y10
+	VSUBPS       Y8, Y10, Y10
+	VMAXPS       Y10, Y6, Y10
+	VADDPS       Y0, Y10, Y12
+	VSUBPS       Y0, Y12, Y14
+	VSUBPS       Y14, Y10, Y10
+	VPSLLD       $0x17, Y12, Y12
+	VMOVAPS      Y5, Y14
+	VFMADD213PS  Y4, Y10, Y14
+	VFMADD213PS  Y3, Y10, Y14
+	VFMADD213PS  Y2, Y10, Y14
+	VFMADD213PS  Y1, Y10, Y14
+	VMULPS       Y12, Y10, Y10
+	VFMADD213PS  Y12, Y14, Y10
+	VMOVSS       X10, (R10)(BX*4)
+	MOVQ         56(DI), R10
+	VMULSS       (R10)(BX*4), X10, X10
+	VMOVSS       X10, (R10)(BX*4)
+
+	// P and its sum
+	VXORPS Y9, Y9, Y9
+	VSUBPS Y8, Y9, Y8
+	MOVQ   R8, CX
+	IMULQ  SI, CX
+	ADDQ   AX, CX
+	MOVQ   R9, DX
+	SUBQ   R8, DX
+	TESTQ  DX, DX
+	JZ     exp2_done
 
 exp2_one:
 	VADDPS      (CX), Y8, Y10

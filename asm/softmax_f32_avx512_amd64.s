@@ -179,27 +179,12 @@ max_done:
 	VPERMILPS  $0xb1, Z8, Z9
 	VMAXPS     Z9, Z8, Z8
 
-	// M, Alpha and L
-	MOVQ         48(DI), R11
-	VBROADCASTSS (R11)(BX*4), Z10
-	VMOVSS       X8, (R11)(BX*4)
-	VMAXPS       Z8, Z7, Z8
-	VMAXPS       Z10, Z7, Z10
-	VSUBPS       Z8, Z10, Z10
-	VREDUCEPS    $0x09, Z10, Z14
-	VCMPPS       $0x15, Z0, Z10, K1
-	VMOVAPS      Z6, Z18
-	VFMADD213PS  Z5, Z14, Z18
-	VFMADD213PS  Z4, Z14, Z18
-	VFMADD213PS  Z3, Z14, Z18
-	VFMADD213PS  Z2, Z14, Z18
-	VFMADD213PS  Z1, Z14, Z18
-	VSCALEFPS.Z  Z10, Z18, K1, Z10
-	MOVQ         64(DI), R11
-	VMOVSS       X10, (R11)(BX*4)
-	MOVQ         56(DI), R11
-	VMULSS       (R11)(BX*4), X10, X10
-	VMOVSS       X10, (R11)(BX*4)
+	// M, and for the moment the M before in Alpha
+	MOVQ   48(DI), R11
+	VMOVSS (R11)(BX*4), X10
+	VMOVSS X8, (R11)(BX*4)
+	MOVQ   64(DI), R11
+	VMOVSS X10, (R11)(BX*4)
 
 	// the blocks out of range
 	MOVL         $0x00000000, R12
@@ -253,23 +238,42 @@ power:
 
 range_of_powers:
 	// blocks in range: Lo/16 up to ⌈Hi/16⌉
-	SHRQ $0x04, R9
-	ADDQ $0x0f, R10
-	SHRQ $0x04, R10
-
-	// P and its sum
-	VPXORD       Z9, Z9, Z9
+	SHRQ         $0x04, R9
+	ADDQ         $0x0f, R10
+	SHRQ         $0x04, R10
 	MOVQ         48(DI), R11
 	VBROADCASTSS (R11)(BX*4), Z8
 	VMAXPS       Z8, Z7, Z8
-	VSUBPS       Z8, Z9, Z8
-	MOVQ         R9, CX
-	IMULQ        SI, CX
-	ADDQ         AX, CX
-	MOVQ         R10, DX
-	SUBQ         R9, DX
-	SUBQ         $0x04, DX
-	JLT          exp2_rest
+
+	// Alpha and L
+	MOVQ         64(DI), R11
+	VBROADCASTSS (R11)(BX*4), Z10
+	VMAXPS       Z10, Z7, Z10
+	VSUBPS       Z8, Z10, Z10
+	VREDUCEPS    $0x09, Z10, Z14
+	VCMPPS       $0x15, Z0, Z10, K1
+	VMOVAPS      Z6, Z18
+	VFMADD213PS  Z5, Z14, Z18
+	VFMADD213PS  Z4, Z14, Z18
+	VFMADD213PS  Z3, Z14, Z18
+	VFMADD213PS  Z2, Z14, Z18
+	VFMADD213PS  Z1, Z14, Z18
+	VSCALEFPS.Z  Z10, Z18, K1, Z10
+	VMOVSS       X10, (R11)(BX*4)
+	MOVQ         56(DI), R11
+	VMULSS       (R11)(BX*4), X10, X10
+	VMOVSS       X10, (R11)(BX*4)
+
+	// P and its sum
+	VPXORD Z9, Z9, Z9
+	VSUBPS Z8, Z9, Z8
+	MOVQ   R9, CX
+	IMULQ  SI, CX
+	ADDQ   AX, CX
+	MOVQ   R10, DX
+	SUBQ   R9, DX
+	SUBQ   $0x04, DX
+	JLT    exp2_rest
 
 exp2:
 	VADDPS      (CX), Z8, Z10

@@ -130,7 +130,8 @@ const (
 )
 
 // softmax emits the online softmax of an S tile: the maxima of all rows first, then the
-// exponentials, which would wait for one row's maximum with every operation behind them.
+// exponentials. After its row's maximum alone an exponential, and Alpha too, would wait for
+// it with all that a scheduler holds of the next rows.
 // Keys of a row's first and last block that are out of range become −Inf; so both passes
 // run over whole blocks.
 //
@@ -186,6 +187,19 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r];  M[r] = m`
 	// 2^(m − m) = 1. NaN goes through.
 	finite := func(x reg.VecPhysical) { e.VMAXPS(x, lowest, x) }
 
+	// rescale turns the M before into Alpha and multiplies L by it.
+	rescale := func() {
+		e.note("Alpha and L")
+		old := v[0]
+		e.VBROADCASTSS(t.element("Alpha", tmp), old)
+		finite(old)
+		e.VSUBPS(m, old, old)
+		pow.apply(v[:1], n[:1], p[:1])
+		e.VMOVSS(old.AsX(), indexed(tmp, t.row, 4, 0))
+		e.VMULSS(t.element("L", tmp), old.AsX(), old.AsX())
+		e.VMOVSS(old.AsX(), indexed(tmp, t.row, 4, 0))
+	}
+
 	t.rows("maximum", func() {
 		limits("")
 		e.note("−Inf before Lo in its block")
@@ -220,21 +234,16 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r];  M[r] = m`
 		}
 		e.across(m, sum, e.VMAXPS)
 
-		e.note("M, Alpha and L")
-		old := v[0]
-		e.VBROADCASTSS(t.element("M", tmp), old)
+		e.note("M, and for the moment the M before in Alpha")
+		e.VMOVSS(t.element("M", tmp), v[0].AsX())
 		e.VMOVSS(m.AsX(), indexed(tmp, t.row, 4, 0))
-		finite(m)
-		finite(old)
-		e.VSUBPS(m, old, old)
-		pow.apply(v[:1], n[:1], p[:1])
-		e.VMOVSS(old.AsX(), t.element("Alpha", tmp))
-		e.VMULSS(t.element("L", tmp), old.AsX(), old.AsX())
-		e.VMOVSS(old.AsX(), indexed(tmp, t.row, 4, 0))
+		e.VMOVSS(v[0].AsX(), t.element("Alpha", tmp))
 
 		outside := uint32(0)
 		if maxima {
 			outside = negInf
+			finite(m)
+			rescale()
 			e.note("what is pending: −m, the same in all lanes even of NaNs, and a sum of 0")
 			e.VBROADCASTSS(m.AsX(), m)
 			e.zero(sum)
@@ -264,10 +273,11 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r];  M[r] = m`
 		t.rows("power", func() {
 			limits("_of_powers")
 			blocks()
-			e.note("P and its sum")
-			e.zero(sum)
 			e.VBROADCASTSS(t.element("M", tmp), m)
 			finite(m)
+			rescale()
+			e.note("P and its sum")
+			e.zero(sum)
 			e.VSUBPS(m, sum, m)
 			t.from(lo, hi)
 			wide := *t
