@@ -62,7 +62,7 @@ var oneShuffle = fix{
 
 // twoMultipliers replaces 512-bit multiplications by an instruction that the model
 // lets run in ports 0 and 5. Where it takes fewer operands, the accumulator and the
-// factor that is loaded last remain.
+// factor that is in memory or was loaded last remain.
 func twoMultipliers(mnemonic string) fix {
 	return fix{
 		name: "512-bit FMAs as " + strings.ToUpper(mnemonic),
@@ -76,9 +76,11 @@ func twoMultipliers(mnemonic string) fix {
 					continue
 				}
 				dst := regs[len(regs)-1]
-				if strings.HasPrefix(ins.mnemonic, "vf") && multiplyAdd.MatchString(ins.mnemonic) && len(regs) == 3 {
+				if strings.HasPrefix(ins.mnemonic, "vf") && multiplyAdd.MatchString(ins.mnemonic) {
 					latest := regs[0]
-					if written[regs[1]] > written[regs[0]] {
+					if ins.reads() {
+						latest, _, _ = strings.Cut(ins.operands, ", %")
+					} else if written[regs[1]] > written[regs[0]] {
 						latest = regs[1]
 					}
 					ins.operands = strings.Join([]string{latest, dst, dst}, ", ")

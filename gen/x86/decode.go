@@ -175,7 +175,7 @@ func (e *emitter) decodeValue() {
 		sets := tile.narrow(width / e.lanes)
 		load, finish := e.rowOf(t, width, v)
 		step := func(s *outer, a func(r int) operand.Mem) {
-			s.step(func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(a(r), dst) }, load)
+			s.step(a, load)
 			e.ADDQ(stride, v)
 		}
 		name := fmt.Sprintf("_%d", width)

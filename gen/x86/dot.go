@@ -27,21 +27,27 @@ func (e *emitter) pairs() spec.DType {
 	return spec.F32
 }
 
-// multiplyAdd adds x·y to sum.
-func (e *emitter) multiplyAdd(x, y, sum reg.VecPhysical) {
-	if e.spec.Op.Dot() {
+// multiplyAdd adds x·y to sum; y in memory is broadcast.
+func (e *emitter) multiplyAdd(x reg.VecPhysical, y operand.Op, sum reg.VecPhysical) {
+	switch {
+	case e.spec.Op.Dot():
 		e.evex("VDPBF16PS", sum, x, y)
-	} else {
+	case operand.IsMem(y):
+		e.VFMADD231PS_BCST(y, x, sum)
+	default:
 		e.VFMADD231PS(x, y, sum)
 	}
 }
 
-// multiply sets dst to x·y.
-func (e *emitter) multiply(x, y, dst reg.VecPhysical) {
-	if e.spec.Op.Dot() {
+// multiply sets dst to x·y, likewise.
+func (e *emitter) multiply(x reg.VecPhysical, y operand.Op, dst reg.VecPhysical) {
+	switch {
+	case e.spec.Op.Dot():
 		e.zero(dst)
 		e.multiplyAdd(x, y, dst)
-	} else {
+	case operand.IsMem(y):
+		e.VMULPS_BCST(y, x, dst)
+	default:
 		e.VMULPS(x, y, dst)
 	}
 }

@@ -39,7 +39,7 @@ func (e *emitter) score() {
 	steps := func(first bool) {
 		ahead.fetch(prefetchStep*unroll/lane, fmt.Sprintf("_%t", first))
 		for i := range unroll {
-			a := func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(at(q, 4*(i*rows+r)), dst) }
+			a := func(r int) operand.Mem { return at(q, 4*(i*rows+r)) }
 			b := func(v int, dst reg.VecPhysical) { e.VMOVUPS(at(k, 4*(i*cols+v*e.lanes)), dst) }
 			if first && i == 0 {
 				e.note("the last panel's S out, S[0..%d] = Q[d]·K[d]", rows-1)
@@ -127,7 +127,7 @@ func (e *emitter) value() {
 			for line := 0; line < width*t.Size(); line += 64 {
 				e.PREFETCHT0(indexed(v, stride, 4, line))
 			}
-			s.step(func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(a(r), dst) }, load)
+			s.step(a, load)
 			e.ADDQ(stride, v)
 		}
 		name := fmt.Sprintf("_%d", width)
@@ -395,25 +395,25 @@ func (t *outer) zero() {
 	}
 }
 
-// step adds one outer product; a(r, dst) broadcasts a[r], b(v, dst) loads b[v].
-func (t *outer) step(a, b func(i int, dst reg.VecPhysical)) {
-	t.products(a, b, func(r, v int, x, y reg.VecPhysical) { t.e.multiplyAdd(x, y, t.acc[r][v]) })
+// step adds one outer product; a(r) is where a[r] is, b(v, dst) loads b[v].
+func (t *outer) step(a func(r int) operand.Mem, b func(v int, dst reg.VecPhysical)) {
+	t.products(a, b, func(r, v int, x reg.VecPhysical, y operand.Op) { t.e.multiplyAdd(x, y, t.acc[r][v]) })
 }
 
 // first is step when the accumulators still hold something else, which spill saves.
-func (t *outer) first(a, b func(i int, dst reg.VecPhysical), spill func(r, v int)) {
-	t.products(a, b, func(r, v int, x, y reg.VecPhysical) {
+func (t *outer) first(a func(r int) operand.Mem, b func(v int, dst reg.VecPhysical), spill func(r, v int)) {
+	t.products(a, b, func(r, v int, x reg.VecPhysical, y operand.Op) {
 		spill(r, v)
 		t.e.multiply(x, y, t.acc[r][v])
 	})
 }
 
-// products loads a and b and calls with each pair of factors, a[r] and b[v].
-func (t *outer) products(a, b func(i int, dst reg.VecPhysical), each func(r, v int, x, y reg.VecPhysical)) {
+// products loads a and b and calls with each pair of factors, b[v] and a[r], or a[r] and b[v].
+func (t *outer) products(a func(r int) operand.Mem, b func(v int, dst reg.VecPhysical), each func(r, v int, x reg.VecPhysical, y operand.Op)) {
 	rows, vecs := len(t.acc), len(t.acc[0])
 	if t.holdA {
 		for r := range rows {
-			a(r, t.hold[r])
+			t.e.VBROADCASTSS(a(r), t.hold[r])
 		}
 		for v := range vecs {
 			x := t.pass[v%len(t.pass)]
@@ -428,10 +428,28 @@ func (t *outer) products(a, b func(i int, dst reg.VecPhysical), each func(r, v i
 		b(v, t.hold[v])
 	}
 	for r := range rows {
+		if t.embedded(r, rows, vecs) {
+			for v := range vecs {
+				each(r, v, t.hold[v], a(r))
+			}
+			continue
+		}
 		x := t.pass[r%len(t.pass)]
-		a(r, x)
+		t.e.VBROADCASTSS(a(r), x)
 		for v := range vecs {
 			each(r, v, t.hold[v], x)
 		}
 	}
+}
+
+// embedded tells whether the products of row r take their factor from memory, broadcast
+// (AVX-512): fewer operations, which matters where two threads share a core, but a load for
+// each vector. Two vectors: in as many rows as leave two loads a cycle enough for b and for
+// the lines that Value prefetches.
+func (t *outer) embedded(r, rows, vecs int) bool {
+	if !t.e.avx512() || t.e.spec.Op.Dot() || vecs > 2 {
+		return false
+	}
+	n := max(rows-4, 0)
+	return vecs == 1 || (r+1)*n/rows > r*n/rows
 }

@@ -75,7 +75,7 @@ func (g *panels) narrow(n int) []*outer {
 // step grows a set by row i after at; a is the factor of a row of the tile.
 func (g *panels) step(t *outer, i int, a func(r int) operand.Mem) {
 	e := g.e
-	t.step(func(r int, dst reg.VecPhysical) { e.VBROADCASTSS(a(r), dst) }, func(v int, dst reg.VecPhysical) {
+	t.step(a, func(v int, dst reg.VecPhysical) {
 		x := v * e.lanes
 		row := func(x int) operand.Mem { return g.stride.mem(g.at, x/lane, g.size*(i*lane+x%lane)) }
 		switch {
