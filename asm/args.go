@@ -15,13 +15,15 @@ const PrefetchStep = 256
 //	S[j/16][r][j%16] = Σ_d Q[d][r]·K[j/C][d][j%C]    r < R, j < Panels·C
 //
 // DotScore: the same of pairs, D of them, and S is multiplied by Scale.
+//
+// AMXScore: DotScore with Q[r][d], rows of pairs.
 type ScoreArgs struct {
 	Q      *float32 // [D][R]
 	K      *float32 // [Panels][D][C]
 	S      *float32 // [Panels·C/16][R][16], written
 	D      int      // > 0, a multiple of 16
 	Panels int      // > 0
-	Scale  float32  // DotScore only
+	Scale  float32  // DotScore and AMXScore only
 
 	// As DecodeValue does; arm64 does not.
 	Prefetch       int // bytes after K; 0: none
@@ -55,6 +57,18 @@ type ScoreArgs struct {
 // DotValue multiplies such a P with pairs of keys in V. DotValueExp is both. There
 //
 //	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16·2][r][k%16]·V[k][c]    pairs k
+//
+// AMXExp is DotExp with the pairs of 32 keys in another order, with the weights rounded to
+// nearest up to 2 % of the distance between neighbors, and without L, which becomes NaN for
+// a NaN score. It overwrites Pending.
+//
+//	P[2b][r][i] = (2^(S − m) of keys 32b + k, 32b + k + 1)    k = i/4·4 + i%2·2 + i%4/2·16
+//
+// AMXValue is DotValue of such a P, with V as AMXPack writes it, and of the sum,
+//
+//	L[r] = Alpha[r]·L[r] + Σ P[r]
+//
+// and does AMXExp of the next tile. Its Keys is a multiple of 16.
 type ValueArgs struct {
 	P       *float32       // [⌈Keys/16⌉][R][16]
 	V       unsafe.Pointer // [Keys] rows of Cols elements
@@ -72,6 +86,8 @@ type ValueArgs struct {
 	// ValueExp only.
 	NextS, NextPending, NextL *float32
 	NextBlocks                int // 0: there is no other tile
+	// AMXValue only: [R].
+	L *float32
 }
 
 // DecodeScoreArgs: S = Q·Kᵀ for R rows against K in plain rows.
@@ -190,6 +206,10 @@ type PackArgs struct {
 // of 16 columns.
 //
 //	Dst[k][c] = (Src[2k][c], Src[2k+1][c])    k < ⌈Rows/2⌉, c < ⌈Cols/16⌉·16
+//
+// AMXPack: 16 pairs of 32 rows, in the order that AMXExp has. Rows is a multiple of 32.
+//
+//	Dst[16b+i][c] = (Src[32b+k][c], Src[32b+k+1][c])    k = i/4·4 + i%2·2 + i%4/2·16
 type DotPackArgs struct {
 	Src       unsafe.Pointer // [Rows] rows of Cols elements
 	SrcStride int            // bytes from row to row

@@ -43,6 +43,16 @@ func Emit(s spec.Spec) (spec.Output, error) {
 		e.dotExp()
 	case spec.DotPack:
 		e.dotPack()
+	case spec.AMXScore:
+		e.amxScore()
+	case spec.AMXExp:
+		e.amxExp()
+	case spec.AMXValue:
+		e.amxValue()
+	case spec.AMXPack:
+		e.amxPack()
+	case spec.AMXPeak:
+		e.amxPeak()
 	case spec.DecodeValue:
 		e.decodeValue()
 	case spec.DecodeScore:
@@ -289,7 +299,7 @@ func (e *emitter) output() (spec.Output, error) {
 	if err != nil {
 		return fail(err)
 	}
-	asm = encoded(asm)
+	asm = amxEncoded(encoded(asm))
 	fn := file.Functions()[0]
 	requires := slices.DeleteFunc(slices.Clone(fn.ISA), func(f string) bool { return slices.Contains(baseline, f) })
 	if high.Match(asm) {
