@@ -101,19 +101,19 @@ func amxValue(t *testing.T, k asm.Kernel, keys, cols, gap int) {
 	}
 	stride := cols + gap
 	v := rng.pairs((keys-1)*stride + cols)
-	factors, l := make([]float32, k.Rows), guard.Slice[float32](t, k.Rows)
+	factors := make([]float32, k.Rows)
 	for r := range k.Rows {
-		factors[r], l[r] = []float32{1, 1, rng.Float32(), 0}[rng.IntN(4)], 100*rng.Float32()
+		factors[r] = []float32{1, 1, rng.Float32(), 0}[rng.IntN(4)]
 	}
 	alpha := guard.ReadOnly(t, factors)
 	o := guard.Slice[float32](t, (k.Rows-1)*stride+cols)
 	for i := range o {
 		o[i] = float32(rng.NormFloat64())
 	}
-	was, before := slices.Clone(o), slices.Clone(l)
+	was := slices.Clone(o)
 	asm.AMXValue(k.ID, &asm.ValueArgs{
 		P: readOnly(t, p), V: unsafe.Pointer(readOnly(t, v)), VStride: 4 * stride, O: &o[0], OStride: 4 * stride, Alpha: &alpha[0],
-		Keys: keys, Cols: cols, L: &l[0],
+		Keys: keys, Cols: cols,
 	})
 	for i, got := range o {
 		r, c := i/stride, i%stride
@@ -127,14 +127,6 @@ func amxValue(t *testing.T, k asm.Kernel, keys, cols, gap int) {
 			want.addPair(p[pairAt(k.Rows, r, j)], v[j*stride+c])
 		}
 		require.Truef(t, want.within(got), "keys=%d cols=%d gap=%d O[%d][%d] = %v, want %v", keys, cols, gap, r, c, got, want.x)
-	}
-	for r, got := range l {
-		var want sum
-		want.add(float64(alpha[r]) * float64(before[r]))
-		for j := range keys {
-			want.addPair(p[pairAt(k.Rows, r, j)], pairOf(1, 1))
-		}
-		require.Truef(t, want.within(got), "keys=%d cols=%d L[%d] = %v, want %v", keys, cols, r, got, want.x)
 	}
 }
 
@@ -153,8 +145,8 @@ func TestAMXExp(t *testing.T) {
 						got := amxExp(t, k, maximaID, blocks, func(a *asm.ValueArgs) {
 							rng := newSource(uint64(keys))
 							p, v, alpha := rng.floats(t, keys*2*k.Rows), rng.floats(t, keys*cols), rng.floats(t, k.Rows)
-							o, l := guard.Slice[float32](t, k.Rows*cols), guard.Slice[float32](t, k.Rows)
-							a.P, a.V, a.VStride, a.O, a.OStride, a.Alpha, a.Keys, a.Cols, a.L = &p[0], unsafe.Pointer(&v[0]), 4*cols, &o[0], 4*cols, &alpha[0], keys, cols, &l[0]
+							o := guard.Slice[float32](t, k.Rows*cols)
+							a.P, a.V, a.VStride, a.O, a.OStride, a.Alpha, a.Keys, a.Cols = &p[0], unsafe.Pointer(&v[0]), 4*cols, &o[0], 4*cols, &alpha[0], keys, cols
 							asm.AMXValue(value, a)
 						})
 						require.Equal(t, want, got, "blocks=%d: AMXValue of %d pairs of keys", blocks, keys)
@@ -165,7 +157,7 @@ func TestAMXExp(t *testing.T) {
 	}
 }
 
-// amxExp compares and returns the bits of P.
+// amxExp compares and returns the bits of P and L.
 func amxExp(t *testing.T, k asm.Kernel, maxima asm.ID, blocks int, run func(*asm.ValueArgs)) []uint32 {
 	rng := newSource(uint64(blocks))
 	rows, n := k.Rows, blocks*asm.Lane
@@ -175,22 +167,23 @@ func amxExp(t *testing.T, k asm.Kernel, maxima asm.ID, blocks int, run func(*asm
 	for i := range s {
 		s[i] = float32(rng.NormFloat64() * 8)
 	}
+	special := blocks%8 == 2
 	for r := range rows {
 		lo[r], hi[r] = 0, int32(n)
-		m[r] = float32(rng.NormFloat64() * 8)
+		m[r], l[r] = float32(rng.NormFloat64()*8), rng.Float32()*100
 		switch r % 8 {
 		case 1: // nothing seen before
-			m[r] = -inf
+			m[r], l[r] = negInf, 0
 		case 2: // a range
 			lo[r], hi[r] = int32(rng.IntN(n)), int32(rng.IntN(n+1))
 		case 3: // nothing at all
-			m[r], hi[r] = -inf, 0
+			m[r], l[r], hi[r] = negInf, 0, 0
 		case 4:
-			if blocks%8 == 2 {
-				s[blockAt(rows, r, rng.IntN(n))] = float32(math.NaN())
+			if special && r == 20 {
+				s[blockAt(rows, r, rng.IntN(n))] = []float32{nan, inf}[blocks/8%2]
 			}
 		case 5:
-			s[blockAt(rows, r, rng.IntN(n))] = -inf
+			s[blockAt(rows, r, rng.IntN(n))] = negInf
 		case 6: // as far below the maximum as may be
 			for j := range n {
 				s[blockAt(rows, r, j)] = -float32(rng.IntN(300))
@@ -202,19 +195,17 @@ func amxExp(t *testing.T, k asm.Kernel, maxima asm.ID, blocks int, run func(*asm
 		S: &s[0], Stride: 4 * rows * asm.Lane, Rows: rows, Blocks: blocks, Lo: &lo[0], Hi: &hi[0],
 		M: &m[0], L: &l[0], Alpha: &alpha[0], Pending: &pending[0],
 	})
-	was, shift := slices.Clone(s), slices.Clone(pending)
-	for r := range l {
-		l[r] = -1
-	}
+	was, shift, before := slices.Clone(s), slices.Clone(pending), slices.Clone(l)
 	run(&asm.ValueArgs{NextS: &s[0], NextPending: &pending[0], NextL: &l[0], NextBlocks: blocks})
 
 	var bits []uint32
 	for r := range rows {
-		if r%8 == 4 && blocks%8 == 2 {
+		if special {
 			require.True(t, l[r] != l[r], "L[%d] = %v, expected NaN", r, l[r])
 			continue
 		}
-		require.Equal(t, float32(-1), l[r], "L[%d]", r)
+		var total sum
+		total.add(float64(before[r]))
 		for i := range n / 2 {
 			word := math.Float32bits(s[pairAt(rows, r, i)])
 			for of := range 2 {
@@ -227,11 +218,59 @@ func amxExp(t *testing.T, k asm.Kernel, maxima asm.ID, blocks int, run func(*asm
 				} else {
 					require.InDelta(t, want, got, 0.52*unit, "blocks=%d P[%d][%d] of %v − %v", blocks, r, j, x, shift[2*asm.Lane*r])
 				}
+				total.add(got)
 			}
 			bits = append(bits, word)
 		}
+		require.Truef(t, total.within(l[r]), "blocks=%d L[%d] = %v, want %v", blocks, r, l[r], total.x)
+		bits = append(bits, math.Float32bits(l[r]))
 	}
 	return bits
+}
+
+// AMXMaxima is Maxima, but for the last places of Alpha.
+func TestAMXMaxima(t *testing.T) {
+	maxima := kernels(asm.OpMaxima)
+	reference := maxima[slices.IndexFunc(maxima, func(k asm.Kernel) bool { return k.ISA == asm.AVX512 })].ID
+	for _, k := range kernels(asm.OpAMXMaxima) {
+		t.Run(k.Name, func(t *testing.T) {
+			needs(t, k)
+			for blocks := 1; blocks <= 17; blocks += 3 {
+				rng := newSource(uint64(blocks))
+				rows := k.Rows
+				values := make([]float32, rows*blocks*asm.Lane)
+				m, l, limit := make([]float32, rows), make([]float32, rows), slices.Repeat([]int32{int32(blocks * asm.Lane)}, rows)
+				for i := range values {
+					values[i] = float32(rng.NormFloat64() * 8)
+				}
+				for r := range rows {
+					m[r], l[r] = []float32{negInf, 100, 3}[r%3], rng.Float32()
+					if r%4 == 0 {
+						for j := range blocks * asm.Lane {
+							values[blockAt(rows, r, j)] = negInf
+						}
+					}
+				}
+				run := func(op func(asm.ID, *asm.SoftmaxArgs), id asm.ID) (results [4][]float32) {
+					s := guard.ReadOnly(t, values)
+					for i, x := range [][]float32{m, l, make([]float32, rows), make([]float32, 2*rows*asm.Lane)} {
+						results[i] = guard.Slice[float32](t, len(x))
+						copy(results[i], x)
+					}
+					op(id, &asm.SoftmaxArgs{
+						S: &s[0], Stride: 4 * rows * asm.Lane, Rows: rows, Blocks: blocks, Lo: &make([]int32, rows)[0], Hi: &limit[0],
+						M: &results[0][0], L: &results[1][0], Alpha: &results[2][0], Pending: &results[3][0],
+					})
+					return results
+				}
+				want, got := run(asm.Maxima, reference), run(asm.AMXMaxima, k.ID)
+				require.Equal(t, want[0], got[0], "M")
+				require.InDeltaSlice(t, want[1], got[1], 1e-6, "L")
+				require.InDeltaSlice(t, want[2], got[2], 1e-6, "Alpha")
+				require.Equal(t, want[3], got[3], "Pending")
+			}
+		})
+	}
 }
 
 func TestAMXPack(t *testing.T) {

@@ -58,17 +58,12 @@ type ScoreArgs struct {
 //
 //	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16·2][r][k%16]·V[k][c]    pairs k
 //
-// AMXExp is DotExp with the pairs of 32 keys in another order, with the weights rounded to
-// nearest up to 2 % of the distance between neighbors, and without L, which becomes NaN for
-// a NaN score. It overwrites Pending.
+// AMXExp is DotExp with the pairs of 32 keys in another order, and with the weights rounded to
+// nearest up to 2 % of the distance between neighbors. A NaN score leaves a NaN in each L.
 //
 //	P[2b][r][i] = (2^(S − m) of keys 32b + k, 32b + k + 1)    k = i/4·4 + i%2·2 + i%4/2·16
 //
-// AMXValue is DotValue of such a P, with V as AMXPack writes it, and of the sum,
-//
-//	L[r] = Alpha[r]·L[r] + Σ P[r]
-//
-// and does AMXExp of the next tile. Its Keys is a multiple of 16.
+// AMXValue is DotValueExp of such P, with V as AMXPack writes it. Its Keys is a multiple of 16.
 type ValueArgs struct {
 	P       *float32       // [⌈Keys/16⌉][R][16]
 	V       unsafe.Pointer // [Keys] rows of Cols elements
@@ -86,8 +81,6 @@ type ValueArgs struct {
 	// ValueExp only.
 	NextS, NextPending, NextL *float32
 	NextBlocks                int // 0: there is no other tile
-	// AMXValue only: [R].
-	L *float32
 }
 
 // DecodeScoreArgs: S = Q·Kᵀ for R rows against K in plain rows.
@@ -158,6 +151,8 @@ type PanelValueArgs struct {
 // L[r] Alpha[r]·L[r], and writes, for vectors of N float32, 16 to a row,
 //
 //	Pending[r][i][0][0 … N] = −m, 0 if m is −Inf;  Pending[r][i][1][0 … N] = 0    i < 16/N
+//
+// AMXMaxima does so for 32 rows that see all keys: Rows, Stride, Lo and Hi are not read.
 type SoftmaxArgs struct {
 	S      *float32 // [Blocks][16] a row, blocks Stride bytes apart
 	Stride int      // bytes from block to block; rows are 64 bytes apart

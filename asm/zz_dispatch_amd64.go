@@ -398,6 +398,16 @@ func AMXScore(id ID, a *ScoreArgs) {
 	}
 }
 
+// AMXMaxima runs the amx_maxima kernel id. It panics if this build has none.
+func AMXMaxima(id ID, a *SoftmaxArgs) {
+	switch id {
+	case id_amx_maxima_bf16_32x32_avx512:
+		amx_maxima_bf16_32x32_avx512(a)
+	default:
+		panic(noKernel(OpAMXMaxima, id))
+	}
+}
+
 // AMXExp runs the amx_exp kernel id. It panics if this build has none.
 func AMXExp(id ID, a *ValueArgs) {
 	switch id {

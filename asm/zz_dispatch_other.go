@@ -74,6 +74,11 @@ func AMXScore(id ID, _ *ScoreArgs) {
 	panic(noKernel(OpAMXScore, id))
 }
 
+// AMXMaxima runs the amx_maxima kernel id. It panics if this build has none.
+func AMXMaxima(id ID, _ *SoftmaxArgs) {
+	panic(noKernel(OpAMXMaxima, id))
+}
+
 // AMXExp runs the amx_exp kernel id. It panics if this build has none.
 func AMXExp(id ID, _ *ValueArgs) {
 	panic(noKernel(OpAMXExp, id))

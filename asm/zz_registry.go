@@ -25,6 +25,7 @@ const (
 	OpDotValueExp Op = "dot_value_exp"
 	OpAMXPack     Op = "amx_pack"
 	OpAMXScore    Op = "amx_score"
+	OpAMXMaxima   Op = "amx_maxima"
 	OpAMXExp      Op = "amx_exp"
 	OpAMXValue    Op = "amx_value"
 	OpAMXPeak     Op = "amx_peak"
@@ -114,6 +115,7 @@ const (
 	id_dot_exp_bf16_6x64_avx512
 	id_dot_pack_bf16_avx512
 	id_amx_score_bf16_32x32_avx512
+	id_amx_maxima_bf16_32x32_avx512
 	id_amx_exp_bf16_32x32_avx512
 	id_amx_value_bf16_32x32_avx512
 	id_amx_pack_bf16_avx512
@@ -405,8 +407,9 @@ func List() []Kernel {
 		{id_dot_exp_bf16_6x64_avx512, "dot_exp_bf16_6x64_avx512", OpDotExp, "bf16", "avx512", 6, 64, []string{"AVX", "AVX512F", "AVX512_BF16"}, 480, 128, "de652f94add2"},
 		{id_dot_pack_bf16_avx512, "dot_pack_bf16_avx512", OpDotPack, "bf16", "avx512", 0, 0, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 0, 64, "e7a5078561ff"},
 		{id_amx_score_bf16_32x32_avx512, "amx_score_bf16_32x32_avx512", OpAMXScore, "bf16", "avx512", 32, 32, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 4096, "83c6d570f342"},
-		{id_amx_exp_bf16_32x32_avx512, "amx_exp_bf16_32x32_avx512", OpAMXExp, "bf16", "avx512", 32, 32, []string{"AVX", "AVX512BW", "AVX512DQ", "AVX512F"}, 3072, 1024, "31d9faca3140"},
-		{id_amx_value_bf16_32x32_avx512, "amx_value_bf16_32x32_avx512", OpAMXValue, "bf16", "avx512", 32, 32, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512BW", "AVX512DQ", "AVX512F"}, 65536, 4096, "aeb442858fab"},
+		{id_amx_maxima_bf16_32x32_avx512, "amx_maxima_bf16_32x32_avx512", OpAMXMaxima, "bf16", "avx512", 32, 32, []string{"AVX", "AVX512F"}, 512, 2048, "1ed39782bcf2"},
+		{id_amx_exp_bf16_32x32_avx512, "amx_exp_bf16_32x32_avx512", OpAMXExp, "bf16", "avx512", 32, 32, []string{"AVX", "AVX512BW", "AVX512DQ", "AVX512F", "AVX512_BF16"}, 3584, 1024, "4f07680a87f0"},
+		{id_amx_value_bf16_32x32_avx512, "amx_value_bf16_32x32_avx512", OpAMXValue, "bf16", "avx512", 32, 32, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512BW", "AVX512DQ", "AVX512F", "AVX512_BF16"}, 65536, 4096, "ae059397d26e"},
 		{id_amx_pack_bf16_avx512, "amx_pack_bf16_avx512", OpAMXPack, "bf16", "avx512", 0, 0, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 0, 64, "49d9d7b0ea5a"},
 		{id_amx_peak_bf16_avx512, "amx_peak_bf16_avx512", OpAMXPeak, "bf16", "avx512", 0, 0, []string{"AMX_BF16", "AMX_TILE", "AVX"}, 65536, 0, "e08a091225d2"},
 		{id_decode_score_f32_1x8_avx512, "decode_score_f32_1x8_avx512", OpDecodeScore, "f32", "avx512", 1, 8, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 36, "b2bba8bd7e67"},

@@ -101,6 +101,9 @@ func dot_pack_bf16_avx512(a *DotPackArgs)
 func amx_score_bf16_32x32_avx512(a *ScoreArgs)
 
 //go:noescape
+func amx_maxima_bf16_32x32_avx512(a *SoftmaxArgs)
+
+//go:noescape
 func amx_exp_bf16_32x32_avx512(a *ValueArgs)
 
 //go:noescape

@@ -17,7 +17,7 @@ import (
 var ops = []spec.Op{
 	spec.Score, spec.Value, spec.ValueExp, spec.DecodeScore, spec.DecodeValue, spec.PanelScore, spec.PanelValue,
 	spec.DotPack, spec.DotScore, spec.DotExp, spec.DotValue, spec.DotValueExp,
-	spec.AMXPack, spec.AMXScore, spec.AMXExp, spec.AMXValue, spec.AMXPeak,
+	spec.AMXPack, spec.AMXScore, spec.AMXMaxima, spec.AMXExp, spec.AMXValue, spec.AMXPeak,
 	spec.Softmax, spec.Maxima, spec.Softcap, spec.Alibi, spec.Bias, spec.Mask,
 	spec.Pack, spec.Convert, spec.Finish, spec.Peak, spec.Read,
 }

@@ -33,6 +33,7 @@ var structs = map[spec.Op]string{
 	spec.DotValueExp: "ValueArgs",
 	spec.AMXPack:     "DotPackArgs",
 	spec.AMXScore:    "ScoreArgs",
+	spec.AMXMaxima:   "SoftmaxArgs",
 	spec.AMXExp:      "ValueArgs",
 	spec.AMXValue:    "ValueArgs",
 	spec.AMXPeak:     "PeakArgs",

@@ -47,11 +47,12 @@ func (o Op) Dot() bool { return strings.HasPrefix(string(o), "dot_") }
 
 // The same family by AMX, whose tile registers hold 16 rows of 64 bytes.
 const (
-	AMXPack  Op = "amx_pack"  // DotPack, pairs in the order of AMXExp
-	AMXScore Op = "amx_score" // DotScore, Q in rows
-	AMXExp   Op = "amx_exp"   // DotExp, which leaves the sum to AMXValue
-	AMXValue Op = "amx_value" // DotValue, and between its products AMXExp of the next row tile
-	AMXPeak  Op = "amx_peak"  // products of tiles: the machine's limit
+	AMXPack   Op = "amx_pack"   // DotPack, pairs in the order of AMXExp
+	AMXScore  Op = "amx_score"  // DotScore, Q in rows
+	AMXMaxima Op = "amx_maxima" // Maxima of rows that see all keys
+	AMXExp    Op = "amx_exp"    // DotExp, pairs in an order of its own
+	AMXValue  Op = "amx_value"  // DotValue, and between its products AMXExp of the next row tile
+	AMXPeak   Op = "amx_peak"   // products of tiles: the machine's limit
 )
 
 // AMX tells whether o belongs to that family.
@@ -220,7 +221,7 @@ func List() []Spec {
 			add(DotPack, BF16, 0, 0)
 		}
 		if set.AMX {
-			for _, op := range []Op{AMXScore, AMXExp, AMXValue} {
+			for _, op := range []Op{AMXScore, AMXMaxima, AMXExp, AMXValue} {
 				add(op, BF16, AMXTile.Rows, AMXTile.Cols)
 			}
 			add(AMXPack, BF16, 0, 0)

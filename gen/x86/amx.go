@@ -173,7 +173,8 @@ func (e *emitter) amxScore() {
 //
 // The upper half of a float32's bits, its bf16, is 128·(127 + n + g) for 2^n·(1 + g): of x
 // = n + f that is 128·(127 + x) + 128·(2^f − 1 − f), the last a polynomial of f, rounded to
-// an integer. The conversion makes 0 of what is too small.
+// an integer. The conversion makes 0 of what is too small, and of a NaN, which stays in a sum
+// of products of f.
 type amxExps struct {
 	e          *emitter
 	s          reg.GPPhysical // S, at the keys and rows
@@ -182,6 +183,7 @@ type amxExps struct {
 	endRow     operand.Mem    // of Pending
 	one, bias  reg.VecPhysical
 	polynomial []reg.VecPhysical
+	ones, nan  reg.VecPhysical
 	tmp        []reg.VecPhysical
 }
 
@@ -199,6 +201,8 @@ func (e *emitter) newAMXExps(frame operand.Mem) *amxExps {
 	for i, c := range amxPolynomial[1:] {
 		x.polynomial = append(x.polynomial, e.constant(fmt.Sprintf("128·g%d", i+1), float(c)))
 	}
+	x.ones, x.nan = e.constant("pairs of 1", bf16Ones), e.vec("NaN if any is", 1)[0]
+	e.zero(x.nan)
 	x.tmp = e.vec("x, f and h of two vectors of four rows", 24)
 	x.s, x.pending = e.gp("NextS"), e.gp("NextPending")
 	e.note("where its keys and rows end")
@@ -217,41 +221,43 @@ func (e *emitter) newAMXExps(frame operand.Mem) *amxExps {
 func (x *amxExps) rows(suffix string) {
 	e := x.e
 	e.note("eight rows of the next tile: P = 2^(S − m)")
-	const at2 = 2
-	for first := 0; first < expRows; first += 4 {
-		v := func(r, i int) reg.VecPhysical { return x.tmp[6*r+i] } // x, x, f, f, h, h
-		each := func(f func(r int, i int)) {
-			for r := range 4 {
-				for i := range 2 {
-					f(r, i)
+	const group = 4
+	top := len(x.polynomial) - 1
+	for first := 0; first < expRows; first += group {
+		v := func(name string, r, half int) reg.VecPhysical { return x.tmp[6*r+2*strings.Index("xfh", name)+half] }
+		each := func(f func(x, f, h reg.VecPhysical)) {
+			for r := range group {
+				for half := range 2 {
+					f(v("x", r, half), v("f", r, half), v("h", r, half))
 				}
 			}
 		}
-		for r := range 4 {
-			e.VMOVUPS(at(x.pending, 128*(first+r)), v(r, 4))
-			for i := range 2 {
-				e.VADDPS(at(x.s, tileBlock*i+64*(first+r)), v(r, 4), v(r, i))
+		for r := range group {
+			shift := v("h", r, 0)
+			e.VMOVUPS(at(x.pending, 128*(first+r)), shift)
+			for half := range 2 {
+				e.VADDPS(at(x.s, tileBlock*half+64*(first+r)), shift, v("x", r, half))
 			}
 		}
-		each(func(r, i int) { e.VREDUCEPS(operand.Imm(floorMode), v(r, i), v(r, at2+i)) })
-		each(func(r, i int) { e.VFMADD213PS(x.bias, x.one, v(r, i)) })
-		top := len(x.polynomial) - 1
-		each(func(r, i int) { e.VMOVAPS(v(r, at2+i), v(r, 4+i)) })
-		each(func(r, i int) { e.VFMADD213PS(x.polynomial[top-1], x.polynomial[top], v(r, 4+i)) })
+		each(func(x, f, _ reg.VecPhysical) { e.VREDUCEPS(operand.Imm(floorMode), x, f) })
+		each(func(v, f, h reg.VecPhysical) {
+			e.VFMADD213PS(x.bias, x.one, v)
+			e.VMOVAPS(f, h)
+		})
+		each(func(_, _, h reg.VecPhysical) { e.VFMADD213PS(x.polynomial[top-1], x.polynomial[top], h) })
 		for k := top - 2; k >= 0; k-- {
-			each(func(r, i int) { e.VFMADD213PS(x.polynomial[k], v(r, at2+i), v(r, 4+i)) })
+			each(func(_, f, h reg.VecPhysical) { e.VFMADD213PS(x.polynomial[k], f, h) })
 		}
-		each(func(r, i int) { e.VFMADD231PS(v(r, at2+i), v(r, 4+i), v(r, i)) })
-		each(func(r, i int) { e.VCVTPS2DQ(v(r, i), v(r, i)) })
-		for r := range 4 {
-			e.VPACKUSDW(v(r, 1), v(r, 0), v(r, 0))
-			e.VMOVDQU32(v(r, 0), at(x.s, 64*(first+r)))
-		}
-		for r := range 4 {
-			// A NaN is lost in the conversion; it is kept in a sum of products of f.
-			nan := at(x.pending, 128*(first+r)+64)
-			e.VFMADD213PS(nan, v(r, 3), v(r, 2))
-			e.VMOVUPS(v(r, 2), nan)
+		each(func(x, f, h reg.VecPhysical) { e.VFMADD231PS(f, h, x) })
+		each(func(x, _, _ reg.VecPhysical) { e.VCVTPS2DQ(x, x) })
+		for r := range group {
+			e.VFMADD231PS(v("f", r, 0), v("f", r, 1), x.nan)
+			p, sum := v("x", r, 0), v("h", r, 0)
+			e.VPACKUSDW(v("x", r, 1), p, p)
+			e.VMOVDQU32(p, at(x.s, 64*(first+r)))
+			e.VMOVUPS(at(x.pending, 128*(first+r)+64), sum)
+			e.evex("VDPBF16PS", sum, p, x.ones)
+			e.VMOVUPS(sum, at(x.pending, 128*(first+r)+64))
 		}
 	}
 	e.ADDQ(imm(64*expRows), x.s)
@@ -272,8 +278,8 @@ func (x *amxExps) some(suffix string) {
 	e.Label("no_rows" + suffix)
 }
 
-// finish emits what is left, and the NaNs; tmp is lost.
-func (x *amxExps) finish(tmp reg.GPPhysical) {
+// finish emits what is left, and adds the sums to L.
+func (x *amxExps) finish() {
 	e := x.e
 	e.Label("rows_left")
 	e.CMPQ(x.s, x.end)
@@ -281,137 +287,130 @@ func (x *amxExps) finish(tmp reg.GPPhysical) {
 	x.rows("_left")
 	e.JMP(operand.LabelRef("rows_left"))
 	e.Label("rows_done")
-	e.note("NaN in any row?")
 	e.CMPQ(e.arg("NextBlocks"), imm(0))
-	e.JEQ(operand.LabelRef("no_nan"))
-	sums := x.tmp[:4]
-	for r := range 32 {
-		if r < len(sums) {
-			e.VMOVUPS(at(x.pending, 128*r+64), sums[r])
-		} else {
-			e.VADDPS(at(x.pending, 128*r+64), sums[r%4], sums[r%4])
-		}
-	}
-	e.VADDPS(sums[1], sums[0], sums[0])
-	e.VADDPS(sums[3], sums[2], sums[2])
-	e.VADDPS(sums[2], sums[0], sums[0])
-	mask, l := reg.K1, x.s
-	e.VCMPPS(unordered, sums[0], sums[0], mask)
-	e.KMOVW(mask, tmp.As32())
-	e.TESTL(tmp.As32(), tmp.As32())
-	e.JZ(operand.LabelRef("no_nan"))
+	e.JEQ(operand.LabelRef("no_next"))
+	e.note("the sums, added to L; all NaN if any is")
+	l := x.s
 	e.MOVQ(e.arg("NextL"), l)
-	e.MOVQ(operand.I32(32), tmp)
-	e.VPTERNLOGD(operand.Imm(0xff), sums[1], sums[1], sums[1])
-	e.Label("nan")
-	e.VMOVUPS(at(x.pending, 64), sums[0])
-	e.VCMPPS(unordered, sums[0], sums[0], mask)
-	e.KORTESTW(mask, mask)
-	e.JZ(operand.LabelRef("number"))
-	e.VMOVSS(sums[1].AsX(), at(l, 0))
-	e.Label("number")
-	e.ADDQ(imm(128), x.pending)
-	e.ADDQ(imm(4), l)
-	e.DECQ(tmp)
-	e.JNZ(operand.LabelRef("nan"))
-	e.Label("no_nan")
+	e.across(x.nan, x.tmp[0], e.VADDPS)
+	e.VSUBPS(x.nan, x.nan, x.nan)
+	for half := range 2 {
+		for r := range 16 {
+			e.VMOVUPS(at(x.pending, 128*(16*half+r)+64), x.tmp[r])
+		}
+		sum := e.acrossRows(x.tmp, e.VADDPS)
+		e.VADDPS(x.nan, sum, sum)
+		e.VADDPS(at(l, 64*half), sum, sum)
+		e.VMOVUPS(sum, at(l, 64*half))
+	}
+	e.Label("no_next")
+}
+
+// acrossRows combines by op the elements of each of 16 vectors to one of the first; two more are
+// temporaries.
+func (e *emitter) acrossRows(x []reg.VecPhysical, op func(ops ...operand.Op)) reg.VecPhysical {
+	tmp, other := x[16], x[17]
+	combine := func(i, j int, low, high func(a, b, dst reg.VecPhysical)) {
+		low(x[i], x[j], tmp)
+		high(x[i], x[j], other)
+		op(tmp, other, x[i])
+	}
+	// Go's order of operands: the first source is the last but one.
+	unpack := func(f func(ops ...operand.Op)) func(a, b, dst reg.VecPhysical) {
+		return func(a, b, dst reg.VecPhysical) { f(b, a, dst) }
+	}
+	lanes := func(order uint64) func(a, b, dst reg.VecPhysical) {
+		return func(a, b, dst reg.VecPhysical) { e.VSHUFF32X4(operand.Imm(order), b, a, dst) }
+	}
+	for i := 0; i < 16; i += 2 {
+		combine(i, i+1, unpack(e.VUNPCKLPS), unpack(e.VUNPCKHPS))
+	}
+	for i := 0; i < 16; i += 4 {
+		combine(i, i+2, unpack(e.VUNPCKLPD), unpack(e.VUNPCKHPD))
+	}
+	for i := 0; i < 16; i += 8 {
+		combine(i, i+4, lanes(0x44), lanes(0xee))
+	}
+	combine(0, 8, lanes(0x88), lanes(0xdd))
+	return x[0]
 }
 
 // amxExp emits the exponentials where no other tile is there to go along with.
 func (e *emitter) amxExp() {
 	e.maths = `P[2b][r][i] = 2^(S − m) of keys 32b + k, 32b + k + 1, rounded;  k = i/4·4 + i%2·2 + i%4/2·16
-L[r] = NaN if a score is NaN`
-	e.step, e.flops, e.bytes = "32 keys of 8 rows", expRows*32*12, expRows*32*4
-	e.newAMXExps(e.frame).finish(e.gp("rows left"))
+L[r] += Σ P[r]`
+	e.step, e.flops, e.bytes = "32 keys of 8 rows", expRows*32*14, expRows*32*4
+	e.newAMXExps(e.frame).finish()
 	e.ret()
 }
 
-// amxValue emits DotValue of tile registers. The first 16 columns go along with the sums
-// of P, which are its products with ones.
+// amxValue emits DotValue of tile registers.
 func (e *emitter) amxValue() {
 	e.maths = `O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16·2][r][k%16]·V[k][c]    r < 32, c < Cols, pairs k
-L[r] = Alpha[r]·L[r] + Σ P[r]
 and AMXExp of NextS`
 	e.step, e.flops, e.bytes = "16 pairs of keys", 2*32*32*32, 4*tileBytes
 
-	p, v, keys := e.gp("P, at key"), e.gp("V, at key"), e.gp("keys left")
+	p, v, keys := e.gp("P, at key; a row of O"), e.gp("V, at key; row of O"), e.gp("keys left; columns left")
 	v0, o, left := e.param("V"), e.param("O"), e.param("Cols")
-	stride, oStride, out := e.param("VStride"), e.param("OStride"), e.gp("bytes of a row of P")
-	sums := e.AllocLocal(2 * tileBytes)
-	ones, pairs := e.constant("1", float(1)), e.constant("pairs of 1", bf16Ones)
+	stride, oStride, out := e.param("VStride"), e.param("OStride"), e.gp("bytes of a row of P; rows to scale")
 	exps := e.newAMXExps(e.frame)
-	alpha, x := exps.tmp[0], exps.tmp[1]
+	one, alpha, x := exps.tmp[0], exps.tmp[1], exps.tmp[2]
 
 	e.note("O = Alpha·O, where Alpha is not 1")
 	e.MOVQ(e.arg("Alpha"), p)
-	row, tmp := keys, v
-	e.VCMPPS(operand.Imm(notEqual), at(p, 0), ones, reg.K1)
-	e.VCMPPS(operand.Imm(notEqual), at(p, 64), ones, reg.K2)
-	e.KMOVW(reg.K1, row.As32())
-	e.KMOVW(reg.K2, tmp.As32())
-	e.SHLL(operand.Imm(16), tmp.As32())
-	e.ORL(tmp.As32(), row.As32())
-	e.MOVQ(row, out)
-	e.TESTL(out.As32(), out.As32())
+	e.MOVL(operand.U32(float(1)), v.As32())
+	e.broadcast(v, one)
+	e.VCMPPS(operand.Imm(notEqual), at(p, 0), one, reg.K1)
+	e.VCMPPS(operand.Imm(notEqual), at(p, 64), one, reg.K2)
+	e.KMOVW(reg.K1, out.As32())
+	e.KMOVW(reg.K2, v.As32())
+	e.SHLL(operand.Imm(16), v.As32())
+	e.ORL(v.As32(), out.As32())
 	e.JZ(operand.LabelRef("products"))
 	e.Label("row")
-	e.BSFL(out.As32(), tmp.As32())
-	e.VBROADCASTSS(indexed(p, tmp, 4, 0), alpha)
-	e.IMULQ(oStride, tmp)
-	e.ADDQ(o, tmp)
-	e.MOVQ(left, row)
+	e.BSFL(out.As32(), v.As32())
+	e.VBROADCASTSS(indexed(p, v, 4, 0), alpha)
+	e.IMULQ(oStride, v)
+	e.ADDQ(o, v)
+	e.MOVQ(left, keys)
 	e.Label("scale")
-	e.VMULPS(at(tmp, 0), alpha, x)
-	e.VMOVUPS(x, at(tmp, 0))
-	e.ADDQ(imm(64), tmp)
-	e.SUBQ(imm(lane), row)
+	e.VMULPS(at(v, 0), alpha, x)
+	e.VMOVUPS(x, at(v, 0))
+	e.ADDQ(imm(64), v)
+	e.SUBQ(imm(lane), keys)
 	e.JNZ(operand.LabelRef("scale"))
-	e.LEAL(at(out, -1), tmp.As32())
-	e.ANDL(tmp.As32(), out.As32())
+	e.LEAL(at(out, -1), v.As32())
+	e.ANDL(v.As32(), out.As32())
 	e.JNZ(operand.LabelRef("row"))
 
 	e.Label("products")
 	e.tiled(p)
 	e.MOVQ(operand.I32(64), out)
-	oHalf := func(store bool, i, j int) {
-		// Rows 16–31 are 16 strides on.
-		m := indexed(o, oStride, 1, 64*j)
-		if i == 1 {
+	pass := func(width int) {
+		name, halves := fmt.Sprintf("_%d", width), width/lane
+		// each calls f with the sums and where they are in O.
+		each := func(f func(x tmm, m operand.Mem)) {
 			e.MOVQ(oStride, v)
 			e.SHLQ(operand.Imm(4), v)
 			e.ADDQ(o, v)
-			m.Base = v
-		}
-		if store {
-			e.amx("TILESTORED", tileSums[i][j], m)
-		} else {
-			e.amx("TILELOADD", m, tileSums[i][j])
-		}
-	}
-	pass := func(name string, width int, weights bool) {
-		halves := width / lane
-		for i := range 2 {
-			for j := range halves {
-				oHalf(false, i, j)
-			}
-			if weights {
-				e.amx("TILEZERO", tileSums[i][1])
+			for i, rows := range []reg.GPPhysical{o, v} {
+				for j := range halves {
+					f(tileSums[i][j], indexed(rows, oStride, 1, 64*j))
+				}
 			}
 		}
+		each(func(x tmm, m operand.Mem) { e.amx("TILELOADD", m, x) })
 		e.MOVQ(e.arg("P"), p)
 		e.MOVQ(v0, v)
 		e.MOVQ(e.arg("Keys"), keys)
 		e.Label("keys" + name)
-		e.amx("TILELOADD", indexed(p, out, 1, 0), tileRows[0])
+		for i, x := range tileRows {
+			e.amx("TILELOADD", indexed(p, out, 1, tileBytes*i), x)
+		}
 		for j := range halves {
 			e.amx("TILELOADD", indexed(v, stride, 1, 64*j), tileCols[j])
 		}
-		e.amx("TILELOADD", indexed(p, out, 1, tileBytes), tileRows[1])
-		columns := halves
-		if weights {
-			columns = 2
-		}
-		e.tileProducts(columns)
+		e.tileProducts(halves)
 		exps.some(name)
 		e.ADDQ(imm(tilePair), p)
 		for range 2 {
@@ -419,46 +418,83 @@ and AMXExp of NextS`
 		}
 		e.SUBQ(imm(lane), keys)
 		e.JNZ(operand.LabelRef("keys" + name))
-		for i := range 2 {
-			for j := range halves {
-				oHalf(true, i, j)
-			}
-		}
-		e.ADDQ(imm(64*halves), v0)
-		e.ADDQ(imm(64*halves), o)
-		e.SUBQ(imm(width), left)
-	}
-	e.note("sums of P, and 16 columns")
-	e.VMOVUPS(pairs, sums)
-	e.LEAQ(sums, p)
-	e.XORL(v.As32(), v.As32())
-	e.amx("TILELOADD", indexed(p, v, 1, 0), tileCols[1])
-	pass("_sum", lane, true)
-	e.LEAQ(sums, p)
-	for i := range 2 {
-		e.amx("TILESTORED", tileSums[i][1], indexed(p, out, 1, tileBytes*i))
-	}
-	e.MOVQ(e.arg("Alpha"), v)
-	e.MOVQ(e.arg("L"), keys)
-	for r := range 32 {
-		x := exps.tmp[r%4].AsX()
-		e.VMOVSS(at(keys, 4*r), x)
-		e.VMULSS(at(v, 4*r), x, x)
-		e.VADDSS(at(p, 64*r), x, x)
-		e.VMOVSS(x, at(keys, 4*r))
+		each(func(x tmm, m operand.Mem) { e.amx("TILESTORED", x, m) })
 	}
 	e.Label("columns")
-	e.CMPQ(left, imm(32))
+	e.SUBQ(imm(32), left)
 	e.JLT(operand.LabelRef("narrow"))
-	pass("_32", 32, false)
+	pass(32)
+	e.ADDQ(operand.I32(128), v0)
+	e.ADDQ(operand.I32(128), o)
 	e.JMP(operand.LabelRef("columns"))
 	e.Label("narrow")
-	e.TESTQ(left, left)
+	e.ADDQ(imm(32), left)
 	e.JZ(operand.LabelRef("done"))
-	pass("_16", lane, false)
+	pass(lane)
 	e.Label("done")
-	exps.finish(p)
+	exps.finish()
 	e.untiled()
+}
+
+// amxMaxima emits Maxima of 32 rows that see all keys.
+func (e *emitter) amxMaxima() {
+	e.maths = `m = max(M[r], max S[r][j])
+Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r];  M[r] = m`
+	e.step, e.flops, e.bytes = "32 keys of 16 rows", 2*16*lane, 2*16*4*lane
+
+	s, blocks, p, m := e.param("S"), e.gp("blocks left"), e.gp("S, at keys"), e.param("M")
+	l, alpha, pending, rows := e.param("L"), e.param("Alpha"), e.param("Pending"), e.gp("rows left")
+	pow := e.newExp2()
+	pow.least = e.constant("least exponent", float(exp2Least))
+	x := e.vec("maxima of a row", 18)
+	e.MOVQ(operand.I32(2), rows)
+	e.Label("rows")
+	e.MOVQ(e.arg("Blocks"), blocks)
+	e.MOVQ(s, p)
+	for r := range 16 {
+		e.VMOVUPS(at(p, 64*r), x[r])
+	}
+	e.JMP(operand.LabelRef("next"))
+	e.Label("keys")
+	for r := range 16 {
+		e.VMAXPS(at(p, 64*r), x[r], x[r])
+	}
+	e.Label("next")
+	e.ADDQ(imm(tileBlock), p)
+	e.DECQ(blocks)
+	e.JNZ(operand.LabelRef("keys"))
+	top := e.acrossRows(x, e.VMAXPS)
+	old, n, q := x[1], x[2], x[3]
+	e.note("M and Alpha; as long as no key was seen, 2^(−Inf − 0) = 0 and 2^(0 − 0) = 1")
+	e.VMOVUPS(at(m, 0), old)
+	e.VMAXPS(old, top, top)
+	e.VMOVUPS(top, at(m, 0))
+	e.fill(negInf, n)
+	e.VCMPPS(operand.Imm(notEqual), n, top, reg.K1)
+	e.VMOVUPS_Z(top, reg.K1, top)
+	e.VMOVUPS_Z(old, reg.K1, old)
+	e.VSUBPS(top, old, old)
+	pow.apply([]reg.VecPhysical{old}, []reg.VecPhysical{n}, []reg.VecPhysical{q})
+	e.VMOVUPS(old, at(alpha, 0))
+	e.VMULPS(at(l, 0), old, old)
+	e.VMOVUPS(old, at(l, 0))
+	e.note("what is pending: −m and a sum of 0")
+	e.zero(q)
+	e.VSUBPS(top, q, top)
+	e.VMOVUPS(top, e.frame)
+	for r := range 16 {
+		e.VBROADCASTSS(e.frame.Offset(4*r), n)
+		e.VMOVUPS(n, at(pending, 128*r))
+		e.VMOVUPS(q, at(pending, 128*r+64))
+	}
+	for _, r := range []reg.GPPhysical{m, l, alpha} {
+		e.ADDQ(imm(64), r)
+	}
+	e.ADDQ(imm(16*64), s)
+	e.ADDQ(imm(16*128), pending)
+	e.DECQ(rows)
+	e.JNZ(operand.LabelRef("rows"))
+	e.ret()
 }
 
 // amxPack emits DotPack in the order of AMXExp: of each 32 rows, four times two pairs of the first

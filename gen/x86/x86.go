@@ -45,6 +45,8 @@ func Emit(s spec.Spec) (spec.Output, error) {
 		e.dotPack()
 	case spec.AMXScore:
 		e.amxScore()
+	case spec.AMXMaxima:
+		e.amxMaxima()
 	case spec.AMXExp:
 		e.amxExp()
 	case spec.AMXValue:
