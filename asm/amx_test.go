@@ -35,7 +35,7 @@ func amxScore(t *testing.T, k asm.Kernel, d, panels int) {
 	rng := newSource(uint64(d))
 	q, kk := rng.pairs(d*k.Rows), rng.pairs(panels*d*k.Cols)
 	s := guard.Slice[float32](t, panels*k.Cols*k.Rows)
-	scale := float32(rng.NormFloat64())
+	scale := []float32{1, float32(rng.NormFloat64())}[panels%2]
 	asm.AMXScore(k.ID, &asm.ScoreArgs{Q: readOnly(t, q), K: readOnly(t, kk), S: &s[0], D: d, Panels: panels, Scale: scale})
 	for j := range panels * k.Cols {
 		for r := range k.Rows {
@@ -93,10 +93,10 @@ func TestAMXValue(t *testing.T) {
 
 func amxValue(t *testing.T, k asm.Kernel, keys, cols, gap int) {
 	rng := newSource(uint64(keys*1000 + cols))
-	p := slices.Repeat([]pair{0xFFFFFFFF}, pairAt(k.Rows, k.Rows-1, keys-1)+1) // NaN between
+	p := make([]pair, keys*k.Rows)
 	for j := range keys {
 		for r := range k.Rows {
-			p[pairAt(k.Rows, r, j)] = pairOf(rng.Float32(), rng.Float32())
+			p[blockAt(k.Rows, r, j)] = pairOf(rng.Float32(), rng.Float32())
 		}
 	}
 	stride := cols + gap
@@ -124,7 +124,7 @@ func amxValue(t *testing.T, k asm.Kernel, keys, cols, gap int) {
 		var want sum
 		want.add(float64(alpha[r]) * float64(was[i]))
 		for j := range keys {
-			want.addPair(p[pairAt(k.Rows, r, j)], v[j*stride+c])
+			want.addPair(p[blockAt(k.Rows, r, j)], v[j*stride+c])
 		}
 		require.Truef(t, want.within(got), "keys=%d cols=%d gap=%d O[%d][%d] = %v, want %v", keys, cols, gap, r, c, got, want.x)
 	}
@@ -144,7 +144,7 @@ func TestAMXExp(t *testing.T) {
 					for _, cols := range []int{16, 80, 128} {
 						got := amxExp(t, k, maximaID, blocks, func(a *asm.ValueArgs) {
 							rng := newSource(uint64(keys))
-							p, v, alpha := rng.floats(t, keys*2*k.Rows), rng.floats(t, keys*cols), rng.floats(t, k.Rows)
+							p, v, alpha := rng.floats(t, keys*k.Rows), rng.floats(t, keys*cols), rng.floats(t, k.Rows)
 							o := guard.Slice[float32](t, k.Rows*cols)
 							a.P, a.V, a.VStride, a.O, a.OStride, a.Alpha, a.Keys, a.Cols = &p[0], unsafe.Pointer(&v[0]), 4*cols, &o[0], 4*cols, &alpha[0], keys, cols
 							asm.AMXValue(value, a)
@@ -196,7 +196,7 @@ func amxExp(t *testing.T, k asm.Kernel, maxima asm.ID, blocks int, run func(*asm
 		M: &m[0], L: &l[0], Alpha: &alpha[0], Pending: &pending[0],
 	})
 	was, shift, before := slices.Clone(s), slices.Clone(pending), slices.Clone(l)
-	run(&asm.ValueArgs{NextS: &s[0], NextPending: &pending[0], NextL: &l[0], NextBlocks: blocks})
+	run(&asm.ValueArgs{NextS: &s[0], NextPending: &pending[0], NextL: &l[0], NextBlocks: blocks, NextScale: 1})
 
 	var bits []uint32
 	for r := range rows {
@@ -207,7 +207,7 @@ func amxExp(t *testing.T, k asm.Kernel, maxima asm.ID, blocks int, run func(*asm
 		var total sum
 		total.add(float64(before[r]))
 		for i := range n / 2 {
-			word := math.Float32bits(s[pairAt(rows, r, i)])
+			word := math.Float32bits(s[blockAt(rows, r, i)])
 			for of := range 2 {
 				j := i/16*32 + amxKey(i%16) + of
 				x := was[blockAt(rows, r, j)]
@@ -259,7 +259,7 @@ func TestAMXMaxima(t *testing.T) {
 					}
 					op(id, &asm.SoftmaxArgs{
 						S: &s[0], Stride: 4 * rows * asm.Lane, Rows: rows, Blocks: blocks, Lo: &make([]int32, rows)[0], Hi: &limit[0],
-						M: &results[0][0], L: &results[1][0], Alpha: &results[2][0], Pending: &results[3][0],
+						M: &results[0][0], L: &results[1][0], Alpha: &results[2][0], Pending: &results[3][0], Scale: 1,
 					})
 					return results
 				}

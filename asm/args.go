@@ -58,12 +58,15 @@ type ScoreArgs struct {
 //
 //	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16·2][r][k%16]·V[k][c]    pairs k
 //
-// AMXExp is DotExp with the pairs of 32 keys in another order, and with the weights rounded to
-// nearest up to 2 % of the distance between neighbors. A NaN score leaves a NaN in each L.
+// AMXExp is DotExp without gaps, with the pairs of 32 keys in another order, and with the weights
+// rounded to nearest up to 2 % of the distance between neighbors. A NaN score leaves a NaN in
+// each L.
 //
-//	P[2b][r][i] = (2^(S − m) of keys 32b + k, 32b + k + 1)    k = i/4·4 + i%2·2 + i%4/2·16
+//	P[b][r][i] = (2^(NextScale·S − m) of keys 32b + k, 32b + k + 1)    k = i/4·4 + i%2·2 + i%4/2·16
 //
 // AMXValue is DotValueExp of such P, with V as AMXPack writes it. Its Keys is a multiple of 16.
+//
+//	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[k][c]    pairs k
 type ValueArgs struct {
 	P       *float32       // [⌈Keys/16⌉][R][16]
 	V       unsafe.Pointer // [Keys] rows of Cols elements
@@ -80,7 +83,8 @@ type ValueArgs struct {
 	PrefetchStride int // Value only: bytes from row to row
 	// ValueExp only.
 	NextS, NextPending, NextL *float32
-	NextBlocks                int // 0: there is no other tile
+	NextBlocks                int     // 0: there is no other tile
+	NextScale                 float32 // AMXExp and AMXValue only
 }
 
 // DecodeScoreArgs: S = Q·Kᵀ for R rows against K in plain rows.
@@ -152,7 +156,8 @@ type PanelValueArgs struct {
 //
 //	Pending[r][i][0][0 … N] = −m, 0 if m is −Inf;  Pending[r][i][1][0 … N] = 0    i < 16/N
 //
-// AMXMaxima does so for 32 rows that see all keys: Rows, Stride, Lo and Hi are not read.
+// AMXMaxima does so of Scale·S, Scale > 0, for 32 rows that see all keys: Rows, Stride, Lo and Hi
+// are not read.
 type SoftmaxArgs struct {
 	S      *float32 // [Blocks][16] a row, blocks Stride bytes apart
 	Stride int      // bytes from block to block; rows are 64 bytes apart
@@ -164,6 +169,7 @@ type SoftmaxArgs struct {
 	Alpha  *float32 // [Rows], written
 	// Maxima only: [Rows][16/N][2][N], written.
 	Pending *float32
+	Scale   float32 // AMXMaxima only
 }
 
 // ModifyArgs is shared by the ops that change scores in place, over all

@@ -90,47 +90,22 @@ func (e *emitter) tileProducts(columns int) {
 	}
 }
 
-// amxScore emits DotScore of tile registers. What a panel left in S is scaled between the
-// products of the next one, which leave the vector units idle.
+// amxScore emits DotScore of tile registers. Where Scale is 1, Maxima and the exponentials scale.
 func (e *emitter) amxScore() {
 	e.maths = "S[j/16][r][j%16] = Scale·Σ_d Q[r][d]·K[j/32][d][j%32]    r < 32, j < 32·Panels, pairs d"
 	e.step, e.flops, e.bytes = "16 pairs", 2*32*32*32, 4*tileBytes
-	const unroll = 16 // vectors that are scaled every 16 pairs: all of a panel in four times
 
 	q0, k, s, panels := e.gp("Q, rows 0–15, at d"), e.param("K"), e.param("S"), e.param("Panels")
 	q1, d := e.gp("Q, rows 16–31, at d"), e.gp("elements of D left")
 	rowBytes, keyBytes, out := e.gp("bytes of a row of Q"), e.gp("bytes of 32 keys"), e.gp("bytes of 16 keys")
-	done := e.gp("S that is not yet scaled, up to S")
 	scale := e.vec("Scale", 1)[0]
 	tmp := e.vec("S", 8)
 
 	e.tiled(q0)
-	e.VBROADCASTSS(e.arg("Scale"), scale)
 	e.MOVQ(e.arg("D"), rowBytes)
 	e.SHLQ(operand.Imm(2), rowBytes)
 	e.MOVQ(operand.I32(128), keyBytes)
 	e.MOVQ(operand.I32(64), out)
-	e.MOVQ(s, done)
-	scaled := func() {
-		for first := 0; first < unroll; first += len(tmp) {
-			for i, x := range tmp {
-				e.VMULPS(at(done, 64*(first+i)), scale, x)
-			}
-			for i, x := range tmp {
-				e.VMOVUPS(x, at(done, 64*(first+i)))
-			}
-		}
-		e.ADDQ(imm(64*unroll), done)
-	}
-	rest := func(name string) {
-		e.Label(name)
-		e.CMPQ(done, s)
-		e.JEQ(operand.LabelRef(name + "_done"))
-		scaled()
-		e.JMP(operand.LabelRef(name))
-		e.Label(name + "_done")
-	}
-
 	e.Label("panel")
 	e.MOVQ(e.arg("Q"), q0)
 	e.MOVQ(rowBytes, q1)
@@ -143,20 +118,15 @@ func (e *emitter) amxScore() {
 	}
 	e.Label("pairs")
 	e.amx("TILELOADD", indexed(q0, rowBytes, 1, 0), tileRows[0])
+	e.amx("TILELOADD", indexed(q1, rowBytes, 1, 0), tileRows[1])
 	e.amx("TILELOADD", indexed(k, keyBytes, 1, 0), tileCols[0])
 	e.amx("TILELOADD", indexed(k, keyBytes, 1, 64), tileCols[1])
-	e.amx("TILELOADD", indexed(q1, rowBytes, 1, 0), tileRows[1])
 	e.tileProducts(2)
-	e.CMPQ(done, s)
-	e.JEQ(operand.LabelRef("no_scale"))
-	scaled()
-	e.Label("no_scale")
 	e.ADDQ(imm(64), q0)
 	e.ADDQ(imm(64), q1)
 	e.ADDQ(imm(2*tileBytes), k)
 	e.SUBQ(imm(lane), d)
 	e.JNZ(operand.LabelRef("pairs"))
-	rest("scale")
 	for i, row := range tileSums {
 		for j, sums := range row {
 			e.amx("TILESTORED", sums, indexed(s, out, 1, tileBlock*j+tileBytes*i))
@@ -165,11 +135,30 @@ func (e *emitter) amxScore() {
 	e.ADDQ(imm(tilePair), s)
 	e.DECQ(panels)
 	e.JNZ(operand.LabelRef("panel"))
-	rest("last")
+
+	e.note("S = Scale·S, unless that is 1")
+	one := d
+	e.MOVL(e.arg("Scale"), one.As32())
+	e.CMPL(one.As32(), operand.U32(float(1)))
+	e.JEQ(operand.LabelRef("done"))
+	e.VBROADCASTSS(e.arg("Scale"), scale)
+	e.MOVQ(e.arg("Panels"), panels)
+	e.MOVQ(e.arg("S"), s)
+	e.Label("scale")
+	for i := range tilePair / 64 {
+		x := tmp[i%len(tmp)]
+		e.VMULPS(at(s, 64*i), scale, x)
+		e.VMOVUPS(x, at(s, 64*i))
+	}
+	e.ADDQ(imm(tilePair), s)
+	e.DECQ(panels)
+	e.JNZ(operand.LabelRef("scale"))
+	e.Label("done")
 	e.untiled()
 }
 
-// amxExps turns the S of a tile of 32 rows into P, eight rows of 32 keys at a time.
+// amxExps turns the S of a tile of 32 rows into P, eight rows of 32 keys at a time. P of 32 keys
+// takes the place of 16 before them.
 //
 // The upper half of a float32's bits, its bf16, is 128·(127 + n + g) for 2^n·(1 + g): of x
 // = n + f that is 128·(127 + x) + 128·(2^f − 1 − f), the last a polynomial of f, rounded to
@@ -177,13 +166,14 @@ func (e *emitter) amxScore() {
 // of products of f.
 type amxExps struct {
 	e          *emitter
-	s          reg.GPPhysical // S, at the keys and rows
+	s, p       reg.GPPhysical // S and P, at the keys and rows
 	pending    reg.GPPhysical // of the rows
 	end        operand.Mem    // of S
 	endRow     operand.Mem    // of Pending
 	one, bias  reg.VecPhysical
 	polynomial []reg.VecPhysical
 	ones, nan  reg.VecPhysical
+	scale      reg.VecPhysical
 	tmp        []reg.VecPhysical
 }
 
@@ -203,8 +193,10 @@ func (e *emitter) newAMXExps(frame operand.Mem) *amxExps {
 	}
 	x.ones, x.nan = e.constant("pairs of 1", bf16Ones), e.vec("NaN if any is", 1)[0]
 	e.zero(x.nan)
+	x.scale = e.vec("NextScale", 1)[0]
+	e.VBROADCASTSS(e.arg("NextScale"), x.scale)
 	x.tmp = e.vec("x, f and h of two vectors of four rows", 24)
-	x.s, x.pending = e.gp("NextS"), e.gp("NextPending")
+	x.s, x.p, x.pending = e.gp("NextS"), e.gp("NextS, at P"), e.gp("NextPending")
 	e.note("where its keys and rows end")
 	e.MOVQ(e.arg("NextPending"), x.pending)
 	e.LEAQ(at(x.pending, 32*128), x.s)
@@ -214,6 +206,7 @@ func (e *emitter) newAMXExps(frame operand.Mem) *amxExps {
 	e.ADDQ(e.arg("NextS"), x.s)
 	e.MOVQ(x.s, x.end)
 	e.MOVQ(e.arg("NextS"), x.s)
+	e.MOVQ(x.s, x.p)
 	return x
 }
 
@@ -233,10 +226,9 @@ func (x *amxExps) rows(suffix string) {
 			}
 		}
 		for r := range group {
-			shift := v("h", r, 0)
-			e.VMOVUPS(at(x.pending, 128*(first+r)), shift)
 			for half := range 2 {
-				e.VADDPS(at(x.s, tileBlock*half+64*(first+r)), shift, v("x", r, half))
+				e.VMOVUPS(at(x.pending, 128*(first+r)), v("x", r, half))
+				e.VFMADD231PS(at(x.s, tileBlock*half+64*(first+r)), x.scale, v("x", r, half))
 			}
 		}
 		each(func(x, f, _ reg.VecPhysical) { e.VREDUCEPS(operand.Imm(floorMode), x, f) })
@@ -254,13 +246,14 @@ func (x *amxExps) rows(suffix string) {
 			e.VFMADD231PS(v("f", r, 0), v("f", r, 1), x.nan)
 			p, sum := v("x", r, 0), v("h", r, 0)
 			e.VPACKUSDW(v("x", r, 1), p, p)
-			e.VMOVDQU32(p, at(x.s, 64*(first+r)))
+			e.VMOVDQU32(p, at(x.p, 64*(first+r)))
 			e.VMOVUPS(at(x.pending, 128*(first+r)+64), sum)
 			e.evex("VDPBF16PS", sum, p, x.ones)
 			e.VMOVUPS(sum, at(x.pending, 128*(first+r)+64))
 		}
 	}
 	e.ADDQ(imm(64*expRows), x.s)
+	e.ADDQ(imm(64*expRows), x.p)
 	e.ADDQ(imm(128*expRows), x.pending)
 	e.CMPQ(x.pending, x.endRow)
 	e.JNE(operand.LabelRef("same_keys" + suffix))
@@ -337,7 +330,7 @@ func (e *emitter) acrossRows(x []reg.VecPhysical, op func(ops ...operand.Op)) re
 
 // amxExp emits the exponentials where no other tile is there to go along with.
 func (e *emitter) amxExp() {
-	e.maths = `P[2b][r][i] = 2^(S − m) of keys 32b + k, 32b + k + 1, rounded;  k = i/4·4 + i%2·2 + i%4/2·16
+	e.maths = `P[b][r][i] = 2^(NextScale·S − m) of keys 32b + k, 32b + k + 1, rounded;  k = i/4·4 + i%2·2 + i%4/2·16
 L[r] += Σ P[r]`
 	e.step, e.flops, e.bytes = "32 keys of 8 rows", expRows*32*14, expRows*32*4
 	e.newAMXExps(e.frame).finish()
@@ -346,17 +339,19 @@ L[r] += Σ P[r]`
 
 // amxValue emits DotValue of tile registers.
 func (e *emitter) amxValue() {
-	e.maths = `O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16·2][r][k%16]·V[k][c]    r < 32, c < Cols, pairs k
+	e.maths = `O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[k][c]    r < 32, c < Cols, pairs k
 and AMXExp of NextS`
 	e.step, e.flops, e.bytes = "16 pairs of keys", 2*32*32*32, 4*tileBytes
 
 	p, v, keys := e.gp("P, at key; a row of O"), e.gp("V, at key; row of O"), e.gp("keys left; columns left")
-	v0, o, left := e.param("V"), e.param("O"), e.param("Cols")
+	v0, o, left := e.param("V"), e.param("O"), e.frame.Offset(16)
 	stride, oStride, out := e.param("VStride"), e.param("OStride"), e.gp("bytes of a row of P; rows to scale")
 	exps := e.newAMXExps(e.frame)
 	one, alpha, x := exps.tmp[0], exps.tmp[1], exps.tmp[2]
 
 	e.note("O = Alpha·O, where Alpha is not 1")
+	e.MOVQ(e.arg("Cols"), p)
+	e.MOVQ(p, left)
 	e.MOVQ(e.arg("Alpha"), p)
 	e.MOVL(operand.U32(float(1)), v.As32())
 	e.broadcast(v, one)
@@ -412,7 +407,7 @@ and AMXExp of NextS`
 		}
 		e.tileProducts(halves)
 		exps.some(name)
-		e.ADDQ(imm(tilePair), p)
+		e.ADDQ(imm(tileBlock), p)
 		for range 2 {
 			e.LEAQ(indexed(v, stride, 8, 0), v)
 		}
@@ -438,7 +433,7 @@ and AMXExp of NextS`
 
 // amxMaxima emits Maxima of 32 rows that see all keys.
 func (e *emitter) amxMaxima() {
-	e.maths = `m = max(M[r], max S[r][j])
+	e.maths = `m = max(M[r], Scale·max S[r][j])
 Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r];  M[r] = m`
 	e.step, e.flops, e.bytes = "32 keys of 16 rows", 2*16*lane, 2*16*4*lane
 
@@ -465,6 +460,8 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r];  M[r] = m`
 	e.JNZ(operand.LabelRef("keys"))
 	top := e.acrossRows(x, e.VMAXPS)
 	old, n, q := x[1], x[2], x[3]
+	e.VBROADCASTSS(e.arg("Scale"), n)
+	e.VMULPS(n, top, top)
 	e.note("M and Alpha; as long as no key was seen, 2^(−Inf − 0) = 0 and 2^(0 − 0) = 1")
 	e.VMOVUPS(at(m, 0), old)
 	e.VMAXPS(old, top, top)
