@@ -40,7 +40,7 @@ func eachBF16(t *testing.T, f func(t *testing.T, variant string)) {
 func TestPrecisionDimensions(t *testing.T) {
 	dims := []int{1, 2, 3, 15, 16, 17, 31, 32, 33, 48, 63, 64, 80, 96, 128}
 	eachBF16(t, func(t *testing.T, variant string) {
-		many, _, _, err := kernels.Tiles(variant)
+		many, _, _, err := kernels.Tiles(variant, kernels.BF16)
 		require.NoError(t, err)
 		for i, d := range dims {
 			for j, keys := range []int{1, 17, 33, 64, 97, 130} {
@@ -119,6 +119,9 @@ func TestPrecisionRandom(t *testing.T) {
 // are. Explain tells where that happens.
 func TestPrecisionMeans(t *testing.T) {
 	const dim, queries, keys = 32, 70, 300
+	// The weights 2^−8.16x are all rounded down, by about a third of the distance between
+	// neighbors: no error of the exponential changes that.
+	below := [7]float32{4. / 256, 7. / 256, 12. / 256, 25. / 256, 4. / 256, 0, 12. / 256}
 	bits := func(x float32) uint16 { return half.F32ToBF16(x) }
 	eachBF16(t, func(t *testing.T, variant string) {
 		for name, precision := range map[string]kernels.DType{"bf16": kernels.BF16, "f32": kernels.F32} {
@@ -132,7 +135,7 @@ func TestPrecisionMeans(t *testing.T) {
 			}
 			for j := range keys {
 				for d := range dim {
-					k[j*dim+d] = bits(float32(j) / keys / 4)
+					k[j*dim+d] = bits(-below[j%7])
 					v[j*dim+d] = bits(float32(d%2) * 3)
 				}
 				v[j*dim] = bits(float32(j % 7)) // column 0: not all the same
@@ -156,7 +159,7 @@ func TestPrecisionMeans(t *testing.T) {
 				wantRounded, sumRounded = wantRounded+r*float64(j%7), sumRounded+r
 			}
 			want, wantRounded = want/sum, wantRounded/sumRounded
-			require.Greater(t, math.Abs(want-wantRounded), 2e-5, "what the next test tells apart")
+			require.Greater(t, math.Abs(want-wantRounded), 2e-4, "what the next test tells apart")
 			if precision == kernels.BF16 {
 				want = wantRounded
 			}
@@ -204,7 +207,7 @@ func TestPrecisionRuns(t *testing.T) {
 		want := outputs(t, c, variant)
 		c.Threads, c.Order = 3, fuzz.Reverse
 		require.Equal(t, want, outputs(t, c, variant))
-		many, _, _, err := kernels.Tiles(variant)
+		many, _, _, err := kernels.Tiles(variant, kernels.BF16)
 		require.NoError(t, err)
 		for i := range many {
 			c.Tuning.Many = i

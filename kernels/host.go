@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/gqa-go/gqa/asm"
+	"github.com/gqa-go/gqa/internal/amx"
 	"golang.org/x/sys/cpu"
 )
 
@@ -63,6 +64,7 @@ func knownFeatures() []feature {
 			{"AVX512F", avx512}, {"AVX512BW", avx512 && x.HasAVX512BW},
 			{"AVX512DQ", avx512 && x.HasAVX512DQ}, {"AVX512VL", avx512 && x.HasAVX512VL},
 			{"AVX512_BF16", avx512 && x.HasAVX512BF16},
+			{"AMX_TILE", amx.Missing() == ""}, {"AMX_BF16", amx.Missing() == ""},
 		}
 	case "arm64":
 		// Go requires ASIMD of every arm64 CPU.

@@ -188,6 +188,8 @@ func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 		p.fewCache(w, c, s, it, o, m, l)
 	} else if few {
 		p.few(w, c, s, it, o, m, l)
+	} else if c.tile.amx {
+		p.manyAMX(w, c, s, it, o, m, l)
 	} else if p.config.Precision == BF16 {
 		p.manyDot(w, c, s, it, o, m, l)
 	} else {
