@@ -94,13 +94,12 @@ func TestAMXValue(t *testing.T) {
 func amxValue(t *testing.T, k asm.Kernel, keys, cols, gap int) {
 	rng := newSource(uint64(keys*1000 + cols))
 	p := make([]pair, keys*k.Rows)
-	for j := range keys {
-		for r := range k.Rows {
-			p[blockAt(k.Rows, r, j)] = pairOf(rng.Float32(), rng.Float32())
-		}
+	for i := range p {
+		p[i] = pairOf(rng.Float32(), rng.Float32())
 	}
-	stride := cols + gap
-	v := rng.pairs((keys-1)*stride + cols)
+	// The last panel ends with the columns.
+	panel, stride := keys*k.Cols+gap, cols+gap
+	v := rng.pairs((cols-1)/k.Cols*panel + (keys-1)*k.Cols + (cols-1)%k.Cols + 1)
 	factors := make([]float32, k.Rows)
 	for r := range k.Rows {
 		factors[r] = []float32{1, 1, rng.Float32(), 0}[rng.IntN(4)]
@@ -112,7 +111,7 @@ func amxValue(t *testing.T, k asm.Kernel, keys, cols, gap int) {
 	}
 	was := slices.Clone(o)
 	asm.AMXValue(k.ID, &asm.ValueArgs{
-		P: readOnly(t, p), V: unsafe.Pointer(readOnly(t, v)), VStride: 4 * stride, O: &o[0], OStride: 4 * stride, Alpha: &alpha[0],
+		P: readOnly(t, p), V: unsafe.Pointer(readOnly(t, v)), VStride: 4 * panel, O: &o[0], OStride: 4 * stride, Alpha: &alpha[0],
 		Keys: keys, Cols: cols,
 	})
 	for i, got := range o {
@@ -124,7 +123,7 @@ func amxValue(t *testing.T, k asm.Kernel, keys, cols, gap int) {
 		var want sum
 		want.add(float64(alpha[r]) * float64(was[i]))
 		for j := range keys {
-			want.addPair(p[blockAt(k.Rows, r, j)], v[j*stride+c])
+			want.addPair(p[blockAt(k.Rows, r, j)], v[c/k.Cols*panel+j*k.Cols+c%k.Cols])
 		}
 		require.Truef(t, want.within(got), "keys=%d cols=%d gap=%d O[%d][%d] = %v, want %v", keys, cols, gap, r, c, got, want.x)
 	}
@@ -144,9 +143,9 @@ func TestAMXExp(t *testing.T) {
 					for _, cols := range []int{16, 80, 128} {
 						got := amxExp(t, k, maximaID, blocks, func(a *asm.ValueArgs) {
 							rng := newSource(uint64(keys))
-							p, v, alpha := rng.floats(t, keys*k.Rows), rng.floats(t, keys*cols), rng.floats(t, k.Rows)
+							p, v, alpha := rng.floats(t, keys*k.Rows), rng.floats(t, keys*(cols+16)), rng.floats(t, k.Rows)
 							o := guard.Slice[float32](t, k.Rows*cols)
-							a.P, a.V, a.VStride, a.O, a.OStride, a.Alpha, a.Keys, a.Cols = &p[0], unsafe.Pointer(&v[0]), 4*cols, &o[0], 4*cols, &alpha[0], keys, cols
+							a.P, a.V, a.VStride, a.O, a.OStride, a.Alpha, a.Keys, a.Cols = &p[0], unsafe.Pointer(&v[0]), 4*keys*k.Cols, &o[0], 4*cols, &alpha[0], keys, cols
 							asm.AMXValue(value, a)
 						})
 						require.Equal(t, want, got, "blocks=%d: AMXValue of %d pairs of keys", blocks, keys)

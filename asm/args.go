@@ -64,9 +64,10 @@ type ScoreArgs struct {
 //
 //	P[b][r][i] = (2^(NextScale·S − m) of keys 32b + k, 32b + k + 1)    k = i/4·4 + i%2·2 + i%4/2·16
 //
-// AMXValue is DotValueExp of such P, with V as AMXPack writes it. Its Keys is a multiple of 16.
+// AMXValue is DotValueExp of such P, with V in panels of 32 columns, VStride bytes apart, in the order
+// of AMXPack. Keys is a multiple of 16.
 //
-//	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[k][c]    pairs k
+//	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[c/32][k][c%32]    pairs k
 type ValueArgs struct {
 	P       *float32       // [⌈Keys/16⌉][R][16]
 	V       unsafe.Pointer // [Keys] rows of Cols elements

@@ -60,10 +60,11 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 		p.dotQuery(w, s, it, row, height, w.query[row*pairs:][:height*pairs])
 	}
 	b := &w.value
-	b.VStride, b.OStride, b.Cols = p.vd*4, p.vd*4, p.vd
+	b.OStride, b.Cols = p.vd*4, p.vd
 	for key, n := s.firstKey(it), 0; key < it.key1; key += n {
 		n = s.contiguous(key, min(c.KeyBlock, it.key1-key))
 		p.amxBlock(w, c, s, it.kvHead, key, n)
+		b.VStride = amxPanel(n) * 4
 		pending := false // the last tile's values are not yet added
 		for row := 0; row < it.rows; row += height {
 			rows := min(height, it.rows-row)
@@ -98,7 +99,7 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 				} else {
 					k.exp.amxExp(b)
 				}
-				b.P, b.V, b.Keys = &w.scores[0], unsafe.Pointer(&w.values[(first+lo)/2*p.vd]), blocks*asm.Lane/2
+				b.P, b.V, b.Keys = &w.scores[0], unsafe.Pointer(&w.values[(first+lo)/2*cols]), blocks*asm.Lane/2
 				b.O, b.Alpha = &o[row*p.vd], &w.alpha[0]
 				b.NextBlocks = 0
 				if !c.Interleave {
@@ -126,33 +127,44 @@ func (w *worker) whole(rows, n int) bool {
 	return true
 }
 
-// amxBlock packs a block of keys: K as dotBlock does, V in the order of AMXExp.
+// amxPanel is the size of a panel of 32 columns of V of n keys, in pairs.
+func amxPanel(n int) int { return up(n, dotKeys) / 2 * dotKeys }
+
+// amxBlock packs a block of keys: K as dotBlock does, V in panels of 32 columns.
 func (p *Plan) amxBlock(w *worker, c *recipe, s *Sequence, kvHead, key, n int) {
 	const size = 2
-	if s.Cache != nil {
-		p.dotCacheKeys(w, c, s, kvHead, key, n)
-		_, v := s.Cache.block(kvHead, key)
-		for j := 0; j < p.vd; j += asm.Lane {
-			p.amxValues(w, unsafe.Add(v, j*s.Cache.pool.config.PageLen*size), asm.Lane*size, n, asm.Lane, w.values[j:])
-		}
+	if s.Cache == nil {
+		p.dotKeys(w, c, s, kvHead, key, n)
+		p.amxValues(w, s.Value.row(kvHead, key), s.Value.PosStride*size, n, 0, p.config.ValueDim)
 		return
 	}
-	p.dotKeys(w, c, s, kvHead, key, n)
-	p.amxValues(w, s.Value.row(kvHead, key), s.Value.PosStride*size, n, p.config.ValueDim, w.values)
+	p.dotCacheKeys(w, c, s, kvHead, key, n)
+	_, v := s.Cache.block(kvHead, key)
+	for j := 0; j < p.vd; j += asm.Lane {
+		p.amxValues(w, unsafe.Add(v, j*s.Cache.pool.config.PageLen*size), asm.Lane*size, n, j, asm.Lane)
+	}
 }
 
-// amxValues packs n rows of V, zeros after the last up to a multiple of 32.
-func (p *Plan) amxValues(w *worker, src unsafe.Pointer, stride, n, cols int, dst []float32) {
-	a := &w.dotPack
-	a.Src, a.SrcStride, a.Rows, a.Cols = src, stride, n/dotKeys*dotKeys, cols
-	a.Dst, a.DstStride = unsafe.Pointer(&dst[0]), p.vd*4
-	if a.Rows > 0 {
-		p.variant.amx.pack.amxPack(a)
+// amxValues packs n rows of some columns of V, zeros after the last up to a multiple of 32.
+func (p *Plan) amxValues(w *worker, src unsafe.Pointer, stride, n, first, cols int) {
+	const size = 2
+	whole := n / dotKeys * dotKeys
+	p.amxColumns(w, src, stride, whole, n, 0, first, cols)
+	if whole < n {
+		copyPairs(w.stage, pad(cols)/2, unsafe.Add(src, whole*stride), stride, n-whole, dotKeys, cols)
+		p.amxColumns(w, unsafe.Pointer(&w.stage[0]), pad(cols)*size, dotKeys, n, whole, first, cols)
 	}
-	if done := a.Rows; done < n {
-		copyPairs(w.stage, pad(cols)/2, unsafe.Add(src, done*stride), stride, n-done, dotKeys, cols)
-		a.Src, a.SrcStride, a.Rows = unsafe.Pointer(&w.stage[0]), pad(cols)*2, dotKeys
-		a.Dst = unsafe.Pointer(&dst[done/2*p.vd])
+}
+
+// amxColumns packs rows, a multiple of 32, to keys from one on of a block of n.
+func (p *Plan) amxColumns(w *worker, src unsafe.Pointer, stride, rows, n, key, first, cols int) {
+	const size = 2
+	a := &w.dotPack
+	a.SrcStride, a.Rows, a.DstStride = stride, rows, dotKeys*4
+	for j := 0; j < cols && rows > 0; j += a.Cols {
+		at := first + j
+		a.Cols = min(cols-j, dotKeys-at%dotKeys)
+		a.Src, a.Dst = unsafe.Add(src, j*size), unsafe.Pointer(&w.values[at/dotKeys*amxPanel(n)+key/2*dotKeys+at%dotKeys])
 		p.variant.amx.pack.amxPack(a)
 	}
 }

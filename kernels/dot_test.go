@@ -168,7 +168,7 @@ func TestPrecisionMeans(t *testing.T) {
 				case 0:
 					require.InDelta(t, want, got, 1e-5, "%s", name)
 				default:
-					require.InDelta(t, i%dim%2*3, got, 3e-6, "%s: column %d", name, i%dim)
+					require.InDelta(t, i%dim%2*3, got, 1e-5, "%s: column %d", name, i%dim)
 				}
 			}
 		}

@@ -117,6 +117,9 @@ func (e *emitter) amxScore() {
 		e.amx("TILEZERO", row[1])
 	}
 	e.Label("pairs")
+	for line := 0; line < 2*tileBytes; line += 64 {
+		e.PREFETCHT0(at(k, 2*tileBytes+line))
+	}
 	e.amx("TILELOADD", indexed(q0, rowBytes, 1, 0), tileRows[0])
 	e.amx("TILELOADD", indexed(q1, rowBytes, 1, 0), tileRows[1])
 	e.amx("TILELOADD", indexed(k, keyBytes, 1, 0), tileCols[0])
@@ -339,13 +342,13 @@ L[r] += Σ P[r]`
 
 // amxValue emits DotValue of tile registers.
 func (e *emitter) amxValue() {
-	e.maths = `O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[k][c]    r < 32, c < Cols, pairs k
+	e.maths = `O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[c/32][k][c%32]    r < 32, c < Cols, pairs k
 and AMXExp of NextS`
 	e.step, e.flops, e.bytes = "16 pairs of keys", 2*32*32*32, 4*tileBytes
 
 	p, v, keys := e.gp("P, at key; a row of O"), e.gp("V, at key; row of O"), e.gp("keys left; columns left")
 	v0, o, left := e.param("V"), e.param("O"), e.frame.Offset(16)
-	stride, oStride, out := e.param("VStride"), e.param("OStride"), e.gp("bytes of a row of P; rows to scale")
+	oStride, stride, out := e.param("OStride"), e.gp("bytes of a row of V"), e.gp("bytes of a row of P; rows to scale")
 	exps := e.newAMXExps(e.frame)
 	one, alpha, x := exps.tmp[0], exps.tmp[1], exps.tmp[2]
 
@@ -381,6 +384,7 @@ and AMXExp of NextS`
 	e.Label("products")
 	e.tiled(p)
 	e.MOVQ(operand.I32(64), out)
+	e.MOVQ(operand.I32(128), stride)
 	pass := func(width int) {
 		name, halves := fmt.Sprintf("_%d", width), width/lane
 		// each calls f with the sums and where they are in O.
@@ -399,6 +403,9 @@ and AMXExp of NextS`
 		e.MOVQ(v0, v)
 		e.MOVQ(e.arg("Keys"), keys)
 		e.Label("keys" + name)
+		for line := 0; line < 16*128; line += 64 * (3 - halves) {
+			e.PREFETCHT0(at(v, 16*128+line))
+		}
 		for i, x := range tileRows {
 			e.amx("TILELOADD", indexed(p, out, 1, tileBytes*i), x)
 		}
@@ -408,9 +415,7 @@ and AMXExp of NextS`
 		e.tileProducts(halves)
 		exps.some(name)
 		e.ADDQ(imm(tileBlock), p)
-		for range 2 {
-			e.LEAQ(indexed(v, stride, 8, 0), v)
-		}
+		e.ADDQ(operand.I32(16*128), v)
 		e.SUBQ(imm(lane), keys)
 		e.JNZ(operand.LabelRef("keys" + name))
 		each(func(x tmm, m operand.Mem) { e.amx("TILESTORED", x, m) })
@@ -419,7 +424,7 @@ and AMXExp of NextS`
 	e.SUBQ(imm(32), left)
 	e.JLT(operand.LabelRef("narrow"))
 	pass(32)
-	e.ADDQ(operand.I32(128), v0)
+	e.ADDQ(e.arg("VStride"), v0)
 	e.ADDQ(operand.I32(128), o)
 	e.JMP(operand.LabelRef("columns"))
 	e.Label("narrow")

@@ -192,8 +192,11 @@ var evexOpcodes = map[string]uint32{"VDPBF16PS": 0x52, "VCVTNEPS2BF16": 0x72}
 
 var evexLine = regexp.MustCompile(`(?m)^\t(VDPBF16PS|VCVTNEPS2BF16) +Z(\d+)(?:, Z(\d+))?, [YZ](\d+)$`)
 
-// encoded replaces them, of 512 bits, by their bytes.
-func encoded(asm []byte) []byte {
+// encoded replaces the instructions that Go's assembler lacks by their bytes.
+func encoded(asm []byte) []byte { return amxEncoded(evexEncoded(asm)) }
+
+// evexEncoded replaces those with EVEX, of 512 bits.
+func evexEncoded(asm []byte) []byte {
 	return evexLine.ReplaceAllFunc(asm, func(line []byte) []byte {
 		m := evexLine.FindSubmatch(line)
 		number := func(i int) uint32 {

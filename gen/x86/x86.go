@@ -301,7 +301,7 @@ func (e *emitter) output() (spec.Output, error) {
 	if err != nil {
 		return fail(err)
 	}
-	asm = amxEncoded(encoded(asm))
+	asm = encoded(asm)
 	fn := file.Functions()[0]
 	requires := slices.DeleteFunc(slices.Clone(fn.ISA), func(f string) bool { return slices.Contains(baseline, f) })
 	if high.Match(asm) {
