@@ -60,11 +60,11 @@ type ScoreArgs struct {
 //
 // AMXExp is DotExp without gaps, with the pairs of 32 keys in another order, and with the weights
 // rounded to nearest up to 2 % of the distance between neighbors. A NaN score leaves a NaN in
-// each L.
+// each L. NextBlocks > 0.
 //
 //	P[b][r][i] = (2^(NextScale·S − m) of keys 32b + k, 32b + k + 1)    k = i/4·4 + i%2·2 + i%4/2·16
 //
-// AMXValue is DotValueExp of such P, with V in panels of 32 columns, VStride bytes apart, in the order
+// AMXValue is DotValue of such P, with V in panels of 32 columns, VStride bytes apart, in the order
 // of AMXPack. Keys is a multiple of 16.
 //
 //	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[c/32][k][c%32]    pairs k
@@ -85,7 +85,7 @@ type ValueArgs struct {
 	// ValueExp only.
 	NextS, NextPending, NextL *float32
 	NextBlocks                int     // 0: there is no other tile
-	NextScale                 float32 // AMXExp and AMXValue only
+	NextScale                 float32 // AMXExp only
 }
 
 // DecodeScoreArgs: S = Q·Kᵀ for R rows against K in plain rows.

@@ -28,15 +28,11 @@ func BenchmarkAMX(b *testing.B) {
 		a := asm.ScoreArgs{Q: &q[0], K: &kk[0], S: &s[0], D: d / 2, Panels: keys / k.Cols, Scale: 1}
 		report(b, k.ISA, 2*k.Rows*keys*d, 2*keys*d, func() { asm.AMXScore(k.ID, &a) })
 	})
-	for _, next := range []int{0, keys / asm.Lane} {
-		each(asm.OpAMXValue, func(b *testing.B, k asm.Kernel, d int) {
-			p, v, o, alpha := aligned(keys*k.Rows/2), aligned(keys*d/2), aligned(k.Rows*d), aligned(k.Rows)
-			s, pending := aligned(keys*k.Rows), aligned(2*k.Rows*asm.Lane)
-			a := asm.ValueArgs{
-				P: &p[0], V: unsafe.Pointer(&v[0]), VStride: keys / 2 * 128, O: &o[0], OStride: 4 * d, Alpha: &alpha[0], Keys: keys / 2, Cols: d,
-				NextS: &s[0], NextPending: &pending[0], NextL: &alpha[0], NextBlocks: next, NextScale: 1,
-			}
-			report(b, k.ISA, 2*k.Rows*keys*d, 2*keys*d, func() { asm.AMXValue(k.ID, &a) })
-		})
-	}
+	each(asm.OpAMXValue, func(b *testing.B, k asm.Kernel, d int) {
+		p, v, o, alpha := aligned(keys*k.Rows/2), aligned(keys*d/2), aligned(k.Rows*d), aligned(k.Rows)
+		a := asm.ValueArgs{
+			P: &p[0], V: unsafe.Pointer(&v[0]), VStride: keys / 2 * 128, O: &o[0], OStride: 4 * d, Alpha: &alpha[0], Keys: keys / 2, Cols: d,
+		}
+		report(b, k.ISA, 2*k.Rows*keys*d, 2*keys*d, func() { asm.AMXValue(k.ID, &a) })
+	})
 }

@@ -44,7 +44,7 @@ func (f *amxFamily) tuning(t Tuning, k Case, host HostInfo) Tuning {
 	t.Tile = f.tile.name
 	t.KeyBlock = min(max(host.Caches.L2/2/(2*(pad(k.KeyDim)+pad(k.ValueDim)))/amxKeys*amxKeys, amxKeys), 2048)
 	t.RowBlock = 1024
-	t.Interleave = true
+	t.Interleave = false // not here
 	return t
 }
 
@@ -65,7 +65,6 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 		n = s.contiguous(key, min(c.KeyBlock, it.key1-key))
 		p.amxBlock(w, c, s, it.kvHead, key, n)
 		b.VStride = amxPanel(n) * 4
-		pending := false // the last tile's values are not yet added
 		for row := 0; row < it.rows; row += height {
 			rows := min(height, it.rows-row)
 			for first := 0; first < n; first += amxKeys {
@@ -94,25 +93,11 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 					p.variant.maxima.maxima(&w.softmax)
 				}
 				b.NextS, b.NextPending, b.NextL, b.NextBlocks, b.NextScale = &w.scores[0], &w.pending[0], &l[row], blocks, rest
-				if pending {
-					k.value.amxValue(b)
-				} else {
-					k.exp.amxExp(b)
-				}
+				k.exp.amxExp(b)
 				b.P, b.V, b.Keys = &w.scores[0], unsafe.Pointer(&w.values[(first+lo)/2*cols]), blocks*asm.Lane/2
 				b.O, b.Alpha = &o[row*p.vd], &w.alpha[0]
-				b.NextBlocks = 0
-				if !c.Interleave {
-					k.value.amxValue(b)
-					continue
-				}
-				pending = true
-				w.scores, w.otherScores = w.otherScores, w.scores
-				w.alpha, w.otherAlpha = w.otherAlpha, w.alpha
+				k.value.amxValue(b)
 			}
-		}
-		if pending {
-			k.value.amxValue(b)
 		}
 	}
 }

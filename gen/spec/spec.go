@@ -51,7 +51,7 @@ const (
 	AMXScore  Op = "amx_score"  // DotScore, Q in rows
 	AMXMaxima Op = "amx_maxima" // Maxima of rows that see all keys
 	AMXExp    Op = "amx_exp"    // DotExp, pairs in an order of its own
-	AMXValue  Op = "amx_value"  // DotValue, and between its products AMXExp of the next row tile
+	AMXValue  Op = "amx_value"  // DotValue of such P
 	AMXPeak   Op = "amx_peak"   // products of tiles: the machine's limit
 )
 

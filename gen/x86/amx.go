@@ -160,146 +160,102 @@ func (e *emitter) amxScore() {
 	e.untiled()
 }
 
-// amxExps turns the S of a tile of 32 rows into P, eight rows of 32 keys at a time. P of 32 keys
-// takes the place of 16 before them.
+// amxPolynomial is the minimax polynomial of 2^f − 1 − f on [0, 1], in units of the last place of a
+// bf16 from 1 to 2: error 0.0137.
+var amxPolynomial = []float64{-0.013700396558741964, -38.85345344169774, 28.71531069519358, 10.138142746504165}
+
+// amxExp emits DotExp of 32 rows, four at a time. P of 32 keys takes the place of 16 before them.
 //
 // The upper half of a float32's bits, its bf16, is 128·(127 + n + g) for 2^n·(1 + g): of x
 // = n + f that is 128·(127 + x) + 128·(2^f − 1 − f), the last a polynomial of f, rounded to
 // an integer. The conversion makes 0 of what is too small, and of a NaN, which stays in a sum
 // of products of f.
-type amxExps struct {
-	e          *emitter
-	s, p       reg.GPPhysical // S and P, at the keys and rows
-	pending    reg.GPPhysical // of the rows
-	end        operand.Mem    // of S
-	endRow     operand.Mem    // of Pending
-	one, bias  reg.VecPhysical
-	polynomial []reg.VecPhysical
-	ones, nan  reg.VecPhysical
-	scale      reg.VecPhysical
-	tmp        []reg.VecPhysical
-}
+func (e *emitter) amxExp() {
+	e.maths = `P[b][r][i] = 2^(NextScale·S − m) of keys 32b + k, 32b + k + 1, rounded;  k = i/4·4 + i%2·2 + i%4/2·16
+L[r] += Σ P[r]`
+	e.step, e.flops, e.bytes = "32 keys of 4 rows", 4*32*14, 4*32*4
 
-const expRows = 8
-
-// amxPolynomial is the minimax polynomial of 2^f − 1 − f on [0, 1], in units of the last place:
-// error 0.0137.
-var amxPolynomial = []float64{-0.013700396558741964, -38.85345344169774, 28.71531069519358, 10.138142746504165}
-
-// newAMXExps prepares for the rows of NextS, which may have no keys. It uses 16 bytes of the frame.
-func (e *emitter) newAMXExps(frame operand.Mem) *amxExps {
-	x := &amxExps{e: e, end: frame, endRow: frame.Offset(8)}
-	x.one = e.constant("128", float(weight))
-	x.bias = e.constant("128·(127 + g₀)", float(bf16Bias+amxPolynomial[0]))
-	for i, c := range amxPolynomial[1:] {
-		x.polynomial = append(x.polynomial, e.constant(fmt.Sprintf("128·g%d", i+1), float(c)))
-	}
-	x.ones, x.nan = e.constant("pairs of 1", bf16Ones), e.vec("NaN if any is", 1)[0]
-	e.zero(x.nan)
-	x.scale = e.vec("NextScale", 1)[0]
-	e.VBROADCASTSS(e.arg("NextScale"), x.scale)
-	x.tmp = e.vec("x, f and h of two vectors of four rows", 24)
-	x.s, x.p, x.pending = e.gp("NextS"), e.gp("NextS, at P"), e.gp("NextPending")
-	e.note("where its keys and rows end")
-	e.MOVQ(e.arg("NextPending"), x.pending)
-	e.LEAQ(at(x.pending, 32*128), x.s)
-	e.MOVQ(x.s, x.endRow)
-	e.MOVQ(e.arg("NextBlocks"), x.s)
-	e.IMUL3Q(imm(tileBlock), x.s, x.s)
-	e.ADDQ(e.arg("NextS"), x.s)
-	e.MOVQ(x.s, x.end)
-	e.MOVQ(e.arg("NextS"), x.s)
-	e.MOVQ(x.s, x.p)
-	return x
-}
-
-// rows emits eight rows of 32 keys.
-func (x *amxExps) rows(suffix string) {
-	e := x.e
-	e.note("eight rows of the next tile: P = 2^(S − m)")
 	const group = 4
-	top := len(x.polynomial) - 1
-	for first := 0; first < expRows; first += group {
-		v := func(name string, r, half int) reg.VecPhysical { return x.tmp[6*r+2*strings.Index("xfh", name)+half] }
-		each := func(f func(x, f, h reg.VecPhysical)) {
-			for r := range group {
-				for half := range 2 {
-					f(v("x", r, half), v("f", r, half), v("h", r, half))
-				}
-			}
-		}
-		for r := range group {
-			for half := range 2 {
-				e.VMOVUPS(at(x.pending, 128*(first+r)), v("x", r, half))
-				e.VFMADD231PS(at(x.s, tileBlock*half+64*(first+r)), x.scale, v("x", r, half))
-			}
-		}
-		each(func(x, f, _ reg.VecPhysical) { e.VREDUCEPS(operand.Imm(floorMode), x, f) })
-		each(func(v, f, h reg.VecPhysical) {
-			e.VFMADD213PS(x.bias, x.one, v)
-			e.VMOVAPS(f, h)
-		})
-		each(func(_, _, h reg.VecPhysical) { e.VFMADD213PS(x.polynomial[top-1], x.polynomial[top], h) })
-		for k := top - 2; k >= 0; k-- {
-			each(func(_, f, h reg.VecPhysical) { e.VFMADD213PS(x.polynomial[k], f, h) })
-		}
-		each(func(x, f, h reg.VecPhysical) { e.VFMADD231PS(f, h, x) })
-		each(func(x, _, _ reg.VecPhysical) { e.VCVTPS2DQ(x, x) })
-		for r := range group {
-			e.VFMADD231PS(v("f", r, 0), v("f", r, 1), x.nan)
-			p, sum := v("x", r, 0), v("h", r, 0)
-			e.VPACKUSDW(v("x", r, 1), p, p)
-			e.VMOVDQU32(p, at(x.p, 64*(first+r)))
-			e.VMOVUPS(at(x.pending, 128*(first+r)+64), sum)
-			e.evex("VDPBF16PS", sum, p, x.ones)
-			e.VMOVUPS(sum, at(x.pending, 128*(first+r)+64))
+	s, p, pending, keys, rows := e.param("NextS"), e.gp("P"), e.gp("NextPending"), e.param("NextBlocks"), e.gp("rows left")
+	one, bias := e.constant("128", float(weight)), e.constant("128·(127 + g₀)", float(bf16Bias+amxPolynomial[0]))
+	var polynomial []reg.VecPhysical
+	for i, c := range amxPolynomial[1:] {
+		polynomial = append(polynomial, e.constant(fmt.Sprintf("128·g%d", i+1), float(c)))
+	}
+	ones, nan, scale := e.constant("pairs of 1", bf16Ones), e.vec("NaN if any is", 1)[0], e.vec("NextScale", 1)[0]
+	e.zero(nan)
+	e.VBROADCASTSS(e.arg("NextScale"), scale)
+	x, f, h := e.vec("x; P", 2*group), e.vec("f = x − ⌊x⌋", 2*group), e.vec("h(f); sums", 2*group)
+	top := len(polynomial) - 1
+
+	e.MOVQ(s, p)
+	e.Label("keys")
+	e.MOVQ(e.arg("NextPending"), pending)
+	e.MOVQ(operand.I32(32/group), rows)
+	e.Label("rows")
+	for r := range group {
+		for half := range 2 {
+			i := 2*r + half
+			e.VMOVUPS(at(pending, 128*r), x[i])
+			e.VFMADD231PS(at(s, tileBlock*half+64*r), scale, x[i])
 		}
 	}
-	e.ADDQ(imm(64*expRows), x.s)
-	e.ADDQ(imm(64*expRows), x.p)
-	e.ADDQ(imm(128*expRows), x.pending)
-	e.CMPQ(x.pending, x.endRow)
-	e.JNE(operand.LabelRef("same_keys" + suffix))
-	e.SUBQ(imm(32*128), x.pending)
-	e.ADDQ(imm(tileBlock), x.s)
-	e.Label("same_keys" + suffix)
-}
+	for i := range x {
+		e.VREDUCEPS(operand.Imm(floorMode), x[i], f[i])
+	}
+	for i := range x {
+		e.VFMADD213PS(bias, one, x[i])
+		e.VMOVAPS(f[i], h[i])
+	}
+	for i := range h {
+		e.VFMADD213PS(polynomial[top-1], polynomial[top], h[i])
+	}
+	for k := top - 2; k >= 0; k-- {
+		for i := range h {
+			e.VFMADD213PS(polynomial[k], f[i], h[i])
+		}
+	}
+	for i := range x {
+		e.VFMADD231PS(f[i], h[i], x[i])
+	}
+	for i := range x {
+		e.VCVTPS2DQ(x[i], x[i])
+	}
+	for r := range group {
+		weights, sum := x[2*r], h[2*r]
+		e.VFMADD231PS(f[2*r], f[2*r+1], nan)
+		e.VPACKUSDW(x[2*r+1], weights, weights)
+		e.VMOVDQU32(weights, at(p, 64*r))
+		e.VMOVUPS(at(pending, 128*r+64), sum)
+		e.evex("VDPBF16PS", sum, weights, ones)
+		e.VMOVUPS(sum, at(pending, 128*r+64))
+	}
+	e.ADDQ(operand.I32(64*group), s)
+	e.ADDQ(operand.I32(64*group), p)
+	e.ADDQ(operand.I32(128*group), pending)
+	e.DECQ(rows)
+	e.JNZ(operand.LabelRef("rows"))
+	e.ADDQ(imm(tileBlock), s)
+	e.SUBQ(imm(2), keys)
+	e.JNZ(operand.LabelRef("keys"))
 
-// some emits eight rows, if some are left.
-func (x *amxExps) some(suffix string) {
-	e := x.e
-	e.CMPQ(x.s, x.end)
-	e.JEQ(operand.LabelRef("no_rows" + suffix))
-	x.rows(suffix)
-	e.Label("no_rows" + suffix)
-}
-
-// finish emits what is left, and adds the sums to L.
-func (x *amxExps) finish() {
-	e := x.e
-	e.Label("rows_left")
-	e.CMPQ(x.s, x.end)
-	e.JEQ(operand.LabelRef("rows_done"))
-	x.rows("_left")
-	e.JMP(operand.LabelRef("rows_left"))
-	e.Label("rows_done")
-	e.CMPQ(e.arg("NextBlocks"), imm(0))
-	e.JEQ(operand.LabelRef("no_next"))
 	e.note("the sums, added to L; all NaN if any is")
-	l := x.s
+	l := p
 	e.MOVQ(e.arg("NextL"), l)
-	e.across(x.nan, x.tmp[0], e.VADDPS)
-	e.VSUBPS(x.nan, x.nan, x.nan)
+	e.MOVQ(e.arg("NextPending"), pending)
+	e.across(nan, x[0], e.VADDPS)
+	e.VSUBPS(nan, nan, nan)
+	sums := slices.Concat(x, f, h)
 	for half := range 2 {
 		for r := range 16 {
-			e.VMOVUPS(at(x.pending, 128*(16*half+r)+64), x.tmp[r])
+			e.VMOVUPS(at(pending, 128*(16*half+r)+64), sums[r])
 		}
-		sum := e.acrossRows(x.tmp, e.VADDPS)
-		e.VADDPS(x.nan, sum, sum)
+		sum := e.acrossRows(sums, e.VADDPS)
+		e.VADDPS(nan, sum, sum)
 		e.VADDPS(at(l, 64*half), sum, sum)
 		e.VMOVUPS(sum, at(l, 64*half))
 	}
-	e.Label("no_next")
+	e.ret()
 }
 
 // acrossRows combines by op the elements of each of 16 vectors to one of the first; two more are
@@ -331,33 +287,18 @@ func (e *emitter) acrossRows(x []reg.VecPhysical, op func(ops ...operand.Op)) re
 	return x[0]
 }
 
-// amxExp emits the exponentials where no other tile is there to go along with.
-func (e *emitter) amxExp() {
-	e.maths = `P[b][r][i] = 2^(NextScale·S − m) of keys 32b + k, 32b + k + 1, rounded;  k = i/4·4 + i%2·2 + i%4/2·16
-L[r] += Σ P[r]`
-	e.step, e.flops, e.bytes = "32 keys of 8 rows", expRows*32*14, expRows*32*4
-	e.newAMXExps(e.frame).finish()
-	e.ret()
-}
-
 // amxValue emits DotValue of tile registers.
 func (e *emitter) amxValue() {
-	e.maths = `O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[c/32][k][c%32]    r < 32, c < Cols, pairs k
-and AMXExp of NextS`
+	e.maths = "O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[c/32][k][c%32]    r < 32, c < Cols, pairs k"
 	e.step, e.flops, e.bytes = "16 pairs of keys", 2*32*32*32, 4*tileBytes
 
-	p, v, keys := e.gp("P, at key; a row of O"), e.gp("V, at key; row of O"), e.gp("keys left; columns left")
-	v0, o, left := e.param("V"), e.param("O"), e.frame.Offset(16)
+	p, v, keys := e.gp("P, at key; Alpha"), e.gp("V, at key; a row of O"), e.gp("keys left; columns left")
+	v0, o, left := e.param("V"), e.param("O"), e.param("Cols")
 	oStride, stride, out := e.param("OStride"), e.gp("bytes of a row of V"), e.gp("bytes of a row of P; rows to scale")
-	exps := e.newAMXExps(e.frame)
-	one, alpha, x := exps.tmp[0], exps.tmp[1], exps.tmp[2]
+	one, alpha, x := e.constant("1", float(1)), e.vec("Alpha", 1)[0], e.vec("O", 1)[0]
 
 	e.note("O = Alpha·O, where Alpha is not 1")
-	e.MOVQ(e.arg("Cols"), p)
-	e.MOVQ(p, left)
 	e.MOVQ(e.arg("Alpha"), p)
-	e.MOVL(operand.U32(float(1)), v.As32())
-	e.broadcast(v, one)
 	e.VCMPPS(operand.Imm(notEqual), at(p, 0), one, reg.K1)
 	e.VCMPPS(operand.Imm(notEqual), at(p, 64), one, reg.K2)
 	e.KMOVW(reg.K1, out.As32())
@@ -413,7 +354,6 @@ and AMXExp of NextS`
 			e.amx("TILELOADD", indexed(v, stride, 1, 64*j), tileCols[j])
 		}
 		e.tileProducts(halves)
-		exps.some(name)
 		e.ADDQ(imm(tileBlock), p)
 		e.ADDQ(operand.I32(16*128), v)
 		e.SUBQ(imm(lane), keys)
@@ -432,7 +372,6 @@ and AMXExp of NextS`
 	e.JZ(operand.LabelRef("done"))
 	pass(lane)
 	e.Label("done")
-	exps.finish()
 	e.untiled()
 }
 
