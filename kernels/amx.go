@@ -38,18 +38,19 @@ func (f *amxFamily) add(op asm.Op, k kernel) {
 	}
 }
 
-// tuning is t for a plan of the family, of which what is known of float32 says nothing: K and V of
-// a block take half of L2.
+// tuning is t for a plan of the family, about whose many rows a tuning for float32 says nothing. K and
+// V of a block take half of L2.
 func (f *amxFamily) tuning(t Tuning, k Case, host HostInfo) Tuning {
 	t.Tile = f.tile.name
-	t.KeyBlock = min(max(host.Caches.L2/2/(2*(pad(k.KeyDim)+pad(k.ValueDim)))/amxKeys*amxKeys, amxKeys), 2048)
+	t.KeyBlock = min(max(host.Caches.L2/2/(2*(pad(k.KeyDim)+pad(k.ValueDim)))/64*64, 64), 2048)
 	t.RowBlock = 1024
-	t.Interleave = false // not here
+	t.Interleave = false // exponentials beside products of tiles get one port of two: no gain
 	return t
 }
 
-// amxKeys is the number of keys of an S tile, which stays in L1 with P and O.
-const amxKeys = 256
+// amxKeys is the number of keys of an S tile: 512, although S no longer fits L1, since each call
+// configures the tile registers and reads and writes O.
+const amxKeys = 512
 
 // manyAMX is many by AMX. While a block of K and V is in L2, each row tile goes through all of it,
 // so that its O stays in L1.

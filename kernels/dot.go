@@ -5,10 +5,11 @@ import (
 	"unsafe"
 
 	"github.com/gqa-go/gqa/asm"
+	"github.com/gqa-go/gqa/internal/amx"
 	"github.com/gqa-go/gqa/internal/half"
 )
 
-// This file holds the many-rows family in dot products of pairs of bf16.
+// This file holds the many-rows family in dot products of pairs of bf16 (VDPBF16PS).
 
 // dotTile is the kernels of a register tile.
 type dotTile struct{ score, value, valueExp, exp kernel }
@@ -45,7 +46,7 @@ func (f *dotFamily) add(tiles map[string]*dotTile, op asm.Op, k kernel) {
 // the variant is forced.
 func (f *dotFamily) refuses(forced, slow bool) string {
 	if f.missing == "" && f.requires != nil && slow && !forced {
-		return "this CPU multiplies float32 twice as fast; force the variant to use it all the same"
+		return "this CPU multiplies float32 twice as fast; force the variant to use it all the same (not by AMX: " + amx.Missing() + ")"
 	}
 	return f.missing
 }

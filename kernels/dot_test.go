@@ -59,6 +59,27 @@ func TestPrecisionDimensions(t *testing.T) {
 	})
 }
 
+// Blocks of keys that are more than one S tile, and rows that are several.
+func TestPrecisionLong(t *testing.T) {
+	eachBF16(t, func(t *testing.T, variant string) {
+		for i, keys := range []int{512, 513, 1100, 1536, 2021} {
+			if fuzztest.Emulated() && i > 2 {
+				continue
+			}
+			c := shape(bf16(kernels.Config{Heads: 4, KVHeads: 1, KeyDim: 32, Causal: i%2 == 0}), 33, keys)
+			if i == 3 {
+				c.Config.Window = &kernels.Window{Left: 900, Right: -1}
+			}
+			c.Tuning.KeyBlock, c.Tuning.RowBlock, c.Tuning.Split = 1200/16*16, 96, 1<<16
+			fuzztest.Check(t, c, variant)
+			c.Sequences[0].Classes = fuzz.Classes{Query: fuzz.Special}
+			fuzztest.Check(t, c, variant)
+			c.Sequences[0].Cache = &fuzz.Cache{PageLen: 1040}
+			fuzztest.Check(t, c, variant)
+		}
+	})
+}
+
 func TestPrecisionOptions(t *testing.T) {
 	options := map[string]func(c *kernels.Config, s *fuzz.Sequence){
 		"plain":    func(*kernels.Config, *fuzz.Sequence) {},

@@ -73,8 +73,8 @@ func knownFeatures() []feature {
 	return nil
 }
 
-// slowDot tells whether dot products of bf16 take longer than FMAs of the same numbers, as
-// on Intel's processors with AMX: measured on Sapphire Rapids, twice as long.
+// slowDot tells whether dot products of bf16 by VDPBF16PS take longer than FMAs of the same
+// numbers, as on Intel's processors with AMX: measured on Sapphire Rapids, twice as long.
 func slowDot() bool { return cpu.X86.HasAMXBF16 }
 
 // missing says why this host cannot run kernels of an ISA that require features;

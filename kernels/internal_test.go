@@ -82,6 +82,11 @@ func TestVariantsAreComplete(t *testing.T) {
 					set(v.finish[dt], "finish")
 				}
 			}
+			if f := &v.amx; len(f.requires) > 0 {
+				for _, k := range []kernel{f.pack, f.score, f.maxima, f.exp, f.value, f.tile.packKey[F32]} {
+					set(k, "AMX")
+				}
+			}
 			if v.name != PureGo {
 				for _, k := range []kernel{v.softmax, v.softcap, v.alibi, v.bias, v.mask} {
 					set(k, "modifier")

@@ -59,10 +59,10 @@ func bucketIndex(kv int) int {
 // Tuning says how a sequence is computed. It changes speed, and the result within
 // the tolerance.
 type Tuning struct {
-	Tile        string `json:"tile"`         // register tile of the many-rows family, "6x16"
+	Tile        string `json:"tile"`         // register tile of the many-rows family, "6x16"; "32x32" is AMX, of Precision BF16 alone
 	KeyBlock    int    `json:"key_block"`    // keys packed at once, a multiple of 16
 	RowBlock    int    `json:"row_block"`    // query rows (tokens × group) of a work item, at most
-	Interleave  bool   `json:"interleave"`   // exponentials of a row tile amid the values of the one before
+	Interleave  bool   `json:"interleave"`   // exponentials of a row tile amid the values of the one before; not by AMX
 	Split       int    `json:"split"`        // keys of a work item, at most
 	MinItems    int    `json:"min_items"`    // smaller blocks of rows and splits where a sequence makes fewer items; 0: never
 	FewRows     int    `json:"few_rows"`     // the few-rows family takes at most so many rows
