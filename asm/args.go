@@ -15,13 +15,15 @@ const PrefetchStep = 256
 //	S[j/16][r][j%16] = Σ_d Q[d][r]·K[j/C][d][j%C]    r < R, j < Panels·C
 //
 // DotScore: the same of pairs, D of them, and S is multiplied by Scale.
+//
+// AMXScore: DotScore with Q[r][d], rows of pairs.
 type ScoreArgs struct {
 	Q      *float32 // [D][R]
 	K      *float32 // [Panels][D][C]
 	S      *float32 // [Panels·C/16][R][16], written
 	D      int      // > 0, a multiple of 16
 	Panels int      // > 0
-	Scale  float32  // DotScore only
+	Scale  float32  // DotScore and AMXScore only
 
 	// As DecodeValue does; arm64 does not.
 	Prefetch       int // bytes after K; 0: none
@@ -55,6 +57,17 @@ type ScoreArgs struct {
 // DotValue multiplies such a P with pairs of keys in V. DotValueExp is both. There
 //
 //	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16·2][r][k%16]·V[k][c]    pairs k
+//
+// AMXExp is DotExp without gaps, with the pairs of 32 keys in another order, and with the weights
+// rounded to nearest up to 2 % of the distance between neighbors. A NaN score leaves a NaN in
+// each L. NextBlocks > 0.
+//
+//	P[b][r][i] = (2^(NextScale·S − m) of keys 32b + k, 32b + k + 1)    k = i/4·4 + i%2·2 + i%4/2·16
+//
+// AMXValue is DotValue of such P, with V in panels of 32 columns, VStride bytes apart, in the order
+// of AMXPack. Keys is a multiple of 16.
+//
+//	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[c/32][k][c%32]    pairs k
 type ValueArgs struct {
 	P       *float32       // [⌈Keys/16⌉][R][16]
 	V       unsafe.Pointer // [Keys] rows of Cols elements
@@ -71,7 +84,8 @@ type ValueArgs struct {
 	PrefetchStride int // Value only: bytes from row to row
 	// ValueExp only.
 	NextS, NextPending, NextL *float32
-	NextBlocks                int // 0: there is no other tile
+	NextBlocks                int     // 0: there is no other tile
+	NextScale                 float32 // AMXExp only
 }
 
 // DecodeScoreArgs: S = Q·Kᵀ for R rows against K in plain rows.
@@ -141,7 +155,10 @@ type PanelValueArgs struct {
 // Maxima stops before the exponentials: it leaves −Inf instead of P where P is 0, makes
 // L[r] Alpha[r]·L[r], and writes, for vectors of N float32, 16 to a row,
 //
-//	Pending[r][i][0][0 … N] = −m, 0 if m is −Inf;  Pending[r][i][1][0 … N] = 0    i < 16/N
+//	Pending[r][i][0][0 … N] = −m, MaxFloat32 if m is −Inf;  Pending[r][i][1][0 … N] = 0    i < 16/N
+//
+// AMXMaxima does so of Scale·S, Scale > 0, for 32 rows that see all keys: Rows, Stride, Lo and Hi
+// are not read.
 type SoftmaxArgs struct {
 	S      *float32 // [Blocks][16] a row, blocks Stride bytes apart
 	Stride int      // bytes from block to block; rows are 64 bytes apart
@@ -153,6 +170,7 @@ type SoftmaxArgs struct {
 	Alpha  *float32 // [Rows], written
 	// Maxima only: [Rows][16/N][2][N], written.
 	Pending *float32
+	Scale   float32 // AMXMaxima only
 }
 
 // ModifyArgs is shared by the ops that change scores in place, over all
@@ -190,6 +208,10 @@ type PackArgs struct {
 // of 16 columns.
 //
 //	Dst[k][c] = (Src[2k][c], Src[2k+1][c])    k < ⌈Rows/2⌉, c < ⌈Cols/16⌉·16
+//
+// AMXPack: 16 pairs of 32 rows, in the order that AMXExp has. Rows is a multiple of 32.
+//
+//	Dst[16b+i][c] = (Src[32b+k][c], Src[32b+k+1][c])    k = i/4·4 + i%2·2 + i%4/2·16
 type DotPackArgs struct {
 	Src       unsafe.Pointer // [Rows] rows of Cols elements
 	SrcStride int            // bytes from row to row

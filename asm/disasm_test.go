@@ -22,6 +22,7 @@ var dispatchers = []any{
 	asm.Score, asm.Value, asm.DecodeScore, asm.DecodeValue, asm.Softmax, asm.Softcap, asm.Alibi, asm.Bias,
 	asm.Mask, asm.Pack, asm.Convert, asm.Finish, asm.Peak, asm.Read,
 	asm.DotPack, asm.DotScore, asm.DotExp, asm.DotValue, asm.DotValueExp,
+	asm.AMXPack, asm.AMXScore, asm.AMXMaxima, asm.AMXExp, asm.AMXValue, asm.AMXPeak,
 }
 
 // A kernel with one EVEX instruction crashes on every CPU without AVX-512, unless it

@@ -15,7 +15,9 @@
 // Pairs. The Dot ops multiply pairs of bf16, the first in the lower half of 32 bits:
 // elements d and d + 1 of Q and K, keys k and k + 1 of P and V. Both products are added
 // to a float32, which is rounded to nearest even after each. On amd64, whatever MXCSR
-// says, a subnormal counts as 0 and becomes 0.
+// says, a subnormal counts as 0 and becomes 0. The AMX ops do the same with tile registers,
+// which each configures and releases: the caller sees to it that the system permits them
+// (internal/amx).
 //
 // D and Cols. Dimensions inside scratch memory are padded with zeros to a multiple
 // of 16; D and Cols are such multiples unless an op says otherwise.

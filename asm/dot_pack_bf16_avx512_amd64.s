@@ -15,13 +15,13 @@
 //	BX       Dst
 //	CX       Rows
 //	DX       first row, at c
-//	SI       second row, at c
+//	SI       from there to the second row
 //	R8       Dst, at c
 //	R9       columns left
 //	R10      mask
+//	K1       whether there is a second row
 //	Z0       first row
 //	Z1       second row
-//	K1       whether there is a second row
 //	Z2       0, 1, …
 //	Z3       elements left
 //	K2       elements left
@@ -41,33 +41,30 @@ TEXT ·dot_pack_bf16_avx512(SB), $128-8
 
 pair:
 	// the second row; the first again, times 0, where there is none
-	MOVQ AX, DX
-	MOVQ AX, SI
-	MOVQ BX, R8
+	XORL SI, SI
 	XORL R10, R10
 	SUBQ $0x02, CX
 	JLT  single
-	ADDQ 8(DI), SI
+	MOVQ 8(DI), SI
 	DECQ R10
 
 single:
 	KMOVW R10, K1
-	MOVQ  SI, AX
-	ADDQ  8(DI), AX
+	MOVQ  AX, DX
+	MOVQ  BX, R8
 	MOVQ  40(DI), R9
 	SUBQ  $0x10, R9
 	JLT   tail
 
 columns:
 	VMOVDQU16 (DX), Y0
-	VMOVDQU16 (SI), Y1
+	VMOVDQU16 (DX)(SI*1), Y1
 	VPMOVZXWD Y0, Z0
 	VPMOVZXWD Y1, Z1
 	VPSLLD.Z  $0x10, Z1, K1, Z1
 	VPORD     Z1, Z0, Z0
 	VMOVUPS   Z0, (R8)
 	ADDQ      $0x20, DX
-	ADDQ      $0x20, SI
 	ADDQ      $0x40, R8
 	SUBQ      $0x10, R9
 	JGE       columns
@@ -79,7 +76,7 @@ tail:
 	VPBROADCASTD X3, Z3
 	VPCMPGTD     Z2, Z3, K2
 	VMOVDQU16.Z  (DX), K2, Y0
-	VMOVDQU16.Z  (SI), K2, Y1
+	VMOVDQU16.Z  (DX)(SI*1), K2, Y1
 	VPMOVZXWD    Y0, Z0
 	VPMOVZXWD    Y1, Z1
 	VPSLLD.Z     $0x10, Z1, K1, Z1
@@ -87,6 +84,7 @@ tail:
 	VMOVUPS      Z0, (R8)
 
 next:
+	LEAQ  (AX)(SI*2), AX
 	ADDQ  24(DI), BX
 	TESTQ CX, CX
 	JG    pair

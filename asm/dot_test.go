@@ -78,28 +78,29 @@ func dotScore(t *testing.T, k asm.Kernel, d, panels int) {
 	}
 }
 
+var dotSpecials = []struct {
+	q, k pair
+	want float32
+}{
+	{pairOf(nan, 1), pairOf(1, 1), nan},
+	{pairOf(1, 1), pairOf(1, nan), nan},
+	{pairOf(inf, 1), pairOf(1, 1), inf},
+	{pairOf(1, 2), pairOf(3, -inf), -inf},
+	{pairOf(inf, 1), pairOf(0, 1), nan},
+	{pairOf(0x1p100, 1), pairOf(0x1p100, 1), inf},
+	{pairOf(0x1p-126, 1), pairOf(1, 0), 0x1p-126},
+	{pairOf(0x1p-130, 0), pairOf(0x1p100, 0), 0},
+	{pairOf(0x1p-70, 0), pairOf(0x1p-70, 0), 0},
+	{pairOf(0x1p100, 3), pairOf(0x1p-20, 5), 0x1p80},
+}
+
 // The products of a pair are added as they are: NaN and infinity come out wherever
 // they stand, and subnormals count as 0, as asm/doc.go says.
 func TestDotSpecials(t *testing.T) {
-	inf, nan := float32(math.Inf(1)), float32(math.NaN())
 	for _, k := range kernels(asm.OpDotScore) {
 		t.Run(k.Name, func(t *testing.T) {
 			needs(t, k)
-			for _, tt := range []struct {
-				q, k pair
-				want float32
-			}{
-				{pairOf(nan, 1), pairOf(1, 1), nan},
-				{pairOf(1, 1), pairOf(1, nan), nan},
-				{pairOf(inf, 1), pairOf(1, 1), inf},
-				{pairOf(1, 2), pairOf(3, -inf), -inf},
-				{pairOf(inf, 1), pairOf(0, 1), nan},
-				{pairOf(0x1p100, 1), pairOf(0x1p100, 1), inf},
-				{pairOf(0x1p-126, 1), pairOf(1, 0), 0x1p-126},
-				{pairOf(0x1p-130, 0), pairOf(0x1p100, 0), 0},
-				{pairOf(0x1p-70, 0), pairOf(0x1p-70, 0), 0},
-				{pairOf(0x1p100, 3), pairOf(0x1p-20, 5), 0x1p80},
-			} {
+			for _, tt := range dotSpecials {
 				const d = 16
 				for i := range d {
 					q, kk := make([]pair, d*k.Rows), make([]pair, d*k.Cols)
@@ -213,7 +214,6 @@ func TestDotExp(t *testing.T) {
 func dotExp(t *testing.T, k asm.Kernel, softmax, maxima asm.ID, blocks int, run func(*asm.ValueArgs)) []uint32 {
 	rng := newSource(uint64(blocks))
 	rows, n := k.Rows, blocks*asm.Lane
-	inf := float32(math.Inf(1))
 	s, pending := guard.Slice[float32](t, rows*n), guard.Slice[float32](t, 2*rows*asm.Lane)
 	m, l, alpha := guard.Slice[float32](t, rows), guard.Slice[float32](t, rows), guard.Slice[float32](t, rows)
 	lo, hi := make([]int32, rows), make([]int32, rows)

@@ -2,7 +2,10 @@
 
 package asm_test
 
-import "golang.org/x/sys/cpu"
+import (
+	"github.com/gqa-go/gqa/internal/amx"
+	"golang.org/x/sys/cpu"
+)
 
 // features maps the names that avo gives to what this host has.
 var features = map[string]bool{
@@ -16,4 +19,6 @@ var features = map[string]bool{
 	"AVX512VL": cpu.X86.HasAVX512VL,
 
 	"AVX512_BF16": cpu.X86.HasAVX512BF16,
+	"AMX_TILE":    amx.Missing() == "",
+	"AMX_BF16":    amx.Missing() == "",
 }

@@ -25,7 +25,11 @@ import (
 // only those. A CPU may have the ISA without dot products of bf16, the emulator may not.
 func needs(tb testing.TB, k asm.Kernel) {
 	tb.Helper()
-	required := slices.Contains(strings.Split(os.Getenv("GQA_REQUIRE"), ","), string(k.ISA))
+	names := strings.Split(os.Getenv("GQA_REQUIRE"), ",")
+	required := slices.Contains(names, string(k.ISA))
+	if strings.HasPrefix(string(k.Op), "amx_") {
+		required = slices.Contains(names, "amx")
+	}
 	if os.Getenv("GQA_EMULATED") != "" && !required {
 		tb.Skip("an emulator runs only what GQA_REQUIRE names")
 	}

@@ -378,6 +378,66 @@ func DotValueExp(id ID, a *ValueArgs) {
 	}
 }
 
+// AMXPack runs the amx_pack kernel id. It panics if this build has none.
+func AMXPack(id ID, a *DotPackArgs) {
+	switch id {
+	case id_amx_pack_bf16_avx512:
+		amx_pack_bf16_avx512(a)
+	default:
+		panic(noKernel(OpAMXPack, id))
+	}
+}
+
+// AMXScore runs the amx_score kernel id. It panics if this build has none.
+func AMXScore(id ID, a *ScoreArgs) {
+	switch id {
+	case id_amx_score_bf16_32x32_avx512:
+		amx_score_bf16_32x32_avx512(a)
+	default:
+		panic(noKernel(OpAMXScore, id))
+	}
+}
+
+// AMXMaxima runs the amx_maxima kernel id. It panics if this build has none.
+func AMXMaxima(id ID, a *SoftmaxArgs) {
+	switch id {
+	case id_amx_maxima_bf16_32x32_avx512:
+		amx_maxima_bf16_32x32_avx512(a)
+	default:
+		panic(noKernel(OpAMXMaxima, id))
+	}
+}
+
+// AMXExp runs the amx_exp kernel id. It panics if this build has none.
+func AMXExp(id ID, a *ValueArgs) {
+	switch id {
+	case id_amx_exp_bf16_32x32_avx512:
+		amx_exp_bf16_32x32_avx512(a)
+	default:
+		panic(noKernel(OpAMXExp, id))
+	}
+}
+
+// AMXValue runs the amx_value kernel id. It panics if this build has none.
+func AMXValue(id ID, a *ValueArgs) {
+	switch id {
+	case id_amx_value_bf16_32x32_avx512:
+		amx_value_bf16_32x32_avx512(a)
+	default:
+		panic(noKernel(OpAMXValue, id))
+	}
+}
+
+// AMXPeak runs the amx_peak kernel id. It panics if this build has none.
+func AMXPeak(id ID, a *PeakArgs) {
+	switch id {
+	case id_amx_peak_bf16_avx512:
+		amx_peak_bf16_avx512(a)
+	default:
+		panic(noKernel(OpAMXPeak, id))
+	}
+}
+
 // Softmax runs the softmax kernel id. It panics if this build has none.
 func Softmax(id ID, a *SoftmaxArgs) {
 	switch id {

@@ -198,6 +198,36 @@ func DotValueExp(id ID, _ *ValueArgs) {
 	panic(noKernel(OpDotValueExp, id))
 }
 
+// AMXPack runs the amx_pack kernel id. It panics if this build has none.
+func AMXPack(id ID, _ *DotPackArgs) {
+	panic(noKernel(OpAMXPack, id))
+}
+
+// AMXScore runs the amx_score kernel id. It panics if this build has none.
+func AMXScore(id ID, _ *ScoreArgs) {
+	panic(noKernel(OpAMXScore, id))
+}
+
+// AMXMaxima runs the amx_maxima kernel id. It panics if this build has none.
+func AMXMaxima(id ID, _ *SoftmaxArgs) {
+	panic(noKernel(OpAMXMaxima, id))
+}
+
+// AMXExp runs the amx_exp kernel id. It panics if this build has none.
+func AMXExp(id ID, _ *ValueArgs) {
+	panic(noKernel(OpAMXExp, id))
+}
+
+// AMXValue runs the amx_value kernel id. It panics if this build has none.
+func AMXValue(id ID, _ *ValueArgs) {
+	panic(noKernel(OpAMXValue, id))
+}
+
+// AMXPeak runs the amx_peak kernel id. It panics if this build has none.
+func AMXPeak(id ID, _ *PeakArgs) {
+	panic(noKernel(OpAMXPeak, id))
+}
+
 // Softmax runs the softmax kernel id. It panics if this build has none.
 func Softmax(id ID, a *SoftmaxArgs) {
 	switch id {

@@ -23,6 +23,12 @@ const (
 	OpDotExp      Op = "dot_exp"
 	OpDotValue    Op = "dot_value"
 	OpDotValueExp Op = "dot_value_exp"
+	OpAMXPack     Op = "amx_pack"
+	OpAMXScore    Op = "amx_score"
+	OpAMXMaxima   Op = "amx_maxima"
+	OpAMXExp      Op = "amx_exp"
+	OpAMXValue    Op = "amx_value"
+	OpAMXPeak     Op = "amx_peak"
 	OpSoftmax     Op = "softmax"
 	OpMaxima      Op = "maxima"
 	OpSoftcap     Op = "softcap"
@@ -108,6 +114,12 @@ const (
 	id_dot_value_exp_bf16_6x64_avx512
 	id_dot_exp_bf16_6x64_avx512
 	id_dot_pack_bf16_avx512
+	id_amx_score_bf16_32x32_avx512
+	id_amx_maxima_bf16_32x32_avx512
+	id_amx_exp_bf16_32x32_avx512
+	id_amx_value_bf16_32x32_avx512
+	id_amx_pack_bf16_avx512
+	id_amx_peak_bf16_avx512
 	id_decode_score_f32_1x8_avx512
 	id_decode_score_f32_2x4_avx512
 	id_decode_score_f32_3x4_avx512
@@ -393,7 +405,13 @@ func List() []Kernel {
 		{id_dot_value_bf16_6x64_avx512, "dot_value_bf16_6x64_avx512", OpDotValue, "bf16", "avx512", 6, 64, []string{"AVX", "AVX512F", "AVX512_BF16"}, 1536, 280, "7b9d82cafa2a"},
 		{id_dot_value_exp_bf16_6x64_avx512, "dot_value_exp_bf16_6x64_avx512", OpDotValueExp, "bf16", "avx512", 6, 64, []string{"AVX", "AVX512BW", "AVX512DQ", "AVX512F", "AVX512VL", "AVX512_BF16"}, 1536, 280, "c313cd857d50"},
 		{id_dot_exp_bf16_6x64_avx512, "dot_exp_bf16_6x64_avx512", OpDotExp, "bf16", "avx512", 6, 64, []string{"AVX", "AVX512DQ", "AVX512F", "AVX512_BF16"}, 480, 128, "81b96c5ca53c"},
-		{id_dot_pack_bf16_avx512, "dot_pack_bf16_avx512", OpDotPack, "bf16", "avx512", 0, 0, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 0, 64, "45a5d387e066"},
+		{id_dot_pack_bf16_avx512, "dot_pack_bf16_avx512", OpDotPack, "bf16", "avx512", 0, 0, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 0, 64, "e7a5078561ff"},
+		{id_amx_score_bf16_32x32_avx512, "amx_score_bf16_32x32_avx512", OpAMXScore, "bf16", "avx512", 32, 32, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 4096, "b27533cfdb6c"},
+		{id_amx_maxima_bf16_32x32_avx512, "amx_maxima_bf16_32x32_avx512", OpAMXMaxima, "bf16", "avx512", 32, 32, []string{"AVX", "AVX512DQ", "AVX512F"}, 512, 2048, "06c692013acd"},
+		{id_amx_exp_bf16_32x32_avx512, "amx_exp_bf16_32x32_avx512", OpAMXExp, "bf16", "avx512", 32, 32, []string{"AVX", "AVX512BW", "AVX512DQ", "AVX512F", "AVX512_BF16"}, 1792, 512, "e724c45ae33d"},
+		{id_amx_value_bf16_32x32_avx512, "amx_value_bf16_32x32_avx512", OpAMXValue, "bf16", "avx512", 32, 32, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 4096, "6a3a098a7a98"},
+		{id_amx_pack_bf16_avx512, "amx_pack_bf16_avx512", OpAMXPack, "bf16", "avx512", 0, 0, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 0, 64, "49d9d7b0ea5a"},
+		{id_amx_peak_bf16_avx512, "amx_peak_bf16_avx512", OpAMXPeak, "bf16", "avx512", 0, 0, []string{"AMX_BF16", "AMX_TILE", "AVX"}, 65536, 0, "e08a091225d2"},
 		{id_decode_score_f32_1x8_avx512, "decode_score_f32_1x8_avx512", OpDecodeScore, "f32", "avx512", 1, 8, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 36, "b2bba8bd7e67"},
 		{id_decode_score_f32_2x4_avx512, "decode_score_f32_2x4_avx512", OpDecodeScore, "f32", "avx512", 2, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "a1ec09ac6329"},
 		{id_decode_score_f32_3x4_avx512, "decode_score_f32_3x4_avx512", OpDecodeScore, "f32", "avx512", 3, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 28, "6f7ee383b7f9"},

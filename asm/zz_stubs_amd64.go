@@ -98,6 +98,24 @@ func dot_exp_bf16_6x64_avx512(a *ValueArgs)
 func dot_pack_bf16_avx512(a *DotPackArgs)
 
 //go:noescape
+func amx_score_bf16_32x32_avx512(a *ScoreArgs)
+
+//go:noescape
+func amx_maxima_bf16_32x32_avx512(a *SoftmaxArgs)
+
+//go:noescape
+func amx_exp_bf16_32x32_avx512(a *ValueArgs)
+
+//go:noescape
+func amx_value_bf16_32x32_avx512(a *ValueArgs)
+
+//go:noescape
+func amx_pack_bf16_avx512(a *DotPackArgs)
+
+//go:noescape
+func amx_peak_bf16_avx512(a *PeakArgs)
+
+//go:noescape
 func decode_score_f32_1x8_avx512(a *DecodeScoreArgs)
 
 //go:noescape

@@ -155,13 +155,6 @@ func (b *Batch) Sequences() []kernels.Sequence { return b.seqs }
 func (b *Batch) Plan(variant string) (*kernels.Plan, func(), error) {
 	pool := kernels.NewPool(max(b.c.Threads, 1))
 	opts := []kernels.Option{kernels.WithVariant(variant), kernels.WithExecutor(&executor{Pool: pool, order: b.c.Order})}
-	if b.c.Tuning != nil {
-		t, err := b.c.Tuning.resolve(variant)
-		if err != nil {
-			return nil, pool.Close, err
-		}
-		opts = append(opts, kernels.WithTuning(t))
-	}
 	offered, err := kernels.Precisions(variant)
 	if err != nil {
 		return nil, pool.Close, err
@@ -171,6 +164,13 @@ func (b *Batch) Plan(variant string) (*kernels.Plan, func(), error) {
 		c.Precision = kernels.F32
 	}
 	b.precision = c.Precision
+	if b.c.Tuning != nil {
+		t, err := b.c.Tuning.resolve(variant, c.Precision)
+		if err != nil {
+			return nil, pool.Close, err
+		}
+		opts = append(opts, kernels.WithTuning(t))
+	}
 	p, err := kernels.NewPlan(c, opts...)
 	return p, pool.Close, err
 }

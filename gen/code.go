@@ -17,6 +17,7 @@ import (
 var ops = []spec.Op{
 	spec.Score, spec.Value, spec.ValueExp, spec.DecodeScore, spec.DecodeValue, spec.PanelScore, spec.PanelValue,
 	spec.DotPack, spec.DotScore, spec.DotExp, spec.DotValue, spec.DotValueExp,
+	spec.AMXPack, spec.AMXScore, spec.AMXMaxima, spec.AMXExp, spec.AMXValue, spec.AMXPeak,
 	spec.Softmax, spec.Maxima, spec.Softcap, spec.Alibi, spec.Bias, spec.Mask,
 	spec.Pack, spec.Convert, spec.Finish, spec.Peak, spec.Read,
 }
@@ -31,6 +32,9 @@ func (k kernel) Args() string { return abi.Struct(k.Op) }
 func exported(op spec.Op) string {
 	var b strings.Builder
 	for word := range strings.SplitSeq(string(op), "_") {
+		if word == "amx" {
+			word = "AMX"
+		}
 		b.WriteString(strings.ToUpper(word[:1]) + word[1:])
 	}
 	return b.String()

@@ -42,25 +42,35 @@ func applyTable(o options, table string) error {
 func variants(kernels []kernel) string {
 	var b strings.Builder
 	for _, set := range spec.Sets {
-		features, dot := map[string]bool{}, map[string]bool{}
+		features, dot, amx := map[string]bool{}, map[string]bool{}, map[string]bool{}
 		for _, k := range kernels {
 			if k.ISA == set.ISA {
 				for _, f := range k.Requires {
-					if k.Op.Dot() {
+					switch {
+					case k.Op.Dot():
 						dot[f] = true
-					} else {
+					case k.Op.AMX():
+						amx[f] = true
+					default:
 						features[f] = true
 					}
 				}
 			}
 		}
-		maps.DeleteFunc(dot, func(f string, _ bool) bool { return features[f] })
-		needs := strings.Join(slices.Sorted(maps.Keys(features)), ", ")
-		if len(dot) > 0 {
-			needs += "; for dot products of bf16 " + strings.Join(slices.Sorted(maps.Keys(dot)), ", ")
+		needs, many := strings.Join(slices.Sorted(maps.Keys(features)), ", "), tiles(set.Many)
+		also := func(more map[string]bool, what string) {
+			maps.DeleteFunc(more, func(f string, _ bool) bool { return features[f] })
+			if len(more) > 0 {
+				needs += "; for dot products of bf16 " + what + strings.Join(slices.Sorted(maps.Keys(more)), ", ")
+			}
+		}
+		also(dot, "")
+		also(amx, "by AMX ")
+		if set.AMX {
+			many += "; by AMX " + tiles([]spec.Tile{spec.AMXTile})
 		}
 		fmt.Fprintf(&b, "| `%s` | %s: %s | %s | %s; %s; %s |\n", set.ISA, set.ISA.Arch(), needs,
-			tiles(set.Many), tiles(set.DecodeScore), tiles(set.DecodeValue), tiles(set.PanelScore)+"; "+tiles(set.PanelValue))
+			many, tiles(set.DecodeScore), tiles(set.DecodeValue), tiles(set.PanelScore)+"; "+tiles(set.PanelValue))
 	}
 	return b.String()
 }

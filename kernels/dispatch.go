@@ -162,3 +162,11 @@ func (k *kernel) dotValue(a *asm.ValueArgs) {
 
 // dotValueExp has no portable form, like valueExp.
 func (k *kernel) dotValueExp(a *asm.ValueArgs) { asm.DotValueExp(k.id, a) }
+
+// AMX has no portable form.
+
+func (k *kernel) amxPack(a *asm.DotPackArgs)   { asm.AMXPack(k.id, a) }
+func (k *kernel) amxScore(a *asm.ScoreArgs)    { asm.AMXScore(k.id, a) }
+func (k *kernel) amxMaxima(a *asm.SoftmaxArgs) { asm.AMXMaxima(k.id, a) }
+func (k *kernel) amxExp(a *asm.ValueArgs)      { asm.AMXExp(k.id, a) }
+func (k *kernel) amxValue(a *asm.ValueArgs)    { asm.AMXValue(k.id, a) }

@@ -218,7 +218,7 @@ func TestConsumerDependencies(t *testing.T) {
 		require.NoError(t, err, "go %v: %s", args, stderr.String())
 		return string(out)
 	}
-	own := []string{"kernels", "asm", "internal/half"}
+	own := []string{"kernels", "asm", "internal/amx", "internal/half"}
 	for pkg := range strings.FieldsSeq(run("list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".")) {
 		rest, ours := strings.CutPrefix(pkg, "github.com/gqa-go/gqa/")
 		ok := pkg == "consumer" || pkg == "golang.org/x/sys/cpu" || ours && slices.Contains(own, rest)

@@ -5,10 +5,11 @@ import (
 	"unsafe"
 
 	"github.com/gqa-go/gqa/asm"
+	"github.com/gqa-go/gqa/internal/amx"
 	"github.com/gqa-go/gqa/internal/half"
 )
 
-// This file holds the many-rows family in dot products of pairs of bf16.
+// This file holds the many-rows family in dot products of pairs of bf16 (VDPBF16PS).
 
 // dotTile is the kernels of a register tile.
 type dotTile struct{ score, value, valueExp, exp kernel }
@@ -45,19 +46,19 @@ func (f *dotFamily) add(tiles map[string]*dotTile, op asm.Op, k kernel) {
 // the variant is forced.
 func (f *dotFamily) refuses(forced, slow bool) string {
 	if f.missing == "" && f.requires != nil && slow && !forced {
-		return "this CPU multiplies float32 twice as fast; force the variant to use it all the same"
+		return "this CPU multiplies float32 twice as fast; force the variant to use it all the same (not by AMX: " + amx.Missing() + ")"
 	}
 	return f.missing
 }
 
-// dotScale splits the scale of scores: a power of two of at most 1 is multiplied into Q,
-// which it leaves exact, the rest, 1 at least, into the scores. So what overflows before
+// dotScale splits the scale of scores: its sign and a power of two of at most 1 are multiplied into
+// Q, which they leave exact, the rest, 1 at least, into the scores. So what overflows before
 // overflows in the logit too.
 type dotScale struct{ query, score float32 }
 
 func newDotScale(scale float32) dotScale {
 	_, exp := math.Frexp(float64(scale))
-	power := math.Ldexp(1, min(exp-1, 0))
+	power := math.Copysign(math.Ldexp(1, min(exp-1, 0)), float64(scale))
 	return dotScale{float32(power), float32(float64(scale) / power)}
 }
 
@@ -79,7 +80,12 @@ func (p *Plan) pairs() int { return up(ceil(p.config.KeyDim, 2), asm.Lane) }
 func (p *Plan) manyDot(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
 	height, pairs, k := c.tile.rows, p.pairs(), &c.tile.dot
 	for row := 0; row < it.rows; row += height {
-		p.dotQuery(w, c, s, it, row)
+		packed := w.panels[:height*pairs] // of no block yet
+		p.dotQuery(w, s, it, row, height, packed)
+		a := &w.pack
+		a.Src, a.SrcStride, a.Dst = unsafe.Pointer(&packed[0]), pairs*4, &w.query[row*pairs]
+		a.D, a.Panels = pairs, 1
+		c.tile.packQuery.pack(a)
 	}
 	for key, n := s.firstKey(it), 0; key < it.key1; key += n {
 		n = s.contiguous(key, min(c.KeyBlock, it.key1-key))
@@ -130,27 +136,32 @@ func (p *Plan) manyDot(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 	}
 }
 
-// dotQuery scales and packs the queries of one row tile: [pairs][rows].
-func (p *Plan) dotQuery(w *worker, c *recipe, s *Sequence, it *item, row int) {
-	height, pairs := c.tile.rows, p.pairs()
+// dotQuery scales the queries of one row tile: rows of pairs, zeros after the last row.
+func (p *Plan) dotQuery(w *worker, s *Sequence, it *item, row, height int, dst []float32) {
+	pairs := p.pairs()
 	rows := min(height, it.rows-row)
 	p.convertScaled(w, s, it, row, rows, w.stage, p.dot.query)
-	packed := w.panels[:height*pairs] // of no block yet
-	clear(packed)
+	clear(dst)
 	f := &w.finish
 	f.Cols, f.Scale = p.config.KeyDim, 1
 	for r := range rows {
-		f.O, f.Dst = &w.stage[r*p.kd], unsafe.Pointer(&packed[r*pairs])
+		f.O, f.Dst = &w.stage[r*p.kd], unsafe.Pointer(&dst[r*pairs])
 		p.variant.finish[BF16].finish(f)
 	}
-	a := &w.pack
-	a.Src, a.SrcStride, a.Dst = unsafe.Pointer(&packed[0]), pairs*4, &w.query[row*pairs]
-	a.D, a.Panels = pairs, 1
-	c.tile.packQuery.pack(a)
 }
 
 // dotBlock packs a block of keys: K into panels [pairs][cols], V into pairs of rows.
 func (p *Plan) dotBlock(w *worker, c *recipe, s *Sequence, kvHead, key, n int) {
+	const size = 2
+	p.dotKeys(w, c, s, kvHead, key, n)
+	v := &w.dotPack
+	v.Src, v.SrcStride, v.Rows, v.Cols = s.Value.row(kvHead, key), s.Value.PosStride*size, n, p.config.ValueDim
+	v.Dst, v.DstStride = unsafe.Pointer(&w.values[0]), p.vd*4
+	p.variant.dot.pack.dotPack(v)
+}
+
+// dotKeys packs K.
+func (p *Plan) dotKeys(w *worker, c *recipe, s *Sequence, kvHead, key, n int) {
 	const size = 2
 	src, stride := s.Key.row(kvHead, key), s.Key.PosStride*size
 	cols, dim, pairs := c.tile.cols, p.config.KeyDim, p.pairs()
@@ -166,39 +177,47 @@ func (p *Plan) dotBlock(w *worker, c *recipe, s *Sequence, kvHead, key, n int) {
 	}
 	if done := direct * cols; done < n {
 		rest := up(n-done, cols)
-		clear(w.stage[:rest*pairs])
-		for r := range n - done {
-			row := unsafe.Slice((*uint16)(unsafe.Pointer(&w.stage[r*pairs])), dim)
-			copy(row, unsafe.Slice((*uint16)(unsafe.Add(src, (done+r)*stride)), dim))
-		}
+		copyPairs(w.stage, pairs, unsafe.Add(src, done*stride), stride, n-done, rest, dim)
 		a.Src, a.SrcStride, a.Dst, a.Panels = unsafe.Pointer(&w.stage[0]), pairs*4, &w.panels[done*pairs], rest/cols
 		c.tile.packKey[F32].pack(a)
 	}
-	v := &w.dotPack
-	v.Src, v.SrcStride, v.Rows, v.Cols = s.Value.row(kvHead, key), s.Value.PosStride*size, n, p.config.ValueDim
-	v.Dst, v.DstStride = unsafe.Pointer(&w.values[0]), p.vd*4
-	p.variant.dot.pack.dotPack(v)
+}
+
+// copyPairs copies rows of dim bf16 to rows of pairs, with zeros up to a number of rows.
+func copyPairs(dst []float32, pairs int, src unsafe.Pointer, stride, rows, padded, dim int) {
+	clear(dst[:padded*pairs])
+	for r := range rows {
+		row := unsafe.Slice((*uint16)(unsafe.Pointer(&dst[r*pairs])), dim)
+		copy(row, unsafe.Slice((*uint16)(unsafe.Add(src, r*stride)), dim))
+	}
 }
 
 // dotCacheBlock is dotBlock from a cache. What lies in the last panel beyond the keys is
 // not defined.
 func (p *Plan) dotCacheBlock(w *worker, c *recipe, s *Sequence, kvHead, key, n int) {
 	const size = 2
-	k, v := s.Cache.block(kvHead, key)
+	p.dotCacheKeys(w, c, s, kvHead, key, n)
+	_, v := s.Cache.block(kvHead, key)
+	a := &w.dotPack
+	a.SrcStride, a.Cols, a.DstStride, a.Rows = asm.Lane*size, asm.Lane, p.vd*4, n
+	for j := 0; j < p.vd; j += asm.Lane {
+		a.Src, a.Dst = unsafe.Add(v, j*s.Cache.pool.config.PageLen*size), unsafe.Pointer(&w.values[j])
+		p.variant.dot.pack.dotPack(a)
+	}
+}
+
+// dotCacheKeys packs K from a cache.
+func (p *Plan) dotCacheKeys(w *worker, c *recipe, s *Sequence, kvHead, key, n int) {
+	const size = 2
+	k, _ := s.Cache.block(kvHead, key)
 	cols, pairs := c.tile.cols, p.pairs()
 	if p.kd < 2*pairs {
 		clear(w.panels[:up(n, cols)*pairs])
 	}
 	a := &w.dotPack
-	a.SrcStride, a.Cols = asm.Lane*size, asm.Lane
-	a.DstStride, a.Rows = cols*4, p.kd
+	a.SrcStride, a.Cols, a.DstStride, a.Rows = asm.Lane*size, asm.Lane, cols*4, p.kd
 	for j := 0; j < n; j += asm.Lane {
 		a.Src, a.Dst = unsafe.Add(k, j*p.kd*size), unsafe.Pointer(&w.panels[j/cols*cols*pairs+j%cols])
-		p.variant.dot.pack.dotPack(a)
-	}
-	a.DstStride, a.Rows = p.vd*4, n
-	for j := 0; j < p.vd; j += asm.Lane {
-		a.Src, a.Dst = unsafe.Add(v, j*s.Cache.pool.config.PageLen*size), unsafe.Pointer(&w.values[j])
 		p.variant.dot.pack.dotPack(a)
 	}
 }

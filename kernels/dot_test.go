@@ -40,7 +40,7 @@ func eachBF16(t *testing.T, f func(t *testing.T, variant string)) {
 func TestPrecisionDimensions(t *testing.T) {
 	dims := []int{1, 2, 3, 15, 16, 17, 31, 32, 33, 48, 63, 64, 80, 96, 128}
 	eachBF16(t, func(t *testing.T, variant string) {
-		many, _, _, err := kernels.Tiles(variant)
+		many, _, _, err := kernels.Tiles(variant, kernels.BF16)
 		require.NoError(t, err)
 		for i, d := range dims {
 			for j, keys := range []int{1, 17, 33, 64, 97, 130} {
@@ -55,6 +55,27 @@ func TestPrecisionDimensions(t *testing.T) {
 				c.Sequences[0].Cache = &fuzz.Cache{PageLen: []int{16, 48, 64}[j%3]}
 				fuzztest.Check(t, c, variant)
 			}
+		}
+	})
+}
+
+// Blocks of keys that are more than one S tile, and rows that are several.
+func TestPrecisionLong(t *testing.T) {
+	eachBF16(t, func(t *testing.T, variant string) {
+		for i, keys := range []int{512, 513, 1100, 1536, 2021} {
+			if fuzztest.Emulated() && i > 2 {
+				continue
+			}
+			c := shape(bf16(kernels.Config{Heads: 4, KVHeads: 1, KeyDim: 32, Causal: i%2 == 0}), 33, keys)
+			if i == 3 {
+				c.Config.Window = &kernels.Window{Left: 900, Right: -1}
+			}
+			c.Tuning.KeyBlock, c.Tuning.RowBlock, c.Tuning.Split = 1200/16*16, 96, 1<<16
+			fuzztest.Check(t, c, variant)
+			c.Sequences[0].Classes = fuzz.Classes{Query: fuzz.Special}
+			fuzztest.Check(t, c, variant)
+			c.Sequences[0].Cache = &fuzz.Cache{PageLen: 1040}
+			fuzztest.Check(t, c, variant)
 		}
 	})
 }
@@ -119,6 +140,9 @@ func TestPrecisionRandom(t *testing.T) {
 // are. Explain tells where that happens.
 func TestPrecisionMeans(t *testing.T) {
 	const dim, queries, keys = 32, 70, 300
+	// The weights 2^−8.16x are all rounded down, by about a third of the distance between
+	// neighbors: no error of the exponential changes that.
+	below := [7]float32{4. / 256, 7. / 256, 12. / 256, 25. / 256, 4. / 256, 0, 12. / 256}
 	bits := func(x float32) uint16 { return half.F32ToBF16(x) }
 	eachBF16(t, func(t *testing.T, variant string) {
 		for name, precision := range map[string]kernels.DType{"bf16": kernels.BF16, "f32": kernels.F32} {
@@ -132,7 +156,7 @@ func TestPrecisionMeans(t *testing.T) {
 			}
 			for j := range keys {
 				for d := range dim {
-					k[j*dim+d] = bits(float32(j) / keys / 4)
+					k[j*dim+d] = bits(-below[j%7])
 					v[j*dim+d] = bits(float32(d%2) * 3)
 				}
 				v[j*dim] = bits(float32(j % 7)) // column 0: not all the same
@@ -156,7 +180,7 @@ func TestPrecisionMeans(t *testing.T) {
 				wantRounded, sumRounded = wantRounded+r*float64(j%7), sumRounded+r
 			}
 			want, wantRounded = want/sum, wantRounded/sumRounded
-			require.Greater(t, math.Abs(want-wantRounded), 2e-5, "what the next test tells apart")
+			require.Greater(t, math.Abs(want-wantRounded), 2e-4, "what the next test tells apart")
 			if precision == kernels.BF16 {
 				want = wantRounded
 			}
@@ -165,7 +189,7 @@ func TestPrecisionMeans(t *testing.T) {
 				case 0:
 					require.InDelta(t, want, got, 1e-5, "%s", name)
 				default:
-					require.InDelta(t, i%dim%2*3, got, 3e-6, "%s: column %d", name, i%dim)
+					require.InDelta(t, i%dim%2*3, got, 1e-5, "%s: column %d", name, i%dim)
 				}
 			}
 		}
@@ -204,7 +228,7 @@ func TestPrecisionRuns(t *testing.T) {
 		want := outputs(t, c, variant)
 		c.Threads, c.Order = 3, fuzz.Reverse
 		require.Equal(t, want, outputs(t, c, variant))
-		many, _, _, err := kernels.Tiles(variant)
+		many, _, _, err := kernels.Tiles(variant, kernels.BF16)
 		require.NoError(t, err)
 		for i := range many {
 			c.Tuning.Many = i

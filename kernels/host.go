@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/gqa-go/gqa/asm"
+	"github.com/gqa-go/gqa/internal/amx"
 	"golang.org/x/sys/cpu"
 )
 
@@ -63,6 +64,7 @@ func knownFeatures() []feature {
 			{"AVX512F", avx512}, {"AVX512BW", avx512 && x.HasAVX512BW},
 			{"AVX512DQ", avx512 && x.HasAVX512DQ}, {"AVX512VL", avx512 && x.HasAVX512VL},
 			{"AVX512_BF16", avx512 && x.HasAVX512BF16},
+			{"AMX_TILE", amx.Missing() == ""}, {"AMX_BF16", amx.Missing() == ""},
 		}
 	case "arm64":
 		// Go requires ASIMD of every arm64 CPU.
@@ -71,8 +73,8 @@ func knownFeatures() []feature {
 	return nil
 }
 
-// slowDot tells whether dot products of bf16 take longer than FMAs of the same numbers, as
-// on Intel's processors with AMX: measured on Sapphire Rapids, twice as long.
+// slowDot tells whether dot products of bf16 by VDPBF16PS take longer than FMAs of the same
+// numbers, as on Intel's processors with AMX: measured on Sapphire Rapids, twice as long.
 func slowDot() bool { return cpu.X86.HasAMXBF16 }
 
 // missing says why this host cannot run kernels of an ISA that require features;

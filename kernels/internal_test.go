@@ -82,6 +82,11 @@ func TestVariantsAreComplete(t *testing.T) {
 					set(v.finish[dt], "finish")
 				}
 			}
+			if f := &v.amx; len(f.requires) > 0 {
+				for _, k := range []kernel{f.pack, f.score, f.maxima, f.exp, f.value, f.tile.packKey[F32]} {
+					set(k, "AMX")
+				}
+			}
 			if v.name != PureGo {
 				for _, k := range []kernel{v.softmax, v.softcap, v.alibi, v.bias, v.mask} {
 					set(k, "modifier")
@@ -116,10 +121,10 @@ func TestDotRefuses(t *testing.T) {
 func TestDotScale(t *testing.T) {
 	for _, scale := range []float32{1, 0.125, 0.1275, -0.3, 1e-6, 7, -1e30, 3e38, 1e-40} {
 		s := newDotScale(scale)
-		fraction, _ := math.Frexp(float64(s.query))
+		fraction, _ := math.Frexp(math.Abs(float64(s.query)))
 		require.Equal(t, 0.5, fraction, "%v: not a power of two", s.query)
-		require.LessOrEqual(t, s.query, float32(1))
-		require.GreaterOrEqual(t, math.Abs(float64(s.score)), 1.0)
+		require.LessOrEqual(t, math.Abs(float64(s.query)), 1.0)
+		require.GreaterOrEqual(t, s.score, float32(1))
 		require.Equal(t, scale, s.query*s.score)
 	}
 }

@@ -193,6 +193,8 @@ func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 		p.few(w, c, s, it, o, m, l)
 	} else if many {
 		p.many(w, c, s, it, o, m, l)
+	} else if c.tile.amx {
+		p.manyAMX(w, c, s, it, o, m, l)
 	} else {
 		p.manyDot(w, c, s, it, o, m, l)
 	}

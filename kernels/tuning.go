@@ -59,10 +59,10 @@ func bucketIndex(kv int) int {
 // Tuning says how a sequence is computed. It changes speed, and the result within
 // the tolerance.
 type Tuning struct {
-	Tile        string `json:"tile"`         // register tile of the many-rows family, "6x16"
+	Tile        string `json:"tile"`         // register tile of the many-rows family, "6x16"; "32x32" is AMX, of Precision BF16 alone
 	KeyBlock    int    `json:"key_block"`    // keys packed at once, a multiple of 16
 	RowBlock    int    `json:"row_block"`    // query rows (tokens × group) of a work item, at most
-	Interleave  bool   `json:"interleave"`   // exponentials of a row tile amid the values of the one before
+	Interleave  bool   `json:"interleave"`   // exponentials of a row tile amid the values of the one before; not by AMX
 	Split       int    `json:"split"`        // keys of a work item, at most
 	MinItems    int    `json:"min_items"`    // smaller blocks of rows and splits where a sequence makes fewer items; 0: never
 	FewRows     int    `json:"few_rows"`     // the few-rows family takes at most so many rows
@@ -75,18 +75,18 @@ type Tuning struct {
 	CachePrefetch int `json:"cache_prefetch"`
 }
 
-// Validate reports whether the kernels of a variant can run t.
+// Validate reports whether the kernels of a variant can run t, in float32.
 func (t Tuning) Validate(variantName string) error {
 	v, err := lookupVariant(variantName)
 	if err != nil {
 		return err
 	}
-	return t.validate(v)
+	return t.validate(v, F32)
 }
 
-func (t Tuning) validate(v *variant) error {
-	if v.many(t.Tile) == nil {
-		return fmt.Errorf("Tuning.Tile = %q: expected one of %v (%s)", t.Tile, v.manyNames(), v.name)
+func (t Tuning) validate(v *variant, precision DType) error {
+	if v.tile(t.Tile, precision) == nil {
+		return fmt.Errorf("Tuning.Tile = %q: expected one of %v (%s)", t.Tile, v.manyNames(precision), v.name)
 	}
 	for _, f := range []struct {
 		name            string
@@ -119,13 +119,14 @@ func (t Tuning) validate(v *variant) error {
 	return nil
 }
 
-// Tiles lists the register tiles that a variant offers to the tuner.
-func Tiles(variantName string) (many, decodeScore, decodeValue []string, err error) {
+// Tiles lists the register tiles that a variant offers to the tuner; those of many rows, for a
+// Config.Precision, on this host.
+func Tiles(variantName string, precision DType) (many, decodeScore, decodeValue []string, err error) {
 	v, err := lookupVariant(variantName)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	return v.manyNames(), v.decodeScoreNames(), v.decodeValueNames(), nil
+	return v.manyNames(precision), v.decodeScoreNames(), v.decodeValueNames(), nil
 }
 
 // Interleaves tells whether a variant offers Tuning.Interleave.
@@ -141,7 +142,7 @@ func Precisions(variantName string) ([]DType, error) {
 		return nil, err
 	}
 	list := []DType{F32}
-	if v.dot.missing == "" {
+	if v.dot.missing == "" || v.amx.missing == "" {
 		list = append(list, BF16)
 	}
 	return list, nil

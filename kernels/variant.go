@@ -38,6 +38,7 @@ type tile struct {
 	packQuery    kernel
 	packKey      [nTypes]kernel // by DType
 	dot          dotTile
+	amx          bool // for amxFamily alone
 }
 
 // variant is a set of kernels for one instruction set.
@@ -46,6 +47,7 @@ type variant struct {
 	requires []string
 	missing  string // why it cannot run here; empty: it can
 	dot      dotFamily
+	amx      amxFamily
 
 	tiles       []tile
 	decodeScore [nTypes][maxDecodeRows + 1][]kernel // by DType and rows; the default first
@@ -64,18 +66,31 @@ type variant struct {
 
 func (v *variant) interleaves() bool { return v.maxima.id != portableID }
 
-func (v *variant) many(name string) *tile {
+// many lists the tiles of the many-rows family for a precision, the default first.
+func (v *variant) many(precision DType) []*tile {
+	var list []*tile
+	if precision == BF16 && v.amx.missing == "" {
+		list = append(list, &v.amx.tile)
+	}
 	for i := range v.tiles {
-		if v.tiles[i].name == name {
-			return &v.tiles[i]
+		list = append(list, &v.tiles[i])
+	}
+	return list
+}
+
+// tile is one of those by its name; nil: there is none.
+func (v *variant) tile(name string, precision DType) *tile {
+	for _, t := range v.many(precision) {
+		if t.name == name {
+			return t
 		}
 	}
 	return nil
 }
 
-func (v *variant) manyNames() []string {
+func (v *variant) manyNames(precision DType) []string {
 	var names []string
-	for _, t := range v.tiles {
+	for _, t := range v.many(precision) {
 		names = append(names, t.name)
 	}
 	return names
@@ -123,7 +138,7 @@ func preferred(list []*variant) *variant {
 
 func newVariant(isa asm.ISA, host HostInfo) *variant {
 	v := &variant{name: string(isa)}
-	features, dotFeatures := map[string]bool{}, map[string]bool{}
+	features, dotFeatures, amxFeatures := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	require := func(list *[]string, known map[string]bool, features []string) {
 		for _, f := range features {
 			if !known[f] {
@@ -141,10 +156,13 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 		if k.ISA != isa {
 			continue
 		}
-		dot := strings.HasPrefix(string(k.Op), "dot_")
-		if dot {
+		dot, amx := strings.HasPrefix(string(k.Op), "dot_"), strings.HasPrefix(string(k.Op), "amx_")
+		switch {
+		case dot:
 			require(&v.dot.requires, dotFeatures, k.Requires)
-		} else {
+		case amx:
+			require(&v.amx.requires, amxFeatures, k.Requires)
+		default:
 			require(&v.requires, features, k.Requires)
 		}
 		t, err := ParseDType(string(k.Type))
@@ -154,6 +172,10 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 		e := kernel{k.ID, t, k.Rows, k.Cols, tileName(k.Rows, k.Cols)}
 		if dot {
 			v.dot.add(dots, k.Op, e)
+			continue
+		}
+		if amx {
+			v.amx.add(k.Op, e)
 			continue
 		}
 		switch k.Op {
@@ -202,11 +224,15 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 			t.dot = *d
 		}
 	}
+	v.amx.tile.packKey[F32] = pack[F32][v.amx.tile.cols]
 	v.missing = host.missing(isa, v.requires)
-	v.dot.missing = "it has no kernels for that"
-	if len(v.dot.requires) > 0 {
-		v.dot.missing = host.missing(isa, slices.Concat(v.requires, v.dot.requires))
+	missing := func(requires []string) string {
+		if len(requires) == 0 {
+			return "it has no kernels for that"
+		}
+		return host.missing(isa, slices.Concat(v.requires, requires))
 	}
+	v.dot.missing, v.amx.missing = missing(v.dot.requires), missing(v.amx.requires)
 	return v
 }
 

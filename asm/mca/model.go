@@ -52,6 +52,9 @@ type loop struct {
 // modelled lists the ops whose loops are modelled: those that multiply matrices.
 func modelled(k asm.Kernel) bool {
 	op := string(k.Op)
+	if strings.HasPrefix(op, "amx_") {
+		return false // it has no ports for products of tiles
+	}
 	return strings.Contains(op, "score") || strings.Contains(op, "value")
 }
 

@@ -45,6 +45,22 @@ const (
 // Dot tells whether o belongs to that family.
 func (o Op) Dot() bool { return strings.HasPrefix(string(o), "dot_") }
 
+// The same family by AMX, whose tile registers hold 16 rows of 64 bytes.
+const (
+	AMXPack   Op = "amx_pack"   // DotPack, pairs in the order of AMXExp
+	AMXScore  Op = "amx_score"  // DotScore, Q in rows
+	AMXMaxima Op = "amx_maxima" // Maxima of rows that see all keys
+	AMXExp    Op = "amx_exp"    // DotExp, pairs in an order of its own
+	AMXValue  Op = "amx_value"  // DotValue of such P
+	AMXPeak   Op = "amx_peak"   // products of tiles: the machine's limit
+)
+
+// AMX tells whether o belongs to that family.
+func (o Op) AMX() bool { return strings.HasPrefix(string(o), "amx_") }
+
+// AMXTile is the register tile of AMX: four tile registers of sums, two each of rows and columns.
+var AMXTile = Tile{32, 32}
+
 // DType is the element type that a kernel reads (Finish: writes).
 type DType string
 
@@ -124,6 +140,8 @@ type Set struct {
 	// Dot says that the many-rows family is also there in dot products of pairs of
 	// bf16, with the same tiles.
 	Dot bool
+	// AMX says that this is there by AMX too.
+	AMX bool
 	// DecodeScore and DecodeValue hold the tiles of the few-rows family: one
 	// for each number of rows at least, the default of a number first.
 	DecodeScore []Tile
@@ -142,6 +160,7 @@ var Sets = []Set{
 		Many:        []Tile{{12, 32}, {8, 32}, {6, 64}},
 		Interleaved: true,
 		Dot:         true,
+		AMX:         true,
 		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 4}, {4, 2}},
 		DecodeValue: []Tile{{1, 128}, {2, 64}, {3, 64}, {4, 64}, {4, 32}},
 		PanelScore:  []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 32}},
@@ -200,6 +219,13 @@ func List() []Spec {
 		}
 		if set.Dot {
 			add(DotPack, BF16, 0, 0)
+		}
+		if set.AMX {
+			for _, op := range []Op{AMXScore, AMXMaxima, AMXExp, AMXValue} {
+				add(op, BF16, AMXTile.Rows, AMXTile.Cols)
+			}
+			add(AMXPack, BF16, 0, 0)
+			add(AMXPeak, BF16, 0, 0)
 		}
 		for _, t := range Inputs {
 			for _, tile := range set.DecodeScore {

@@ -109,58 +109,75 @@ func (e *emitter) dotPack() {
 	e.step, e.flops, e.bytes = "16 columns of 2 rows", 0, 2*2*lane
 
 	src, dst, rows := e.param("Src"), e.param("Dst"), e.param("Rows")
-	p, next, q, left := e.gp("first row, at c"), e.gp("second row, at c"), e.gp("Dst, at c"), e.gp("columns left")
+	p, next, q, left := e.gp("first row, at c"), e.gp("from there to the second row"), e.gp("Dst, at c"), e.gp("columns left")
 	tmp := e.gp("mask")
-	first, second := e.vec("first row", 1)[0], e.vec("second row", 1)[0]
 	there := e.opmask("whether there is a second row")
-	tail := e.newTail()
-	put := func() {
-		e.VPMOVZXWD(first.AsY(), first)
-		e.VPMOVZXWD(second.AsY(), second)
-		e.VPSLLD_Z(operand.Imm(16), second, there, second)
-		e.VPORD(second, first, first)
-		e.VMOVUPS(first, at(q, 0))
-	}
+	x := e.newInterleave()
 
 	e.Label("pair")
 	e.note("the second row; the first again, times 0, where there is none")
-	e.MOVQ(src, p)
-	e.MOVQ(src, next)
-	e.MOVQ(dst, q)
+	e.XORL(next.As32(), next.As32())
 	e.XORL(tmp.As32(), tmp.As32())
 	e.SUBQ(imm(2), rows)
 	e.JLT(operand.LabelRef("single"))
-	e.ADDQ(e.arg("SrcStride"), next)
+	e.MOVQ(e.arg("SrcStride"), next)
 	e.DECQ(tmp)
 	e.Label("single")
 	e.KMOVW(tmp.As32(), there)
-	e.MOVQ(next, src)
-	e.ADDQ(e.arg("SrcStride"), src)
-
-	e.MOVQ(e.arg("Cols"), left)
-	e.SUBQ(imm(lane), left)
-	e.JLT(operand.LabelRef("tail"))
-	e.Label("columns")
-	e.VMOVDQU16(at(p, 0), first.AsY())
-	e.VMOVDQU16(at(next, 0), second.AsY())
-	put()
-	e.ADDQ(imm(2*lane), p)
-	e.ADDQ(imm(2*lane), next)
-	e.ADDQ(imm(4*lane), q)
-	e.SUBQ(imm(lane), left)
-	e.JGE(operand.LabelRef("columns"))
-	e.Label("tail")
-	e.ADDQ(imm(lane), left)
-	e.JZ(operand.LabelRef("next"))
-	tail.set(left)
-	e.VMOVDQU16_Z(at(p, 0), tail.mask, first.AsY())
-	e.VMOVDQU16_Z(at(next, 0), tail.mask, second.AsY())
-	put()
-	e.Label("next")
+	e.MOVQ(src, p)
+	e.MOVQ(dst, q)
+	x.row("", p, next, q, left, there)
+	e.LEAQ(indexed(src, next, 2, 0), src)
 	e.ADDQ(e.arg("DstStride"), dst)
 	e.TESTQ(rows, rows)
 	e.JG(operand.LabelRef("pair"))
 	e.ret()
+}
+
+// interleave makes pairs of two rows.
+type interleave struct {
+	e             *emitter
+	first, second reg.VecPhysical
+	tail          tail
+}
+
+func (e *emitter) newInterleave() *interleave {
+	return &interleave{e, e.vec("first row", 1)[0], e.vec("second row", 1)[0], e.newTail()}
+}
+
+// row emits all columns of the row at p and of that next bytes on, there if the mask says so, to q.
+func (x *interleave) row(name string, p, next, q, left reg.GPPhysical, there ...reg.OpmaskPhysical) {
+	e, first, second := x.e, x.first, x.second
+	put := func() {
+		e.VPMOVZXWD(first.AsY(), first)
+		e.VPMOVZXWD(second.AsY(), second)
+		if there == nil {
+			e.VPSLLD(operand.Imm(16), second, second)
+		} else {
+			e.VPSLLD_Z(operand.Imm(16), second, there[0], second)
+		}
+		e.VPORD(second, first, first)
+		e.VMOVUPS(first, at(q, 0))
+	}
+	e.MOVQ(e.arg("Cols"), left)
+	e.SUBQ(imm(lane), left)
+	e.JLT(operand.LabelRef("tail" + name))
+	e.Label("columns" + name)
+	e.VMOVDQU16(at(p, 0), first.AsY())
+	e.VMOVDQU16(indexed(p, next, 1, 0), second.AsY())
+	put()
+	e.ADDQ(imm(2*lane), p)
+	e.ADDQ(imm(4*lane), q)
+	e.SUBQ(imm(lane), left)
+	e.JGE(operand.LabelRef("columns" + name))
+	e.Label("tail" + name)
+	e.ADDQ(imm(lane), left)
+	e.JZ(operand.LabelRef("next" + name))
+	x.tail.set(left)
+	e.VMOVDQU16_Z(at(p, 0), x.tail.mask, first.AsY())
+	e.VMOVDQU16_Z(indexed(p, next, 1, 0), x.tail.mask, second.AsY())
+	put()
+	e.Label("next" + name)
 }
 
 // evex emits an instruction that avo and Go's assembler lack: dst = name(sources…), of
@@ -181,8 +198,11 @@ var evexOpcodes = map[string]uint32{"VDPBF16PS": 0x52, "VCVTNEPS2BF16": 0x72}
 
 var evexLine = regexp.MustCompile(`(?m)^\t(VDPBF16PS|VCVTNEPS2BF16) +Z(\d+)(?:, Z(\d+))?, [YZ](\d+)$`)
 
-// encoded replaces them, of 512 bits, by their bytes.
-func encoded(asm []byte) []byte {
+// encoded replaces the instructions that Go's assembler lacks by their bytes.
+func encoded(asm []byte) []byte { return amxEncoded(evexEncoded(asm)) }
+
+// evexEncoded replaces those with EVEX, of 512 bits.
+func evexEncoded(asm []byte) []byte {
 	return evexLine.ReplaceAllFunc(asm, func(line []byte) []byte {
 		m := evexLine.FindSubmatch(line)
 		number := func(i int) uint32 {

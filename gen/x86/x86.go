@@ -43,6 +43,18 @@ func Emit(s spec.Spec) (spec.Output, error) {
 		e.dotExp()
 	case spec.DotPack:
 		e.dotPack()
+	case spec.AMXScore:
+		e.amxScore()
+	case spec.AMXMaxima:
+		e.amxMaxima()
+	case spec.AMXExp:
+		e.amxExp()
+	case spec.AMXValue:
+		e.amxValue()
+	case spec.AMXPack:
+		e.amxPack()
+	case spec.AMXPeak:
+		e.amxPeak()
 	case spec.DecodeValue:
 		e.decodeValue()
 	case spec.DecodeScore:
