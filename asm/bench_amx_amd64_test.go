@@ -23,6 +23,10 @@ func BenchmarkAMX(b *testing.B) {
 			}
 		}
 	}
+	each(asm.OpAMXPeak, func(b *testing.B, k asm.Kernel, _ int) {
+		a := asm.PeakArgs{Iters: 300}
+		report(b, k.ISA, k.Flops*a.Iters, 0, func() { asm.AMXPeak(k.ID, &a) })
+	})
 	each(asm.OpAMXScore, func(b *testing.B, k asm.Kernel, d int) {
 		q, kk, s := aligned(d/2*k.Rows), aligned(keys*d/2), aligned(keys*k.Rows)
 		a := asm.ScoreArgs{Q: &q[0], K: &kk[0], S: &s[0], D: d / 2, Panels: keys / k.Cols, Scale: 1}
