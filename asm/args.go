@@ -96,6 +96,11 @@ type ValueArgs struct {
 //
 // Elements of the last block beyond Keys are left as they were. Unless Prefetch is 0,
 // it prefetches as DecodeValue does.
+//
+// LaneScore: the same for the rows of two S tiles, H = R/2 each, with Q as [D][R], R the
+// lanes of a vector, K of float32, and Keys a multiple of 16.
+//
+//	S[r/H][j/16][r%H][j%16] = Σ_d Q[d][r]·K[j][d]    r < R, j < Keys
 type DecodeScoreArgs struct {
 	Q        *float32       // [R][D]
 	K        unsafe.Pointer // [Keys] rows of D elements
@@ -106,6 +111,7 @@ type DecodeScoreArgs struct {
 	Prefetch int            // bytes ahead; 0: none
 	// As of DecodeValue.
 	PrefetchEvery, PrefetchRow int
+	NextTile                   int // LaneScore only: bytes from the first S tile to the second
 }
 
 // PanelScoreArgs: S = Q·Kᵀ for R rows against K in panels of 16 keys.

@@ -133,6 +133,18 @@ func BenchmarkDecodeScore(b *testing.B) {
 	}
 }
 
+func BenchmarkLaneScore(b *testing.B) {
+	for _, k := range kernels(asm.OpLaneScore) {
+		b.Run("kernel="+k.Name, func(b *testing.B) {
+			needs(b, k)
+			const d, keys = 128, 64
+			q, kk, s := aligned(k.Rows*d), aligned(keys*d), aligned(keys*k.Rows)
+			a := asm.DecodeScoreArgs{Q: &q[0], K: unsafe.Pointer(&kk[0]), KStride: 4 * d, S: &s[0], D: d, Keys: keys, NextTile: 4 * keys * k.Rows / 2}
+			report(b, k.ISA, 2*k.Rows*keys*d, 4*keys*d, func() { asm.LaneScore(k.ID, &a) })
+		})
+	}
+}
+
 func BenchmarkPanelScore(b *testing.B) {
 	for _, k := range kernels(asm.OpPanelScore) {
 		for _, d := range []int{64, 128} {

@@ -272,6 +272,42 @@ func decodeScore(t *testing.T, k asm.Kernel, d, keys, gap int) {
 	}
 }
 
+func TestLaneScore(t *testing.T) {
+	for _, k := range kernels(asm.OpLaneScore) {
+		t.Run(k.Name, func(t *testing.T) {
+			needs(t, k)
+			for _, d := range []int{16, 32, 48, 128} {
+				for keys := asm.Lane; keys <= 3*asm.Lane; keys += asm.Lane {
+					laneScore(t, k, d, keys, d/16%3)
+				}
+			}
+		})
+	}
+}
+
+func laneScore(t *testing.T, k asm.Kernel, d, keys, gap int) {
+	rng := newSource(uint64(d*1000 + keys))
+	q := rng.floats(t, d*k.Rows)
+	kk := rng.matrix(t, k.Type, keys, d, gap)
+	height, tile := k.Rows/2, keys*k.Rows/2+5
+	s := guard.Slice[float32](t, tile+keys*height)
+	asm.LaneScore(k.ID, &asm.DecodeScoreArgs{
+		Q: &q[0], K: kk.pointer(), KStride: kk.stride, S: &s[0], D: d, Keys: keys, NextTile: 4 * tile,
+		Prefetch: 4096, PrefetchEvery: 1, PrefetchRow: d * size(k.Type),
+	})
+	require.Equal(t, make([]float32, 5), s[keys*height:tile], "between the tiles")
+	for j := range keys {
+		for r := range k.Rows {
+			var want sum
+			for i := range d {
+				want.add(float64(q[i*k.Rows+r]) * kk.at(j, i))
+			}
+			got := s[r/height*tile+blockAt(height, r%height, j)]
+			require.Truef(t, want.within(got), "D=%d keys=%d gap=%d S[%d][%d] = %v, want %v", d, keys, gap, r, j, got, want.x)
+		}
+	}
+}
+
 func TestPanelScore(t *testing.T) {
 	for _, k := range kernels(asm.OpPanelScore) {
 		t.Run(k.Name, func(t *testing.T) {

@@ -75,6 +75,14 @@ func DecodeScore(id ID, a *DecodeScoreArgs) {
 		decode_score_f32_3x4_avx512(a)
 	case id_decode_score_f32_4x4_avx512:
 		decode_score_f32_4x4_avx512(a)
+	case id_decode_score_f32_5x4_avx512:
+		decode_score_f32_5x4_avx512(a)
+	case id_decode_score_f32_6x2_avx512:
+		decode_score_f32_6x2_avx512(a)
+	case id_decode_score_f32_7x2_avx512:
+		decode_score_f32_7x2_avx512(a)
+	case id_decode_score_f32_8x2_avx512:
+		decode_score_f32_8x2_avx512(a)
 	case id_decode_score_f32_4x2_avx512:
 		decode_score_f32_4x2_avx512(a)
 	case id_decode_score_f16_1x8_avx512:
@@ -85,6 +93,14 @@ func DecodeScore(id ID, a *DecodeScoreArgs) {
 		decode_score_f16_3x4_avx512(a)
 	case id_decode_score_f16_4x4_avx512:
 		decode_score_f16_4x4_avx512(a)
+	case id_decode_score_f16_5x4_avx512:
+		decode_score_f16_5x4_avx512(a)
+	case id_decode_score_f16_6x2_avx512:
+		decode_score_f16_6x2_avx512(a)
+	case id_decode_score_f16_7x2_avx512:
+		decode_score_f16_7x2_avx512(a)
+	case id_decode_score_f16_8x2_avx512:
+		decode_score_f16_8x2_avx512(a)
 	case id_decode_score_f16_4x2_avx512:
 		decode_score_f16_4x2_avx512(a)
 	case id_decode_score_bf16_1x8_avx512:
@@ -95,6 +111,14 @@ func DecodeScore(id ID, a *DecodeScoreArgs) {
 		decode_score_bf16_3x4_avx512(a)
 	case id_decode_score_bf16_4x4_avx512:
 		decode_score_bf16_4x4_avx512(a)
+	case id_decode_score_bf16_5x4_avx512:
+		decode_score_bf16_5x4_avx512(a)
+	case id_decode_score_bf16_6x2_avx512:
+		decode_score_bf16_6x2_avx512(a)
+	case id_decode_score_bf16_7x2_avx512:
+		decode_score_bf16_7x2_avx512(a)
+	case id_decode_score_bf16_8x2_avx512:
+		decode_score_bf16_8x2_avx512(a)
 	case id_decode_score_bf16_4x2_avx512:
 		decode_score_bf16_4x2_avx512(a)
 	case id_decode_score_f32_1x8_avx2:
@@ -132,6 +156,16 @@ func DecodeScore(id ID, a *DecodeScoreArgs) {
 	}
 }
 
+// LaneScore runs the lane_score kernel id. It panics if this build has none.
+func LaneScore(id ID, a *DecodeScoreArgs) {
+	switch id {
+	case id_lane_score_f32_16x16_avx512:
+		lane_score_f32_16x16_avx512(a)
+	default:
+		panic(noKernel(OpLaneScore, id))
+	}
+}
+
 // DecodeValue runs the decode_value kernel id. It panics if this build has none.
 func DecodeValue(id ID, a *ValueArgs) {
 	switch id {
@@ -143,6 +177,14 @@ func DecodeValue(id ID, a *ValueArgs) {
 		decode_value_f32_3x64_avx512(a)
 	case id_decode_value_f32_4x64_avx512:
 		decode_value_f32_4x64_avx512(a)
+	case id_decode_value_f32_5x32_avx512:
+		decode_value_f32_5x32_avx512(a)
+	case id_decode_value_f32_6x32_avx512:
+		decode_value_f32_6x32_avx512(a)
+	case id_decode_value_f32_7x32_avx512:
+		decode_value_f32_7x32_avx512(a)
+	case id_decode_value_f32_8x32_avx512:
+		decode_value_f32_8x32_avx512(a)
 	case id_decode_value_f32_4x32_avx512:
 		decode_value_f32_4x32_avx512(a)
 	case id_decode_value_f16_1x128_avx512:
@@ -153,6 +195,14 @@ func DecodeValue(id ID, a *ValueArgs) {
 		decode_value_f16_3x64_avx512(a)
 	case id_decode_value_f16_4x64_avx512:
 		decode_value_f16_4x64_avx512(a)
+	case id_decode_value_f16_5x32_avx512:
+		decode_value_f16_5x32_avx512(a)
+	case id_decode_value_f16_6x32_avx512:
+		decode_value_f16_6x32_avx512(a)
+	case id_decode_value_f16_7x32_avx512:
+		decode_value_f16_7x32_avx512(a)
+	case id_decode_value_f16_8x32_avx512:
+		decode_value_f16_8x32_avx512(a)
 	case id_decode_value_f16_4x32_avx512:
 		decode_value_f16_4x32_avx512(a)
 	case id_decode_value_bf16_1x128_avx512:
@@ -163,6 +213,14 @@ func DecodeValue(id ID, a *ValueArgs) {
 		decode_value_bf16_3x64_avx512(a)
 	case id_decode_value_bf16_4x64_avx512:
 		decode_value_bf16_4x64_avx512(a)
+	case id_decode_value_bf16_5x32_avx512:
+		decode_value_bf16_5x32_avx512(a)
+	case id_decode_value_bf16_6x32_avx512:
+		decode_value_bf16_6x32_avx512(a)
+	case id_decode_value_bf16_7x32_avx512:
+		decode_value_bf16_7x32_avx512(a)
+	case id_decode_value_bf16_8x32_avx512:
+		decode_value_bf16_8x32_avx512(a)
 	case id_decode_value_bf16_4x32_avx512:
 		decode_value_bf16_4x32_avx512(a)
 	case id_decode_value_f32_1x64_avx2:
@@ -211,6 +269,14 @@ func PanelScore(id ID, a *PanelScoreArgs) {
 		panel_score_f32_3x32_avx512(a)
 	case id_panel_score_f32_4x32_avx512:
 		panel_score_f32_4x32_avx512(a)
+	case id_panel_score_f32_5x32_avx512:
+		panel_score_f32_5x32_avx512(a)
+	case id_panel_score_f32_6x32_avx512:
+		panel_score_f32_6x32_avx512(a)
+	case id_panel_score_f32_7x32_avx512:
+		panel_score_f32_7x32_avx512(a)
+	case id_panel_score_f32_8x32_avx512:
+		panel_score_f32_8x32_avx512(a)
 	case id_panel_score_f16_1x32_avx512:
 		panel_score_f16_1x32_avx512(a)
 	case id_panel_score_f16_2x32_avx512:
@@ -219,6 +285,14 @@ func PanelScore(id ID, a *PanelScoreArgs) {
 		panel_score_f16_3x32_avx512(a)
 	case id_panel_score_f16_4x32_avx512:
 		panel_score_f16_4x32_avx512(a)
+	case id_panel_score_f16_5x32_avx512:
+		panel_score_f16_5x32_avx512(a)
+	case id_panel_score_f16_6x32_avx512:
+		panel_score_f16_6x32_avx512(a)
+	case id_panel_score_f16_7x32_avx512:
+		panel_score_f16_7x32_avx512(a)
+	case id_panel_score_f16_8x32_avx512:
+		panel_score_f16_8x32_avx512(a)
 	case id_panel_score_bf16_1x32_avx512:
 		panel_score_bf16_1x32_avx512(a)
 	case id_panel_score_bf16_2x32_avx512:
@@ -227,6 +301,14 @@ func PanelScore(id ID, a *PanelScoreArgs) {
 		panel_score_bf16_3x32_avx512(a)
 	case id_panel_score_bf16_4x32_avx512:
 		panel_score_bf16_4x32_avx512(a)
+	case id_panel_score_bf16_5x32_avx512:
+		panel_score_bf16_5x32_avx512(a)
+	case id_panel_score_bf16_6x32_avx512:
+		panel_score_bf16_6x32_avx512(a)
+	case id_panel_score_bf16_7x32_avx512:
+		panel_score_bf16_7x32_avx512(a)
+	case id_panel_score_bf16_8x32_avx512:
+		panel_score_bf16_8x32_avx512(a)
 	case id_panel_score_f32_1x32_avx2:
 		panel_score_f32_1x32_avx2(a)
 	case id_panel_score_f32_2x32_avx2:
@@ -267,6 +349,14 @@ func PanelValue(id ID, a *PanelValueArgs) {
 		panel_value_f32_3x32_avx512(a)
 	case id_panel_value_f32_4x32_avx512:
 		panel_value_f32_4x32_avx512(a)
+	case id_panel_value_f32_5x32_avx512:
+		panel_value_f32_5x32_avx512(a)
+	case id_panel_value_f32_6x32_avx512:
+		panel_value_f32_6x32_avx512(a)
+	case id_panel_value_f32_7x32_avx512:
+		panel_value_f32_7x32_avx512(a)
+	case id_panel_value_f32_8x32_avx512:
+		panel_value_f32_8x32_avx512(a)
 	case id_panel_value_f16_1x32_avx512:
 		panel_value_f16_1x32_avx512(a)
 	case id_panel_value_f16_2x32_avx512:
@@ -275,6 +365,14 @@ func PanelValue(id ID, a *PanelValueArgs) {
 		panel_value_f16_3x32_avx512(a)
 	case id_panel_value_f16_4x32_avx512:
 		panel_value_f16_4x32_avx512(a)
+	case id_panel_value_f16_5x32_avx512:
+		panel_value_f16_5x32_avx512(a)
+	case id_panel_value_f16_6x32_avx512:
+		panel_value_f16_6x32_avx512(a)
+	case id_panel_value_f16_7x32_avx512:
+		panel_value_f16_7x32_avx512(a)
+	case id_panel_value_f16_8x32_avx512:
+		panel_value_f16_8x32_avx512(a)
 	case id_panel_value_bf16_1x32_avx512:
 		panel_value_bf16_1x32_avx512(a)
 	case id_panel_value_bf16_2x32_avx512:
@@ -283,6 +381,14 @@ func PanelValue(id ID, a *PanelValueArgs) {
 		panel_value_bf16_3x32_avx512(a)
 	case id_panel_value_bf16_4x32_avx512:
 		panel_value_bf16_4x32_avx512(a)
+	case id_panel_value_bf16_5x32_avx512:
+		panel_value_bf16_5x32_avx512(a)
+	case id_panel_value_bf16_6x32_avx512:
+		panel_value_bf16_6x32_avx512(a)
+	case id_panel_value_bf16_7x32_avx512:
+		panel_value_bf16_7x32_avx512(a)
+	case id_panel_value_bf16_8x32_avx512:
+		panel_value_bf16_8x32_avx512(a)
 	case id_panel_value_f32_1x16_avx2:
 		panel_value_f32_1x16_avx2(a)
 	case id_panel_value_f32_2x16_avx2:
@@ -531,6 +637,8 @@ func Pack(id ID, a *PackArgs) {
 		pack_bf16_w64_avx512(a)
 	case id_pack_f32_w6_avx512:
 		pack_f32_w6_avx512(a)
+	case id_pack_f32_w16_avx512:
+		pack_f32_w16_avx512(a)
 	case id_pack_f32_w16_avx2:
 		pack_f32_w16_avx2(a)
 	case id_pack_f16_w16_avx2:

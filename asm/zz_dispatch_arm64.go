@@ -71,6 +71,11 @@ func DecodeScore(id ID, a *DecodeScoreArgs) {
 	}
 }
 
+// LaneScore runs the lane_score kernel id. It panics if this build has none.
+func LaneScore(id ID, _ *DecodeScoreArgs) {
+	panic(noKernel(OpLaneScore, id))
+}
+
 // DecodeValue runs the decode_value kernel id. It panics if this build has none.
 func DecodeValue(id ID, a *ValueArgs) {
 	switch id {

@@ -24,6 +24,11 @@ func DecodeScore(id ID, _ *DecodeScoreArgs) {
 	panic(noKernel(OpDecodeScore, id))
 }
 
+// LaneScore runs the lane_score kernel id. It panics if this build has none.
+func LaneScore(id ID, _ *DecodeScoreArgs) {
+	panic(noKernel(OpLaneScore, id))
+}
+
 // DecodeValue runs the decode_value kernel id. It panics if this build has none.
 func DecodeValue(id ID, _ *ValueArgs) {
 	panic(noKernel(OpDecodeValue, id))

@@ -15,6 +15,7 @@ const (
 	OpValue       Op = "value"
 	OpValueExp    Op = "value_exp"
 	OpDecodeScore Op = "decode_score"
+	OpLaneScore   Op = "lane_score"
 	OpDecodeValue Op = "decode_value"
 	OpPanelScore  Op = "panel_score"
 	OpPanelValue  Op = "panel_value"
@@ -120,60 +121,110 @@ const (
 	id_amx_value_bf16_32x32_avx512
 	id_amx_pack_bf16_avx512
 	id_amx_peak_bf16_avx512
+	id_lane_score_f32_16x16_avx512
+	id_pack_f32_w16_avx512
 	id_decode_score_f32_1x8_avx512
 	id_decode_score_f32_2x4_avx512
 	id_decode_score_f32_3x4_avx512
 	id_decode_score_f32_4x4_avx512
+	id_decode_score_f32_5x4_avx512
+	id_decode_score_f32_6x2_avx512
+	id_decode_score_f32_7x2_avx512
+	id_decode_score_f32_8x2_avx512
 	id_decode_score_f32_4x2_avx512
 	id_decode_value_f32_1x128_avx512
 	id_decode_value_f32_2x64_avx512
 	id_decode_value_f32_3x64_avx512
 	id_decode_value_f32_4x64_avx512
+	id_decode_value_f32_5x32_avx512
+	id_decode_value_f32_6x32_avx512
+	id_decode_value_f32_7x32_avx512
+	id_decode_value_f32_8x32_avx512
 	id_decode_value_f32_4x32_avx512
 	id_panel_score_f32_1x32_avx512
 	id_panel_score_f32_2x32_avx512
 	id_panel_score_f32_3x32_avx512
 	id_panel_score_f32_4x32_avx512
+	id_panel_score_f32_5x32_avx512
+	id_panel_score_f32_6x32_avx512
+	id_panel_score_f32_7x32_avx512
+	id_panel_score_f32_8x32_avx512
 	id_panel_value_f32_1x32_avx512
 	id_panel_value_f32_2x32_avx512
 	id_panel_value_f32_3x32_avx512
 	id_panel_value_f32_4x32_avx512
+	id_panel_value_f32_5x32_avx512
+	id_panel_value_f32_6x32_avx512
+	id_panel_value_f32_7x32_avx512
+	id_panel_value_f32_8x32_avx512
 	id_decode_score_f16_1x8_avx512
 	id_decode_score_f16_2x4_avx512
 	id_decode_score_f16_3x4_avx512
 	id_decode_score_f16_4x4_avx512
+	id_decode_score_f16_5x4_avx512
+	id_decode_score_f16_6x2_avx512
+	id_decode_score_f16_7x2_avx512
+	id_decode_score_f16_8x2_avx512
 	id_decode_score_f16_4x2_avx512
 	id_decode_value_f16_1x128_avx512
 	id_decode_value_f16_2x64_avx512
 	id_decode_value_f16_3x64_avx512
 	id_decode_value_f16_4x64_avx512
+	id_decode_value_f16_5x32_avx512
+	id_decode_value_f16_6x32_avx512
+	id_decode_value_f16_7x32_avx512
+	id_decode_value_f16_8x32_avx512
 	id_decode_value_f16_4x32_avx512
 	id_panel_score_f16_1x32_avx512
 	id_panel_score_f16_2x32_avx512
 	id_panel_score_f16_3x32_avx512
 	id_panel_score_f16_4x32_avx512
+	id_panel_score_f16_5x32_avx512
+	id_panel_score_f16_6x32_avx512
+	id_panel_score_f16_7x32_avx512
+	id_panel_score_f16_8x32_avx512
 	id_panel_value_f16_1x32_avx512
 	id_panel_value_f16_2x32_avx512
 	id_panel_value_f16_3x32_avx512
 	id_panel_value_f16_4x32_avx512
+	id_panel_value_f16_5x32_avx512
+	id_panel_value_f16_6x32_avx512
+	id_panel_value_f16_7x32_avx512
+	id_panel_value_f16_8x32_avx512
 	id_decode_score_bf16_1x8_avx512
 	id_decode_score_bf16_2x4_avx512
 	id_decode_score_bf16_3x4_avx512
 	id_decode_score_bf16_4x4_avx512
+	id_decode_score_bf16_5x4_avx512
+	id_decode_score_bf16_6x2_avx512
+	id_decode_score_bf16_7x2_avx512
+	id_decode_score_bf16_8x2_avx512
 	id_decode_score_bf16_4x2_avx512
 	id_decode_value_bf16_1x128_avx512
 	id_decode_value_bf16_2x64_avx512
 	id_decode_value_bf16_3x64_avx512
 	id_decode_value_bf16_4x64_avx512
+	id_decode_value_bf16_5x32_avx512
+	id_decode_value_bf16_6x32_avx512
+	id_decode_value_bf16_7x32_avx512
+	id_decode_value_bf16_8x32_avx512
 	id_decode_value_bf16_4x32_avx512
 	id_panel_score_bf16_1x32_avx512
 	id_panel_score_bf16_2x32_avx512
 	id_panel_score_bf16_3x32_avx512
 	id_panel_score_bf16_4x32_avx512
+	id_panel_score_bf16_5x32_avx512
+	id_panel_score_bf16_6x32_avx512
+	id_panel_score_bf16_7x32_avx512
+	id_panel_score_bf16_8x32_avx512
 	id_panel_value_bf16_1x32_avx512
 	id_panel_value_bf16_2x32_avx512
 	id_panel_value_bf16_3x32_avx512
 	id_panel_value_bf16_4x32_avx512
+	id_panel_value_bf16_5x32_avx512
+	id_panel_value_bf16_6x32_avx512
+	id_panel_value_bf16_7x32_avx512
+	id_panel_value_bf16_8x32_avx512
 	id_softmax_f32_avx512
 	id_softcap_f32_avx512
 	id_alibi_f32_avx512
@@ -412,60 +463,110 @@ func List() []Kernel {
 		{id_amx_value_bf16_32x32_avx512, "amx_value_bf16_32x32_avx512", OpAMXValue, "bf16", "avx512", 32, 32, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 4096, "6a3a098a7a98"},
 		{id_amx_pack_bf16_avx512, "amx_pack_bf16_avx512", OpAMXPack, "bf16", "avx512", 0, 0, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 0, 64, "49d9d7b0ea5a"},
 		{id_amx_peak_bf16_avx512, "amx_peak_bf16_avx512", OpAMXPeak, "bf16", "avx512", 0, 0, []string{"AMX_BF16", "AMX_TILE", "AVX"}, 65536, 0, "e08a091225d2"},
+		{id_lane_score_f32_16x16_avx512, "lane_score_f32_16x16_avx512", OpLaneScore, "f32", "avx512", 16, 16, []string{"AVX", "AVX512F"}, 512, 128, "58543729c72c"},
+		{id_pack_f32_w16_avx512, "pack_f32_w16_avx512", OpPack, "f32", "avx512", 0, 16, []string{"AVX", "AVX512F"}, 0, 1024, "a5a1346c45c7"},
 		{id_decode_score_f32_1x8_avx512, "decode_score_f32_1x8_avx512", OpDecodeScore, "f32", "avx512", 1, 8, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 36, "b2bba8bd7e67"},
 		{id_decode_score_f32_2x4_avx512, "decode_score_f32_2x4_avx512", OpDecodeScore, "f32", "avx512", 2, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "a1ec09ac6329"},
 		{id_decode_score_f32_3x4_avx512, "decode_score_f32_3x4_avx512", OpDecodeScore, "f32", "avx512", 3, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 28, "6f7ee383b7f9"},
 		{id_decode_score_f32_4x4_avx512, "decode_score_f32_4x4_avx512", OpDecodeScore, "f32", "avx512", 4, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 32, "f764902b7375"},
+		{id_decode_score_f32_5x4_avx512, "decode_score_f32_5x4_avx512", OpDecodeScore, "f32", "avx512", 5, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 40, 36, "64ae67e8e023"},
+		{id_decode_score_f32_6x2_avx512, "decode_score_f32_6x2_avx512", OpDecodeScore, "f32", "avx512", 6, 2, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 32, "825f4ee65924"},
+		{id_decode_score_f32_7x2_avx512, "decode_score_f32_7x2_avx512", OpDecodeScore, "f32", "avx512", 7, 2, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 28, 36, "6ee3077e0e5d"},
+		{id_decode_score_f32_8x2_avx512, "decode_score_f32_8x2_avx512", OpDecodeScore, "f32", "avx512", 8, 2, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 40, "5f29fff57258"},
 		{id_decode_score_f32_4x2_avx512, "decode_score_f32_4x2_avx512", OpDecodeScore, "f32", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "14e494e20c29"},
 		{id_decode_value_f32_1x128_avx512, "decode_value_f32_1x128_avx512", OpDecodeValue, "f32", "avx512", 1, 128, []string{"AVX", "AVX512F"}, 256, 516, "a1a090feabe0"},
 		{id_decode_value_f32_2x64_avx512, "decode_value_f32_2x64_avx512", OpDecodeValue, "f32", "avx512", 2, 64, []string{"AVX", "AVX512F"}, 256, 264, "62fe9121083d"},
 		{id_decode_value_f32_3x64_avx512, "decode_value_f32_3x64_avx512", OpDecodeValue, "f32", "avx512", 3, 64, []string{"AVX", "AVX512F"}, 384, 268, "bb32c4da8abb"},
 		{id_decode_value_f32_4x64_avx512, "decode_value_f32_4x64_avx512", OpDecodeValue, "f32", "avx512", 4, 64, []string{"AVX", "AVX512F"}, 512, 272, "13b1394a3876"},
+		{id_decode_value_f32_5x32_avx512, "decode_value_f32_5x32_avx512", OpDecodeValue, "f32", "avx512", 5, 32, []string{"AVX", "AVX512F"}, 320, 148, "95c0d1b85862"},
+		{id_decode_value_f32_6x32_avx512, "decode_value_f32_6x32_avx512", OpDecodeValue, "f32", "avx512", 6, 32, []string{"AVX", "AVX512F"}, 384, 152, "e263027778db"},
+		{id_decode_value_f32_7x32_avx512, "decode_value_f32_7x32_avx512", OpDecodeValue, "f32", "avx512", 7, 32, []string{"AVX", "AVX512F"}, 448, 156, "ab91aa0d1309"},
+		{id_decode_value_f32_8x32_avx512, "decode_value_f32_8x32_avx512", OpDecodeValue, "f32", "avx512", 8, 32, []string{"AVX", "AVX512F"}, 512, 160, "4d88e261d50e"},
 		{id_decode_value_f32_4x32_avx512, "decode_value_f32_4x32_avx512", OpDecodeValue, "f32", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 144, "a2dc6e78ccce"},
 		{id_panel_score_f32_1x32_avx512, "panel_score_f32_1x32_avx512", OpPanelScore, "f32", "avx512", 1, 32, []string{"AVX", "AVX512F"}, 64, 132, "f04e0a0582ce"},
 		{id_panel_score_f32_2x32_avx512, "panel_score_f32_2x32_avx512", OpPanelScore, "f32", "avx512", 2, 32, []string{"AVX", "AVX512F"}, 128, 136, "b2f12a42b19b"},
-		{id_panel_score_f32_3x32_avx512, "panel_score_f32_3x32_avx512", OpPanelScore, "f32", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 140, "660579cea00f"},
+		{id_panel_score_f32_3x32_avx512, "panel_score_f32_3x32_avx512", OpPanelScore, "f32", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 140, "0bcb3eda45d7"},
 		{id_panel_score_f32_4x32_avx512, "panel_score_f32_4x32_avx512", OpPanelScore, "f32", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 144, "e1d1aa9a857d"},
+		{id_panel_score_f32_5x32_avx512, "panel_score_f32_5x32_avx512", OpPanelScore, "f32", "avx512", 5, 32, []string{"AVX", "AVX512F"}, 320, 148, "12651818b5de"},
+		{id_panel_score_f32_6x32_avx512, "panel_score_f32_6x32_avx512", OpPanelScore, "f32", "avx512", 6, 32, []string{"AVX", "AVX512F"}, 384, 152, "7886bd79b632"},
+		{id_panel_score_f32_7x32_avx512, "panel_score_f32_7x32_avx512", OpPanelScore, "f32", "avx512", 7, 32, []string{"AVX", "AVX512F"}, 448, 156, "03df58a2d89e"},
+		{id_panel_score_f32_8x32_avx512, "panel_score_f32_8x32_avx512", OpPanelScore, "f32", "avx512", 8, 32, []string{"AVX", "AVX512F"}, 512, 160, "04c9194bf451"},
 		{id_panel_value_f32_1x32_avx512, "panel_value_f32_1x32_avx512", OpPanelValue, "f32", "avx512", 1, 32, []string{"AVX", "AVX512F"}, 64, 132, "a6e2ed40d6c8"},
 		{id_panel_value_f32_2x32_avx512, "panel_value_f32_2x32_avx512", OpPanelValue, "f32", "avx512", 2, 32, []string{"AVX", "AVX512F"}, 128, 136, "bd92f82f2941"},
-		{id_panel_value_f32_3x32_avx512, "panel_value_f32_3x32_avx512", OpPanelValue, "f32", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 140, "6b43adeb6919"},
+		{id_panel_value_f32_3x32_avx512, "panel_value_f32_3x32_avx512", OpPanelValue, "f32", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 140, "45f162464359"},
 		{id_panel_value_f32_4x32_avx512, "panel_value_f32_4x32_avx512", OpPanelValue, "f32", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 144, "fa577c1c4821"},
+		{id_panel_value_f32_5x32_avx512, "panel_value_f32_5x32_avx512", OpPanelValue, "f32", "avx512", 5, 32, []string{"AVX", "AVX512F"}, 320, 148, "b621a9839cad"},
+		{id_panel_value_f32_6x32_avx512, "panel_value_f32_6x32_avx512", OpPanelValue, "f32", "avx512", 6, 32, []string{"AVX", "AVX512F"}, 384, 152, "de37f64c5234"},
+		{id_panel_value_f32_7x32_avx512, "panel_value_f32_7x32_avx512", OpPanelValue, "f32", "avx512", 7, 32, []string{"AVX", "AVX512F"}, 448, 156, "cf8ae55d1092"},
+		{id_panel_value_f32_8x32_avx512, "panel_value_f32_8x32_avx512", OpPanelValue, "f32", "avx512", 8, 32, []string{"AVX", "AVX512F"}, 512, 160, "b4c1ba1b0b3f"},
 		{id_decode_score_f16_1x8_avx512, "decode_score_f16_1x8_avx512", OpDecodeScore, "f16", "avx512", 1, 8, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "1c737d3c41f0"},
 		{id_decode_score_f16_2x4_avx512, "decode_score_f16_2x4_avx512", OpDecodeScore, "f16", "avx512", 2, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 16, "305600491823"},
 		{id_decode_score_f16_3x4_avx512, "decode_score_f16_3x4_avx512", OpDecodeScore, "f16", "avx512", 3, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 20, "08912b9e36cb"},
 		{id_decode_score_f16_4x4_avx512, "decode_score_f16_4x4_avx512", OpDecodeScore, "f16", "avx512", 4, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 24, "a7fbb5c1f51b"},
+		{id_decode_score_f16_5x4_avx512, "decode_score_f16_5x4_avx512", OpDecodeScore, "f16", "avx512", 5, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 40, 28, "4ed0ffa7ecab"},
+		{id_decode_score_f16_6x2_avx512, "decode_score_f16_6x2_avx512", OpDecodeScore, "f16", "avx512", 6, 2, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 28, "3c8405f3b4b2"},
+		{id_decode_score_f16_7x2_avx512, "decode_score_f16_7x2_avx512", OpDecodeScore, "f16", "avx512", 7, 2, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 28, 32, "03f3fa911ba4"},
+		{id_decode_score_f16_8x2_avx512, "decode_score_f16_8x2_avx512", OpDecodeScore, "f16", "avx512", 8, 2, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 36, "1dbf128c890e"},
 		{id_decode_score_f16_4x2_avx512, "decode_score_f16_4x2_avx512", OpDecodeScore, "f16", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "f645a8177fba"},
 		{id_decode_value_f16_1x128_avx512, "decode_value_f16_1x128_avx512", OpDecodeValue, "f16", "avx512", 1, 128, []string{"AVX", "AVX512F"}, 256, 260, "eba590665912"},
 		{id_decode_value_f16_2x64_avx512, "decode_value_f16_2x64_avx512", OpDecodeValue, "f16", "avx512", 2, 64, []string{"AVX", "AVX512F"}, 256, 136, "444703137a7d"},
 		{id_decode_value_f16_3x64_avx512, "decode_value_f16_3x64_avx512", OpDecodeValue, "f16", "avx512", 3, 64, []string{"AVX", "AVX512F"}, 384, 140, "d6d773315415"},
 		{id_decode_value_f16_4x64_avx512, "decode_value_f16_4x64_avx512", OpDecodeValue, "f16", "avx512", 4, 64, []string{"AVX", "AVX512F"}, 512, 144, "829934eec806"},
+		{id_decode_value_f16_5x32_avx512, "decode_value_f16_5x32_avx512", OpDecodeValue, "f16", "avx512", 5, 32, []string{"AVX", "AVX512F"}, 320, 84, "5b5dd637a5e3"},
+		{id_decode_value_f16_6x32_avx512, "decode_value_f16_6x32_avx512", OpDecodeValue, "f16", "avx512", 6, 32, []string{"AVX", "AVX512F"}, 384, 88, "aa41b961e083"},
+		{id_decode_value_f16_7x32_avx512, "decode_value_f16_7x32_avx512", OpDecodeValue, "f16", "avx512", 7, 32, []string{"AVX", "AVX512F"}, 448, 92, "b86cdda2e41d"},
+		{id_decode_value_f16_8x32_avx512, "decode_value_f16_8x32_avx512", OpDecodeValue, "f16", "avx512", 8, 32, []string{"AVX", "AVX512F"}, 512, 96, "a17c99791289"},
 		{id_decode_value_f16_4x32_avx512, "decode_value_f16_4x32_avx512", OpDecodeValue, "f16", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 80, "97bb4043ce58"},
 		{id_panel_score_f16_1x32_avx512, "panel_score_f16_1x32_avx512", OpPanelScore, "f16", "avx512", 1, 32, []string{"AVX", "AVX512F"}, 64, 68, "eeb51d17de94"},
 		{id_panel_score_f16_2x32_avx512, "panel_score_f16_2x32_avx512", OpPanelScore, "f16", "avx512", 2, 32, []string{"AVX", "AVX512F"}, 128, 72, "f5faab04dbea"},
-		{id_panel_score_f16_3x32_avx512, "panel_score_f16_3x32_avx512", OpPanelScore, "f16", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 76, "a3b6a10dea4f"},
+		{id_panel_score_f16_3x32_avx512, "panel_score_f16_3x32_avx512", OpPanelScore, "f16", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 76, "b314b94a5c24"},
 		{id_panel_score_f16_4x32_avx512, "panel_score_f16_4x32_avx512", OpPanelScore, "f16", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 80, "04f16b753180"},
+		{id_panel_score_f16_5x32_avx512, "panel_score_f16_5x32_avx512", OpPanelScore, "f16", "avx512", 5, 32, []string{"AVX", "AVX512F"}, 320, 84, "5c249165024f"},
+		{id_panel_score_f16_6x32_avx512, "panel_score_f16_6x32_avx512", OpPanelScore, "f16", "avx512", 6, 32, []string{"AVX", "AVX512F"}, 384, 88, "282ecc7fe520"},
+		{id_panel_score_f16_7x32_avx512, "panel_score_f16_7x32_avx512", OpPanelScore, "f16", "avx512", 7, 32, []string{"AVX", "AVX512F"}, 448, 92, "7e8c68904822"},
+		{id_panel_score_f16_8x32_avx512, "panel_score_f16_8x32_avx512", OpPanelScore, "f16", "avx512", 8, 32, []string{"AVX", "AVX512F"}, 512, 96, "35c0514716a2"},
 		{id_panel_value_f16_1x32_avx512, "panel_value_f16_1x32_avx512", OpPanelValue, "f16", "avx512", 1, 32, []string{"AVX", "AVX512F"}, 64, 68, "8c52fa9c533a"},
 		{id_panel_value_f16_2x32_avx512, "panel_value_f16_2x32_avx512", OpPanelValue, "f16", "avx512", 2, 32, []string{"AVX", "AVX512F"}, 128, 72, "f3489691112c"},
-		{id_panel_value_f16_3x32_avx512, "panel_value_f16_3x32_avx512", OpPanelValue, "f16", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 76, "1a637ddf4aa0"},
+		{id_panel_value_f16_3x32_avx512, "panel_value_f16_3x32_avx512", OpPanelValue, "f16", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 76, "df5f5ee0135e"},
 		{id_panel_value_f16_4x32_avx512, "panel_value_f16_4x32_avx512", OpPanelValue, "f16", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 80, "73f873468340"},
+		{id_panel_value_f16_5x32_avx512, "panel_value_f16_5x32_avx512", OpPanelValue, "f16", "avx512", 5, 32, []string{"AVX", "AVX512F"}, 320, 84, "bb91c842a1bc"},
+		{id_panel_value_f16_6x32_avx512, "panel_value_f16_6x32_avx512", OpPanelValue, "f16", "avx512", 6, 32, []string{"AVX", "AVX512F"}, 384, 88, "90124d14a0d9"},
+		{id_panel_value_f16_7x32_avx512, "panel_value_f16_7x32_avx512", OpPanelValue, "f16", "avx512", 7, 32, []string{"AVX", "AVX512F"}, 448, 92, "47c351d92358"},
+		{id_panel_value_f16_8x32_avx512, "panel_value_f16_8x32_avx512", OpPanelValue, "f16", "avx512", 8, 32, []string{"AVX", "AVX512F"}, 512, 96, "23dbac41eebd"},
 		{id_decode_score_bf16_1x8_avx512, "decode_score_bf16_1x8_avx512", OpDecodeScore, "bf16", "avx512", 1, 8, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "ec1c466eca93"},
 		{id_decode_score_bf16_2x4_avx512, "decode_score_bf16_2x4_avx512", OpDecodeScore, "bf16", "avx512", 2, 4, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 16, "1413ea2f9cc0"},
 		{id_decode_score_bf16_3x4_avx512, "decode_score_bf16_3x4_avx512", OpDecodeScore, "bf16", "avx512", 3, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 20, "d8603f572751"},
 		{id_decode_score_bf16_4x4_avx512, "decode_score_bf16_4x4_avx512", OpDecodeScore, "bf16", "avx512", 4, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 24, "bbb2d3b0d1a4"},
+		{id_decode_score_bf16_5x4_avx512, "decode_score_bf16_5x4_avx512", OpDecodeScore, "bf16", "avx512", 5, 4, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 40, 28, "9a65c0a23eb7"},
+		{id_decode_score_bf16_6x2_avx512, "decode_score_bf16_6x2_avx512", OpDecodeScore, "bf16", "avx512", 6, 2, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 28, "dcb18b585d7d"},
+		{id_decode_score_bf16_7x2_avx512, "decode_score_bf16_7x2_avx512", OpDecodeScore, "bf16", "avx512", 7, 2, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 28, 32, "42430be51c92"},
+		{id_decode_score_bf16_8x2_avx512, "decode_score_bf16_8x2_avx512", OpDecodeScore, "bf16", "avx512", 8, 2, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 36, "0baf9c3baf1a"},
 		{id_decode_score_bf16_4x2_avx512, "decode_score_bf16_4x2_avx512", OpDecodeScore, "bf16", "avx512", 4, 2, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "85440d4b8764"},
 		{id_decode_value_bf16_1x128_avx512, "decode_value_bf16_1x128_avx512", OpDecodeValue, "bf16", "avx512", 1, 128, []string{"AVX", "AVX512F"}, 256, 260, "a1a9a053ae39"},
 		{id_decode_value_bf16_2x64_avx512, "decode_value_bf16_2x64_avx512", OpDecodeValue, "bf16", "avx512", 2, 64, []string{"AVX", "AVX512F"}, 256, 136, "ff069335d07f"},
 		{id_decode_value_bf16_3x64_avx512, "decode_value_bf16_3x64_avx512", OpDecodeValue, "bf16", "avx512", 3, 64, []string{"AVX", "AVX512F"}, 384, 140, "d8355bd1a8a5"},
 		{id_decode_value_bf16_4x64_avx512, "decode_value_bf16_4x64_avx512", OpDecodeValue, "bf16", "avx512", 4, 64, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 144, "e3cb231ef7ef"},
+		{id_decode_value_bf16_5x32_avx512, "decode_value_bf16_5x32_avx512", OpDecodeValue, "bf16", "avx512", 5, 32, []string{"AVX", "AVX512F"}, 320, 84, "f0b8356394e4"},
+		{id_decode_value_bf16_6x32_avx512, "decode_value_bf16_6x32_avx512", OpDecodeValue, "bf16", "avx512", 6, 32, []string{"AVX", "AVX512F"}, 384, 88, "521fbc9c9aa7"},
+		{id_decode_value_bf16_7x32_avx512, "decode_value_bf16_7x32_avx512", OpDecodeValue, "bf16", "avx512", 7, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 448, 92, "5fa79c8a851f"},
+		{id_decode_value_bf16_8x32_avx512, "decode_value_bf16_8x32_avx512", OpDecodeValue, "bf16", "avx512", 8, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 96, "73b64ca1c306"},
 		{id_decode_value_bf16_4x32_avx512, "decode_value_bf16_4x32_avx512", OpDecodeValue, "bf16", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 80, "c6d814a77a20"},
-		{id_panel_score_bf16_1x32_avx512, "panel_score_bf16_1x32_avx512", OpPanelScore, "bf16", "avx512", 1, 32, []string{"AVX", "AVX512F"}, 64, 68, "08bd0dc245e7"},
-		{id_panel_score_bf16_2x32_avx512, "panel_score_bf16_2x32_avx512", OpPanelScore, "bf16", "avx512", 2, 32, []string{"AVX", "AVX512F"}, 128, 72, "a443153c253e"},
-		{id_panel_score_bf16_3x32_avx512, "panel_score_bf16_3x32_avx512", OpPanelScore, "bf16", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 76, "ceb1cb3bf145"},
-		{id_panel_score_bf16_4x32_avx512, "panel_score_bf16_4x32_avx512", OpPanelScore, "bf16", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 80, "4761723b0a64"},
-		{id_panel_value_bf16_1x32_avx512, "panel_value_bf16_1x32_avx512", OpPanelValue, "bf16", "avx512", 1, 32, []string{"AVX", "AVX512F"}, 64, 68, "ca2d29d651a3"},
-		{id_panel_value_bf16_2x32_avx512, "panel_value_bf16_2x32_avx512", OpPanelValue, "bf16", "avx512", 2, 32, []string{"AVX", "AVX512F"}, 128, 72, "f15f63885602"},
-		{id_panel_value_bf16_3x32_avx512, "panel_value_bf16_3x32_avx512", OpPanelValue, "bf16", "avx512", 3, 32, []string{"AVX", "AVX512F"}, 192, 76, "d37ec11ab4b0"},
-		{id_panel_value_bf16_4x32_avx512, "panel_value_bf16_4x32_avx512", OpPanelValue, "bf16", "avx512", 4, 32, []string{"AVX", "AVX512F"}, 256, 80, "ec6297087a43"},
+		{id_panel_score_bf16_1x32_avx512, "panel_score_bf16_1x32_avx512", OpPanelScore, "bf16", "avx512", 1, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 64, 68, "025680457e5d"},
+		{id_panel_score_bf16_2x32_avx512, "panel_score_bf16_2x32_avx512", OpPanelScore, "bf16", "avx512", 2, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 128, 72, "7c6aa1617dc5"},
+		{id_panel_score_bf16_3x32_avx512, "panel_score_bf16_3x32_avx512", OpPanelScore, "bf16", "avx512", 3, 32, []string{"AVX", "AVX512BW", "AVX512F"}, 192, 76, "f76d68b68e53"},
+		{id_panel_score_bf16_4x32_avx512, "panel_score_bf16_4x32_avx512", OpPanelScore, "bf16", "avx512", 4, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 256, 80, "3fb01b34dcad"},
+		{id_panel_score_bf16_5x32_avx512, "panel_score_bf16_5x32_avx512", OpPanelScore, "bf16", "avx512", 5, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 320, 84, "212529bb06e4"},
+		{id_panel_score_bf16_6x32_avx512, "panel_score_bf16_6x32_avx512", OpPanelScore, "bf16", "avx512", 6, 32, []string{"AVX", "AVX512BW", "AVX512F"}, 384, 88, "8d7de68c7827"},
+		{id_panel_score_bf16_7x32_avx512, "panel_score_bf16_7x32_avx512", OpPanelScore, "bf16", "avx512", 7, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 448, 92, "f74f01d3ac0d"},
+		{id_panel_score_bf16_8x32_avx512, "panel_score_bf16_8x32_avx512", OpPanelScore, "bf16", "avx512", 8, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 96, "cb16ec619ccc"},
+		{id_panel_value_bf16_1x32_avx512, "panel_value_bf16_1x32_avx512", OpPanelValue, "bf16", "avx512", 1, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 64, 68, "793c520f267c"},
+		{id_panel_value_bf16_2x32_avx512, "panel_value_bf16_2x32_avx512", OpPanelValue, "bf16", "avx512", 2, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 128, 72, "846bca3aa274"},
+		{id_panel_value_bf16_3x32_avx512, "panel_value_bf16_3x32_avx512", OpPanelValue, "bf16", "avx512", 3, 32, []string{"AVX", "AVX512BW", "AVX512F"}, 192, 76, "a77b82245ffa"},
+		{id_panel_value_bf16_4x32_avx512, "panel_value_bf16_4x32_avx512", OpPanelValue, "bf16", "avx512", 4, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 256, 80, "49aab82e98fe"},
+		{id_panel_value_bf16_5x32_avx512, "panel_value_bf16_5x32_avx512", OpPanelValue, "bf16", "avx512", 5, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 320, 84, "85537a4fb592"},
+		{id_panel_value_bf16_6x32_avx512, "panel_value_bf16_6x32_avx512", OpPanelValue, "bf16", "avx512", 6, 32, []string{"AVX", "AVX512BW", "AVX512F"}, 384, 88, "fcd2523d4d25"},
+		{id_panel_value_bf16_7x32_avx512, "panel_value_bf16_7x32_avx512", OpPanelValue, "bf16", "avx512", 7, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 448, 92, "eb2978b31798"},
+		{id_panel_value_bf16_8x32_avx512, "panel_value_bf16_8x32_avx512", OpPanelValue, "bf16", "avx512", 8, 32, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 96, "8e203784973c"},
 		{id_softmax_f32_avx512, "softmax_f32_avx512", OpSoftmax, "f32", "avx512", 0, 0, []string{"AVX", "AVX512BW", "AVX512DQ", "AVX512F", "AVX512VL"}, 272, 128, "1ea6ab326977"},
 		{id_softcap_f32_avx512, "softcap_f32_avx512", OpSoftcap, "f32", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 352, 64, "88796ec3fc28"},
 		{id_alibi_f32_avx512, "alibi_f32_avx512", OpAlibi, "f32", "avx512", 0, 0, []string{"AVX", "AVX512F"}, 48, 64, "dee070dff2c2"},

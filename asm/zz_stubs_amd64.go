@@ -116,6 +116,12 @@ func amx_pack_bf16_avx512(a *DotPackArgs)
 func amx_peak_bf16_avx512(a *PeakArgs)
 
 //go:noescape
+func lane_score_f32_16x16_avx512(a *DecodeScoreArgs)
+
+//go:noescape
+func pack_f32_w16_avx512(a *PackArgs)
+
+//go:noescape
 func decode_score_f32_1x8_avx512(a *DecodeScoreArgs)
 
 //go:noescape
@@ -126,6 +132,18 @@ func decode_score_f32_3x4_avx512(a *DecodeScoreArgs)
 
 //go:noescape
 func decode_score_f32_4x4_avx512(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f32_5x4_avx512(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f32_6x2_avx512(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f32_7x2_avx512(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f32_8x2_avx512(a *DecodeScoreArgs)
 
 //go:noescape
 func decode_score_f32_4x2_avx512(a *DecodeScoreArgs)
@@ -143,6 +161,18 @@ func decode_value_f32_3x64_avx512(a *ValueArgs)
 func decode_value_f32_4x64_avx512(a *ValueArgs)
 
 //go:noescape
+func decode_value_f32_5x32_avx512(a *ValueArgs)
+
+//go:noescape
+func decode_value_f32_6x32_avx512(a *ValueArgs)
+
+//go:noescape
+func decode_value_f32_7x32_avx512(a *ValueArgs)
+
+//go:noescape
+func decode_value_f32_8x32_avx512(a *ValueArgs)
+
+//go:noescape
 func decode_value_f32_4x32_avx512(a *ValueArgs)
 
 //go:noescape
@@ -158,6 +188,18 @@ func panel_score_f32_3x32_avx512(a *PanelScoreArgs)
 func panel_score_f32_4x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
+func panel_score_f32_5x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_6x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_7x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_8x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f32_1x32_avx512(a *PanelValueArgs)
 
 //go:noescape
@@ -170,6 +212,18 @@ func panel_value_f32_3x32_avx512(a *PanelValueArgs)
 func panel_value_f32_4x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_value_f32_5x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_6x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_7x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_8x32_avx512(a *PanelValueArgs)
+
+//go:noescape
 func decode_score_f16_1x8_avx512(a *DecodeScoreArgs)
 
 //go:noescape
@@ -180,6 +234,18 @@ func decode_score_f16_3x4_avx512(a *DecodeScoreArgs)
 
 //go:noescape
 func decode_score_f16_4x4_avx512(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f16_5x4_avx512(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f16_6x2_avx512(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f16_7x2_avx512(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_f16_8x2_avx512(a *DecodeScoreArgs)
 
 //go:noescape
 func decode_score_f16_4x2_avx512(a *DecodeScoreArgs)
@@ -197,6 +263,18 @@ func decode_value_f16_3x64_avx512(a *ValueArgs)
 func decode_value_f16_4x64_avx512(a *ValueArgs)
 
 //go:noescape
+func decode_value_f16_5x32_avx512(a *ValueArgs)
+
+//go:noescape
+func decode_value_f16_6x32_avx512(a *ValueArgs)
+
+//go:noescape
+func decode_value_f16_7x32_avx512(a *ValueArgs)
+
+//go:noescape
+func decode_value_f16_8x32_avx512(a *ValueArgs)
+
+//go:noescape
 func decode_value_f16_4x32_avx512(a *ValueArgs)
 
 //go:noescape
@@ -212,6 +290,18 @@ func panel_score_f16_3x32_avx512(a *PanelScoreArgs)
 func panel_score_f16_4x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
+func panel_score_f16_5x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_6x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_7x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_8x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f16_1x32_avx512(a *PanelValueArgs)
 
 //go:noescape
@@ -224,6 +314,18 @@ func panel_value_f16_3x32_avx512(a *PanelValueArgs)
 func panel_value_f16_4x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_value_f16_5x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_6x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_7x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_8x32_avx512(a *PanelValueArgs)
+
+//go:noescape
 func decode_score_bf16_1x8_avx512(a *DecodeScoreArgs)
 
 //go:noescape
@@ -234,6 +336,18 @@ func decode_score_bf16_3x4_avx512(a *DecodeScoreArgs)
 
 //go:noescape
 func decode_score_bf16_4x4_avx512(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_bf16_5x4_avx512(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_bf16_6x2_avx512(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_bf16_7x2_avx512(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_bf16_8x2_avx512(a *DecodeScoreArgs)
 
 //go:noescape
 func decode_score_bf16_4x2_avx512(a *DecodeScoreArgs)
@@ -251,6 +365,18 @@ func decode_value_bf16_3x64_avx512(a *ValueArgs)
 func decode_value_bf16_4x64_avx512(a *ValueArgs)
 
 //go:noescape
+func decode_value_bf16_5x32_avx512(a *ValueArgs)
+
+//go:noescape
+func decode_value_bf16_6x32_avx512(a *ValueArgs)
+
+//go:noescape
+func decode_value_bf16_7x32_avx512(a *ValueArgs)
+
+//go:noescape
+func decode_value_bf16_8x32_avx512(a *ValueArgs)
+
+//go:noescape
 func decode_value_bf16_4x32_avx512(a *ValueArgs)
 
 //go:noescape
@@ -266,6 +392,18 @@ func panel_score_bf16_3x32_avx512(a *PanelScoreArgs)
 func panel_score_bf16_4x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
+func panel_score_bf16_5x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_6x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_7x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_8x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_bf16_1x32_avx512(a *PanelValueArgs)
 
 //go:noescape
@@ -276,6 +414,18 @@ func panel_value_bf16_3x32_avx512(a *PanelValueArgs)
 
 //go:noescape
 func panel_value_bf16_4x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_5x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_6x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_7x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_8x32_avx512(a *PanelValueArgs)
 
 //go:noescape
 func softmax_f32_avx512(a *SoftmaxArgs)

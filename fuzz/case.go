@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/gqa-go/gqa/kernels"
 )
@@ -123,6 +125,10 @@ func (t *Tuning) resolve(variant string, precision kernels.DType) (kernels.Tunin
 	r := t.Tuning
 	r.Interleave = r.Interleave && interleaves
 	r.Tile = many[t.Many%len(many)]
+	tallest, _, _ := strings.Cut(score[len(score)-1], "x")
+	if most, err := strconv.Atoi(tallest); err == nil {
+		r.DecodeRows = min(r.DecodeRows, most)
+	}
 	if n := t.Score % (len(score) + 1); n > 0 {
 		r.DecodeScore = score[n-1]
 	}

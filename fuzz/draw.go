@@ -233,7 +233,7 @@ func (s *source) tuning() *Tuning {
 			Split:       pick(s, 64, 96, 128, 80, 2048),
 			FewRows:     pick(s, 8, 0, 1, 4, 16, 64),
 			DecodeBlock: pick(s, 32, 16, 48, 64, 128),
-			DecodeRows:  pick(s, 4, 1, 2, 3),
+			DecodeRows:  pick(s, 4, 1, 2, 3, 5, 6, 7, 8, 16),
 			Prefetch:    pick(s, 0, 64, 8<<10),
 			Interleave:  s.once(2),
 			MinItems:    pick(s, 0, 1, 8, 256),

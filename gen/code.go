@@ -15,7 +15,7 @@ import (
 
 // ops lists every op in the order of the registry's constants.
 var ops = []spec.Op{
-	spec.Score, spec.Value, spec.ValueExp, spec.DecodeScore, spec.DecodeValue, spec.PanelScore, spec.PanelValue,
+	spec.Score, spec.Value, spec.ValueExp, spec.DecodeScore, spec.LaneScore, spec.DecodeValue, spec.PanelScore, spec.PanelValue,
 	spec.DotPack, spec.DotScore, spec.DotExp, spec.DotValue, spec.DotValueExp,
 	spec.AMXPack, spec.AMXScore, spec.AMXMaxima, spec.AMXExp, spec.AMXValue, spec.AMXPeak,
 	spec.Softmax, spec.Maxima, spec.Softcap, spec.Alibi, spec.Bias, spec.Mask,

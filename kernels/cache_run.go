@@ -14,34 +14,75 @@ const cacheBlock = 512
 func (p *Plan) fewCache(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
 	p.convertQuery(w, s, it, 0, it.rows, w.query)
 	g := &s.Cache.pool.config
-	k, v := &w.panel, &w.columns
-	k.D, v.OStride, v.VStride = p.kd, p.vd*4, g.PageLen*asm.Lane*g.Value.size()
-	ksize, vsize := p.kd*g.Key.size(), asm.Lane*g.Value.size()
-	vahead, kahead := c.ahead(v.VStride, p.vd/asm.Lane, ksize*asm.Lane)
+	tiles, block := fewTiles(it.rows, c.fewHeight()), cacheBlock
+	k := panels{t: g.Key, kernels: &p.variant.panelScore[g.Key], copied: g.Key != F32 && tiles >= copyTiles}
+	v := panels{t: g.Value, kernels: &p.variant.panelValue[g.Value], copied: g.Value != F32 && tiles >= copyTiles}
+	if k.copied {
+		k.t, k.kernels = F32, &p.variant.panelScore[F32]
+	}
+	if v.copied {
+		v.t, v.kernels = F32, &p.variant.panelValue[F32]
+	}
+	if k.copied || v.copied {
+		block = c.DecodeBlock
+	}
+	a, b := &w.panel, &w.columns
+	a.D, b.OStride = p.kd, p.vd*4
+	ksize, vsize := p.kd*k.t.size(), asm.Lane*v.t.size()
 	for key, n := s.firstKey(it), 0; key < it.key1; key += n {
-		n = s.contiguous(key, min(cacheBlock, it.key1-key))
+		n = s.contiguous(key, min(block, it.key1-key))
 		keys, values := s.Cache.block(it.kvHead, key)
+		b.VStride = g.PageLen * vsize
+		vahead, kahead := c.ahead(b.VStride, p.vd/asm.Lane, ksize*asm.Lane)
+		if k.copied {
+			keys, kahead = p.copyKeys(w, g, keys, n), 0
+		}
+		if v.copied {
+			values, b.VStride, vahead = p.copyValues(w, g, values, n), n*vsize, 0
+		}
 		next := s.Cache.after(it, key+n)
-		kahead, vahead := kahead, vahead
 		for row := 0; row < it.rows; {
-			rows := fewTile(it.rows, row, c.DecodeRows)
+			rows := fewTile(it.rows, row, c.fewHeight())
 			lo, hi := p.bounds(w, s, it.row+row, rows, rows, key, n)
 			if lo < hi {
 				lo = lo / asm.Lane * asm.Lane
 				w.rebase(rows, lo)
-				k.Q, k.S, k.K = &w.query[row*p.kd], &w.scores[0], unsafe.Add(keys, lo*ksize)
-				v.P, v.O, v.V = &w.scores[0], &o[row*p.vd], unsafe.Add(values, lo*vsize)
-				v.Alpha, v.Keys = &w.alpha[0], hi-lo
-				k.Panels, v.Panels = ceil(hi-lo, asm.Lane), p.vd/asm.Lane
-				scorePanels(&c.panelScore[rows], k, v.V, kahead)
+				a.Q, a.S, a.K = &w.query[row*p.kd], &w.scores[0], unsafe.Add(keys, lo*ksize)
+				b.P, b.O, b.V = &w.scores[0], &o[row*p.vd], unsafe.Add(values, lo*vsize)
+				b.Alpha, b.Keys = &w.alpha[0], hi-lo
+				a.Panels, b.Panels = ceil(hi-lo, asm.Lane), p.vd/asm.Lane
+				scorePanels(&k.kernels[rows], a, b.V, kahead)
 				p.normalize(w, s, it.kvHead, tileArgs{it.row + row, rows, rows, key + lo, hi - lo}, m[row:], l[row:])
-				addPanels(&c.panelValue[rows], v, next, vahead)
+				addPanels(&v.kernels[rows], b, next, vahead)
 			}
 			row += rows
 			// The later tiles find the block in cache.
 			kahead, vahead = 0, 0
 		}
 	}
+}
+
+// panels is K or V of a cache on its way to the few-rows kernels.
+type panels struct {
+	t       DType // as the kernels read it
+	kernels *[maxDecodeRows + 1]kernel
+	copied  bool
+}
+
+// copyTiles is the number of row tiles from which a block is converted once for all.
+const copyTiles = 3
+
+// copyKeys converts the panels of a block of keys.
+func (p *Plan) copyKeys(w *worker, g *CacheConfig, keys unsafe.Pointer, n int) unsafe.Pointer {
+	p.convertRows(w, g.Key, keys, 0, 1, up(n, asm.Lane)*p.kd, w.panels)
+	return unsafe.Pointer(&w.panels[0])
+}
+
+// copyValues converts the panels of values, n rows each.
+func (p *Plan) copyValues(w *worker, g *CacheConfig, values unsafe.Pointer, n int) unsafe.Pointer {
+	stride := g.PageLen * asm.Lane * g.Value.size()
+	p.convertRows(w, g.Value, values, stride, p.vd/asm.Lane, n*asm.Lane, w.values)
+	return unsafe.Pointer(&w.values[0])
 }
 
 // ahead is how many panels of K and of V are prefetched ahead, in both the same number of

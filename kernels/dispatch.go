@@ -40,6 +40,9 @@ func (k *kernel) decodeScore(a *asm.DecodeScoreArgs) {
 	}
 }
 
+// laneScore has no portable form either.
+func (k *kernel) laneScore(a *asm.DecodeScoreArgs) { asm.LaneScore(k.id, a) }
+
 func (k *kernel) decodeValue(a *asm.ValueArgs) {
 	if k.id == portableID {
 		k.portableValue(a)

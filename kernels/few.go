@@ -14,46 +14,113 @@ func (p *Plan) few(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float3
 	if it.abreast {
 		heads, block = it.heads, p.abreastBlock(c, it.heads)
 	}
-	head := *it
-	w.convert.Halves = p.streamType(p.config.Key, p.config.KeyDim) == BF16
-	for h := range heads {
-		head.kvHead = it.kvHead + h
-		p.convertQuery(w, s, &head, 0, it.rows, w.query[h*it.rows*p.kd:])
+	limit := p.fewLimit(c)
+	lanes := 0
+	if limit == asm.Lane {
+		lanes = it.rows / asm.Lane
 	}
-	w.convert.Halves = false
 	k := stream{t: p.config.Key, dim: p.config.KeyDim, tensor: &s.Key, scratch: w.stage}
 	v := stream{t: p.config.Value, dim: p.config.ValueDim, tensor: &s.Value, scratch: w.values}
-	tiles := ceil(it.rows, c.DecodeRows)
+	head := *it
+	for h := range heads {
+		head.kvHead = it.kvHead + h
+		p.fewQuery(w, s, &head, lanes, w.query[h*it.rows*p.kd:])
+	}
+	tiles, scoreTiles := fewTiles(it.rows, c.fewHeight()), fewTiles(it.rows, limit)
 	for key := it.key0; key < it.key1; key += block {
 		n := min(block, it.key1-key)
-		part := 0
+		part, scorePart := 0, 0
 		for h := range heads {
 			p.load(w, &k, it.kvHead+h, key, n)
 			p.load(w, &v, it.kvHead+h, key, n)
-			for row := 0; row < it.rows; part++ {
-				rows := fewTile(it.rows, row, c.DecodeRows)
+			for row := 0; row < it.rows; scorePart++ {
+				rows := fewTile(it.rows, row, limit)
 				lo, hi := p.bounds(w, s, it.row+row, rows, rows, key, n)
-				if lo < hi {
-					w.rebase(rows, lo)
-					at := h*it.rows + row
-					a := &w.decode
-					a.Q, a.K, a.KStride = &w.query[at*p.kd], unsafe.Add(k.rows, lo*k.stride), k.stride
-					a.S, a.D, a.Keys = &w.scores[0], p.kd, hi-lo
-					a.Prefetch, a.PrefetchEvery, a.PrefetchRow = p.ahead(c, &k, n, part, heads, tiles)
+				height := min(rows, c.fewHeight())
+				if lo >= hi {
+					row += rows
+					part += rows / height
+					continue
+				}
+				at := h*it.rows + row
+				a := &w.decode
+				a.Q, a.K, a.KStride = &w.query[at*p.kd], unsafe.Add(k.rows, lo*k.stride), k.stride
+				a.S, a.D, a.Keys = &w.scores[0], p.kd, hi-lo
+				a.Prefetch, a.PrefetchEvery, a.PrefetchRow = p.ahead(c, &k, n, scorePart, heads, scoreTiles)
+				a.NextTile = 0
+				if rows > height {
+					p.scoreLanes(w, height)
+				} else {
 					c.decodeScore[rows].decodeScore(a)
-					p.normalize(w, s, it.kvHead+h, tileArgs{it.row + row, rows, rows, key + lo, hi - lo}, m[at:], l[at:])
+				}
+				scores := w.scores
+				for end := row + rows; row < end; {
+					if rows > height {
+						p.bounds(w, s, it.row+row, height, height, key, n)
+					}
+					w.rebase(height, lo)
+					p.normalize(w, s, it.kvHead+h, tileArgs{it.row + row, height, height, key + lo, hi - lo}, m[at:], l[at:])
 					b := &w.value
 					b.P, b.V, b.VStride = &w.scores[0], unsafe.Add(v.rows, lo*v.stride), v.stride
 					b.O, b.OStride, b.Alpha = &o[at*p.vd], p.vd*4, &w.alpha[0]
 					b.Keys, b.Cols = hi-lo, p.vd
 					b.Prefetch, b.PrefetchEvery, b.PrefetchRow = p.ahead(c, &v, n, part, heads, tiles)
-					c.decodeValue[rows].decodeValue(b)
+					c.decodeValue[height].decodeValue(b)
+					w.scores = w.scores[a.NextTile/4:]
+					row += height
+					at += height
+					part++
 				}
-				row += rows
+				w.scores = scores
 			}
 		}
 	}
 }
+
+// fewQuery converts the queries of an item: those of the first tiles for LaneScore, the
+// others in rows.
+func (p *Plan) fewQuery(w *worker, s *Sequence, it *item, lanes int, dst []float32) {
+	a := &w.pack
+	for i := range lanes {
+		p.convertQuery(w, s, it, i*asm.Lane, asm.Lane, w.stage)
+		a.Src, a.SrcStride, a.Dst = unsafe.Pointer(&w.stage[0]), p.kd*4, &dst[i*asm.Lane*p.kd]
+		a.D, a.Panels = p.kd, 1
+		p.variant.packLanes.pack(a)
+	}
+	if first := lanes * asm.Lane; first < it.rows {
+		w.convert.Halves = p.streamType(p.config.Key, p.config.KeyDim) == BF16
+		p.convertQuery(w, s, it, first, it.rows-first, dst[first*p.kd:])
+		w.convert.Halves = false
+	}
+}
+
+// scoreLanes calls LaneScore for two S tiles of a height, on whole blocks of keys: the
+// last keys are read from a copy.
+func (p *Plan) scoreLanes(w *worker, height int) {
+	a := &w.decode
+	keys := a.Keys
+	a.NextTile = up(keys, asm.Lane) * height * 4
+	if a.Keys -= keys % asm.Lane; a.Keys > 0 {
+		p.variant.laneScore.laneScore(a)
+	}
+	if rest := keys % asm.Lane; rest > 0 {
+		p.convertRows(w, F32, unsafe.Add(a.K, a.Keys*a.KStride), a.KStride, rest, p.kd, w.panels)
+		a.S = &w.scores[a.Keys*height]
+		a.K, a.KStride, a.Keys, a.Prefetch = unsafe.Pointer(&w.panels[0]), p.kd*4, asm.Lane, 0
+		p.variant.laneScore.laneScore(a)
+	}
+}
+
+// fewLimit is the most rows of a score tile: a vector's for LaneScore, which reads float32.
+func (p *Plan) fewLimit(c *recipe) int {
+	if p.streamType(p.config.Key, p.config.KeyDim) != F32 {
+		return c.fewHeight()
+	}
+	return c.DecodeRows
+}
+
+// fewHeight is the height of the tallest tile of a softmax or of values.
+func (c *recipe) fewHeight() int { return min(c.DecodeRows, maxDecodeRows) }
 
 // abreastLeast is the number of keys from which KV heads that lie side by side go
 // abreast: fewer stay in cache.
@@ -87,10 +154,17 @@ func (p *Plan) abreastBlock(c *recipe, heads int) int {
 	return min(max(abreastBytes/(heads*p.keyBytes())/asm.Lane*asm.Lane, asm.Lane), c.DecodeBlock)
 }
 
-// fewTile is the height of the row tile that begins at row, when rows are shared
-// evenly between tiles of at most limit rows.
+// fewTile is the height of the row tile that begins at row. Whole vectors of rows come
+// first, where tiles are that tall; the others are shared evenly between tiles of at most
+// limit rows.
 func fewTile(rows, row, limit int) int {
-	tiles := ceil(rows, limit)
+	if limit >= asm.Lane {
+		if rows-row >= asm.Lane {
+			return asm.Lane
+		}
+		rows, row = rows%asm.Lane, row-rows/asm.Lane*asm.Lane
+	}
+	tiles := ceil(rows, min(limit, maxDecodeRows))
 	size := ceil(rows, tiles)
 	// The first tiles are full, the others one row shorter.
 	full := rows - tiles*(size-1)
@@ -98,6 +172,15 @@ func fewTile(rows, row, limit int) int {
 		return size
 	}
 	return size - 1
+}
+
+// fewTiles is the number of these tiles.
+func fewTiles(rows, limit int) int {
+	lanes := 0
+	if limit >= asm.Lane {
+		lanes, rows = rows/asm.Lane, rows%asm.Lane
+	}
+	return lanes + ceil(rows, min(limit, maxDecodeRows))
 }
 
 // stream is K or V of a KV head on its way to the few-rows kernels.

@@ -73,7 +73,7 @@ func TestVariantsAreComplete(t *testing.T) {
 						}
 					}
 				}
-				for rows := 1; rows <= maxDecodeRows; rows++ {
+				for rows := 1; rows <= v.fewHeight(); rows++ {
 					require.NotEmpty(t, v.decodeScore[dt][rows], "decode score of %d rows of %v", rows, dt)
 					require.NotEmpty(t, v.decodeValue[dt][rows], "decode value of %d rows of %v", rows, dt)
 				}
@@ -148,17 +148,17 @@ func TestLastCPU(t *testing.T) {
 
 // The rows of an item are shared between few-rows tiles without gap.
 func TestFewTile(t *testing.T) {
-	for limit := 1; limit <= maxDecodeRows; limit++ {
+	for _, limit := range []int{1, 2, 3, 4, 5, 6, 7, 8, asm.Lane} {
 		for rows := 1; rows <= 40; rows++ {
 			row, tiles := 0, 0
 			for row < rows {
 				n := fewTile(rows, row, limit)
-				require.True(t, 1 <= n && n <= limit, "tile of %d rows", n)
+				require.True(t, 1 <= n && n <= min(limit, maxDecodeRows) || n == limit, "tile of %d rows", n)
 				row += n
 				tiles++
 			}
 			require.Equal(t, rows, row)
-			require.Equal(t, (rows+limit-1)/limit, tiles)
+			require.Equal(t, fewTiles(rows, limit), tiles)
 		}
 	}
 }

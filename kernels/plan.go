@@ -131,7 +131,7 @@ func (p *Plan) makeRecipes(o *options) error {
 				return fmt.Errorf("kernels: %s: %w", source, err)
 			}
 			r := recipe{Tuning: t, source: source, tile: p.variant.tile(t.Tile, p.config.Precision)}
-			for rows := 1; rows <= maxDecodeRows; rows++ {
+			for rows := 1; rows <= p.variant.fewHeight(); rows++ {
 				r.decodeScore[rows] = pick(p.variant.decodeScore[p.streamType(p.config.Key, p.config.KeyDim)][rows], t.DecodeScore)
 				r.decodeValue[rows] = pick(p.variant.decodeValue[p.streamType(p.config.Value, p.config.ValueDim)][rows], t.DecodeValue)
 			}
@@ -210,10 +210,14 @@ func (p *Plan) Explain(seqs []Sequence) Explanation {
 			}
 			var tiles []string
 			for first := 0; first < rows; {
-				n := fewTile(rows, first, c.DecodeRows)
-				if s.Cache != nil {
+				n := fewTile(rows, first, p.fewLimit(c))
+				switch {
+				case s.Cache != nil:
+					n = fewTile(rows, first, c.fewHeight())
 					tiles = append(tiles, c.panelScore[n].name)
-				} else {
+				case n > c.fewHeight():
+					tiles = append(tiles, p.variant.laneScore.name)
+				default:
 					tiles = append(tiles, c.decodeScore[n].name)
 				}
 				first += n

@@ -26,7 +26,7 @@ func portableVariant() *variant {
 	for dt := range DType(nTypes) {
 		v.convert[dt] = kernel{dtype: dt}
 		v.finish[dt] = kernel{dtype: dt}
-		for rows := 1; rows <= maxDecodeRows; rows++ {
+		for rows := 1; rows <= 4; rows++ {
 			k := kernel{dtype: dt, rows: rows, cols: asm.Lane, name: tileName(rows, asm.Lane)}
 			v.decodeScore[dt][rows] = []kernel{k}
 			v.decodeValue[dt][rows] = []kernel{k}

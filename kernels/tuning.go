@@ -99,7 +99,7 @@ func (t Tuning) validate(v *variant, precision DType) error {
 		{"MinItems", t.MinItems, 0, 1 << 12, 1},
 		{"FewRows", t.FewRows, 0, 256, 1},
 		{"DecodeBlock", t.DecodeBlock, 16, 4096, 16},
-		{"DecodeRows", t.DecodeRows, 1, maxDecodeRows, 1},
+		{"DecodeRows", t.DecodeRows, 1, v.decodeRows(), 1},
 		{"Prefetch", t.Prefetch, 0, 1 << 20, 1},
 		{"CachePrefetch", t.CachePrefetch, 0, 1 << 20, 1},
 	} {
@@ -207,9 +207,9 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 		RowBlock:    1024 / tile.rows * tile.rows,
 		Split:       2048,
 		MinItems:    minItemsOf(host.CPUs),
-		FewRows:     4 * maxDecodeRows,
-		DecodeBlock: decodeBlock(k),
-		DecodeRows:  maxDecodeRows,
+		FewRows:     16,
+		DecodeBlock: decodeBlock(v, k),
+		DecodeRows:  v.decodeRows(),
 		Prefetch:    12 << 10,
 	}
 	if k.Phase == Decode && k.Group == 1 && k.Key != F32 {
@@ -224,28 +224,39 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 	t.Interleave = false
 	if k.Phase != Prefill {
 		// A quarter: the next block is prefetched beside this one.
-		t.KeyBlock = min(max(keyBlock/2/64*64, 64), 512)
-	}
-	if v.name == string(asm.AVX2) && k.Phase != Prefill {
-		// Padding and packing cost many rows more up to here (Zen 3).
-		t.FewRows = 16 * maxDecodeRows
-		if k.Key == F32 {
-			t.FewRows = 8 * maxDecodeRows
-		}
-	}
-	if k.Phase == Prefill {
+		t.KeyBlock = min(max(keyBlock/2/64*64, 64), 256)
+		t.few(v, k)
+	} else {
 		t.Split = 1 << 16
 	}
 	return t
 }
 
+// few sets up to how many rows the few-rows family goes, since padding and packing cost the
+// other one more, and its tile where it takes over.
+func (t *Tuning) few(v *variant, k Case) {
+	switch {
+	case v.name == string(asm.AVX2) && k.Key != F32, v.name == string(asm.AVX512) && k.Key == F32:
+		t.FewRows = 64 // Zen 3; Sapphire Rapids
+	case v.name == string(asm.AVX2), v.name == string(asm.AVX512):
+		t.FewRows = 32 // Zen 3; Sapphire Rapids, whose conversions take the place of FMAs
+	}
+	if v.name == string(asm.AVX512) {
+		t.Tile = v.tiles[1].name // lower: less padding
+	}
+}
+
 // decodeBlock is a block of the few-rows family. Several row tiles find K and V, and what
 // is prefetched meanwhile, in L2; one tile reads them once.
-func decodeBlock(k Case) int {
-	if k.Phase == Decode && k.Group <= maxDecodeRows {
+func decodeBlock(v *variant, k Case) int {
+	if k.Phase == Decode && k.Group <= v.fewHeight() {
 		return 512
 	}
-	return min(max((64<<10)/(pad(k.KeyDim)*k.Key.size())/16*16, 64), 256)
+	size, most := 64<<10, 256 // of K; with V and the next block's, half of L2 (Zen 3)
+	if v.name == string(asm.AVX512) {
+		size, most = 128<<10, 512 // Sapphire Rapids
+	}
+	return min(max(size/(pad(k.KeyDim)*k.Key.size())/16*16, 64), most)
 }
 
 func pad(n int) int { return (n + 15) &^ 15 }

@@ -13,8 +13,8 @@ import (
 // PureGo is the variant in portable Go: always there, the last choice.
 const PureGo = "purego"
 
-// maxDecodeRows is the largest row tile of the few-rows family.
-const maxDecodeRows = 4
+// maxDecodeRows bounds the row tiles of the few-rows family.
+const maxDecodeRows = 8
 
 // kernel is one kernel of a variant: assembly, or portable Go.
 type kernel struct {
@@ -52,6 +52,8 @@ type variant struct {
 	tiles       []tile
 	decodeScore [nTypes][maxDecodeRows + 1][]kernel // by DType and rows; the default first
 	decodeValue [nTypes][maxDecodeRows + 1][]kernel
+	laneScore   kernel // portableID: there is none
+	packLanes   kernel
 	panelScore  [nTypes][maxDecodeRows + 1]kernel
 	panelValue  [nTypes][maxDecodeRows + 1]kernel
 	softmax     kernel
@@ -62,6 +64,24 @@ type variant struct {
 	mask        kernel
 	convert     [nTypes]kernel // by DType
 	finish      [nTypes]kernel // by DType
+}
+
+// decodeRows is the most that Tuning.DecodeRows can be.
+func (v *variant) decodeRows() int {
+	if v.laneScore.id != portableID {
+		return asm.Lane
+	}
+	return v.fewHeight()
+}
+
+// fewHeight is the height of the tallest row tile of the few-rows family. There is one of
+// each lower height.
+func (v *variant) fewHeight() int {
+	rows := maxDecodeRows
+	for v.decodeScore[F32][rows] == nil {
+		rows--
+	}
+	return rows
 }
 
 func (v *variant) interleaves() bool { return v.maxima.id != portableID }
@@ -96,7 +116,14 @@ func (v *variant) manyNames(precision DType) []string {
 	return names
 }
 
-func (v *variant) decodeScoreNames() []string { return tileNames(&v.decodeScore[F32]) }
+func (v *variant) decodeScoreNames() []string {
+	names := tileNames(&v.decodeScore[F32])
+	if v.laneScore.id != portableID {
+		names = append(names, v.laneScore.name)
+	}
+	return names
+}
+
 func (v *variant) decodeValueNames() []string { return tileNames(&v.decodeValue[F32]) }
 
 func tileNames(byRows *[maxDecodeRows + 1][]kernel) []string {
@@ -187,6 +214,8 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 			valueExp[e.name] = e
 		case asm.OpDecodeScore:
 			v.decodeScore[t][k.Rows] = append(v.decodeScore[t][k.Rows], e)
+		case asm.OpLaneScore:
+			v.laneScore = e
 		case asm.OpDecodeValue:
 			v.decodeValue[t][k.Rows] = append(v.decodeValue[t][k.Rows], e)
 		case asm.OpPanelScore:
@@ -213,6 +242,7 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 			v.finish[t] = e
 		}
 	}
+	v.packLanes = pack[F32][v.laneScore.rows]
 	for i := range v.tiles {
 		t := &v.tiles[i]
 		t.value, t.valueExp = value[t.name], valueExp[t.name]

@@ -119,8 +119,17 @@ func (s *space) alternatives(names []string, t kernels.Tuning) []string {
 	return list
 }
 
-// tileHeights are those that rows are shared between, evenly, by tiles of at most so many.
+// tileHeights are those that rows are shared between: tiles of a vector's rows if they may be
+// that tall, and for the others tiles of at most so many, evenly.
 func tileHeights(rows, limit int) []int {
+	const lanes, most = 16, 8
+	if limit >= lanes && rows >= lanes {
+		if rows %= lanes; rows == 0 {
+			return []int{lanes}
+		}
+		return append([]int{lanes}, tileHeights(rows, most)...)
+	}
+	limit = min(limit, most)
 	n := (rows + limit - 1) / limit
 	size := (rows + n - 1) / n
 	if size*n == rows {

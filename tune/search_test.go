@@ -380,6 +380,9 @@ func TestTileHeights(t *testing.T) {
 	require.Equal(t, []int{2, 1}, tileHeights(3, 2))
 	require.Equal(t, []int{1}, tileHeights(1, 4))
 	require.Equal(t, []int{3}, tileHeights(9, 4))
+	require.Equal(t, []int{5, 4}, tileHeights(9, 16))
+	require.Equal(t, []int{16}, tileHeights(32, 16))
+	require.Equal(t, []int{16, 5, 4}, tileHeights(41, 16))
 }
 
 func TestProblemsLieInTheirBucket(t *testing.T) {

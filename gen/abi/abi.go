@@ -23,6 +23,7 @@ var structs = map[spec.Op]string{
 	spec.Value:       "ValueArgs",
 	spec.ValueExp:    "ValueArgs",
 	spec.DecodeScore: "DecodeScoreArgs",
+	spec.LaneScore:   "DecodeScoreArgs",
 	spec.DecodeValue: "ValueArgs",
 	spec.PanelScore:  "PanelScoreArgs",
 	spec.PanelValue:  "PanelValueArgs",

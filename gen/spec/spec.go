@@ -16,6 +16,7 @@ const (
 	Value       Op = "value"        // O = alpha·O + P·V of one row tile
 	ValueExp    Op = "value_exp"    // Value, and between its FMAs the exponentials of the next row tile
 	DecodeScore Op = "decode_score" // S = Q·Kᵀ of few rows, K in plain rows
+	LaneScore   Op = "lane_score"   // S = Q·Kᵀ of a vector's worth of rows, K in plain rows of float32
 	DecodeValue Op = "decode_value" // O = alpha·O + P·V of few rows, V streamed once
 	PanelScore  Op = "panel_score"  // S = Q·Kᵀ of few rows, K in panels of its own type
 	PanelValue  Op = "panel_value"  // O = alpha·O + P·V of few rows, V in panels of its own type
@@ -146,6 +147,9 @@ type Set struct {
 	// for each number of rows at least, the default of a number first.
 	DecodeScore []Tile
 	DecodeValue []Tile
+	// LaneScore holds the tile that takes as many rows as a vector has lanes, if there is
+	// one: those of two of the tallest tiles of DecodeValue.
+	LaneScore []Tile
 	// PanelScore and PanelValue hold one tile for each number of rows; keys or columns
 	// are a power of two times 16.
 	PanelScore []Tile
@@ -161,10 +165,11 @@ var Sets = []Set{
 		Interleaved: true,
 		Dot:         true,
 		AMX:         true,
-		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 4}, {4, 2}},
-		DecodeValue: []Tile{{1, 128}, {2, 64}, {3, 64}, {4, 64}, {4, 32}},
-		PanelScore:  []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 32}},
-		PanelValue:  []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 32}},
+		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 4}, {5, 4}, {6, 2}, {7, 2}, {8, 2}, {4, 2}},
+		DecodeValue: []Tile{{1, 128}, {2, 64}, {3, 64}, {4, 64}, {5, 32}, {6, 32}, {7, 32}, {8, 32}, {4, 32}},
+		LaneScore:   []Tile{{16, 16}},
+		PanelScore:  []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 32}, {5, 32}, {6, 32}, {7, 32}, {8, 32}},
+		PanelValue:  []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 32}, {5, 32}, {6, 32}, {7, 32}, {8, 32}},
 	},
 	{
 		ISA:         AVX2,
@@ -226,6 +231,10 @@ func List() []Spec {
 			}
 			add(AMXPack, BF16, 0, 0)
 			add(AMXPeak, BF16, 0, 0)
+		}
+		for _, tile := range set.LaneScore {
+			add(LaneScore, F32, tile.Rows, tile.Cols)
+			pack(F32, tile.Rows) // Q
 		}
 		for _, t := range Inputs {
 			for _, tile := range set.DecodeScore {

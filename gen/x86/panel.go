@@ -26,13 +26,17 @@ type panels struct {
 	at     reg.GPPhysical // K or V, at the row
 	stride strides        // from panel to panel
 	sets   []*outer
+	spread reg.VecPhysical // AVX-512, BF16: order of bytes that widens
 }
 
 // newPanels hands out the vector registers; dst names what grows, a and b its factors.
 func (e *emitter) newPanels(dst, a, b string) *panels {
 	g := &panels{e: e, rows: e.spec.Rows, size: e.spec.DType.Size()}
-	vecs, sets := e.spec.Cols/e.lanes, 1
-	for g.rows*vecs*sets < e.lanes {
+	vecs, sets, chains := e.spec.Cols/e.lanes, 1, 8 // that hide the latency of an FMA
+	if e.avx512() {
+		chains = 12
+	}
+	for g.rows*vecs*sets < chains {
 		sets *= 2
 	}
 	acc := e.vec(dst, sets*g.rows*vecs)
@@ -41,8 +45,11 @@ func (e *emitter) newPanels(dst, a, b string) *panels {
 		a, b = b, a
 	}
 	hold := e.vec(b, min(g.rows, vecs))
-	if g.pairs() {
+	switch {
+	case g.pairs():
 		e.newHalves()
+	case e.spec.DType == spec.BF16:
+		g.spread = e.newSpread(acc[0])
 	}
 	pass := e.vec(a, max(1, min(e.room(), 4)))
 	for range sets {
@@ -79,6 +86,9 @@ func (g *panels) step(t *outer, i int, a func(r int) operand.Mem) {
 		x := v * e.lanes
 		row := func(x int) operand.Mem { return g.stride.mem(g.at, x/lane, g.size*(i*lane+x%lane)) }
 		switch {
+		case g.spread != nil:
+			e.VBROADCASTI64X4(row(x), dst)
+			e.VPSHUFB(g.spread, dst, dst)
 		case !g.pairs():
 			e.loadAs(e.spec.DType, row(x), dst)
 		case v%2 == 0:
@@ -95,7 +105,36 @@ func (g *panels) sum(sets []*outer) *outer {
 	if g.pairs() {
 		g.e.zip(t)
 	}
+	for _, row := range t.acc {
+		for _, x := range row {
+			if g.spread != nil {
+				g.e.VSHUFF32X4(operand.Imm(0xD8), x, x, x)
+			}
+		}
+	}
 	return t
+}
+
+// newSpread makes the order of bytes that widens 16 bf16, which lie in both halves of a
+// vector: the first and third four come out before the second and last. One shuffle, where
+// widening in order takes that and a shift, both in the place of an FMA.
+func (e *emitter) newSpread(second reg.VecPhysical) reg.VecPhysical {
+	x, tmp := []reg.VecPhysical{e.vec("order of bytes", 1)[0], second}, e.scratch()
+	for half, x := range x {
+		for i := range uint64(2) {
+			// Of two elements: 0, 0, the bytes of one, 0, 0, those of the next.
+			first := 8*uint64(half) + 4*i
+			e.MOVQ(operand.U64(0x0302808001008080+0x0101000001010000*first), tmp)
+			if i == 0 {
+				e.VMOVQ(tmp, x.AsX())
+			} else {
+				e.VPINSRQ(operand.Imm(1), tmp, x.AsX(), x.AsX())
+			}
+		}
+		e.VSHUFF32X4(operand.Imm(0), x, x, x)
+	}
+	e.VINSERTF64X4(operand.Imm(1), x[1].AsY(), x[0], x[0])
+	return x[0]
 }
 
 // each covers left panels by tiles of the full width, then of its halves.

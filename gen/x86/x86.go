@@ -59,6 +59,8 @@ func Emit(s spec.Spec) (spec.Output, error) {
 		e.decodeValue()
 	case spec.DecodeScore:
 		e.decodeScore()
+	case spec.LaneScore:
+		e.laneScore()
 	case spec.PanelScore:
 		e.panelScore()
 	case spec.PanelValue:
