@@ -506,12 +506,12 @@ func TestWiden(t *testing.T) {
 // inHalves is where Halves puts column c of so many.
 func inHalves(isa asm.ISA, c, cols int) int {
 	switch {
-	case isa == asm.AVX2:
-		return c/16*16 + c/4%2*8 + c%16/8*4 + c%4
-	case isa == asm.AVX512 && c < cols/32*32:
+	case isa == asm.NEON || isa == asm.AVX512 && c >= cols/32*32:
+		return c
+	case isa == asm.AVX512:
 		return c/32*32 + c%2*16 + c%32/2
 	}
-	return c
+	return c/16*16 + c/4%2*8 + c%16/8*4 + c%4 // 256 bits
 }
 
 func TestConvertHalves(t *testing.T) {
