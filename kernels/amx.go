@@ -76,7 +76,6 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 				}
 				lo = lo / cols * cols
 				w.rebase(height, lo)
-				blocks := ceil(hi-lo, cols) * (cols / asm.Lane)
 				whole := (hi-lo)%cols == 0 && w.whole(height, hi-lo)
 				score, rest := p.dot.score, float32(1) // what the scores are multiplied by before and in the softmax
 				if plain && whole {
@@ -86,6 +85,7 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 				a.Q, a.K, a.S = &w.query[row*pairs], &w.panels[(first+lo)*pairs], &w.scores[0]
 				a.D, a.Panels, a.Scale = pairs, ceil(hi-lo, cols), score
 				k.score.amxScore(a)
+				blocks := a.Panels * (cols / asm.Lane)
 				p.prepare(w, s, it.kvHead, tileArgs{it.row + row, rows, height, key + first + lo, hi - lo}, m[row:], l[row:])
 				w.softmax.Blocks, w.softmax.Pending, w.softmax.Scale = blocks, &w.pending[0], rest
 				if whole {
