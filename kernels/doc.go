@@ -34,8 +34,8 @@
 //
 // With Config.Precision = BF16 the weights of the softmax are rounded to bf16, to nearest
 // (by AMX up to 2 % of the distance between neighbors), and so is the sum that divides them:
-// it is that of the rounded weights, so that equal values come out as they are. Elements of Query, Key and Value below 2^-126 count
-// as 0 on CPUs. It applies to the many-rows family (Explain tells); decode and short
+// it is that of the rounded weights, so that equal values come out as they are. Elements of
+// Query, Key and Value below 2^-126 count as 0 on CPUs. It applies to the many-rows family (Explain tells); decode and short
 // chunks, which memory bounds, stay float32.
 //
 // # Determinism

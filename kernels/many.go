@@ -11,9 +11,9 @@ import (
 // tile after another, while K and V stay in L2. Interleaved, the values of a tile are
 // added after the scores of the next one, so that its exponentials go along.
 //
-// Each tile's queries are packed and its sums cleared when it comes first, and its rows finished when it came
-// last, unless the item is a split. Both wait for memory, so they are prefetched in the
-// kernels of the tile before and of the tile itself.
+// Each tile's queries are packed and its sums cleared when it comes first, and its rows
+// finished when it came last, unless the item is a split. Both wait for the caller's memory,
+// so that is prefetched in the kernels of the tile before and of the tile itself.
 func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
 	height, start := c.tile.rows, s.firstKey(it)
 	tiles := ceil(it.rows, height)
@@ -42,11 +42,11 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 			a := &w.score
 			a.Q, a.K, a.S = &w.query[row*p.kd], (*float32)(unsafe.Add(panels, lo*p.kd*4)), &w.scores[0]
 			a.D, a.Panels = p.kd, ceil(hi-lo, c.tile.cols)
-			ahead, tile, tiles := nextK, row/height, tiles
-			if next := row + height; first && c.Prefetch > 0 && next < it.rows {
-				ahead, tile, tiles = p.ownRows(&s.Query, p.config.Query, p.config.KeyDim, it, next, min(height, it.rows-next)), 0, 1
+			ahead := share{nextK, row / height, tiles}
+			if next := row + height; first && next < it.rows {
+				ahead = share{p.ownRows(c, &s.Query, p.config.Query, p.config.KeyDim, it, next, min(height, it.rows-next)), 0, 1}
 			}
-			a.Prefetch, a.PrefetchEvery = ahead.share(unsafe.Pointer(a.K), tile, tiles, a.Panels*p.kd/asm.Lane)
+			a.Prefetch, a.PrefetchEvery = ahead.spread(unsafe.Pointer(a.K), a.Panels*p.kd/asm.Lane)
 			a.PrefetchRow, a.PrefetchStride = ahead.row, ahead.stride
 			c.tile.score.score(a)
 			t := tileArgs{it.row + row, rows, height, key + lo, hi - lo}
@@ -66,11 +66,11 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 			b.P, b.V, b.VStride = &w.scores[0], unsafe.Add(v, lo*p.vd*4), p.vd*4
 			b.O, b.OStride, b.Alpha = &o[row*p.vd], p.vd*4, &w.alpha[0]
 			b.Keys, b.Cols = hi-lo, p.vd
-			ahead, tile, tiles = nextV, row/height, ceil(it.rows, height)
-			if last && c.Prefetch > 0 {
-				ahead, tile, tiles = p.ownRows(&s.Output, p.config.Output, p.config.ValueDim, it, row, rows), 0, 1
+			ahead = share{nextV, row / height, tiles}
+			if last {
+				ahead = share{p.ownRows(c, &s.Output, p.config.Output, p.config.ValueDim, it, row, rows), 0, 1}
 			}
-			b.Prefetch, b.PrefetchEvery = ahead.share(b.V, tile, tiles, b.Keys/asm.Lane*ceil(p.vd, c.tile.cols))
+			b.Prefetch, b.PrefetchEvery = ahead.spread(b.V, b.Keys/asm.Lane*ceil(p.vd, c.tile.cols))
 			b.PrefetchRow, b.PrefetchStride = ahead.row, ahead.stride
 			if c.Interleave {
 				pending = row
@@ -98,8 +98,8 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 
 // ownRows is where a tile's rows lie in the caller's queries or outputs, if the heads of a
 // group lie together.
-func (p *Plan) ownRows(t *Tensor, dt DType, dim int, it *item, row, n int) (x rows) {
-	if t.HeadStride != dim && p.group > 1 {
+func (p *Plan) ownRows(c *recipe, t *Tensor, dt DType, dim int, it *item, row, n int) (x rows) {
+	if c.Prefetch == 0 || t.HeadStride != dim && p.group > 1 {
 		return
 	}
 	first, last := (it.row+row)/p.group, (it.row+row+n-1)/p.group
@@ -124,14 +124,20 @@ func (p *Plan) nextBlock(c *recipe, s *Sequence, it *item, key int) (k, v rows) 
 	return of(&s.Key, p.config.Key, p.config.KeyDim), of(&s.Value, p.config.Value, p.config.ValueDim)
 }
 
-// share is what one of several row tiles prefetches in so many steps of its kernel, which
-// spread it over their time: where it begins, relative to from, and at every how many steps.
-func (x *rows) share(from unsafe.Pointer, tile, tiles, steps int) (prefetch, every int) {
+// share is what one of several row tiles prefetches of such memory.
+type share struct {
+	rows
+	tile, tiles int
+}
+
+// spread spreads it over so many steps of a kernel: where it begins, relative to from, and
+// at every how many steps.
+func (x *share) spread(from unsafe.Pointer, steps int) (prefetch, every int) {
 	if x.n == 0 {
 		return 0, 0
 	}
-	every = max(steps*tiles*asm.PrefetchStep/(x.n*x.row), 1)
-	first := tile * (steps / every * asm.PrefetchStep) / x.row
+	every = max(steps*x.tiles*asm.PrefetchStep/(x.n*x.row), 1)
+	first := x.tile * (steps / every * asm.PrefetchStep) / x.row
 	if first >= x.n {
 		return 0, 0
 	}

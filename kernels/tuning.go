@@ -199,6 +199,8 @@ func DefaultTuning(k Case) (Tuning, error) {
 
 func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 	tile := v.tiles[0]
+	// Not interleaved: on AVX2 exponentials compete for two load ports (Zen 3), on AVX-512
+	// with the FMAs for both vector ports (Sapphire Rapids).
 	// K panels and V of a block take half of L2; the other half holds S, Q, O.
 	keyBlock := host.Caches.L2 / 2 / (4 * (pad(k.KeyDim) + pad(k.ValueDim)))
 	t := Tuning{
@@ -219,9 +221,6 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 	if k.Phase == Decode && k.Group == 1 && k.Key == F32 && k.Bucket > 512 {
 		t.CachePrefetch = 0 // the hardware does better while memory alone limits (Zen 3)
 	}
-	// Interleaved, they cost more than apart: on AVX2 they compete for two load ports
-	// (Zen 3), on AVX-512 with the FMAs for both vector ports (Sapphire Rapids).
-	t.Interleave = false
 	if k.Phase != Prefill {
 		// A quarter: the next block is prefetched beside this one.
 		t.KeyBlock = min(max(keyBlock/2/64*64, 64), 256)

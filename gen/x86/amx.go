@@ -41,7 +41,6 @@ const (
 	tilePair  = 2 * tileBlock // two of them
 	weight    = 128           // 1 in units of the last place of a bf16 that is 1
 	bf16Bias  = 127 * weight  // the bits of 1 as bf16
-	floorMode = 1             // of VREDUCEPS: x − ⌊x⌋
 	notEqual  = 4             // of VCMPPS: true of a NaN
 )
 
@@ -202,7 +201,7 @@ L[r] += Σ P[r]`
 		}
 	}
 	for i := range x {
-		e.VREDUCEPS(operand.Imm(floorMode), x[i], f[i])
+		e.VREDUCEPS(operand.Imm(exp2Floor), x[i], f[i])
 	}
 	for i := range x {
 		e.VFMADD213PS(bias, one, x[i])

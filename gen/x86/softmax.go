@@ -15,7 +15,7 @@ import (
 // leaves n + 127, the exponent of 2^n, in the low bits of the sum: a shift makes it a float.
 // The product, unlike an addition to the exponent, keeps every NaN. At the least x, 2^n is 0.
 //
-// AVX-512: n = ⌊x⌋, and VSCALEFPS multiplies p(f) by 2^n: seven operations instead of eleven
+// AVX-512: n = ⌊x⌋, and VSCALEFPS multiplies p(f) by 2^n: eight operations instead of eleven
 // on the ports that the FMAs need.
 type exp2 struct {
 	e           *emitter

@@ -2,6 +2,5 @@
 
 package amx
 
-// permission is not asked for: elsewhere a system that saves the tile registers is taken to
-// permit them, but none has been tried.
+// permission is not given where nothing has been tried.
 func permission() string { return "only Linux has been tried" }
