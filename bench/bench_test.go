@@ -50,9 +50,9 @@ func benchmarkCase(b *testing.B, c Case) {
 	for b.Loop() {
 		r.mustRun()
 	}
-	ns := float64(b.Elapsed()) / float64(b.N)
+	t := timing{ns: float64(b.Elapsed()) / float64(b.N)}
 	p, bw := r.limits()
-	x := r.result(ns, max(peak, p), max(bandwidth, bw))
+	x := r.result(t, max(peak, p), max(bandwidth, bw))
 	b.ReportMetric(x.GFLOPS, "GFLOP/s")
 	b.ReportMetric(x.OfBound, "of_bound")
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/gqa-go/gqa/kernels"
 	"github.com/stretchr/testify/require"
@@ -71,11 +72,41 @@ func TestLimit(t *testing.T) {
 }
 
 func TestMedianRound(t *testing.T) {
+	r := runner{widest: 4}
 	var rounds []Result
 	for _, x := range []float64{0.9, 0.1, 0.7, 1.4, 0.6} {
-		rounds = append(rounds, Result{OfBound: x, NS: 100 * x})
+		rounds = append(rounds, Result{OfBound: x, CoreWidth: 2})
 	}
-	require.Equal(t, Result{OfBound: 0.7, NS: 70}, medianRound(rounds))
+	require.Equal(t, Result{OfBound: 0.7, CoreWidth: 2, CoreShare: 0.5, Rounds: 5}, r.medianRound(rounds))
+	for i, x := range []float64{1.1, 1.2, 1.3} {
+		rounds = append(rounds, Result{OfBound: x, CoreWidth: 3.6 + 0.1*float64(i)})
+	}
+	x := r.medianRound(rounds)
+	require.Equal(t, Result{OfBound: 1.2, CoreWidth: 3.7, CoreShare: 3.7 / 4, Rounds: 8, Undisturbed: 3}, x, "disturbed rounds do not count where there are others")
+}
+
+func TestWidth(t *testing.T) {
+	for _, threads := range []int{1, 2} {
+		best := 0.0
+		for range 100 {
+			best = max(best, width(threads))
+		}
+		// A superscalar core, and no compiler that merges the additions.
+		require.Greater(t, best, 1.2)
+		require.Less(t, best, 12.0)
+	}
+}
+
+func TestPatience(t *testing.T) {
+	c := Case{Heads: 1, KVHeads: 1, HeadDim: 16, Q: 1, KV: 1, Threads: 1, Variant: kernels.PureGo}
+	start := time.Now()
+	r, err := Measure(context.Background(), c, Options{Rounds: 1, Patience: time.Hour})
+	require.NoError(t, err)
+	require.Less(t, time.Since(start), time.Hour)
+	require.Positive(t, r.Undisturbed)
+	require.LessOrEqual(t, r.Undisturbed, r.Rounds)
+	_, err = Measure(context.Background(), c, Options{Patience: -1})
+	require.ErrorContains(t, err, "Options.Patience = -1ns: expected 0 or more")
 }
 
 func TestStandard(t *testing.T) {

@@ -24,7 +24,15 @@
 // be one. The round reported is the one with the median share of its bound; all
 // numbers of a Result come from this one round.
 //
-// Where other work takes the cores for good, no sample is clean: Result.CPUShare tells.
+// Where other work takes the CPUs for good, no sample is clean: Result.CPUShare tells.
+//
+// A core runs two threads, and on rented machines the other one is a stranger's. It takes its part
+// of what the core can start in a cycle, of its ports and of L1 and L2, which no CPU time shows, and the peak
+// hardly, because FMAs alone ask for little but their ports. Additions show it: before and after each run
+// it is counted how many independent ones a core starts a cycle (Result.CoreWidth). A round that
+// had less than 0.85 of the most that this measurement saw does not count if there are others;
+// Options.Patience asks for more rounds until enough do. A run of many milliseconds can still be
+// disturbed in between.
 //
 // Runs follow each other on the same tensors: what fits a cache is in it.
 package bench

@@ -1,8 +1,10 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -12,8 +14,10 @@ import (
 
 // Options say how to measure. The zero value is good.
 type Options struct {
-	Rounds  int              // at most so many, made odd; 0: 7
+	Rounds  int              // so many, made odd; 0: 7
 	Profile *kernels.Profile // tuned choices; nil: the defaults
+	// Patience is for how long Measure goes on with more rounds until so many were undisturbed.
+	Patience time.Duration
 }
 
 const (
@@ -44,6 +48,14 @@ type Result struct {
 	// had: 1 undisturbed, less where other work took the cores or threads waited for
 	// each other; 0: not known.
 	CPUShare float64 `json:"cpu_share"`
+	// CoreWidth is how many additions a core started a cycle, beside the run that counts, and
+	// CoreShare what that is of the most in this measurement: less than 1 where the core's other
+	// hardware thread was busy.
+	CoreWidth float64 `json:"core_width"`
+	CoreShare float64 `json:"core_share"`
+	// Of so many rounds so many had their cores to themselves.
+	Rounds      int `json:"rounds"`
+	Undisturbed int `json:"undisturbed_rounds"`
 }
 
 // Limit bounds the time of a case, in ns, from a peak in GFLOP/s and a bandwidth in GB/s, and
@@ -68,18 +80,17 @@ func Measure(ctx context.Context, c Case, o Options) (Result, error) {
 	}
 	defer r.close()
 	var rounds []Result
-	for i := range n {
+	start := time.Now()
+	for i := 0; i < n || len(r.undisturbed(rounds)) < n && time.Since(start) < o.Patience; i++ {
 		if err := ctx.Err(); err != nil {
 			return Result{}, fmt.Errorf("bench: after %d of %d rounds: %w", i, n, err)
 		}
 		peak, bandwidth := r.limits()
-		ns, share := r.sample()
+		x := r.sample()
 		p, b := r.limits()
-		x := r.result(ns, max(peak, p), max(bandwidth, b))
-		x.CPUShare = share
-		rounds = append(rounds, x)
+		rounds = append(rounds, r.result(x, max(peak, p), max(bandwidth, b)))
 	}
-	return medianRound(rounds), nil
+	return r.medianRound(rounds), nil
 }
 
 // Comparison is a case with the default tuning and with a profile's, which take turns on the
@@ -113,22 +124,20 @@ func Compare(ctx context.Context, c Case, o Options) (Comparison, error) {
 			return Comparison{}, fmt.Errorf("bench: after %d of %d rounds: %w", i, n, err)
 		}
 		peak, bandwidth := r.limits()
-		var ns, share [2]float64
+		var timed [2]timing
 		for j := range 2 {
 			k := (i + j) % 2 // each is the first in turn
 			r.plan = plans[k]
-			ns[k], share[k] = r.sample()
+			timed[k] = r.sample()
 		}
 		p, b := r.limits()
 		for k := range rounds {
-			x := r.result(ns[k], max(peak, p), max(bandwidth, b))
-			x.CPUShare = share[k]
-			rounds[k] = append(rounds[k], x)
+			rounds[k] = append(rounds[k], r.result(timed[k], max(peak, p), max(bandwidth, b)))
 		}
-		gains = append(gains, ns[0]/ns[1])
+		gains = append(gains, timed[0].ns/timed[1].ns)
 	}
 	slices.Sort(gains)
-	return Comparison{medianRound(rounds[0]), medianRound(rounds[1]), gains[n/2], [2]float64{gains[0], gains[n-1]}}, nil
+	return Comparison{r.medianRound(rounds[0]), r.medianRound(rounds[1]), gains[n/2], [2]float64{gains[0], gains[n-1]}}, nil
 }
 
 // rounds is how many to measure.
@@ -136,24 +145,31 @@ func (o Options) rounds() (int, error) {
 	if o.Rounds < 0 || o.Rounds > maxRounds {
 		return 0, fmt.Errorf("bench: Options.Rounds = %d: expected 0 (%d) … %d", o.Rounds, defaultRounds, maxRounds)
 	}
+	if o.Patience < 0 {
+		return 0, fmt.Errorf("bench: Options.Patience = %v: expected 0 or more", o.Patience)
+	}
 	if o.Rounds == 0 {
 		return defaultRounds, nil
 	}
 	return o.Rounds | 1, nil
 }
 
-// medianRound is the round with the median share of the bound.
-func medianRound(rounds []Result) Result {
-	slices.SortFunc(rounds, func(a, b Result) int {
-		switch {
-		case a.OfBound < b.OfBound:
-			return -1
-		case a.OfBound > b.OfBound:
-			return 1
-		}
-		return 0
-	})
-	return rounds[len(rounds)/2]
+// medianRound is the round with the median share of the bound: of the undisturbed ones, if there are any.
+func (r *runner) medianRound(rounds []Result) Result {
+	counted := r.undisturbed(rounds)
+	n := len(counted)
+	if n == 0 {
+		counted = rounds
+	}
+	slices.SortFunc(counted, func(a, b Result) int { return cmp.Compare(a.OfBound, b.OfBound) })
+	x := counted[len(counted)/2]
+	x.CoreShare, x.Rounds, x.Undisturbed = x.CoreWidth/r.widest, len(rounds), n
+	return x
+}
+
+// undisturbed are the rounds that had their cores.
+func (r *runner) undisturbed(rounds []Result) []Result {
+	return slices.DeleteFunc(slices.Clone(rounds), func(x Result) bool { return x.CoreWidth < undisturbed*r.widest })
 }
 
 // runner is a case, ready to run.
@@ -166,6 +182,8 @@ type runner struct {
 	meter *meter
 	// memory is where K and V lie.
 	memory [][]byte
+	// widest is the greatest width of the cores so far.
+	widest float64
 }
 
 func newRunner(c Case, profile *kernels.Profile) (*runner, error) {
@@ -228,35 +246,54 @@ func (r *runner) limits() (peak, bandwidth float64) {
 	return r.meter.peakGFLOPS(), r.meter.bandwidthGBs(kernels.F32, r.memory...)
 }
 
-// sample is the time of one run in ns, the best of some samples, and the share of the
-// CPUs that these had.
-func (r *runner) sample() (ns, share float64) {
-	batch := func(n int) time.Duration {
+// timing is one run.
+type timing struct {
+	ns    float64 // the best of some samples
+	share float64 // of the CPUs, that all of them had
+	width float64 // of the cores, beside the best
+}
+
+func (r *runner) sample() timing {
+	x := timing{ns: math.Inf(1)}
+	start, cpu := time.Now(), cpuTime()
+	before := r.width()
+	batch := func(n int) {
 		start := time.Now()
 		for range n {
 			r.mustRun()
 		}
-		return time.Since(start) / time.Duration(n)
+		ns := float64(time.Since(start)) / float64(n)
+		after := r.width()
+		if ns < x.ns {
+			x.ns, x.width = ns, min(before, after)
+		}
+		before = after
 	}
-	start, cpu := time.Now(), cpuTime()
-	best := batch(1)
-	n, count := max(1, int(minSample/max(best, 1))), shortSamples
-	if best > long {
+	batch(1)
+	n, count := max(1, int(float64(minSample)/max(x.ns, 1))), shortSamples
+	if x.ns > float64(long) {
 		count = longSamples
 	}
 	for range count {
-		best = min(best, batch(n))
+		batch(n)
 	}
-	share = float64(cpuTime()-cpu) / float64(time.Since(start)) / float64(r.c.Threads)
-	return float64(best), share
+	x.share = float64(cpuTime()-cpu) / float64(time.Since(start)) / float64(r.c.Threads)
+	return x
 }
 
-func (r *runner) result(ns, peak, bandwidth float64) Result {
+// width is that of the cores now.
+func (r *runner) width() float64 {
+	w := width(r.c.Threads)
+	r.widest = max(r.widest, w)
+	return w
+}
+
+func (r *runner) result(t timing, peak, bandwidth float64) Result {
 	x := Result{
-		Case: r.c, CPU: kernels.Host().CPU, NS: ns, GFLOPS: float64(r.c.Flops()) / ns, Bytes: r.c.Bytes(),
-		PeakGFLOPS: peak, BandwidthGBs: bandwidth,
+		Case: r.c, CPU: kernels.Host().CPU, NS: t.ns, GFLOPS: float64(r.c.Flops()) / t.ns, Bytes: r.c.Bytes(),
+		PeakGFLOPS: peak, BandwidthGBs: bandwidth, CPUShare: t.share, CoreWidth: t.width,
 	}
 	x.BoundNS, x.Bound = r.c.Limit(peak, bandwidth)
-	x.OfBound = x.BoundNS / ns
+	x.OfBound = x.BoundNS / t.ns
 	return x
 }

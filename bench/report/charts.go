@@ -310,7 +310,7 @@ func withoutThreads(c bench.Case) string {
 // ---------------------------------------------------------------- the table
 
 func results(r Run) table {
-	t := table{Header: []string{"case", "KV", "heads/KV heads/dim", "q", "kv", "causal", "threads", "variant", "time", "GFLOP/s", "peak", "GB/s of its memory", "limited by", "of bound", "CPU share"}}
+	t := table{Header: []string{"case", "KV", "heads/KV heads/dim", "q", "kv", "causal", "threads", "variant", "time", "GFLOP/s", "peak", "GB/s of its memory", "limited by", "of bound", "CPU share", "core share"}}
 	for _, x := range r.Results {
 		causal := "no"
 		if x.Causal {
@@ -319,25 +319,32 @@ func results(r Run) table {
 		t.Rows = append(t.Rows, []string{
 			string(x.Phase), x.KVDType.String() + storage(x.Case), heads(x.Case), fmt.Sprint(x.Q), fmt.Sprint(x.KV), causal, fmt.Sprint(x.Threads), x.Variant,
 			duration(x.NS), fmt.Sprintf("%.1f", x.GFLOPS), fmt.Sprintf("%.1f", x.PeakGFLOPS), fmt.Sprintf("%.1f", x.BandwidthGBs), x.Bound,
-			fmt.Sprintf("%.3f", x.OfBound), fmt.Sprintf("%.2f", x.CPUShare),
+			fmt.Sprintf("%.3f", x.OfBound), fmt.Sprintf("%.2f", x.CPUShare), fmt.Sprintf("%.2f", x.CoreShare),
 		})
 	}
 	return t
 }
 
-// disturbed warns of results for which the threads did not have their CPUs.
+// disturbed warns of results for which the threads did not have their CPUs, or these not their cores.
 func disturbed(r Run) string {
 	const enough = 0.9
-	n := 0
+	cpus, cores := 0, 0
 	for _, x := range r.Results {
 		if x.CPUShare > 0 && x.CPUShare < enough {
-			n++
+			cpus++
+		}
+		if x.Rounds > 0 && x.Undisturbed == 0 {
+			cores++
 		}
 	}
-	if n == 0 {
-		return ""
+	var warnings []string
+	if cpus > 0 {
+		warnings = append(warnings, fmt.Sprintf("In %s of %d the threads had less than %.0f %% of their CPUs (column CPU share): other work ran, or threads waited for each other.", plural(cpus, "case"), len(r.Results), 100*enough))
 	}
-	return fmt.Sprintf("In %s of %d the threads had less than %.0f %% of their CPUs (column CPU share): other work ran, or threads waited for each other.", plural(n, "case"), len(r.Results), 100*enough)
+	if cores > 0 {
+		warnings = append(warnings, fmt.Sprintf("In %s of %d no round had the cores to itself (column core share): other hardware threads of the same cores were busy.", plural(cores, "case"), len(r.Results)))
+	}
+	return strings.Join(warnings, " ")
 }
 
 // ---------------------------------------------------------------- bars

@@ -113,6 +113,10 @@ func TestHeader(t *testing.T) {
 	r.Results[1].CPUShare = 0.5
 	page, _ = write(t, r)
 	require.Contains(t, page, "In 1 case of 5 the threads had less than 90 % of their CPUs")
+	require.NotContains(t, page, "core share):")
+	r.Results[2].Rounds = 7
+	page, _ = write(t, r)
+	require.Contains(t, page, "In 1 case of 5 no round had the cores to itself")
 }
 
 func TestCharts(t *testing.T) {

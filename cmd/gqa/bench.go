@@ -14,19 +14,20 @@ import (
 )
 
 type benchCmd struct {
-	Case    string      `placeholder:"prefill|chunk|decode" help:"Measure one case: prefill, chunk (a few queries on a long cache) or decode (one query)."`
-	Heads   *int        `placeholder:"N" help:"Query heads; default 32."`
-	KVHeads *int        `name:"kv-heads" placeholder:"N" help:"KV heads; default 8."`
-	HeadDim *int        `placeholder:"N" help:"Elements of a query, key and value; default 128."`
-	Q       *int        `name:"q" placeholder:"N" help:"Queries; default 2048 (prefill), 16 (chunk) or 1 (decode)."`
-	KV      *int        `name:"kv" placeholder:"N" help:"Keys; default 2048 (prefill) or 4096."`
-	KVDType *dtype      `name:"kv-dtype" placeholder:"f32|f16|bf16" help:"Type of K and V; default f32."`
-	BF16    bool        `name:"bf16-dot" help:"Q, K and V in bf16, prefill by dot products of bf16 where the CPU has them; of bound is still relative to float32."`
-	Threads *int        `placeholder:"N" help:"Threads; 0: all; default 1."`
-	Variant variantName `placeholder:"NAME" help:"Measure this variant (see gqa info)."`
-	Causal  bool        `help:"Causal attention; only the flops of the visible keys count."`
-	Cache   bool        `help:"K and V in a kernels.Cache instead of plain rows."`
-	JSON    bool        `name:"json" help:"Print JSON, one object a line."`
+	Case     string        `placeholder:"prefill|chunk|decode" help:"Measure one case: prefill, chunk (a few queries on a long cache) or decode (one query)."`
+	Heads    *int          `placeholder:"N" help:"Query heads; default 32."`
+	KVHeads  *int          `name:"kv-heads" placeholder:"N" help:"KV heads; default 8."`
+	HeadDim  *int          `placeholder:"N" help:"Elements of a query, key and value; default 128."`
+	Q        *int          `name:"q" placeholder:"N" help:"Queries; default 2048 (prefill), 16 (chunk) or 1 (decode)."`
+	KV       *int          `name:"kv" placeholder:"N" help:"Keys; default 2048 (prefill) or 4096."`
+	KVDType  *dtype        `name:"kv-dtype" placeholder:"f32|f16|bf16" help:"Type of K and V; default f32."`
+	BF16     bool          `name:"bf16-dot" help:"Q, K and V in bf16, prefill by dot products of bf16 where the CPU has them; of bound is still relative to float32."`
+	Threads  *int          `placeholder:"N" help:"Threads; 0: all; default 1."`
+	Variant  variantName   `placeholder:"NAME" help:"Measure this variant (see gqa info)."`
+	Causal   bool          `help:"Causal attention; only the flops of the visible keys count."`
+	Cache    bool          `help:"K and V in a kernels.Cache instead of plain rows."`
+	Patience time.Duration `placeholder:"DURATION" help:"On a shared machine, measure a case for up to so long (30s) until enough rounds had their cores to themselves."`
+	JSON     bool          `name:"json" help:"Print JSON, one object a line."`
 	reportFlags
 	peersFlags
 }
@@ -34,6 +35,8 @@ type benchCmd struct {
 func (benchCmd) Help() string {
 	return `
 The bound of a case is max(bytes/bandwidth, flops/peak): the time to read K and V once at the rate of the memory that holds them, or to compute at the FMA peak of the variant's own instruction set. Both limits are measured beside the case; of bound = bound/time, 1 at the limit.
+
+Threads of others on the same cores, which neither CPU time nor the FMA peak shows, slow everything else down. The column cores tells what was left: of the additions that a core starts a cycle, those that this process got. Rounds that had less than 0.85 do not count if there are others.
 
 Without --case it prints the standard table, for which the other flags replace the table's own values.
 
@@ -55,6 +58,9 @@ func (c *benchCmd) Validate() error {
 	}
 	if c.BF16 && (c.Peers || c.KVDType != nil && c.KVDType.DType != kernels.BF16) {
 		return errors.New("--bf16-dot: expected no --peers, and no --kv-dtype but bf16")
+	}
+	if c.Patience < 0 {
+		return fmt.Errorf("--patience: %v: expected 0 or more", c.Patience)
 	}
 	if err := c.validate(); err != nil {
 		return err
@@ -132,6 +138,15 @@ func storage(cache bool) string {
 	return ""
 }
 
+// cores is the share of its cores that a measurement had, and, where others took part of
+// them, how many of its rounds had them whole.
+func cores(r bench.Result) string {
+	if r.Undisturbed == r.Rounds {
+		return fmt.Sprintf("%.2f", r.CoreShare)
+	}
+	return fmt.Sprintf("%.2f (%d of %d rounds)", r.CoreShare, r.Undisturbed, r.Rounds)
+}
+
 func set(value, flag *int) {
 	if flag != nil {
 		*value = *flag
@@ -151,7 +166,7 @@ func (c *benchCmd) Run(e *env, k *kong.Context) error {
 	}
 	cases := c.cases()
 	bar := e.progress(int64(len(cases)), "bench")
-	options := bench.Options{Profile: e.loadProfile()}
+	options := bench.Options{Profile: e.loadProfile(), Patience: c.Patience}
 	var rows []table.Row
 	for _, x := range cases {
 		r, err := bench.Measure(e.ctx, x, options)
@@ -174,12 +189,12 @@ func (c *benchCmd) Run(e *env, k *kong.Context) error {
 		}
 		rows = append(rows, table.Row{
 			r.Phase, kv, fmt.Sprintf("%d/%d/%d", r.Heads, r.KVHeads, r.HeadDim), r.Q, r.KV, yes(r.Causal), r.Threads, r.Variant,
-			time.Duration(r.NS).Round(100 * time.Nanosecond), fmt.Sprintf("%7.1f", r.GFLOPS), fmt.Sprintf("%6.1f", r.PeakGFLOPS), fmt.Sprintf("%.3f", r.OfBound),
+			time.Duration(r.NS).Round(100 * time.Nanosecond), fmt.Sprintf("%7.1f", r.GFLOPS), fmt.Sprintf("%6.1f", r.PeakGFLOPS), fmt.Sprintf("%.3f", r.OfBound), cores(r),
 		})
 	}
 	_ = bar.Finish()
 	if !c.JSON {
-		e.table(table.Row{"case", "kv type", "heads/kv/dim", "q", "kv", "causal", "threads", "variant", "time", "GFLOP/s", "peak", "of bound"}, rows...)
+		e.table(table.Row{"case", "kv type", "heads/kv/dim", "q", "kv", "causal", "threads", "variant", "time", "GFLOP/s", "peak", "of bound", "cores"}, rows...)
 	}
 	return page.write(e)
 }

@@ -26,6 +26,28 @@ func TestBenchJSON(t *testing.T) {
 	require.Positive(t, r.OfBound)
 	require.Positive(t, r.PeakGFLOPS)
 	require.Positive(t, r.Bytes)
+	require.Positive(t, r.CoreShare)
+	require.LessOrEqual(t, r.CoreShare, 1.0)
+	require.Equal(t, 7, r.Rounds)
+}
+
+func TestBenchPatience(t *testing.T) {
+	hermetic(t)
+	args := []string{"bench", "--case", "decode", "--heads", "1", "--kv-heads", "1", "--head-dim", "16", "--kv", "16", "--json", "--patience"}
+	code, stdout, stderr := gqa(t, append(args, "1m")...)
+	require.Equal(t, exitOK, code, stderr)
+	var r bench.Result
+	require.NoError(t, json.Unmarshal([]byte(stdout), &r))
+	require.GreaterOrEqual(t, r.Rounds, 7)
+
+	code, _, stderr = gqa(t, append(args, "-1s")...)
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "--patience: -1s: expected 0 or more")
+}
+
+func TestCoresColumn(t *testing.T) {
+	require.Equal(t, "0.97", cores(bench.Result{CoreShare: 0.97, Rounds: 7, Undisturbed: 7}))
+	require.Equal(t, "0.55 (0 of 7 rounds)", cores(bench.Result{CoreShare: 0.55, Rounds: 7}))
 }
 
 func TestBenchTable(t *testing.T) {
