@@ -24,7 +24,7 @@
 //	Y4–Y7    interleaved
 
 // func pack_f16_w16_avx2(a *PackArgs)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·pack_f16_w16_avx2(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ (DI), AX
@@ -45,6 +45,17 @@ group:
 	MOVQ 24(DI), SI
 
 columns_8:
+	// the same columns of the next 8 rows
+	LEAQ       (CX)(R8*8), R12
+	PREFETCHT0 (R12)
+	PREFETCHT0 (R12)(R8*1)
+	PREFETCHT0 (R12)(R8*2)
+	PREFETCHT0 (R12)(R9*1)
+	PREFETCHT0 (R12)(R8*4)
+	PREFETCHT0 (R12)(R10*1)
+	PREFETCHT0 (R12)(R9*2)
+	PREFETCHT0 (R12)(R11*1)
+
 	// columns 0…
 	VMOVUPS      (CX), X0
 	VINSERTF128  $0x01, (CX)(R8*4), Y0, Y0

@@ -26,7 +26,7 @@
 //	Z8       0 2 4 6 1 3 5 7
 
 // func pack_f16_w32_avx512(a *PackArgs)
-// Requires: AVX, AVX512BW, AVX512F
+// Requires: AVX, AVX512BW, AVX512F, MMX+
 TEXT ·pack_f16_w32_avx512(SB), $128-8
 	MOVQ      a+0(FP), DI
 	MOVQ      (DI), AX
@@ -51,6 +51,26 @@ group:
 	MOVQ 24(DI), SI
 
 columns_16:
+	// the same columns of the next 16 rows
+	LEAQ       (R12)(R8*8), R13
+	PREFETCHT0 (R13)
+	PREFETCHT0 (R13)(R8*1)
+	PREFETCHT0 (R13)(R8*2)
+	PREFETCHT0 (R13)(R9*1)
+	PREFETCHT0 (R13)(R8*4)
+	PREFETCHT0 (R13)(R10*1)
+	PREFETCHT0 (R13)(R9*2)
+	PREFETCHT0 (R13)(R11*1)
+	LEAQ       (R13)(R8*8), R13
+	PREFETCHT0 (R13)
+	PREFETCHT0 (R13)(R8*1)
+	PREFETCHT0 (R13)(R8*2)
+	PREFETCHT0 (R13)(R9*1)
+	PREFETCHT0 (R13)(R8*4)
+	PREFETCHT0 (R13)(R10*1)
+	PREFETCHT0 (R13)(R9*2)
+	PREFETCHT0 (R13)(R11*1)
+
 	// columns 0…
 	VMOVUPS       (CX), X0
 	VINSERTF32X4  $0x01, (CX)(R8*4), Z0, Z0

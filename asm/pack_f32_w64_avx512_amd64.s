@@ -25,7 +25,7 @@
 //	Z4–Z7    interleaved
 
 // func pack_f32_w64_avx512(a *PackArgs)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·pack_f32_w64_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ (DI), AX
@@ -47,6 +47,26 @@ group:
 	MOVQ 24(DI), SI
 
 columns_16:
+	// the same columns of the next 16 rows
+	LEAQ       (R12)(R8*8), R13
+	PREFETCHT0 (R13)
+	PREFETCHT0 (R13)(R8*1)
+	PREFETCHT0 (R13)(R8*2)
+	PREFETCHT0 (R13)(R9*1)
+	PREFETCHT0 (R13)(R8*4)
+	PREFETCHT0 (R13)(R10*1)
+	PREFETCHT0 (R13)(R9*2)
+	PREFETCHT0 (R13)(R11*1)
+	LEAQ       (R13)(R8*8), R13
+	PREFETCHT0 (R13)
+	PREFETCHT0 (R13)(R8*1)
+	PREFETCHT0 (R13)(R8*2)
+	PREFETCHT0 (R13)(R9*1)
+	PREFETCHT0 (R13)(R8*4)
+	PREFETCHT0 (R13)(R10*1)
+	PREFETCHT0 (R13)(R9*2)
+	PREFETCHT0 (R13)(R11*1)
+
 	// columns 0…
 	VMOVUPS      (CX), X0
 	VINSERTF32X4 $0x01, (CX)(R8*4), Z0, Z0

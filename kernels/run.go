@@ -261,19 +261,30 @@ func (p *Plan) finish(w *worker, s *Sequence, it *item, row, n int, o, m, l []fl
 	f := &w.finish
 	f.Cols = p.config.ValueDim
 	k := p.variant.finish[p.config.Output]
+	query, member := (it.row+row)/p.group, (it.row+row)%p.group
 	for r := row; r < row+n; r++ {
-		query, head := (it.row+r)/p.group, it.kvHead*p.group+(it.row+r)%p.group
+		head := it.kvHead*p.group + member
 		top, scale, sum := p.denominator(head, m[r], l[r])
 		f.O, f.Dst, f.Scale = &o[r*p.vd], s.Output.row(head, query), scale
 		k.finish(f)
-		lse := math.Inf(-1)
-		if lo, hi := p.limits(s, query); f.NonFinite != 0 || !finite(l[r]) || l[r] == 0 && lo < hi {
-			lse = p.careful(w, s, query, head)
-		} else if s.LSE != nil && sum > 0 {
-			lse = (top + math.Log2(sum)) * math.Ln2
+		careful := f.NonFinite != 0 || !finite(l[r])
+		if l[r] == 0 {
+			lo, hi := p.limits(s, query)
+			careful = careful || lo < hi
 		}
-		if s.LSE != nil {
-			s.LSE[head*s.QueryLen+query] = float32(lse)
+		if careful || s.LSE != nil {
+			lse := math.Inf(-1)
+			if careful {
+				lse = p.careful(w, s, query, head)
+			} else if sum > 0 {
+				lse = (top + math.Log2(sum)) * math.Ln2
+			}
+			if s.LSE != nil {
+				s.LSE[head*s.QueryLen+query] = float32(lse)
+			}
+		}
+		if member++; member == p.group {
+			query, member = query+1, 0
 		}
 	}
 }
@@ -348,16 +359,19 @@ func (p *Plan) bounds(w *worker, s *Sequence, row, rows, height, key0, n int) (l
 		}
 	}
 	lo = n
-	for r := range height {
-		a, b := 0, 0
-		if r < rows {
-			a, b = p.limits(s, (row+r)/p.group)
-			a, b = min(max(a-key0, 0), n), min(max(b-key0, 0), n)
-		}
-		w.lo[r], w.hi[r] = int32(a), int32(b)
+	query, left := row/p.group, p.group-row%p.group
+	for r := 0; r < rows; query, left = query+1, p.group {
+		a, b := p.limits(s, query)
+		a, b = min(max(a-key0, 0), n), min(max(b-key0, 0), n)
 		if a < b {
 			lo, hi = min(lo, a), max(hi, b)
 		}
+		for end := min(r+left, rows); r < end; r++ {
+			w.lo[r], w.hi[r] = int32(a), int32(b)
+		}
+	}
+	for r := rows; r < height; r++ {
+		w.lo[r], w.hi[r] = 0, 0
 	}
 	return lo, hi
 }

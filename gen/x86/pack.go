@@ -39,6 +39,9 @@ func (e *emitter) pack() {
 		e.MOVQ(dst, out)
 		e.MOVQ(e.arg("D"), d)
 		e.Label(name)
+		if n == group {
+			t.prefetchNext()
+		}
 		for c := 0; c < lane; {
 			c += t.step(n, c)
 		}
@@ -114,6 +117,20 @@ func (t *transposer) constants(rest int) {
 		tmp := e.scratch()
 		e.MOVL(operand.U32(1<<rest-1), tmp.As32())
 		e.KMOVW(tmp.As32(), t.subset)
+	}
+}
+
+// prefetchNext prefetches the columns of the next group: in the order of the loads, from row to row, the
+// hardware foresees nothing.
+func (t *transposer) prefetchNext() {
+	e, from, next := t.e, t.p[len(t.p)-1], t.e.scratch()
+	e.note("the same columns of the next %d rows", 8*len(t.p))
+	for range t.p {
+		e.LEAQ(indexed(from, t.rows.once, 8, 0), next)
+		for row := range 8 {
+			e.PREFETCHT0(t.rows.mem(next, row, 0))
+		}
+		from = next
 	}
 }
 
