@@ -20,10 +20,12 @@ const PrefetchStep = 256
 type ScoreArgs struct {
 	Q      *float32 // [D][R]
 	K      *float32 // [Panels][D][C]
-	S      *float32 // [Panels·C/16][R][16], written
+	S      *float32 // [Panels·C/16][R][16], and with Half one block more; written
 	D      int      // > 0, a multiple of 16
-	Panels int      // > 0
+	Panels int      // > 0, or 0 with Half
 	Scale  float32  // DotScore and AMXScore only
+	// Half asks for the first 16 keys of one more panel: kernels with HalfPanels only.
+	Half bool
 
 	// As DecodeValue does; arm64 does not.
 	Prefetch       int // bytes after K; 0: none

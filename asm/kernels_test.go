@@ -126,23 +126,32 @@ func TestScore(t *testing.T) {
 			needs(t, k)
 			for _, d := range []int{16, 32, 48, 64, 80, 128, 144} {
 				for panels := range 3 {
-					score(t, k, d, panels+1)
+					score(t, k, d, panels+1, false)
+					if k.HalfPanels {
+						score(t, k, d, panels, true)
+					}
 				}
 			}
 		})
 	}
 }
 
-func score(t *testing.T, k asm.Kernel, d, panels int) {
+func score(t *testing.T, k asm.Kernel, d, panels int, half bool) {
 	rng := newSource(uint64(d))
 	q := rng.floats(t, d*k.Rows)
-	kk := rng.floats(t, panels*d*k.Cols)
-	s := guard.Slice[float32](t, panels*k.Cols*k.Rows)
+	keys := panels * k.Cols
+	whole := keys
+	if half {
+		whole += k.Cols
+		keys += k.Cols / 2
+	}
+	kk := rng.floats(t, whole*d)
+	s := guard.Slice[float32](t, keys*k.Rows)
 	asm.Score(k.ID, &asm.ScoreArgs{
-		Q: &q[0], K: &kk[0], S: &s[0], D: d, Panels: panels,
+		Q: &q[0], K: &kk[0], S: &s[0], D: d, Panels: panels, Half: half,
 		Prefetch: panels % 2 * 4096, PrefetchEvery: 1 + d/16%3, PrefetchRow: 4 * d, PrefetchStride: 4*d + panels%3*64,
 	})
-	for j := range panels * k.Cols {
+	for j := range keys {
 		for r := range k.Rows {
 			var want sum
 			for i := range d {

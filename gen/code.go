@@ -195,6 +195,7 @@ type Kernel struct {
 	Type       DType
 	ISA        ISA
 	Rows, Cols int      // register tile, 0 where the op has none
+	HalfPanels bool     // whether it takes ScoreArgs.Half
 	Requires   []string // CPU features beyond the architecture's baseline
 	Flops      int      // floating-point operations of one step of the inner loop
 	Bytes      int      // bytes read by one step of the inner loop
@@ -205,7 +206,7 @@ type Kernel struct {
 func List() []Kernel {
 	return []Kernel{
 {{- range .Kernels}}
-		{id_{{.Name}}, {{printf "%q" .Name}}, Op{{func .Op}}, {{printf "%q" .DType}}, {{printf "%q" .ISA}}, {{.Rows}}, {{.Cols}}, {{printf "%#v" .Requires}}, {{.Flops}}, {{.Bytes}}, {{printf "%q" .Hash}}},
+		{id_{{.Name}}, {{printf "%q" .Name}}, Op{{func .Op}}, {{printf "%q" .DType}}, {{printf "%q" .ISA}}, {{.Rows}}, {{.Cols}}, {{.HalfPanels}}, {{printf "%#v" .Requires}}, {{.Flops}}, {{.Bytes}}, {{printf "%q" .Hash}}},
 {{- end}}
 	}
 }

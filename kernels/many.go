@@ -41,7 +41,8 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 			w.rebase(height, lo)
 			a := &w.score
 			a.Q, a.K, a.S = &w.query[row*p.kd], (*float32)(unsafe.Add(panels, lo*p.kd*4)), &w.scores[0]
-			a.D, a.Panels = p.kd, ceil(hi-lo, c.tile.cols)
+			a.D = p.kd
+			a.Panels, a.Half = c.tile.panels(hi - lo)
 			ahead := share{nextK, row / height, tiles}
 			if next := row + height; first && next < it.rows {
 				ahead = share{p.ownRows(c, &s.Query, p.config.Query, p.config.KeyDim, it, next, min(height, it.rows-next)), 0, 1}
@@ -94,6 +95,14 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 		clear(o)
 		p.finish(w, s, it, 0, it.rows, o, m, l)
 	}
+}
+
+// panels is how many panels hold n keys, and whether half a panel more.
+func (t *tile) panels(n int) (panels int, half bool) {
+	if rest := n % t.cols; t.halves && rest > 0 && rest <= t.cols/2 {
+		return n / t.cols, true
+	}
+	return ceil(n, t.cols), false
 }
 
 // ownRows is where a tile's rows lie in the caller's queries or outputs, if the heads of a

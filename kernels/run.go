@@ -378,6 +378,9 @@ func (p *Plan) bounds(w *worker, s *Sequence, row, rows, height, key0, n int) (l
 
 // rebase makes the limits of the rows of a tile relative to a later key.
 func (w *worker) rebase(rows, key int) {
+	if key == 0 {
+		return
+	}
 	for r := range rows {
 		w.lo[r], w.hi[r] = max(w.lo[r]-int32(key), 0), max(w.hi[r]-int32(key), 0)
 	}

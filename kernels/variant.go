@@ -33,6 +33,7 @@ func tileName(rows, cols int) string { return fmt.Sprintf("%dx%d", rows, cols) }
 type tile struct {
 	name         string
 	rows, cols   int
+	halves       bool // score can end with half a panel
 	score, value kernel
 	valueExp     kernel // where the variant can interleave
 	packQuery    kernel
@@ -207,7 +208,7 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 		}
 		switch k.Op {
 		case asm.OpScore:
-			v.tiles = append(v.tiles, tile{name: e.name, rows: k.Rows, cols: k.Cols, score: e})
+			v.tiles = append(v.tiles, tile{name: e.name, rows: k.Rows, cols: k.Cols, halves: k.HalfPanels, score: e})
 		case asm.OpValue:
 			value[e.name] = e
 		case asm.OpValueExp:

@@ -115,6 +115,10 @@ type Spec struct {
 	ISA        ISA
 }
 
+// HalfPanels tells whether the kernel can end with half a panel: of two blocks of 16 keys in
+// one vector each.
+func (s Spec) HalfPanels() bool { return s.Op == Score && s.ISA == AVX512 && s.Cols == 32 }
+
 // Name is the kernel's one name: file, symbol, registry, profile, benchmarks.
 func (s Spec) Name() string {
 	tile := ""

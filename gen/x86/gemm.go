@@ -22,6 +22,10 @@ const lane = 16
 func (e *emitter) score() {
 	rows, cols := e.spec.Rows, e.spec.Cols
 	e.maths = "S[j/16][r][j%16] = Σ_d Q[d][r]·K[j/C][d][j%C]    r < R, j < Panels·C"
+	halves := e.spec.HalfPanels()
+	if halves {
+		e.maths += "\nHalf: j < Panels·C + C/2"
+	}
 	e.step, e.flops, e.bytes = "one d", 2*rows*cols, 4*(rows+cols)
 	scale := e.newScale()
 
@@ -57,6 +61,10 @@ func (e *emitter) score() {
 	if scale != nil {
 		t.zero() // what is multiplied on the first way out may be slow: subnormal
 	}
+	if halves {
+		e.TESTQ(panels, panels)
+		e.JZ(operand.LabelRef("half"))
+	}
 	e.Label("panel")
 	e.MOVQ(e.arg("Q"), q)
 	e.MOVQ(e.arg("D"), d)
@@ -79,7 +87,37 @@ func (e *emitter) score() {
 			store(r, v)
 		}
 	}
+	if halves {
+		e.Label("half")
+		e.CMPB(e.arg("Half"), imm(0))
+		e.JEQ(operand.LabelRef("done"))
+		e.halfPanel(t.half(), q, k, next, d)
+		e.Label("done")
+	}
 	e.ret()
+}
+
+// halfPanel emits the first half of a panel.
+func (e *emitter) halfPanel(t *outer, q, k, s, d reg.GPPhysical) {
+	const unroll = lane / 2
+	rows, cols := e.spec.Rows, e.spec.Cols
+	t.zero()
+	e.MOVQ(e.arg("Q"), q)
+	e.MOVQ(e.arg("D"), d)
+	e.Label("half_steps")
+	for i := range unroll {
+		e.note("S[0..%d] += Q[d+%d]·K[d+%d]", rows-1, i, i)
+		t.step(func(r int) operand.Mem { return at(q, 4*(i*rows+r)) }, func(v int, dst reg.VecPhysical) {
+			e.VMOVUPS(at(k, 4*(i*cols+v*e.lanes)), dst)
+		})
+	}
+	e.ADDQ(imm(4*unroll*rows), q)
+	e.ADDQ(imm(4*unroll*cols), k)
+	e.SUBQ(imm(unroll), d)
+	e.JNZ(operand.LabelRef("half_steps"))
+	for r, row := range t.acc {
+		e.VMOVUPS(row[0], at(s, 4*r*lane))
+	}
 }
 
 // prefetchStep is what Score prefetches every 16 d, and Value every 16 keys of a column
@@ -372,6 +410,16 @@ func (t *outer) narrow(vecs int) (sets []*outer) {
 		sets = append(sets, &s)
 	}
 	return sets
+}
+
+// half is the tile of the first half of the vectors, in the same registers.
+func (t *outer) half() *outer {
+	s := *t
+	s.acc = nil
+	for _, row := range t.acc {
+		s.acc = append(s.acc, row[:len(row)/2])
+	}
+	return &s
 }
 
 // fold adds the accumulators of all sets into the first's.
