@@ -248,15 +248,19 @@ type ConvertArgs struct {
 	Halves    bool
 }
 
-// FinishArgs: one row of the result in the output type, rounded to nearest even.
+// FinishArgs: rows of the result in the output type, rounded to nearest even.
 //
-//	x = Scale·O[c];  Dst[c] = x;  NonFinite = 1 if any x is NaN or ±Inf, else 0
+//	x = Scale[r]·O[r][c];  Dst[r][c] = x;  NonFinite = 1 if any x is NaN or ±Inf, else 0
 type FinishArgs struct {
-	O         *float32
-	Dst       unsafe.Pointer
-	Cols      int // > 0, any
-	Scale     float32
-	NonFinite int32 // written
+	O           *float32
+	OStride     int // bytes from row to row
+	Dst         unsafe.Pointer
+	DstStride   int // bytes from row to row
+	Scale       *float32
+	ScaleStride int   // bytes from row to row; 0: one for all
+	Rows        int   // > 0
+	Cols        int   // > 0, any
+	NonFinite   int32 // written
 }
 
 // PeakArgs: Iters rounds of independent FMA chains that fill the FMA ports;

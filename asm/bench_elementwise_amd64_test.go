@@ -107,8 +107,11 @@ func BenchmarkFinish(b *testing.B) {
 	for _, k := range kernels(asm.OpFinish) {
 		b.Run("kernel="+k.Name, func(b *testing.B) {
 			needs(b, k)
-			o, dst := aligned(128), aligned(128)
-			a := asm.FinishArgs{O: &o[0], Dst: unsafe.Pointer(&dst[0]), Cols: len(o), Scale: 1}
+			const rows, cols = 4, 128
+			o, dst, scale := aligned(rows*cols), aligned(rows*cols), float32(1)
+			a := asm.FinishArgs{
+				O: &o[0], OStride: 4 * cols, Dst: unsafe.Pointer(&dst[0]), DstStride: size(k.Type) * cols, Scale: &scale, Rows: rows, Cols: cols,
+			}
 			perNs(b, "elements", len(o), func() { asm.Finish(k.ID, &a) })
 		})
 	}

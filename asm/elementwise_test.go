@@ -579,53 +579,74 @@ func narrowed(t asm.DType, x float32) uint32 {
 	return math.Float32bits(x)
 }
 
-// finish runs Finish on o and checks every element and the flag.
-func finish(t *testing.T, k asm.Kernel, o []float32, scale float32) {
+// finish runs Finish on rows of o, a gap between them, each with a scale of its own, and checks every element
+// and the flag.
+func finish(t *testing.T, k asm.Kernel, rows, cols int, o, scale []float32) {
 	t.Helper()
-	o = guard.ReadOnly(t, o)
-	dst := guard.Slice[byte](t, len(o)*size(k.Type))
-	args := asm.FinishArgs{O: &o[0], Dst: unsafe.Pointer(&dst[0]), Cols: len(o), Scale: scale, NonFinite: 77}
+	const gap = 3
+	o, scale = guard.ReadOnly(t, o), guard.ReadOnly(t, scale)
+	n := size(k.Type)
+	dst := guard.Slice[byte](t, ((rows-1)*(cols+gap)+cols)*n)
+	args := asm.FinishArgs{
+		O: &o[0], OStride: 4 * (len(o) - cols) / max(rows-1, 1), Dst: unsafe.Pointer(&dst[0]), DstStride: (cols + gap) * n,
+		Scale: &scale[0], ScaleStride: 4 * (len(scale) - 1) / max(rows-1, 1), Rows: rows, Cols: cols, NonFinite: 77,
+	}
+	for i := range dst {
+		dst[i] = 0xA5
+	}
 	asm.Finish(k.ID, &args)
 	var bad int32
-	for i, x := range o {
-		x = float32(x * scale) // not fused with x − x below
-		if x-x != 0 {
-			bad = 1
-		}
-		var got uint32
-		if k.Type == asm.F32 {
-			got = binary.LittleEndian.Uint32(dst[4*i:])
-		} else {
-			got = uint32(binary.LittleEndian.Uint16(dst[2*i:]))
-		}
-		if x != x {
-			back := widened(k.Type, got)
-			if back == back {
-				require.Failf(t, "NaN lost", "Cols=%d Scale=%v: Dst[%d] = %v (%#x)", len(o), scale, i, back, got)
+	for r := range rows {
+		s := scale[r*args.ScaleStride/4]
+		row := dst[r*args.DstStride:]
+		for i, x := range o[r*args.OStride/4:][:cols] {
+			x = float32(x * s) // not fused with x − x below
+			if x-x != 0 {
+				bad = 1
 			}
-			continue
+			var got uint32
+			if k.Type == asm.F32 {
+				got = binary.LittleEndian.Uint32(row[4*i:])
+			} else {
+				got = uint32(binary.LittleEndian.Uint16(row[2*i:]))
+			}
+			if x != x {
+				back := widened(k.Type, got)
+				if back == back {
+					require.Failf(t, "NaN lost", "Cols=%d Scale=%v: Dst[%d][%d] = %v (%#x)", cols, s, r, i, back, got)
+				}
+				continue
+			}
+			if want := narrowed(k.Type, x); got != want {
+				require.Equalf(t, want, got, "Cols=%d Scale=%v: Dst[%d][%d] of %v (%#x)", cols, s, r, i, x, math.Float32bits(x))
+			}
 		}
-		if want := narrowed(k.Type, x); got != want {
-			require.Equalf(t, want, got, "Cols=%d Scale=%v: Dst[%d] of %v (%#x)", len(o), scale, i, x, math.Float32bits(x))
+		if r+1 < rows {
+			for i, x := range row[cols*n:][:gap*n] {
+				require.EqualValuesf(t, 0xA5, x, "Cols=%d: byte %d after row %d", cols, i, r)
+			}
 		}
 	}
-	require.Equalf(t, bad, args.NonFinite, "Cols=%d Scale=%v: NonFinite", len(o), scale)
+	require.Equalf(t, bad, args.NonFinite, "Cols=%d Scale=%v: NonFinite", cols, scale)
 }
 
 func TestFinish(t *testing.T) {
 	each(t, asm.OpFinish, func(t *testing.T, k asm.Kernel) {
 		for cols := 1; cols <= 35; cols++ {
-			o := slices.Clone(newSource(uint64(cols)).floats(t, cols))
-			finish(t, k, o, 0.37)
+			const rows = 3
+			o := slices.Clone(newSource(uint64(cols)).floats(t, rows*cols+4))
+			finish(t, k, 1, cols, o[:cols], []float32{0.37})
+			finish(t, k, rows, cols, o, []float32{0.37, 2, -1})
 			for i, x := range []float32{nan, inf, negInf, math.Float32frombits(0xff800001), math.Float32frombits(0x7fffffff), 3e38} {
 				p := slices.Clone(o)
-				p[[]int{0, cols / 2, cols - 1}[(i+cols)%3]] = x
-				finish(t, k, p, 2)
+				// In any row, at its beginning, middle or end; the rows are two elements apart.
+				p[i%rows*(cols+2)+[]int{0, cols / 2, cols - 1}[(i+cols)%3]] = x
+				finish(t, k, rows, cols, p, []float32{2})
 			}
 		}
-		finish(t, k, newSource(1).floats(t, 128), 1)
-		finish(t, k, []float32{0, 1}, inf)
-		finish(t, k, []float32{0, 1}, 0)
+		finish(t, k, 4, 128, newSource(1).floats(t, 4*128), []float32{1, 2, 3, 4})
+		finish(t, k, 1, 2, []float32{0, 1}, []float32{inf})
+		finish(t, k, 1, 2, []float32{0, 1}, []float32{0})
 	})
 }
 
@@ -646,7 +667,7 @@ func TestFinishRounding(t *testing.T) {
 		for _, x := range []float32{65504, 65519.996, 65520, 0x1p-24, 0x1p-25, 0x1.000002p-25, 0x1.8p-24, 0x1p-14, 3.4e38} {
 			o = append(o, x, -x)
 		}
-		finish(t, k, o, 1)
+		finish(t, k, 1, len(o), o, []float32{1})
 	})
 }
 

@@ -4,7 +4,7 @@
 
 // finish_bf16_avx512
 //
-//	x = Scale·O[c];  Dst[c] = x;  NonFinite = 1 if any x is NaN or ±Inf, else 0
+//	x = Scale[r]·O[r][c];  Dst[r][c] = x;  NonFinite = 1 if any x is NaN or ±Inf, else 0
 //
 // Step: one vector: 48 flops, 64 bytes read.
 //
@@ -13,8 +13,12 @@
 //	DI       a
 //	AX       O
 //	BX       Dst
-//	CX       Cols
-//	Z0       Scale
+//	CX       Scale
+//	DX       Rows
+//	SI       O, at c
+//	R8       Dst, at c
+//	R9       columns left
+//	Z0       Scale[r]
 //	Z1       0
 //	Z2       Σ 0·x
 //	Z3       x
@@ -27,38 +31,44 @@
 //	Z9       0, 1, …
 //	Z10      elements left
 //	K2       elements left
-//	DX       lanes of Σ 0·x that are NaN
-//	SI       NonFinite
+//	R10      lanes of Σ 0·x that are NaN
+//	R11      NonFinite
 
 // func finish_bf16_avx512(a *FinishArgs)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VL
 TEXT ·finish_bf16_avx512(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         (DI), AX
-	MOVQ         8(DI), BX
-	MOVQ         16(DI), CX
-	VBROADCASTSS 24(DI), Z0
+	MOVQ         16(DI), BX
+	MOVQ         32(DI), CX
+	MOVQ         48(DI), DX
 	VPXORD       Z1, Z1, Z1
 	VPXORD       Z2, Z2, Z2
-	MOVL         $0x00000001, DX
-	VMOVD        DX, X4
+	MOVL         $0x00000001, R10
+	VMOVD        R10, X4
 	VPBROADCASTD X4, Z4
-	MOVL         $0x00007fff, DX
-	VMOVD        DX, X5
+	MOVL         $0x00007fff, R10
+	VMOVD        R10, X5
 	VPBROADCASTD X5, Z5
-	MOVL         $0x00000040, DX
-	VMOVD        DX, X6
+	MOVL         $0x00000040, R10
+	VMOVD        R10, X6
 	VPBROADCASTD X6, Z6
-	MOVQ         $0x0706050403020100, DX
-	VMOVQ        DX, X9
-	MOVQ         $0x0f0e0d0c0b0a0908, DX
-	VPINSRQ      $0x01, DX, X9, X9
+	MOVQ         $0x0706050403020100, R10
+	VMOVQ        R10, X9
+	MOVQ         $0x0f0e0d0c0b0a0908, R10
+	VPINSRQ      $0x01, R10, X9, X9
 	VPMOVZXBD    X9, Z9
-	SUBQ         $0x10, CX
+
+row:
+	VBROADCASTSS (CX), Z0
+	MOVQ         AX, SI
+	MOVQ         BX, R8
+	MOVQ         56(DI), R9
+	SUBQ         $0x10, R9
 	JLT          tail
 
 columns:
-	VMULPS      (AX), Z0, Z3
+	VMULPS      (SI), Z0, Z3
 	VFMADD231PS Z1, Z3, Z2
 	VCMPPS      $0x03, Z3, Z3, K1
 	VPSRLD      $0x10, Z3, Z8
@@ -69,19 +79,19 @@ columns:
 	VPORD       Z6, Z8, Z8
 	VBLENDMPS   Z8, Z7, K1, Z3
 	VPMOVDW     Z3, Y3
-	VMOVUPS     Y3, (BX)
-	ADDQ        $0x40, AX
-	ADDQ        $0x20, BX
-	SUBQ        $0x10, CX
+	VMOVUPS     Y3, (R8)
+	ADDQ        $0x40, SI
+	ADDQ        $0x20, R8
+	SUBQ        $0x10, R9
 	JGE         columns
 
 tail:
-	ADDQ         $0x10, CX
-	JZ           done
-	VMOVD        CX, X10
+	ADDQ         $0x10, R9
+	JZ           next
+	VMOVD        R9, X10
 	VPBROADCASTD X10, Z10
 	VPCMPGTD     Z9, Z10, K2
-	VMOVUPS.Z    (AX), K2, Z3
+	VMOVUPS.Z    (SI), K2, Z3
 	VMULPS.Z     Z0, Z3, K2, Z3
 	VFMADD231PS  Z1, Z3, Z2
 	VCMPPS       $0x03, Z3, Z3, K1
@@ -93,14 +103,19 @@ tail:
 	VPORD        Z6, Z8, Z8
 	VBLENDMPS    Z8, Z7, K1, Z3
 	VPMOVDW      Z3, Y3
-	VMOVDQU16    Y3, K2, (BX)
+	VMOVDQU16    Y3, K2, (R8)
 
-done:
-	XORL   SI, SI
+next:
+	ADDQ   8(DI), AX
+	ADDQ   24(DI), BX
+	ADDQ   40(DI), CX
+	DECQ   DX
+	JNZ    row
+	XORL   R11, R11
 	VCMPPS $0x03, Z2, Z2, K2
-	KMOVW  K2, DX
-	TESTL  DX, DX
-	SETNE  SI
-	MOVL   SI, 28(DI)
+	KMOVW  K2, R10
+	TESTL  R10, R10
+	SETNE  R11
+	MOVL   R11, 64(DI)
 	VZEROUPPER
 	RET

@@ -4,7 +4,7 @@
 
 // finish_bf16_neon
 //
-//	x = Scale·O[c];  Dst[c] = x;  NonFinite = 1 if any x is NaN or ±Inf, else 0
+//	x = Scale[r]·O[r][c];  Dst[r][c] = x;  NonFinite = 1 if any x is NaN or ±Inf, else 0
 //
 // Step: 16 elements: 48 flops, 64 bytes read.
 //
@@ -24,31 +24,47 @@
 
 #define args R0
 #define o R1
-#define dst R2
-#define cols R3
-#define n R4
-#define tmp R5
+#define ostride R2
+#define dst R3
+#define dststride R4
+#define scale R5
+#define scalestride R6
+#define rows R7
+#define from R8
+#define to R9
+#define cols R10
+#define n R11
+#define tmp R12
 
 TEXT ·finish_bf16_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
 	MOVD	(args), o
-	MOVD	8(args), dst
-	MOVD	16(args), cols
+	MOVD	8(args), ostride
+	MOVD	16(args), dst
+	MOVD	24(args), dststride
+	MOVD	32(args), scale
+	MOVD	40(args), scalestride
+	MOVD	48(args), rows
 	MOVW	$0x00000001, tmp
 	VDUP	tmp, V7.S4
 	MOVW	$0x00007fff, tmp
 	VDUP	tmp, V8.S4
 	MOVW	$0x00400000, tmp
 	VDUP	tmp, V9.S4
-	FMOVS	24(args), F6
 	VMOVI	$0, V4.B16
 	VMOVI	$0, V5.B16
+
+row:
+	FMOVS	(scale), F6
+	MOVD	o, from
+	MOVD	dst, to
+	MOVD	56(args), cols
 	LSR	$4, cols, n
 	CBZ	n, rest
 
 sixteen:
-	FLDPQ	(o), (F0, F1)
-	FLDPQ	32(o), (F2, F3)
+	FLDPQ	(from), (F0, F1)
+	FLDPQ	32(from), (F2, F3)
 	WORD	$0x4F869000 // FMUL V0.4S, V0.4S, V6.S[0]
 	WORD	$0x4F869021 // FMUL V1.4S, V1.4S, V6.S[0]
 	WORD	$0x4F869042 // FMUL V2.4S, V2.4S, V6.S[0]
@@ -87,18 +103,18 @@ sixteen:
 	VBIT	V11.B16, V10.B16, V3.B16
 	VUZP2	V1.H8, V0.H8, V0.H8
 	VUZP2	V3.H8, V2.H8, V2.H8
-	FSTPQ	(F0, F2), (dst)
-	ADD	$64, o
-	ADD	$32, dst
+	FSTPQ	(F0, F2), (to)
+	ADD	$64, from
+	ADD	$32, to
 	SUB	$1, n
 	CBNZ	n, sixteen
 
 rest:
 	AND	$15, cols
-	CBZ	cols, done
+	CBZ	cols, next
 
 one:
-	FMOVS	(o), F0
+	FMOVS	(from), F0
 	FMULS	F6, F0, F0
 	VFMLA	V4.S4, V0.S4, V5.S4
 	VUSHR	$16, V0.S4, V10.S4
@@ -117,16 +133,21 @@ one:
 	VBIT	V11.B16, V10.B16, V1.B16
 	VUZP2	V1.H8, V0.H8, V0.H8
 	FMOVS	F0, n
-	MOVH	n, (dst)
-	ADD	$4, o
-	ADD	$2, dst
+	MOVH	n, (to)
+	ADD	$4, from
+	ADD	$2, to
 	SUB	$1, cols
 	CBNZ	cols, one
 
-done:
+next:
+	ADD	ostride, o
+	ADD	dststride, dst
+	ADD	scalestride, scale
+	SUB	$1, rows
+	CBNZ	rows, row
 	WORD	$0x6E25D4A5 // FADDP V5.4S, V5.4S, V5.4S
 	WORD	$0x6E25D4A5 // FADDP V5.4S, V5.4S, V5.4S
 	FCMPS	F5, F5
 	CSET	VS, n
-	MOVW	n, 28(args)
+	MOVW	n, 64(args)
 	RET

@@ -4,7 +4,7 @@
 
 // finish_f16_avx2
 //
-//	x = Scale·O[c];  Dst[c] = x;  NonFinite = 1 if any x is NaN or ±Inf, else 0
+//	x = Scale[r]·O[r][c];  Dst[r][c] = x;  NonFinite = 1 if any x is NaN or ±Inf, else 0
 //
 // Step: one vector: 24 flops, 32 bytes read.
 //
@@ -13,58 +13,73 @@
 //	DI       a
 //	AX       O
 //	BX       Dst
-//	CX       Cols
-//	Y0       Scale
+//	CX       Scale
+//	DX       Rows
+//	SI       O, at c
+//	R8       Dst, at c
+//	R9       columns left
+//	Y0       Scale[r]
 //	Y1       0
 //	Y2       Σ 0·x
 //	Y3       x
-//	DX       lanes of Σ 0·x that are NaN
-//	SI       NonFinite
+//	R10      lanes of Σ 0·x that are NaN
+//	R11      NonFinite
 
 // func finish_f16_avx2(a *FinishArgs)
 // Requires: AVX, F16C, FMA3
 TEXT ·finish_f16_avx2(SB), $128-8
-	MOVQ         a+0(FP), DI
-	MOVQ         (DI), AX
-	MOVQ         8(DI), BX
-	MOVQ         16(DI), CX
-	VBROADCASTSS 24(DI), Y0
-	VXORPS       Y1, Y1, Y1
-	VXORPS       Y2, Y2, Y2
-	SUBQ         $0x08, CX
+	MOVQ   a+0(FP), DI
+	MOVQ   (DI), AX
+	MOVQ   16(DI), BX
+	MOVQ   32(DI), CX
+	MOVQ   48(DI), DX
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+
+row:
+	VBROADCASTSS (CX), Y0
+	MOVQ         AX, SI
+	MOVQ         BX, R8
+	MOVQ         56(DI), R9
+	SUBQ         $0x08, R9
 	JLT          tail
 
 columns:
-	VMULPS      (AX), Y0, Y3
+	VMULPS      (SI), Y0, Y3
 	VFMADD231PS Y1, Y3, Y2
 	VCVTPS2PH   $0x00, Y3, X3
-	VMOVUPS     X3, (BX)
-	ADDQ        $0x20, AX
-	ADDQ        $0x10, BX
-	SUBQ        $0x08, CX
+	VMOVUPS     X3, (R8)
+	ADDQ        $0x20, SI
+	ADDQ        $0x10, R8
+	SUBQ        $0x08, R9
 	JGE         columns
 
 tail:
-	ADDQ $0x08, CX
-	JZ   done
+	ADDQ $0x08, R9
+	JZ   next
 
 element:
-	VMOVSS      (AX), X3
+	VMOVSS      (SI), X3
 	VMULSS      X0, X3, X3
 	VFMADD231PS Y1, Y3, Y2
 	VCVTPS2PH   $0x00, X3, X3
-	VPEXTRW     $0x00, X3, (BX)
-	ADDQ        $0x04, AX
-	ADDQ        $0x02, BX
-	DECQ        CX
+	VPEXTRW     $0x00, X3, (R8)
+	ADDQ        $0x04, SI
+	ADDQ        $0x02, R8
+	DECQ        R9
 	JNZ         element
 
-done:
-	XORL      SI, SI
+next:
+	ADDQ      8(DI), AX
+	ADDQ      24(DI), BX
+	ADDQ      40(DI), CX
+	DECQ      DX
+	JNZ       row
+	XORL      R11, R11
 	VCMPPS    $0x03, Y2, Y2, Y2
-	VMOVMSKPS Y2, DX
-	TESTL     DX, DX
-	SETNE     SI
-	MOVL      SI, 28(DI)
+	VMOVMSKPS Y2, R10
+	TESTL     R10, R10
+	SETNE     R11
+	MOVL      R11, 64(DI)
 	VZEROUPPER
 	RET

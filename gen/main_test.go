@@ -39,7 +39,7 @@ func TestOffset(t *testing.T) {
 		{spec.Score, "Q", 0},
 		{spec.Score, "Panels", 32},
 		{spec.Value, "Prefetch", 64},
-		{spec.Finish, "NonFinite", 28},
+		{spec.Finish, "NonFinite", 64},
 	} {
 		got, err := abi.Offset(tt.op, tt.field)
 		require.NoError(t, err)

@@ -195,6 +195,7 @@ type Cache struct {
 	narrow []uint16  // the same in the cache's type
 	cv     asm.ConvertArgs
 	fin    asm.FinishArgs
+	one    float32 // its scale
 }
 
 // NewCache makes an empty cache with a growing pool of its own.
@@ -426,7 +427,8 @@ func (c *Cache) convert(to DType, dim int, t DType, src unsafe.Pointer, stride, 
 		return narrow
 	}
 	f := &c.fin
-	f.O, f.Dst, f.Cols, f.Scale = &c.stage[0], narrow, rows*width, 1
+	c.one = 1
+	f.O, f.Dst, f.Rows, f.Cols, f.Scale = &c.stage[0], narrow, 1, rows*width, &c.one
 	v.finish[to].finish(f)
 	return narrow
 }

@@ -143,11 +143,10 @@ func (p *Plan) dotQuery(w *worker, s *Sequence, it *item, row, height int, dst [
 	p.convertScaled(w, s, it, row, rows, w.stage, p.dot.query)
 	clear(dst)
 	f := &w.finish
-	f.Cols, f.Scale = p.config.KeyDim, 1
-	for r := range rows {
-		f.O, f.Dst = &w.stage[r*p.kd], unsafe.Pointer(&dst[r*pairs])
-		p.variant.finish[BF16].finish(f)
-	}
+	w.one = 1
+	f.O, f.OStride, f.Dst, f.DstStride = &w.stage[0], p.kd*4, unsafe.Pointer(&dst[0]), pairs*4
+	f.Scale, f.ScaleStride, f.Rows, f.Cols = &w.one, 0, rows, p.config.KeyDim
+	p.variant.finish[BF16].finish(f)
 }
 
 // dotBlock packs a block of keys: K into panels [pairs][cols], V into pairs of rows.

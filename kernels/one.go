@@ -27,7 +27,8 @@ func (p *Plan) one(w *worker, s *Sequence, key int) bool {
 	p.addZeros(w, p.config.Query, s.Query.row(0, 0), s.Query.HeadStride, p.config.Heads, sums)
 	p.addZeros(w, p.config.Key, s.Key.row(0, key), s.Key.HeadStride, p.config.KVHeads, sums)
 	f := &w.finish
-	f.O, f.Dst, f.Cols, f.Scale = &sums[0], unsafe.Pointer(&sums[0]), p.kd, 1
+	w.one = 1
+	f.O, f.Dst, f.Rows, f.Cols, f.Scale = &sums[0], unsafe.Pointer(&sums[0]), 1, p.kd, &w.one
 	if p.variant.finish[F32].finish(f); f.NonFinite != 0 {
 		return false
 	}
@@ -78,12 +79,12 @@ func (p *Plan) repeat(w *worker, s *Sequence, key int) {
 // repeatRounded is repeat for outputs that are not whole vectors of float32.
 func (p *Plan) repeatRounded(w *worker, s *Sequence, key int) {
 	c, f := &p.config, &w.finish
-	f.O, f.Cols, f.Scale = &w.values[0], c.ValueDim, 1
+	w.one = 1
+	f.O, f.OStride, f.DstStride, f.Scale, f.ScaleStride = &w.values[0], 0, s.Output.HeadStride*c.Output.size(), &w.one, 0
+	f.Rows, f.Cols = p.group, c.ValueDim
 	for h := range c.KVHeads {
 		p.convertRows(w, c.Value, s.Value.row(h, key), 0, 1, c.ValueDim, w.values)
-		for r := range p.group {
-			f.Dst = s.Output.row(h*p.group+r, 0)
-			p.variant.finish[c.Output].finish(f)
-		}
+		f.Dst = s.Output.row(h*p.group, 0)
+		p.variant.finish[c.Output].finish(f)
 	}
 }

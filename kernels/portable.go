@@ -241,11 +241,15 @@ func (k kernel) portableConvert(a *asm.ConvertArgs) {
 
 func (k kernel) portableFinish(a *asm.FinishArgs) {
 	a.NonFinite = 0
-	for c, x := range unsafe.Slice(a.O, a.Cols) {
-		x *= a.Scale
-		if !finite(x) {
-			a.NonFinite = 1
+	for r := range a.Rows {
+		scale := *(*float32)(unsafe.Add(unsafe.Pointer(a.Scale), r*a.ScaleStride))
+		row := (*float32)(unsafe.Add(unsafe.Pointer(a.O), r*a.OStride))
+		for c, x := range unsafe.Slice(row, a.Cols) {
+			x *= scale
+			if !finite(x) {
+				a.NonFinite = 1
+			}
+			formats[k.dtype].store(unsafe.Add(a.Dst, r*a.DstStride+c*k.dtype.size()), x)
 		}
-		formats[k.dtype].store(unsafe.Add(a.Dst, c*k.dtype.size()), x)
 	}
 }

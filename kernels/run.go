@@ -258,33 +258,43 @@ func (p *Plan) mergeSplits(r *run, w *worker, g *group, first int) {
 // finish writes n rows of an item, from one on: O/(Σ + sink) in the output type, and the
 // log-sum-exp.
 func (p *Plan) finish(w *worker, s *Sequence, it *item, row, n int, o, m, l []float32) {
-	f := &w.finish
-	f.Cols = p.config.ValueDim
-	k := p.variant.finish[p.config.Output]
-	query, member := (it.row+row)/p.group, (it.row+row)%p.group
-	for r := row; r < row+n; r++ {
-		head := it.kvHead*p.group + member
-		top, scale, sum := p.denominator(head, m[r], l[r])
-		f.O, f.Dst, f.Scale = &o[r*p.vd], s.Output.row(head, query), scale
-		k.finish(f)
-		careful := f.NonFinite != 0 || !finite(l[r])
-		if l[r] == 0 {
-			lo, hi := p.limits(s, query)
-			careful = careful || lo < hi
-		}
-		if careful || s.LSE != nil {
-			lse := math.Inf(-1)
-			if careful {
-				lse = p.careful(w, s, query, head)
-			} else if sum > 0 {
-				lse = (top + math.Log2(sum)) * math.Ln2
-			}
+	f, k := &w.finish, &p.variant.finish[p.config.Output]
+	f.Cols, f.OStride, f.DstStride, f.ScaleStride = p.config.ValueDim, p.vd*4, s.Output.HeadStride*p.config.Output.size(), 4
+	for end := row + n; row < end; {
+		// The heads of one query.
+		query, member := (it.row+row)/p.group, (it.row+row)%p.group
+		head, rows := it.kvHead*p.group+member, min(p.group-member, end-row, len(w.scale))
+		sane := true
+		for i := range rows {
+			top, scale, sum := p.denominator(head+i, m[row+i], l[row+i])
+			w.scale[i] = scale
+			sane = sane && finite(l[row+i]) && l[row+i] != 0
 			if s.LSE != nil {
-				s.LSE[head*s.QueryLen+query] = float32(lse)
+				s.LSE[(head+i)*s.QueryLen+query] = float32((top + math.Log2(sum)) * math.Ln2)
 			}
 		}
-		if member++; member == p.group {
-			query, member = query+1, 0
+		f.O, f.Dst, f.Scale, f.Rows = &o[row*p.vd], s.Output.row(head, query), &w.scale[0], rows
+		k.finish(f)
+		if f.NonFinite != 0 || !sane {
+			for i := range rows {
+				p.recheck(w, s, query, head+i, &o[(row+i)*p.vd], w.scale[i], l[row+i])
+			}
+		}
+		row += rows
+	}
+}
+
+// recheck finishes a row again, and computes it again if its output or sum l is not finite, or l is 0
+// although there are keys.
+func (p *Plan) recheck(w *worker, s *Sequence, query, head int, o *float32, scale, l float32) {
+	f := &w.finish
+	w.one = scale
+	f.O, f.Dst, f.Scale, f.Rows = o, s.Output.row(head, query), &w.one, 1
+	p.variant.finish[p.config.Output].finish(f)
+	if lo, hi := p.limits(s, query); f.NonFinite != 0 || !finite(l) || l == 0 && lo < hi {
+		lse := p.careful(w, s, query, head)
+		if s.LSE != nil {
+			s.LSE[head*s.QueryLen+query] = float32(lse)
 		}
 	}
 }

@@ -72,6 +72,7 @@ type worker struct {
 	acc                              []float64 // a row of O, for rows that overflow float32
 
 	weight [64]float32 // of splits that are merged
+	scale  [64]float32 // of rows that are finished
 	one    float32
 	zeros  [64]float32 // never written
 

@@ -173,16 +173,23 @@ func (a *asm) convert() {
 // whether all are finite.
 func (a *asm) result() {
 	t := a.spec.DType
-	a.maths = "x = Scale·O[c];  Dst[c] = x;  NonFinite = 1 if any x is NaN or ±Inf, else 0"
+	a.maths = "x = Scale[r]·O[r][c];  Dst[r][c] = x;  NonFinite = 1 if any x is NaN or ±Inf, else 0"
 	a.step = "16 elements"
 	a.flops, a.bytes = 16*3, 64
 
-	o, dst, cols, n := a.Param("O"), a.Param("Dst"), a.Param("Cols"), a.Reg("n")
+	o0, ostride := a.Param("O"), a.Param("OStride")
+	dst0, dstride := a.Param("Dst"), a.Param("DstStride")
+	factor, fstride, rows := a.Param("Scale"), a.Param("ScaleStride"), a.Param("Rows")
+	o, dst, cols, n := a.Reg("from"), a.Reg("to"), a.Reg("cols"), a.Reg("n")
 	x, zero := a.Vecs("x", 4), a.Vec("zero")
 	finite, scale := a.Vec("Σ x·0"), a.Vec("Scale")
 	round := a.rounding(t)
-	a.ins("FMOVS %s, %s", a.field("Scale"), scale.F())
 	a.Zero(zero, finite)
+	a.Label("row")
+	a.ins("FMOVS (%s), %s", factor, scale.F())
+	a.ins("MOVD %s, %s", o0, o)
+	a.ins("MOVD %s, %s", dst0, dst)
+	a.ins("MOVD %s, %s", a.field("Cols"), cols)
 	a.ins("LSR $4, %s, %s", cols, n)
 	a.ins("CBZ %s, rest", n)
 
@@ -202,7 +209,7 @@ func (a *asm) result() {
 
 	a.Label("rest")
 	a.ins("AND $15, %s", cols)
-	a.ins("CBZ %s, done", cols)
+	a.ins("CBZ %s, next", cols)
 	a.Label("one")
 	a.ins("FMOVS (%s), %s", o, x[0].F())
 	a.ins("FMULS %s, %s, %s", scale.F(), x[0].F(), x[0].F())
@@ -219,14 +226,19 @@ func (a *asm) result() {
 	a.ins("SUB $1, %s", cols)
 	a.ins("CBNZ %s, one", cols)
 
-	a.Label("done")
+	a.Label("next")
+	a.ins("ADD %s, %s", ostride, o0)
+	a.ins("ADD %s, %s", dstride, dst0)
+	a.ins("ADD %s, %s", fstride, factor)
+	a.ins("SUB $1, %s", rows)
+	a.ins("CBNZ %s, row", rows)
 	a.addLanes([]V{finite})
 	a.ins("FCMPS %s, %s", finite.F(), finite.F())
 	a.ins("CSET VS, %s", n)
 	a.ins("MOVW %s, %s", n, a.field("NonFinite"))
 
 	round.free()
-	a.Free(o, dst, cols, n)
+	a.Free(o0, ostride, dst0, dstride, factor, fstride, rows, o, dst, cols, n)
 	a.FreeVec(x...)
 	a.FreeVec(zero, finite, scale)
 }

@@ -159,21 +159,26 @@ func (t tail) load(m operand.Mem, x reg.VecPhysical) {
 	}
 }
 
-// finish emits one row of O, scaled and rounded to the output type. x·0 is NaN
+// finish emits rows of O, scaled and rounded to the output type. x·0 is NaN
 // for every NaN and ±Inf, and a sum keeps it.
 func (e *emitter) finish() {
 	size := e.spec.DType.Size()
-	e.maths = "x = Scale·O[c];  Dst[c] = x;  NonFinite = 1 if any x is NaN or ±Inf, else 0"
+	e.maths = "x = Scale[r]·O[r][c];  Dst[r][c] = x;  NonFinite = 1 if any x is NaN or ±Inf, else 0"
 	e.step, e.flops, e.bytes = "one vector", 3*e.lanes, 4*e.lanes
 
-	p, q, left := e.param("O"), e.param("Dst"), e.param("Cols")
-	scale := e.vec("Scale", 1)[0]
-	e.VBROADCASTSS(e.arg("Scale"), scale)
+	o, dst, factor, rows := e.param("O"), e.param("Dst"), e.param("Scale"), e.param("Rows")
+	p, q, left := e.gp("O, at c"), e.gp("Dst, at c"), e.gp("columns left")
+	scale := e.vec("Scale[r]", 1)[0]
 	none, sum, x := e.vec("0", 1)[0], e.vec("Σ 0·x", 1)[0], e.vec("x", 1)[0]
 	e.zero(none, sum)
 	r := e.newRounder()
 	tail := e.newTail()
 
+	e.Label("row")
+	e.VBROADCASTSS(at(factor, 0), scale)
+	e.MOVQ(o, p)
+	e.MOVQ(dst, q)
+	e.MOVQ(e.arg("Cols"), left)
 	e.SUBQ(imm(e.lanes), left)
 	e.JLT(operand.LabelRef("tail"))
 	e.Label("columns")
@@ -187,7 +192,7 @@ func (e *emitter) finish() {
 	e.JGE(operand.LabelRef("columns"))
 	e.Label("tail")
 	e.ADDQ(imm(e.lanes), left)
-	e.JZ(operand.LabelRef("done"))
+	e.JZ(operand.LabelRef("next"))
 	if e.avx512() {
 		tail.set(left)
 		e.VMOVUPS_Z(at(p, 0), tail.mask, x)
@@ -207,7 +212,12 @@ func (e *emitter) finish() {
 		e.DECQ(left)
 		e.JNZ(operand.LabelRef("element"))
 	}
-	e.Label("done")
+	e.Label("next")
+	e.ADDQ(e.arg("OStride"), o)
+	e.ADDQ(e.arg("DstStride"), dst)
+	e.ADDQ(e.arg("ScaleStride"), factor)
+	e.DECQ(rows)
+	e.JNZ(operand.LabelRef("row"))
 	flags, bad := e.gp("lanes of Σ 0·x that are NaN"), e.gp("NonFinite")
 	e.XORL(bad.As32(), bad.As32())
 	if e.avx512() {
