@@ -113,7 +113,8 @@ type DecodeScoreArgs struct {
 	Prefetch int            // bytes ahead; 0: none
 	// As of DecodeValue.
 	PrefetchEvery, PrefetchRow int
-	NextTile                   int // LaneScore only: bytes from the first S tile to the second
+	// LaneScore only: bytes from row to row of what is prefetched, from the first S tile to the second.
+	PrefetchStride, NextTile int
 }
 
 // PanelScoreArgs: S = Q·Kᵀ for R rows against K in panels of 16 keys.

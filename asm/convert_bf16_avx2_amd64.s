@@ -20,9 +20,9 @@
 //	R8       columns left
 //	R9       element
 //	Y0       Scale
-//	Y1–Y2    Src
-//	Y3       half of the columns
-//	Y4       0
+//	Y1–Y4    Src
+//	Y5       half of the columns
+//	Y6       0
 
 // func convert_bf16_avx2(a *ConvertArgs)
 // Requires: AVX, AVX2
@@ -32,7 +32,7 @@ TEXT ·convert_bf16_avx2(SB), $128-8
 	MOVQ         16(DI), BX
 	MOVQ         32(DI), CX
 	VBROADCASTSS 48(DI), Y0
-	VXORPS       Y4, Y4, Y4
+	VXORPS       Y6, Y6, Y6
 
 row:
 	MOVQ AX, DX
@@ -50,9 +50,9 @@ pair:
 	VPMOVZXWD  16(DX), Y2
 	VPSLLD     $0x10, Y2, Y2
 	VMULPS     Y0, Y2, Y2
-	VPERM2F128 $0x20, Y2, Y1, Y3
+	VPERM2F128 $0x20, Y2, Y1, Y5
 	VPERM2F128 $0x31, Y2, Y1, Y2
-	VMOVAPS    Y3, Y1
+	VMOVAPS    Y5, Y1
 	VMOVUPS    Y1, (SI)
 	VMOVUPS    Y2, 32(SI)
 	ADDQ       $0x20, DX
@@ -63,10 +63,53 @@ no_pair:
 	ADDQ $0x10, R8
 
 in_order:
-	SUBQ $0x10, R8
-	JLT  tail
+	SUBQ $0x40, R8
+	JLT  no_columns_64
 
-columns:
+columns_64:
+	VPMOVZXWD (DX), Y1
+	VPSLLD    $0x10, Y1, Y1
+	VMULPS    Y0, Y1, Y1
+	VMOVUPS   Y1, (SI)
+	VPMOVZXWD 16(DX), Y2
+	VPSLLD    $0x10, Y2, Y2
+	VMULPS    Y0, Y2, Y2
+	VMOVUPS   Y2, 32(SI)
+	VPMOVZXWD 32(DX), Y3
+	VPSLLD    $0x10, Y3, Y3
+	VMULPS    Y0, Y3, Y3
+	VMOVUPS   Y3, 64(SI)
+	VPMOVZXWD 48(DX), Y4
+	VPSLLD    $0x10, Y4, Y4
+	VMULPS    Y0, Y4, Y4
+	VMOVUPS   Y4, 96(SI)
+	VPMOVZXWD 64(DX), Y1
+	VPSLLD    $0x10, Y1, Y1
+	VMULPS    Y0, Y1, Y1
+	VMOVUPS   Y1, 128(SI)
+	VPMOVZXWD 80(DX), Y2
+	VPSLLD    $0x10, Y2, Y2
+	VMULPS    Y0, Y2, Y2
+	VMOVUPS   Y2, 160(SI)
+	VPMOVZXWD 96(DX), Y3
+	VPSLLD    $0x10, Y3, Y3
+	VMULPS    Y0, Y3, Y3
+	VMOVUPS   Y3, 192(SI)
+	VPMOVZXWD 112(DX), Y4
+	VPSLLD    $0x10, Y4, Y4
+	VMULPS    Y0, Y4, Y4
+	VMOVUPS   Y4, 224(SI)
+	ADDQ      $+128, DX
+	ADDQ      $+256, SI
+	SUBQ      $0x40, R8
+	JGE       columns_64
+
+no_columns_64:
+	ADDQ $0x40, R8
+	SUBQ $0x10, R8
+	JLT  no_columns_16
+
+columns_16:
 	VPMOVZXWD (DX), Y1
 	VPSLLD    $0x10, Y1, Y1
 	VMULPS    Y0, Y1, Y1
@@ -78,13 +121,13 @@ columns:
 	ADDQ      $0x20, DX
 	ADDQ      $0x40, SI
 	SUBQ      $0x10, R8
-	JGE       columns
+	JGE       columns_16
 
-tail:
+no_columns_16:
 	ADDQ    $0x10, R8
 	JZ      next
-	VMOVUPS Y4, (SI)
-	VMOVUPS Y4, 32(SI)
+	VMOVUPS Y6, (SI)
+	VMOVUPS Y6, 32(SI)
 
 element:
 	MOVWLZX (DX), R9

@@ -20,12 +20,12 @@
 //	R8       columns left
 //	R9       element
 //	Z0       Scale
-//	Z1–Z2    Src
-//	Z3       half of the columns
-//	Z4       0, 1, …
-//	Z5       elements left
+//	Z1–Z4    Src
+//	Z5       half of the columns
+//	Z6       0, 1, …
+//	Z7       elements left
 //	K1       elements left
-//	Z6       0
+//	Z8       0
 
 // func convert_f16_avx512(a *ConvertArgs)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VL
@@ -36,11 +36,11 @@ TEXT ·convert_f16_avx512(SB), $128-8
 	MOVQ         32(DI), CX
 	VBROADCASTSS 48(DI), Z0
 	MOVQ         $0x0706050403020100, R10
-	VMOVQ        R10, X4
+	VMOVQ        R10, X6
 	MOVQ         $0x0f0e0d0c0b0a0908, R10
-	VPINSRQ      $0x01, R10, X4, X4
-	VPMOVZXBD    X4, Z4
-	VPXORD       Z6, Z6, Z6
+	VPINSRQ      $0x01, R10, X6, X6
+	VPMOVZXBD    X6, Z6
+	VPXORD       Z8, Z8, Z8
 
 row:
 	MOVQ AX, DX
@@ -56,9 +56,9 @@ pair:
 	VMULPS     Z0, Z1, Z1
 	VCVTPH2PS  32(DX), Z2
 	VMULPS     Z0, Z2, Z2
-	VSHUFPS    $0x88, Z2, Z1, Z3
+	VSHUFPS    $0x88, Z2, Z1, Z5
 	VSHUFPS    $0xdd, Z2, Z1, Z2
-	VPERMPD    $0xd8, Z3, Z1
+	VPERMPD    $0xd8, Z5, Z1
 	VPERMPD    $0xd8, Z2, Z2
 	VSHUFF64X2 $0xd8, Z1, Z1, Z1
 	VSHUFF64X2 $0xd8, Z2, Z2, Z2
@@ -72,24 +72,47 @@ no_pair:
 	ADDQ $0x20, R8
 
 in_order:
-	SUBQ $0x10, R8
-	JLT  tail
+	SUBQ $0x40, R8
+	JLT  no_columns_64
 
-columns:
+columns_64:
+	VCVTPH2PS (DX), Z1
+	VMULPS    Z0, Z1, Z1
+	VMOVUPS   Z1, (SI)
+	VCVTPH2PS 32(DX), Z2
+	VMULPS    Z0, Z2, Z2
+	VMOVUPS   Z2, 64(SI)
+	VCVTPH2PS 64(DX), Z3
+	VMULPS    Z0, Z3, Z3
+	VMOVUPS   Z3, 128(SI)
+	VCVTPH2PS 96(DX), Z4
+	VMULPS    Z0, Z4, Z4
+	VMOVUPS   Z4, 192(SI)
+	ADDQ      $+128, DX
+	ADDQ      $+256, SI
+	SUBQ      $0x40, R8
+	JGE       columns_64
+
+no_columns_64:
+	ADDQ $0x40, R8
+	SUBQ $0x10, R8
+	JLT  no_columns_16
+
+columns_16:
 	VCVTPH2PS (DX), Z1
 	VMULPS    Z0, Z1, Z1
 	VMOVUPS   Z1, (SI)
 	ADDQ      $0x20, DX
 	ADDQ      $0x40, SI
 	SUBQ      $0x10, R8
-	JGE       columns
+	JGE       columns_16
 
-tail:
+no_columns_16:
 	ADDQ         $0x10, R8
 	JZ           next
-	VMOVD        R8, X5
-	VPBROADCASTD X5, Z5
-	VPCMPGTD     Z4, Z5, K1
+	VMOVD        R8, X7
+	VPBROADCASTD X7, Z7
+	VPCMPGTD     Z6, Z7, K1
 	VMOVDQU16.Z  (DX), K1, Y1
 	VCVTPH2PS    Y1, Z1
 	VMULPS.Z     Z0, Z1, K1, Z1

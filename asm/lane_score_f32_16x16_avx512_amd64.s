@@ -40,7 +40,7 @@ TEXT ·lane_score_f32_16x16_avx512(SB), $128-8
 	MOVQ DX, (SP)
 	MOVQ DX, 8(SP)
 	NEGQ DX
-	ADDQ 16(DI), DX
+	ADDQ 72(DI), DX
 	MOVQ DX, 16(SP)
 	JNZ  gaps
 	MOVQ $0x4000000000000000, DX
@@ -58,7 +58,7 @@ gaps:
 no_prefetch:
 	MOVQ 40(DI), SI
 	MOVQ SI, 32(SP)
-	MOVQ 72(DI), R8
+	MOVQ 80(DI), R8
 	ADDQ CX, R8
 	MOVQ 16(DI), R10
 	LEAQ (R10)(R10*2), R11

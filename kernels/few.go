@@ -14,8 +14,7 @@ func (p *Plan) few(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float3
 	if it.abreast {
 		heads, block = it.heads, p.abreastBlock(c, it.heads)
 	}
-	limit := p.fewLimit(c)
-	lanes := 0
+	limit, lanes := c.DecodeRows, 0 // a score tile has a vector's rows for LaneScore
 	if limit == asm.Lane {
 		lanes = it.rows / asm.Lane
 	}
@@ -49,7 +48,7 @@ func (p *Plan) few(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float3
 				a.Prefetch, a.PrefetchEvery, a.PrefetchRow = p.ahead(c, &k, n, scorePart, heads, scoreTiles)
 				a.NextTile = 0
 				if rows > height {
-					p.scoreLanes(w, height)
+					p.scoreLanes(w, &k, height)
 				} else {
 					c.decodeScore[rows].decodeScore(a)
 				}
@@ -94,30 +93,35 @@ func (p *Plan) fewQuery(w *worker, s *Sequence, it *item, lanes int, dst []float
 	}
 }
 
-// scoreLanes calls LaneScore for two S tiles of a height, on whole blocks of keys: the
-// last keys are read from a copy.
-func (p *Plan) scoreLanes(w *worker, height int) {
+// scoreLanes calls LaneScore for two S tiles of a height, on whole blocks of float32 keys: the
+// last keys are read from a copy, as all others are where K is not float32.
+func (p *Plan) scoreLanes(w *worker, k *stream, height int) {
 	a := &w.decode
-	keys := a.Keys
-	a.NextTile = up(keys, asm.Lane) * height * 4
-	if a.Keys -= keys % asm.Lane; a.Keys > 0 {
-		p.variant.laneScore.laneScore(a)
+	start, keys, done := a.K, a.Keys, 0
+	a.NextTile, a.PrefetchStride = up(keys, asm.Lane)*height*4, k.stride
+	if k.kind() == F32 {
+		if done = keys / asm.Lane * asm.Lane; done > 0 {
+			a.Keys = done
+			p.variant.laneScore.laneScore(a)
+		}
 	}
-	if rest := keys % asm.Lane; rest > 0 {
-		p.convertRows(w, F32, unsafe.Add(a.K, a.Keys*a.KStride), a.KStride, rest, p.kd, w.panels)
-		a.S = &w.scores[a.Keys*height]
-		a.K, a.KStride, a.Keys, a.Prefetch = unsafe.Pointer(&w.panels[0]), p.kd*4, asm.Lane, 0
+	scores, prefetch, every := a.S, a.Prefetch, a.PrefetchEvery
+	a.KStride, a.PrefetchEvery = p.kd*4, every*4/k.kind().size()
+	for ; done < keys; done += laneCopy {
+		n := min(laneCopy, keys-done)
+		p.convertRows(w, k.kind(), unsafe.Add(start, done*k.stride), k.stride, n, p.kd, w.panels)
+		a.S = (*float32)(unsafe.Add(unsafe.Pointer(scores), done*height*4))
+		a.K, a.Keys, a.Prefetch = unsafe.Pointer(&w.panels[0]), up(n, asm.Lane), 0
+		if prefetch > 0 { // on from where the keys so far have come to
+			a.Prefetch = int(uintptr(start)-uintptr(a.K)) + prefetch + done/every*k.stride
+		}
 		p.variant.laneScore.laneScore(a)
 	}
 }
 
-// fewLimit is the most rows of a score tile: a vector's for LaneScore, which reads float32.
-func (p *Plan) fewLimit(c *recipe) int {
-	if p.streamType(p.config.Key, p.config.KeyDim) != F32 {
-		return c.fewHeight()
-	}
-	return c.DecodeRows
-}
+// laneCopy is how many keys are converted at once for LaneScore: few, so that they stay in
+// L1, from where converting takes a third of the time.
+const laneCopy = 32
 
 // fewHeight is the height of the tallest tile of a softmax or of values.
 func (c *recipe) fewHeight() int { return min(c.DecodeRows, maxDecodeRows) }
@@ -193,6 +197,14 @@ type stream struct {
 	rows   unsafe.Pointer // of the block: the caller's memory, or a converted copy
 	stride int
 	copied bool
+}
+
+// kind is the type of rows.
+func (x *stream) kind() DType {
+	if x.copied {
+		return F32
+	}
+	return x.t
 }
 
 // load makes a block ready. Rows whose dimension is not a multiple of 16 are copied,

@@ -210,7 +210,7 @@ func (p *Plan) Explain(seqs []Sequence) Explanation {
 			}
 			var tiles []string
 			for first := 0; first < rows; {
-				n := fewTile(rows, first, p.fewLimit(c))
+				n := fewTile(rows, first, c.DecodeRows)
 				switch {
 				case s.Cache != nil:
 					n = fewTile(rows, first, c.fewHeight())

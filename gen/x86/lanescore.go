@@ -20,7 +20,7 @@ func (e *emitter) laneScore() {
 	}
 
 	q, k, s := e.gp("Q, at d"), e.param("K"), e.param("S")
-	ahead := e.newStream(k, "KStride", e.frame)
+	ahead := e.newStream(k, "PrefetchStride", e.frame)
 	left, d := e.frame.Offset(32), e.gp("elements of D left")
 	e.MOVQ(e.arg("Keys"), d)
 	e.MOVQ(d, left)

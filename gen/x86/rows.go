@@ -1,6 +1,8 @@
 package x86
 
 import (
+	"fmt"
+
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
@@ -10,6 +12,7 @@ import (
 // convert emits rows as scaled float32, zero padded. What is left of a row after
 // its vectors is loaded under a mask (AVX-512), else one element at a time.
 func (e *emitter) convert() {
+	const wide = 4 * lane // columns of one turn
 	size := e.spec.DType.Size()
 	e.maths = "Dst[r][c] = Scale·Src[r][c] (c < Cols), 0 (Cols ≤ c < ⌈Cols/16⌉·16)"
 	e.maths += "\nHalves: the columns of every two vectors in the order of two loadHalf"
@@ -20,7 +23,7 @@ func (e *emitter) convert() {
 	tmp := e.gp("element")
 	scale := e.vec("Scale", 1)[0]
 	e.VBROADCASTSS(e.arg("Scale"), scale)
-	x := e.vec("Src", 2)
+	x := e.vec("Src", 4)
 	half := e.vec("half of the columns", 1)[0]
 	tail := e.newTail()
 	none := e.vec("0", 1)[0]
@@ -35,12 +38,12 @@ func (e *emitter) convert() {
 	e.Label("pair")
 	e.SUBQ(imm(2*e.lanes), left)
 	e.JLT(operand.LabelRef("no_pair"))
-	for i, x := range x {
+	for i, x := range x[:2] {
 		e.loadAs(e.spec.DType, at(p, size*e.lanes*i), x)
 		e.VMULPS(scale, x, x)
 	}
 	e.unzip(x[0], x[1], half)
-	for i, x := range x {
+	for i, x := range x[:2] {
 		e.VMOVUPS(x, at(q, 4*e.lanes*i))
 	}
 	e.ADDQ(imm(2*e.lanes*size), p)
@@ -49,18 +52,26 @@ func (e *emitter) convert() {
 	e.Label("no_pair")
 	e.ADDQ(imm(2*e.lanes), left)
 	e.Label("in_order")
-	e.SUBQ(imm(lane), left)
-	e.JLT(operand.LabelRef("tail"))
-	e.Label("columns")
-	for i, x := range x[:lane/e.lanes] {
-		e.loadAs(e.spec.DType, at(p, size*e.lanes*i), x)
-		e.VMULPS(scale, x, x)
-		e.VMOVUPS(x, at(q, 4*e.lanes*i))
+	for n := wide; n >= lane; n -= wide - lane {
+		name := fmt.Sprintf("columns_%d", n)
+		e.SUBQ(imm(n), left)
+		e.JLT(operand.LabelRef("no_" + name))
+		e.Label(name)
+		for i := range n / e.lanes {
+			x := x[i%len(x)]
+			e.loadAs(e.spec.DType, at(p, size*e.lanes*i), x)
+			e.VMULPS(scale, x, x)
+			e.VMOVUPS(x, at(q, 4*e.lanes*i))
+		}
+		e.ADDQ(imm(n*size), p)
+		e.ADDQ(imm(4*n), q)
+		e.SUBQ(imm(n), left)
+		e.JGE(operand.LabelRef(name))
+		e.Label("no_" + name)
+		if n > lane {
+			e.ADDQ(imm(n), left)
+		}
 	}
-	e.ADDQ(imm(lane*size), p)
-	e.ADDQ(imm(4*lane), q)
-	e.SUBQ(imm(lane), left)
-	e.JGE(operand.LabelRef("columns"))
 	e.Label("tail")
 	e.ADDQ(imm(lane), left)
 	e.JZ(operand.LabelRef("next"))
