@@ -29,7 +29,7 @@ func TestInstalled(t *testing.T) {
 	require.Subset(t, Names(), required)
 	list = slices.DeleteFunc(list, func(p Peer) bool { return !slices.Contains(required, p.Name) })
 	s := session(t, Options{Rounds: 1}, list...)
-	only32 := []string{"openblas-sgemm", "gomlx"}
+	only := map[string][]string{"openblas-sgemm": {"f32"}, "gomlx": {"f32"}, "onnxruntime": {"f32", "f16"}}
 	for _, c := range []bench.Case{
 		{Phase: kernels.Prefill, Q: 77, KV: 77, Threads: 1}, // no multiple of a page or a block
 		{Phase: kernels.Prefill, Q: 600, KV: 600, Threads: 2},
@@ -38,11 +38,15 @@ func TestInstalled(t *testing.T) {
 		{Phase: kernels.Decode, Q: 1, KV: 1, Threads: 2},
 	} {
 		c.Heads, c.KVHeads, c.HeadDim, c.Causal = 6, 2, 64, true
-		for _, c.KVDType = range []kernels.DType{kernels.F32, kernels.F16} {
+		for _, c.KVDType = range []kernels.DType{kernels.F32, kernels.F16, kernels.BF16} {
+			c.Precision = kernels.F32
+			if c.KVDType == kernels.BF16 {
+				c.Precision = kernels.BF16
+			}
 			for _, r := range measure(t, s, c) {
 				t.Run(fmt.Sprintf("%s/%s", r.Name, r.Peer), func(t *testing.T) {
-					if c.KVDType == kernels.F16 && slices.Contains(only32, r.Peer) {
-						require.Contains(t, r.Reason, "expected f32")
+					if types := only[r.Peer]; types != nil && !slices.Contains(types, c.KVDType.String()) {
+						require.Contains(t, r.Reason, "expected "+strings.Join(types, " or "))
 						return
 					}
 					require.Empty(t, r.Reason)

@@ -60,10 +60,14 @@ type Record struct {
 // errorBound is what rounding explains, while leaving out a single one of some thousand
 // keys changes a row by more than the bound of f32. With K and V in f16 some peers
 // have f16 sums too (ggml): the bound is twice a random walk of one rounding a key, which
-// is what they were seen to do.
+// is what they were seen to do. In bf16, where weights and most outputs
+// are rounded to eight bits, it is two last places; 0.007 was seen.
 func errorBound(c bench.Case) float64 {
-	if c.KVDType == kernels.F32 {
+	switch c.KVDType {
+	case kernels.F32:
 		return 1e-4
+	case kernels.BF16:
+		return 0x1p-6
 	}
 	return 2 * math.Sqrt(float64(c.KV)) * 0x1p-11
 }
@@ -107,8 +111,8 @@ func (s *Session) end(name string) {
 // Measure compares a case with every peer and calls each with a record as soon as
 // there is one. What goes wrong with a peer is in its record.
 func (s *Session) Measure(ctx context.Context, c bench.Case, each func(Record) error) error {
-	if c.KVDType != kernels.F32 && c.KVDType != kernels.F16 {
-		return fmt.Errorf("peers: Case.KVDType = %v: expected f32 or f16", c.KVDType)
+	if (c.KVDType == kernels.BF16) != (c.Precision == kernels.BF16) {
+		return fmt.Errorf("peers: Case.KVDType = %v, Precision = %v: expected bf16 for both, in which peers compute if K and V are, or for neither", c.KVDType, c.Precision)
 	}
 	if !c.Causal || c.Window != nil {
 		return errors.New("peers: a case without Causal or with a Window: expected causal attention")
@@ -230,7 +234,7 @@ type ours struct {
 func newOurs(c bench.Case, profile *kernels.Profile) (*ours, error) {
 	shape := workload.Shape{
 		Heads: c.Heads, KVHeads: c.KVHeads, KeyDim: c.HeadDim, ValueDim: c.HeadDim,
-		Queries: c.Q, Keys: c.KV, Key: c.KVDType, Value: c.KVDType, Causal: true,
+		Queries: c.Q, Keys: c.KV, Key: c.KVDType, Value: c.KVDType, Causal: true, Precision: c.Precision,
 	}
 	o := &ours{c: c, pool: kernels.NewPool(c.Threads), ws: kernels.NewWorkspace()}
 	opts := []kernels.Option{kernels.WithExecutor(o.pool), kernels.WithProfile(profile)}
@@ -269,8 +273,14 @@ func (o *ours) write(dir string) (shape, error) {
 		heads, positions int
 	}{{f.Query, s.Query, c.Heads, c.Q}, {f.Key, s.Key, c.KVHeads, c.KV}, {f.Value, s.Value, c.KVHeads, c.KV}} {
 		a := npy.Array{Shape: []int{t.heads, t.positions, c.HeadDim}, DType: npy.Float32, F32: t.tensor.F32}
-		if t.tensor.F32 == nil {
+		switch {
+		case t.tensor.F32 != nil:
+		case c.KVDType == kernels.F16:
 			a.DType, a.F16 = npy.Float16, t.tensor.U16
+		default: // NumPy has no bf16
+			for _, x := range t.tensor.U16 {
+				a.F32 = append(a.F32, half.BF16ToF32(x))
+			}
 		}
 		if err := writeFile(t.path, &a); err != nil {
 			return f, err

@@ -319,7 +319,7 @@ func TestErrors(t *testing.T) {
 	require.ErrorContains(t, err, "Options.Rounds = -1: expected 0 (7) … 999")
 	s := session(t, Options{})
 	for want, change := range map[string]func(*bench.Case){
-		"Case.KVDType = bf16: expected f32 or f16": func(c *bench.Case) { c.KVDType = kernels.BF16 },
+		"Case.KVDType = bf16, Precision = f32: expected bf16 for both": func(c *bench.Case) { c.KVDType = kernels.BF16 },
 		"without Causal":        func(c *bench.Case) { c.Causal = false },
 		"with a Window":         func(c *bench.Case) { c.Window = &kernels.Window{} },
 		"Heads = 3":             func(c *bench.Case) { c.Heads, c.KVHeads = 3, 2 },

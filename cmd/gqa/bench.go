@@ -56,8 +56,8 @@ func (c *benchCmd) Validate() error {
 	if c.Case != "" && !slices.Contains(kernels.Phases(), kernels.Phase(c.Case)) {
 		return fmt.Errorf("--case: %q: expected prefill, chunk or decode", c.Case)
 	}
-	if c.BF16 && (c.Peers || c.KVDType != nil && c.KVDType.DType != kernels.BF16) {
-		return errors.New("--bf16-dot: expected no --peers, and no --kv-dtype but bf16")
+	if c.BF16 && c.KVDType != nil && c.KVDType.DType != kernels.BF16 {
+		return errors.New("--bf16-dot: expected no --kv-dtype but bf16")
 	}
 	if c.Patience < 0 {
 		return fmt.Errorf("--patience: %v: expected 0 or more", c.Patience)

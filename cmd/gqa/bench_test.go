@@ -112,5 +112,5 @@ func TestBenchBF16(t *testing.T) {
 	require.Contains(t, stdout, "bf16 dot")
 	code, _, stderr = gqa(t, append(args, "--kv-dtype", "f16")...)
 	require.Equal(t, exitUsage, code)
-	require.Contains(t, stderr, "--bf16-dot: expected no --peers, and no --kv-dtype but bf16")
+	require.Contains(t, stderr, "--bf16-dot: expected no --kv-dtype but bf16")
 }

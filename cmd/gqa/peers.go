@@ -43,8 +43,8 @@ func (c *benchCmd) checkPeers() error {
 		}
 	}
 	for _, x := range c.cases() {
-		if x.KVDType == kernels.BF16 {
-			return fmt.Errorf("--kv-dtype: bf16: expected f32 or f16, which the peers compute")
+		if x.KVDType == kernels.BF16 && x.Precision != kernels.BF16 {
+			return fmt.Errorf("--kv-dtype: bf16: expected f32 or f16, or --bf16-dot: the peers compute in bf16 if K and V are")
 		}
 	}
 	return inRange("rounds", c.Rounds, 1, peers.MaxRounds)

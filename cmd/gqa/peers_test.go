@@ -106,13 +106,13 @@ func TestPeersJSON(t *testing.T) {
 func TestPeersUsage(t *testing.T) {
 	hermetic(t)
 	for want, args := range map[string][]string{
-		"--peer: expected --peers too":                        {"--peer", "ggml"},
-		"--cache: expected no --peers":                        {"--peers", "--cache"},
-		"--out: expected --peers too":                         {"--out", "x"},
-		`--peer: "tensorflow": expected some of onnxruntime,`: {"--peers", "--peer", "tensorflow"},
-		"--kv-dtype: bf16: expected f32 or f16":               {"--peers", "--kv-dtype", "bf16"},
-		"--rounds: 0: expected 1 … 999":                       {"--peers", "--rounds", "0"},
-		"--peers-file":                                        {"--peers", "--report", "x.html"},
+		"--peer: expected --peers too":                         {"--peer", "ggml"},
+		"--cache: expected no --peers":                         {"--peers", "--cache"},
+		"--out: expected --peers too":                          {"--out", "x"},
+		`--peer: "tensorflow": expected some of onnxruntime,`:  {"--peers", "--peer", "tensorflow"},
+		"--kv-dtype: bf16: expected f32 or f16, or --bf16-dot": {"--peers", "--kv-dtype", "bf16"},
+		"--rounds: 0: expected 1 … 999":                        {"--peers", "--rounds", "0"},
+		"--peers-file":                                         {"--peers", "--report", "x.html"},
 	} {
 		code, stdout, stderr := gqa(t, append([]string{"bench"}, args...)...)
 		require.Equal(t, exitUsage, code, args)

@@ -5,7 +5,8 @@ import numpy as np
 
 class Case:
     """Causal attention of q queries that are the last of kv keys. The tensors are
-    head-major: query [heads, q, head_dim], key and value [kv_heads, kv, head_dim]."""
+    head-major: query [heads, q, head_dim], key and value [kv_heads, kv, head_dim]. Those of
+    bf16, which NumPy has not, are float32 that bf16 holds."""
 
     def __init__(self, request):
         for field in ("heads", "kv_heads", "head_dim", "q", "kv", "kv_dtype", "threads"):
@@ -15,6 +16,15 @@ class Case:
     @property
     def dtype(self):
         return self.key.dtype
+
+    def expect(self, *types):
+        if self.kv_dtype not in types:
+            raise TypeError(f"kv_dtype {self.kv_dtype}: expected {' or '.join(types)}")
+
+    @staticmethod
+    def bf16(x):
+        """The bits of float32 that bf16 holds."""
+        return (np.ascontiguousarray(x).view(np.uint32) >> 16).astype(np.uint16)
 
     @property
     def scale(self):

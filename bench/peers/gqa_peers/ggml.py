@@ -9,7 +9,7 @@ import platform
 
 import numpy as np
 
-F32, F16 = 0, 1  # enum ggml_type
+F32, F16, BF16 = 0, 1, 30  # enum ggml_type
 CPU = 0  # enum ggml_backend_dev_type
 PREC_F32 = 10  # enum ggml_prec
 
@@ -79,7 +79,7 @@ class Peer:
             raise RuntimeError("no CPU backend")
         self.threads(case.threads)
         self.context = g.init(InitParams(1 << 20, None, True))
-        kv = F16 if case.dtype == np.float16 else F32
+        kv = {"f32": F32, "f16": F16, "bf16": BF16}[case.kv_dtype]
         tensor = lambda t, *dims: g.new_tensor_3d(self.context, t, *dims)
         q = tensor(F32, case.head_dim, case.q, case.heads)
         k, v = (tensor(kv, case.head_dim, case.kv, case.kv_heads) for _ in "kv")
@@ -90,8 +90,8 @@ class Peer:
         g.build_forward_expand(self.graph, self.out)
         self.buffer = g.backend_alloc_ctx_tensors(self.context, self.backend)
         self.set(q, case.query.astype(np.float32))
-        self.set(k, case.key)
-        self.set(v, case.value)
+        for t, x in ((k, case.key), (v, case.value)):
+            self.set(t, case.bf16(x) if kv == BF16 else x)
         if mask:
             self.set(mask, np.where(case.mask(), 0, -np.inf).astype(np.float16))
 

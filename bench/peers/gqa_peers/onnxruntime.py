@@ -12,6 +12,7 @@ class Peer:
     version = ort.__version__
 
     def __init__(self, case):
+        case.expect("f32", "f16")
         options = ort.SessionOptions()
         options.intra_op_num_threads = case.threads
         options.inter_op_num_threads = 1

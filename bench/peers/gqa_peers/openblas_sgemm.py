@@ -11,8 +11,7 @@ class Peer:
     limit = True
 
     def __init__(self, case):
-        if case.dtype != np.float32:
-            raise TypeError(f"sgemm of {case.kv_dtype}: expected f32")
+        case.expect("f32")
         threadpool_limits(case.threads, "blas")
         blas = next(x for x in threadpool_info() if x["user_api"] == "blas")
         self.version = f"{blas['version']} {blas['architecture']} (numpy {np.__version__})"

@@ -16,7 +16,7 @@ class Peer:
         config = {
             "INFERENCE_NUM_THREADS": case.threads,
             "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if case.kv_dtype == "bf16" else "f32",
             "KV_CACHE_PRECISION": case.kv_dtype,
         }
         compiled = ov.Core().compile_model(model(case), "CPU", config)
@@ -39,9 +39,14 @@ class Peer:
         }
         for name, x in self.feeds.items():
             port = compiled.input(name)
-            if port.get_element_type().to_dtype() != x.dtype:
+            if case.kv_dtype == "bf16" and port.get_element_type() == ov.Type.bf16:
+                tensor = ov.Tensor(ov.Type.bf16, ov.Shape(x.shape))
+                tensor.data.view(np.uint16)[:] = case.bf16(x)
+            elif port.get_element_type().to_dtype() == x.dtype:
+                tensor = ov.Tensor(x, shared_memory=True)
+            else:
                 raise TypeError(f"{name} is {port.get_element_type()}: expected {x.dtype}")
-            self.request.set_tensor(port, ov.Tensor(x, shared_memory=True))
+            self.request.set_tensor(port, tensor)
 
     def run(self):
         self.request.infer()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -12,7 +11,8 @@ class Peer:
 
     def __init__(self, case):
         torch.set_num_threads(case.threads)
-        self.q, self.k, self.v = (torch.from_numpy(x.astype(case.dtype))[None] for x in (case.query, case.key, case.value))
+        dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[case.kv_dtype]
+        self.q, self.k, self.v = (torch.from_numpy(x).to(dtype)[None] for x in (case.query, case.key, case.value))
         past = case.kv - case.q
         causal = lambda b, h, i, j: i + past >= j
         mask = None if case.q == 1 else create_block_mask(causal, None, None, case.q, case.kv, device="cpu")
@@ -24,4 +24,4 @@ class Peer:
         self.out = self.attention()
 
     def output(self):
-        return self.out[0].numpy().astype(np.float32)
+        return self.out[0].float().numpy()
