@@ -121,7 +121,8 @@ type DecodeScoreArgs struct {
 //
 //	S[p][r][w] = Σ_d Q[r][d]·K[p][d][w]    p < Panels, r < R, w < 16
 //
-// It prefetches as many lines as it consumes, beginning Prefetch bytes after K.
+// It prefetches as many lines as it consumes, beginning Prefetch bytes after K; with a PrefetchEvery, which
+// kernels with SharedPrefetch take, one for every so many.
 type PanelScoreArgs struct {
 	Q        *float32       // [R][D]
 	K        unsafe.Pointer // [Panels][D][16]
@@ -129,6 +130,8 @@ type PanelScoreArgs struct {
 	D        int            // > 0, a multiple of 16
 	Panels   int            // > 0
 	Prefetch int            // bytes ahead; 0: none
+
+	PrefetchEvery int
 }
 
 // PanelValueArgs: O = alpha·O + P·V for R rows, V in panels of 16 columns.
@@ -136,7 +139,7 @@ type PanelScoreArgs struct {
 //	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[c/16][k][c%16]    c < 16·Panels
 //
 // It prefetches as many lines as it consumes, each Prefetch bytes after one that it
-// reads.
+// reads; with a PrefetchEvery one for every so many, one after another, beginning Prefetch bytes after V.
 type PanelValueArgs struct {
 	P        *float32       // [⌈Keys/16⌉][R][16]
 	V        unsafe.Pointer // [Panels][Keys][16]
@@ -147,6 +150,8 @@ type PanelValueArgs struct {
 	Keys     int            // > 0
 	Panels   int            // > 0
 	Prefetch int            // bytes ahead; 0: none
+
+	PrefetchEvery int
 }
 
 // SoftmaxArgs: the online softmax (Milakov and Gimelshein, arXiv 1805.02867) of

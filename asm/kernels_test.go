@@ -335,9 +335,12 @@ func panelScore(t *testing.T, k asm.Kernel, d, panels int) {
 	q := rng.floats(t, k.Rows*d)
 	kk := rng.matrix(t, k.Type, panels*d, asm.Lane, 0)
 	s := guard.Slice[float32](t, panels*k.Rows*asm.Lane)
-	for _, prefetch := range []int{0, 4096} {
+	for prefetch, every := range map[int]int{0: 0, 4096: 0, 8192: 1 + panels%3} {
 		clear(s)
-		asm.PanelScore(k.ID, &asm.PanelScoreArgs{Q: &q[0], K: kk.pointer(), S: &s[0], D: d, Panels: panels, Prefetch: prefetch})
+		if !k.SharedPrefetch {
+			every = 0
+		}
+		asm.PanelScore(k.ID, &asm.PanelScoreArgs{Q: &q[0], K: kk.pointer(), S: &s[0], D: d, Panels: panels, Prefetch: prefetch, PrefetchEvery: every})
 		for j := range panels * asm.Lane {
 			for r := range k.Rows {
 				var want sum
@@ -383,9 +386,13 @@ func panelValue(t *testing.T, k asm.Kernel, keys, panels int) {
 		o[i] = float32(rng.NormFloat64())
 	}
 	was := slices.Clone(o)
+	every := 0
+	if k.SharedPrefetch {
+		every = keys % 4
+	}
 	asm.PanelValue(k.ID, &asm.PanelValueArgs{
 		P: &p[0], V: v.pointer(), VStride: (keys + gap) * v.stride, O: &o[0], OStride: 4 * stride, Alpha: &alpha[0],
-		Keys: keys, Panels: panels, Prefetch: keys % 2 * 4096,
+		Keys: keys, Panels: panels, Prefetch: keys % 2 * 4096, PrefetchEvery: every,
 	})
 	for i, got := range o {
 		r, c := i/stride, i%stride

@@ -196,6 +196,7 @@ type Kernel struct {
 	ISA        ISA
 	Rows, Cols int      // register tile, 0 where the op has none
 	HalfPanels bool     // whether it takes ScoreArgs.Half
+	SharedPrefetch bool // whether it takes PrefetchEvery of panels
 	Requires   []string // CPU features beyond the architecture's baseline
 	Flops      int      // floating-point operations of one step of the inner loop
 	Bytes      int      // bytes read by one step of the inner loop
@@ -206,7 +207,7 @@ type Kernel struct {
 func List() []Kernel {
 	return []Kernel{
 {{- range .Kernels}}
-		{id_{{.Name}}, {{printf "%q" .Name}}, Op{{func .Op}}, {{printf "%q" .DType}}, {{printf "%q" .ISA}}, {{.Rows}}, {{.Cols}}, {{.HalfPanels}}, {{printf "%#v" .Requires}}, {{.Flops}}, {{.Bytes}}, {{printf "%q" .Hash}}},
+		{id_{{.Name}}, {{printf "%q" .Name}}, Op{{func .Op}}, {{printf "%q" .DType}}, {{printf "%q" .ISA}}, {{.Rows}}, {{.Cols}}, {{.HalfPanels}}, {{.SharedPrefetch}}, {{printf "%#v" .Requires}}, {{.Flops}}, {{.Bytes}}, {{printf "%q" .Hash}}},
 {{- end}}
 	}
 }

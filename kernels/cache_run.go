@@ -26,6 +26,10 @@ func (p *Plan) fewCache(w *worker, c *recipe, s *Sequence, it *item, o, m, l []f
 	if k.copied || v.copied {
 		block = c.DecodeBlock
 	}
+	// Of several tiles each prefetches its share of the next page: this one is in cache by then, and memory is
+	// read all the time.
+	lowest := it.rows / tiles
+	shares := tiles > 1 && k.kernels[lowest].shares && v.kernels[lowest].shares
 	a, b := &w.panel, &w.columns
 	a.D, b.OStride = p.kd, p.vd*4
 	ksize, vsize := p.kd*k.t.size(), asm.Lane*v.t.size()
@@ -41,7 +45,11 @@ func (p *Plan) fewCache(w *worker, c *recipe, s *Sequence, it *item, o, m, l []f
 			values, b.VStride, vahead = p.copyValues(w, g, values, n), n*vsize, 0
 		}
 		next := s.Cache.after(it, key+n)
-		for row := 0; row < it.rows; {
+		var nextK, nextV stretch
+		if shares {
+			nextK, nextV = p.nextPage(c, s, it, key+n, n)
+		}
+		for row, tile := 0, 0; row < it.rows; tile++ {
 			rows := fewTile(it.rows, row, c.fewHeight())
 			lo, hi := p.bounds(w, s, it.row+row, rows, rows, key, n)
 			if lo < hi {
@@ -51,15 +59,53 @@ func (p *Plan) fewCache(w *worker, c *recipe, s *Sequence, it *item, o, m, l []f
 				b.P, b.O, b.V = &w.scores[0], &o[row*p.vd], unsafe.Add(values, lo*vsize)
 				b.Alpha, b.Keys = &w.alpha[0], hi-lo
 				a.Panels, b.Panels = ceil(hi-lo, asm.Lane), p.vd/asm.Lane
-				scorePanels(&k.kernels[rows], a, b.V, kahead)
+				if shares {
+					a.Prefetch, a.PrefetchEvery = nextK.share(a.K, tile, tiles, n*ksize)
+					k.kernels[rows].panelScore(a)
+				} else {
+					scorePanels(&k.kernels[rows], a, b.V, kahead)
+				}
 				p.normalize(w, s, it.kvHead, tileArgs{it.row + row, rows, rows, key + lo, hi - lo}, m[row:], l[row:])
-				addPanels(&v.kernels[rows], b, next, vahead)
+				if shares {
+					b.Prefetch, b.PrefetchEvery = nextV.share(b.V, tile, tiles, n*p.vd*v.t.size())
+					v.kernels[rows].panelValue(b)
+				} else {
+					addPanels(&v.kernels[rows], b, next, vahead)
+				}
 			}
 			row += rows
 			// The later tiles find the block in cache.
 			kahead, vahead = 0, 0
 		}
 	}
+}
+
+// stretch is memory that several row tiles prefetch, each its share.
+type stretch struct {
+	at    unsafe.Pointer
+	bytes int
+}
+
+// nextPage is the page after the n keys before a position, or the next head's first, if these were a whole one.
+func (p *Plan) nextPage(c *recipe, s *Sequence, it *item, key, n int) (k, v stretch) {
+	g, head := &s.Cache.pool.config, it.kvHead
+	if key >= it.key1 {
+		head, key = head+1, s.firstKey(it)
+	}
+	if c.CachePrefetch == 0 || head == g.KVHeads || n < g.PageLen {
+		return
+	}
+	keys, values := s.Cache.block(head, key)
+	return stretch{keys, n * p.kd * g.Key.size()}, stretch{values, n * p.vd * g.Value.size()}
+}
+
+// share is where a tile begins, relative to from, and at every how many lines of the so many bytes that
+// its kernel reads: so that all of it takes as long as the tiles do.
+func (x stretch) share(from unsafe.Pointer, tile, tiles, reads int) (prefetch, every int) {
+	if x.bytes == 0 {
+		return 0, 0
+	}
+	return int(uintptr(x.at)-uintptr(from)) + x.bytes*tile/tiles/64*64, max(tiles*reads/x.bytes, 1)
 }
 
 // panels is K or V of a cache on its way to the few-rows kernels.
@@ -111,7 +157,7 @@ func (c *Cache) after(it *item, position int) unsafe.Pointer {
 // are read, from next.
 func scorePanels(k *kernel, a *asm.PanelScoreArgs, next unsafe.Pointer, ahead int) {
 	size := a.D * asm.Lane * k.dtype.size() // bytes of a panel
-	a.Prefetch = ahead * size
+	a.Prefetch, a.PrefetchEvery = ahead*size, 0
 	if first := a.Panels - ahead; ahead > 0 {
 		if first > 0 {
 			a.Panels = first
@@ -126,7 +172,7 @@ func scorePanels(k *kernel, a *asm.PanelScoreArgs, next unsafe.Pointer, ahead in
 
 // addPanels calls PanelValue and prefetches likewise.
 func addPanels(k *kernel, a *asm.PanelValueArgs, next unsafe.Pointer, ahead int) {
-	a.Prefetch = ahead * a.VStride
+	a.Prefetch, a.PrefetchEvery = ahead*a.VStride, 0
 	if first := a.Panels - ahead; ahead > 0 {
 		if first > 0 {
 			a.Panels = first

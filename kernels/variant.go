@@ -22,6 +22,7 @@ type kernel struct {
 	dtype      DType
 	rows, cols int
 	name       string // of the tile
+	shares     bool   // of panels: takes PrefetchEvery
 }
 
 // portableID is the ID of no assembly kernel.
@@ -197,7 +198,7 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 		if err != nil {
 			panic(err)
 		}
-		e := kernel{k.ID, t, k.Rows, k.Cols, tileName(k.Rows, k.Cols)}
+		e := kernel{k.ID, t, k.Rows, k.Cols, tileName(k.Rows, k.Cols), k.SharedPrefetch}
 		if dot {
 			v.dot.add(dots, k.Op, e)
 			continue

@@ -119,6 +119,12 @@ type Spec struct {
 // one vector each.
 func (s Spec) HalfPanels() bool { return s.Op == Score && s.ISA == AVX512 && s.Cols == 32 }
 
+// SharedPrefetch tells whether the kernel can prefetch one line for every so many that it reads: of
+// the rows of an item it is one of several tiles.
+func (s Spec) SharedPrefetch() bool {
+	return (s.Op == PanelScore || s.Op == PanelValue) && s.ISA == AVX512 && s.Rows > 4
+}
+
 // Name is the kernel's one name: file, symbol, registry, profile, benchmarks.
 func (s Spec) Name() string {
 	tile := ""

@@ -152,6 +152,53 @@ func (g *panels) each(left reg.GPPhysical, tile func(n int)) {
 	}
 }
 
+// eitherWay emits a loop that prefetches a line for each that it reads and, where the kernel can, the same loop
+// that does so for every PrefetchEvery.
+func (g *panels) eitherWay(name string, loop func(name string, shared bool)) {
+	e := g.e
+	if !e.spec.SharedPrefetch() {
+		loop(name, false)
+		return
+	}
+	e.CMPQ(e.arg("PrefetchEvery"), imm(0))
+	e.JNE(operand.LabelRef(name + "_shared"))
+	loop(name, false)
+	e.JMP(operand.LabelRef(name + "_end"))
+	e.Label(name + "_shared")
+	loop(name+"_of_shared", true)
+	e.Label(name + "_end")
+}
+
+// clump is the number of rows of a panel whose lines are prefetched together, or not.
+const clump = 2
+
+// newWait prepares to count clumps.
+func (g *panels) newWait() operand.Mem {
+	e := g.e
+	if e.spec.SharedPrefetch() {
+		e.note("clumps up to the next that is prefetched")
+		e.MOVQ(operand.U32(1), e.args)
+		e.MOVQ(e.args, e.frame)
+		e.MOVQ(operand.NewParamAddr("a", 0), e.args)
+	}
+	return e.frame
+}
+
+// fetchShared prefetches the next n bytes at every PrefetchEvery-th call.
+func (g *panels) fetchShared(wait operand.Mem, ahead reg.GPPhysical, n int, name string) {
+	e := g.e
+	e.DECQ(wait)
+	e.JNZ(operand.LabelRef(name))
+	for line := 0; line < n; line += 64 {
+		e.PREFETCHT0(at(ahead, line))
+	}
+	e.ADDQ(imm(n), ahead)
+	e.MOVQ(e.arg("PrefetchEvery"), e.args)
+	e.MOVQ(e.args, wait)
+	e.MOVQ(operand.NewParamAddr("a", 0), e.args)
+	e.Label(name)
+}
+
 // panelScore emits S = Q·Kᵀ: panels of keys grow along D.
 func (e *emitter) panelScore() {
 	const unroll = lane
@@ -180,6 +227,7 @@ func (e *emitter) panelScore() {
 	e.note("without prefetching, the lines that are read anyway")
 	e.MOVQ(k, ahead)
 	e.ADDQ(e.arg("Prefetch"), ahead)
+	wait := g.newWait()
 	g.each(left, func(n int) {
 		sets := g.narrow(n)
 		for _, t := range sets {
@@ -187,21 +235,27 @@ func (e *emitter) panelScore() {
 		}
 		e.MOVQ(e.arg("Q"), q)
 		e.MOVQ(e.arg("D"), d)
-		steps := fmt.Sprintf("steps_%d", n)
-		e.Label(steps)
-		line := 0
-		for i := range unroll {
-			e.note("S[0..%d] += Q[d+%d]·K[d+%d]", rows-1, i, i)
-			for ; line < (i+1)*n*lane*size; line += 64 {
-				e.PREFETCHT0(at(ahead, line))
+		g.eitherWay(fmt.Sprintf("steps_%d", n), func(steps string, shared bool) {
+			e.Label(steps)
+			line := 0
+			for i := range unroll {
+				if shared && i%clump == 0 {
+					g.fetchShared(wait, ahead, clump*n*lane*size, fmt.Sprintf("%s_%d", steps, i))
+				}
+				e.note("S[0..%d] += Q[d+%d]·K[d+%d]", rows-1, i, i)
+				for ; line < (i+1)*n*lane*size && !shared; line += 64 {
+					e.PREFETCHT0(at(ahead, line))
+				}
+				g.step(sets[i%len(sets)], i, func(r int) operand.Mem { return rowStride.mem(q, r, 4*i) })
 			}
-			g.step(sets[i%len(sets)], i, func(r int) operand.Mem { return rowStride.mem(q, r, 4*i) })
-		}
-		e.ADDQ(imm(4*unroll), q)
-		e.ADDQ(imm(size*unroll*lane), k)
-		e.ADDQ(imm(size*unroll*lane*n), ahead)
-		e.SUBQ(imm(unroll), d)
-		e.JNZ(operand.LabelRef(steps))
+			e.ADDQ(imm(4*unroll), q)
+			e.ADDQ(imm(size*unroll*lane), k)
+			if !shared {
+				e.ADDQ(imm(size*unroll*lane*n), ahead)
+			}
+			e.SUBQ(imm(unroll), d)
+			e.JNZ(operand.LabelRef(steps))
+		})
 		e.note("S out")
 		for r, row := range g.sum(sets).acc {
 			for v, x := range row {
@@ -236,6 +290,14 @@ func (e *emitter) panelValue() {
 		e.LEAQ(indexed(ahead[len(ahead)-1], g.stride.once, 1, 0), next)
 		ahead = append(ahead, next)
 	}
+	wait := g.newWait()
+	linear := ahead[len(ahead)-1]
+	if e.spec.SharedPrefetch() {
+		e.CMPQ(e.arg("PrefetchEvery"), imm(0))
+		e.JEQ(operand.LabelRef("beside"))
+		e.LEAQ(indexed(v0, ahead[0], 1, 0), linear)
+		e.Label("beside")
+	}
 
 	g.each(left, func(n int) {
 		sets := g.narrow(n)
@@ -248,20 +310,25 @@ func (e *emitter) panelValue() {
 		e.MOVQ(e.arg("Keys"), keys)
 		e.SUBQ(imm(unroll), keys)
 		e.JLT(operand.LabelRef(label("rest")))
-		e.Label(label("steps"))
-		for i := range unroll {
-			e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, i, i)
-			for j := range n {
-				if line := i * lane * size; line%64 == 0 {
-					e.PREFETCHT0(indexed(v, ahead[j], 1, line))
+		g.eitherWay(label("steps"), func(steps string, shared bool) {
+			e.Label(steps)
+			for i := range unroll {
+				if shared && i%clump == 0 {
+					g.fetchShared(wait, linear, clump*n*lane*size, fmt.Sprintf("%s_%d", steps, i))
 				}
+				e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, i, i)
+				for j := range n {
+					if line := i * lane * size; line%64 == 0 && !shared {
+						e.PREFETCHT0(indexed(v, ahead[j], 1, line))
+					}
+				}
+				g.step(sets[i%len(sets)], i, func(r int) operand.Mem { return at(p, 4*(r*lane+i)) })
 			}
-			g.step(sets[i%len(sets)], i, func(r int) operand.Mem { return at(p, 4*(r*lane+i)) })
-		}
-		e.ADDQ(imm(4*lane*rows), p)
-		e.ADDQ(imm(size*unroll*lane), v)
-		e.SUBQ(imm(unroll), keys)
-		e.JGE(operand.LabelRef(label("steps")))
+			e.ADDQ(imm(4*lane*rows), p)
+			e.ADDQ(imm(size*unroll*lane), v)
+			e.SUBQ(imm(unroll), keys)
+			e.JGE(operand.LabelRef(steps))
+		})
 		e.Label(label("rest"))
 		e.ADDQ(imm(unroll), keys)
 		e.JZ(operand.LabelRef(label("summed")))
