@@ -14,36 +14,20 @@ const cacheBlock = 512
 func (p *Plan) fewCache(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
 	p.convertQuery(w, s, it, 0, it.rows, w.query)
 	g := &s.Cache.pool.config
-	tiles, block := fewTiles(it.rows, c.fewHeight()), cacheBlock
-	k := panels{t: g.Key, kernels: &p.variant.panelScore[g.Key], copied: g.Key != F32 && tiles >= copyTiles}
-	v := panels{t: g.Value, kernels: &p.variant.panelValue[g.Value], copied: g.Value != F32 && tiles >= copyTiles}
-	if k.copied {
-		k.t, k.kernels = F32, &p.variant.panelScore[F32]
-	}
-	if v.copied {
-		v.t, v.kernels = F32, &p.variant.panelValue[F32]
-	}
-	if k.copied || v.copied {
-		block = c.DecodeBlock
-	}
+	tiles := fewTiles(it.rows, c.fewHeight())
+	k, v := &p.variant.panelScore[g.Key], &p.variant.panelValue[g.Value]
 	// Of several tiles each prefetches its share of the next page: this one is in cache by then, and memory is
 	// read all the time.
 	lowest := it.rows / tiles
-	shares := tiles > 1 && k.kernels[lowest].shares && v.kernels[lowest].shares
+	shares := tiles > 1 && k[lowest].shares && v[lowest].shares
 	a, b := &w.panel, &w.columns
 	a.D, b.OStride = p.kd, p.vd*4
-	ksize, vsize := p.kd*k.t.size(), asm.Lane*v.t.size()
+	ksize, vsize := p.kd*g.Key.size(), asm.Lane*g.Value.size()
 	for key, n := s.firstKey(it), 0; key < it.key1; key += n {
-		n = s.contiguous(key, min(block, it.key1-key))
+		n = s.contiguous(key, min(cacheBlock, it.key1-key))
 		keys, values := s.Cache.block(it.kvHead, key)
 		b.VStride = g.PageLen * vsize
 		vahead, kahead := c.ahead(b.VStride, p.vd/asm.Lane, ksize*asm.Lane)
-		if k.copied {
-			keys, kahead = p.copyKeys(w, g, keys, n), 0
-		}
-		if v.copied {
-			values, b.VStride, vahead = p.copyValues(w, g, values, n), n*vsize, 0
-		}
 		next := s.Cache.after(it, key+n)
 		var nextK, nextV stretch
 		if shares {
@@ -60,17 +44,17 @@ func (p *Plan) fewCache(w *worker, c *recipe, s *Sequence, it *item, o, m, l []f
 				b.Alpha, b.Keys = &w.alpha[0], hi-lo
 				a.Panels, b.Panels = ceil(hi-lo, asm.Lane), p.vd/asm.Lane
 				if shares {
-					a.Prefetch, a.PrefetchEvery = nextK.share(a.K, tile, tiles, n*ksize)
-					k.kernels[rows].panelScore(a)
+					a.Prefetch, a.PrefetchEvery = nextK.share(a.K, tile, tiles)
+					k[rows].panelScore(a)
 				} else {
-					scorePanels(&k.kernels[rows], a, b.V, kahead)
+					scorePanels(&k[rows], a, b.V, kahead)
 				}
 				p.normalize(w, s, it.kvHead, tileArgs{it.row + row, rows, rows, key + lo, hi - lo}, m[row:], l[row:])
 				if shares {
-					b.Prefetch, b.PrefetchEvery = nextV.share(b.V, tile, tiles, n*p.vd*v.t.size())
-					v.kernels[rows].panelValue(b)
+					b.Prefetch, b.PrefetchEvery = nextV.share(b.V, tile, tiles)
+					v[rows].panelValue(b)
 				} else {
-					addPanels(&v.kernels[rows], b, next, vahead)
+					addPanels(&v[rows], b, next, vahead)
 				}
 			}
 			row += rows
@@ -99,36 +83,13 @@ func (p *Plan) nextPage(c *recipe, s *Sequence, it *item, key, n int) (k, v stre
 	return stretch{keys, n * p.kd * g.Key.size()}, stretch{values, n * p.vd * g.Value.size()}
 }
 
-// share is where a tile begins, relative to from, and at every how many lines of the so many bytes that
-// its kernel reads: so that all of it takes as long as the tiles do.
-func (x stretch) share(from unsafe.Pointer, tile, tiles, reads int) (prefetch, every int) {
+// share is where a tile begins, relative to from, and at every how many of the lines that it reads: so that all of
+// it takes as long as the tiles do.
+func (x stretch) share(from unsafe.Pointer, tile, tiles int) (prefetch, every int) {
 	if x.bytes == 0 {
 		return 0, 0
 	}
-	return int(uintptr(x.at)-uintptr(from)) + x.bytes*tile/tiles/64*64, max(tiles*reads/x.bytes, 1)
-}
-
-// panels is K or V of a cache on its way to the few-rows kernels.
-type panels struct {
-	t       DType // as the kernels read it
-	kernels *[maxDecodeRows + 1]kernel
-	copied  bool
-}
-
-// copyTiles is the number of row tiles from which a block is converted once for all.
-const copyTiles = 3
-
-// copyKeys converts the panels of a block of keys.
-func (p *Plan) copyKeys(w *worker, g *CacheConfig, keys unsafe.Pointer, n int) unsafe.Pointer {
-	p.convertRows(w, g.Key, keys, 0, 1, up(n, asm.Lane)*p.kd, w.panels)
-	return unsafe.Pointer(&w.panels[0])
-}
-
-// copyValues converts the panels of values, n rows each.
-func (p *Plan) copyValues(w *worker, g *CacheConfig, values unsafe.Pointer, n int) unsafe.Pointer {
-	stride := g.PageLen * asm.Lane * g.Value.size()
-	p.convertRows(w, g.Value, values, stride, p.vd/asm.Lane, n*asm.Lane, w.values)
-	return unsafe.Pointer(&w.values[0])
+	return int(uintptr(x.at)-uintptr(from)) + x.bytes*tile/tiles/64*64, tiles
 }
 
 // ahead is how many panels of K and of V are prefetched ahead, in both the same number of
