@@ -131,7 +131,7 @@ type PanelScoreArgs struct {
 	Panels   int            // > 0
 	Prefetch int            // bytes ahead; 0: none
 
-	PrefetchEvery int
+	PrefetchEvery int // kernels with SharedPrefetch; 0: as many lines as are read
 }
 
 // PanelValueArgs: O = alpha·O + P·V for R rows, V in panels of 16 columns.
@@ -151,7 +151,7 @@ type PanelValueArgs struct {
 	Panels   int            // > 0
 	Prefetch int            // bytes ahead; 0: none
 
-	PrefetchEvery int
+	PrefetchEvery int // kernels with SharedPrefetch; 0: as many lines as are read
 }
 
 // SoftmaxArgs: the online softmax (Milakov and Gimelshein, arXiv 1805.02867) of

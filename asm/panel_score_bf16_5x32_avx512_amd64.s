@@ -434,7 +434,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	ADDQ       $+128, SI
@@ -442,7 +442,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// S[0..4] += Q[d+0]·K[d+0]
 	VBROADCASTI64X4  (BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -483,7 +483,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 4(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -491,7 +491,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// S[0..4] += Q[d+2]·K[d+2]
 	VBROADCASTI64X4  64(BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -532,7 +532,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 12(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -540,7 +540,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// S[0..4] += Q[d+4]·K[d+4]
 	VBROADCASTI64X4  128(BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -581,7 +581,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 20(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -589,7 +589,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// S[0..4] += Q[d+6]·K[d+6]
 	VBROADCASTI64X4  192(BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -630,7 +630,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 28(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -638,7 +638,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// S[0..4] += Q[d+8]·K[d+8]
 	VBROADCASTI64X4  256(BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -679,7 +679,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 36(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -687,7 +687,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// S[0..4] += Q[d+10]·K[d+10]
 	VBROADCASTI64X4  320(BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -728,7 +728,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 44(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -736,7 +736,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// S[0..4] += Q[d+12]·K[d+12]
 	VBROADCASTI64X4  384(BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -777,7 +777,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 52(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -785,7 +785,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// S[0..4] += Q[d+14]·K[d+14]
 	VBROADCASTI64X4  448(BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1048,14 +1048,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (SI)
 	ADDQ       $0x40, SI
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// S[0..4] += Q[d+0]·K[d+0]
 	VBROADCASTI64X4  (BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1074,14 +1074,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 4(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// S[0..4] += Q[d+2]·K[d+2]
 	VBROADCASTI64X4  64(BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1100,14 +1100,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 12(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// S[0..4] += Q[d+4]·K[d+4]
 	VBROADCASTI64X4  128(BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1126,14 +1126,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 20(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// S[0..4] += Q[d+6]·K[d+6]
 	VBROADCASTI64X4  192(BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1152,14 +1152,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 28(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// S[0..4] += Q[d+8]·K[d+8]
 	VBROADCASTI64X4  256(BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1178,14 +1178,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 36(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// S[0..4] += Q[d+10]·K[d+10]
 	VBROADCASTI64X4  320(BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1204,14 +1204,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 44(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// S[0..4] += Q[d+12]·K[d+12]
 	VBROADCASTI64X4  384(BX), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1230,14 +1230,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 52(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// S[0..4] += Q[d+14]·K[d+14]
 	VBROADCASTI64X4  448(BX), Z20
 	VPSHUFB          Z22, Z20, Z20

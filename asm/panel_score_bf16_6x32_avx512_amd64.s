@@ -460,7 +460,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	ADDQ       $+128, SI
@@ -468,7 +468,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// S[0..5] += Q[d+0]·K[d+0]
 	VBROADCASTI64X4  (BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -513,7 +513,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 4(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -521,7 +521,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// S[0..5] += Q[d+2]·K[d+2]
 	VBROADCASTI64X4  64(BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -566,7 +566,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 12(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -574,7 +574,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// S[0..5] += Q[d+4]·K[d+4]
 	VBROADCASTI64X4  128(BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -619,7 +619,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 20(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -627,7 +627,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// S[0..5] += Q[d+6]·K[d+6]
 	VBROADCASTI64X4  192(BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -672,7 +672,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 28(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -680,7 +680,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// S[0..5] += Q[d+8]·K[d+8]
 	VBROADCASTI64X4  256(BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -725,7 +725,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 36(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -733,7 +733,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// S[0..5] += Q[d+10]·K[d+10]
 	VBROADCASTI64X4  320(BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -778,7 +778,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 44(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -786,7 +786,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// S[0..5] += Q[d+12]·K[d+12]
 	VBROADCASTI64X4  384(BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -831,7 +831,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 52(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -839,7 +839,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// S[0..5] += Q[d+14]·K[d+14]
 	VBROADCASTI64X4  448(BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1112,14 +1112,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (SI)
 	ADDQ       $0x40, SI
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// S[0..5] += Q[d+0]·K[d+0]
 	VBROADCASTI64X4  (BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1140,14 +1140,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 4(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// S[0..5] += Q[d+2]·K[d+2]
 	VBROADCASTI64X4  64(BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1168,14 +1168,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 12(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// S[0..5] += Q[d+4]·K[d+4]
 	VBROADCASTI64X4  128(BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1196,14 +1196,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 20(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// S[0..5] += Q[d+6]·K[d+6]
 	VBROADCASTI64X4  192(BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1224,14 +1224,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 28(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// S[0..5] += Q[d+8]·K[d+8]
 	VBROADCASTI64X4  256(BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1252,14 +1252,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 36(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// S[0..5] += Q[d+10]·K[d+10]
 	VBROADCASTI64X4  320(BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1280,14 +1280,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 44(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// S[0..5] += Q[d+12]·K[d+12]
 	VBROADCASTI64X4  384(BX), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1308,14 +1308,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 52(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// S[0..5] += Q[d+14]·K[d+14]
 	VBROADCASTI64X4  448(BX), Z12
 	VPSHUFB          Z14, Z12, Z12

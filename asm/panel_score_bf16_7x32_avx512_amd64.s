@@ -494,7 +494,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	ADDQ       $+128, SI
@@ -502,7 +502,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// S[0..6] += Q[d+0]·K[d+0]
 	VBROADCASTI64X4  (BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -551,7 +551,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 4(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -559,7 +559,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// S[0..6] += Q[d+2]·K[d+2]
 	VBROADCASTI64X4  64(BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -608,7 +608,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 12(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -616,7 +616,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// S[0..6] += Q[d+4]·K[d+4]
 	VBROADCASTI64X4  128(BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -665,7 +665,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 20(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -673,7 +673,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// S[0..6] += Q[d+6]·K[d+6]
 	VBROADCASTI64X4  192(BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -722,7 +722,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 28(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -730,7 +730,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// S[0..6] += Q[d+8]·K[d+8]
 	VBROADCASTI64X4  256(BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -779,7 +779,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 36(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -787,7 +787,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// S[0..6] += Q[d+10]·K[d+10]
 	VBROADCASTI64X4  320(BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -836,7 +836,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 44(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -844,7 +844,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// S[0..6] += Q[d+12]·K[d+12]
 	VBROADCASTI64X4  384(BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -893,7 +893,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 52(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -901,7 +901,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// S[0..6] += Q[d+14]·K[d+14]
 	VBROADCASTI64X4  448(BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1199,14 +1199,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (SI)
 	ADDQ       $0x40, SI
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// S[0..6] += Q[d+0]·K[d+0]
 	VBROADCASTI64X4  (BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1229,14 +1229,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 4(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// S[0..6] += Q[d+2]·K[d+2]
 	VBROADCASTI64X4  64(BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1259,14 +1259,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 12(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// S[0..6] += Q[d+4]·K[d+4]
 	VBROADCASTI64X4  128(BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1289,14 +1289,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 20(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// S[0..6] += Q[d+6]·K[d+6]
 	VBROADCASTI64X4  192(BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1319,14 +1319,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 28(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// S[0..6] += Q[d+8]·K[d+8]
 	VBROADCASTI64X4  256(BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1349,14 +1349,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 36(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// S[0..6] += Q[d+10]·K[d+10]
 	VBROADCASTI64X4  320(BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1379,14 +1379,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 44(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// S[0..6] += Q[d+12]·K[d+12]
 	VBROADCASTI64X4  384(BX), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1409,14 +1409,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 52(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// S[0..6] += Q[d+14]·K[d+14]
 	VBROADCASTI64X4  448(BX), Z14
 	VPSHUFB          Z16, Z14, Z14

@@ -530,7 +530,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	ADDQ       $+128, SI
@@ -538,7 +538,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// S[0..7] += Q[d+0]·K[d+0]
 	VBROADCASTI64X4  (BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -591,7 +591,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 4(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -599,7 +599,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// S[0..7] += Q[d+2]·K[d+2]
 	VBROADCASTI64X4  64(BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -652,7 +652,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 12(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -660,7 +660,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// S[0..7] += Q[d+4]·K[d+4]
 	VBROADCASTI64X4  128(BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -713,7 +713,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 20(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -721,7 +721,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// S[0..7] += Q[d+6]·K[d+6]
 	VBROADCASTI64X4  192(BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -774,7 +774,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 28(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -782,7 +782,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// S[0..7] += Q[d+8]·K[d+8]
 	VBROADCASTI64X4  256(BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -835,7 +835,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 36(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -843,7 +843,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// S[0..7] += Q[d+10]·K[d+10]
 	VBROADCASTI64X4  320(BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -896,7 +896,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 44(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -904,7 +904,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// S[0..7] += Q[d+12]·K[d+12]
 	VBROADCASTI64X4  384(BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -957,7 +957,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 52(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -965,7 +965,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// S[0..7] += Q[d+14]·K[d+14]
 	VBROADCASTI64X4  448(BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1288,14 +1288,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (SI)
 	ADDQ       $0x40, SI
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// S[0..7] += Q[d+0]·K[d+0]
 	VBROADCASTI64X4  (BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1320,14 +1320,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 4(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// S[0..7] += Q[d+2]·K[d+2]
 	VBROADCASTI64X4  64(BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1352,14 +1352,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 12(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// S[0..7] += Q[d+4]·K[d+4]
 	VBROADCASTI64X4  128(BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1384,14 +1384,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 20(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// S[0..7] += Q[d+6]·K[d+6]
 	VBROADCASTI64X4  192(BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1416,14 +1416,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 28(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// S[0..7] += Q[d+8]·K[d+8]
 	VBROADCASTI64X4  256(BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1448,14 +1448,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 36(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// S[0..7] += Q[d+10]·K[d+10]
 	VBROADCASTI64X4  320(BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1480,14 +1480,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 44(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// S[0..7] += Q[d+12]·K[d+12]
 	VBROADCASTI64X4  384(BX), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1512,14 +1512,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 52(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// S[0..7] += Q[d+14]·K[d+14]
 	VBROADCASTI64X4  448(BX), Z16
 	VPSHUFB          Z18, Z16, Z16

@@ -390,7 +390,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	ADDQ       $+128, SI
@@ -398,7 +398,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// S[0..4] += Q[d+0]·K[d+0]
 	VCVTPH2PS        (BX), Z20
 	VCVTPH2PS        (BX)(R11*1), Z21
@@ -435,7 +435,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 4(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -443,7 +443,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// S[0..4] += Q[d+2]·K[d+2]
 	VCVTPH2PS        64(BX), Z20
 	VCVTPH2PS        64(BX)(R11*1), Z21
@@ -480,7 +480,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 12(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -488,7 +488,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// S[0..4] += Q[d+4]·K[d+4]
 	VCVTPH2PS        128(BX), Z20
 	VCVTPH2PS        128(BX)(R11*1), Z21
@@ -525,7 +525,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 20(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -533,7 +533,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// S[0..4] += Q[d+6]·K[d+6]
 	VCVTPH2PS        192(BX), Z20
 	VCVTPH2PS        192(BX)(R11*1), Z21
@@ -570,7 +570,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 28(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -578,7 +578,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// S[0..4] += Q[d+8]·K[d+8]
 	VCVTPH2PS        256(BX), Z20
 	VCVTPH2PS        256(BX)(R11*1), Z21
@@ -615,7 +615,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 36(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -623,7 +623,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// S[0..4] += Q[d+10]·K[d+10]
 	VCVTPH2PS        320(BX), Z20
 	VCVTPH2PS        320(BX)(R11*1), Z21
@@ -660,7 +660,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 44(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -668,7 +668,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// S[0..4] += Q[d+12]·K[d+12]
 	VCVTPH2PS        384(BX), Z20
 	VCVTPH2PS        384(BX)(R11*1), Z21
@@ -705,7 +705,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 52(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -713,7 +713,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// S[0..4] += Q[d+14]·K[d+14]
 	VCVTPH2PS        448(BX), Z20
 	VCVTPH2PS        448(BX)(R11*1), Z21
@@ -946,14 +946,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (SI)
 	ADDQ       $0x40, SI
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// S[0..4] += Q[d+0]·K[d+0]
 	VCVTPH2PS        (BX), Z20
 	VFMADD231PS.BCST (AX), Z20, Z0
@@ -970,14 +970,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 4(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// S[0..4] += Q[d+2]·K[d+2]
 	VCVTPH2PS        64(BX), Z20
 	VFMADD231PS.BCST 8(AX), Z20, Z0
@@ -994,14 +994,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 12(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// S[0..4] += Q[d+4]·K[d+4]
 	VCVTPH2PS        128(BX), Z20
 	VFMADD231PS.BCST 16(AX), Z20, Z0
@@ -1018,14 +1018,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 20(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// S[0..4] += Q[d+6]·K[d+6]
 	VCVTPH2PS        192(BX), Z20
 	VFMADD231PS.BCST 24(AX), Z20, Z0
@@ -1042,14 +1042,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 28(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// S[0..4] += Q[d+8]·K[d+8]
 	VCVTPH2PS        256(BX), Z20
 	VFMADD231PS.BCST 32(AX), Z20, Z0
@@ -1066,14 +1066,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 36(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// S[0..4] += Q[d+10]·K[d+10]
 	VCVTPH2PS        320(BX), Z20
 	VFMADD231PS.BCST 40(AX), Z20, Z0
@@ -1090,14 +1090,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 44(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// S[0..4] += Q[d+12]·K[d+12]
 	VCVTPH2PS        384(BX), Z20
 	VFMADD231PS.BCST 48(AX), Z20, Z0
@@ -1114,14 +1114,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 52(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// S[0..4] += Q[d+14]·K[d+14]
 	VCVTPH2PS        448(BX), Z20
 	VFMADD231PS.BCST 56(AX), Z20, Z0

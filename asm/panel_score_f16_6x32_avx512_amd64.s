@@ -416,7 +416,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	ADDQ       $+128, SI
@@ -424,7 +424,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// S[0..5] += Q[d+0]·K[d+0]
 	VCVTPH2PS        (BX), Z12
 	VCVTPH2PS        (BX)(R12*1), Z13
@@ -465,7 +465,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 4(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -473,7 +473,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// S[0..5] += Q[d+2]·K[d+2]
 	VCVTPH2PS        64(BX), Z12
 	VCVTPH2PS        64(BX)(R12*1), Z13
@@ -514,7 +514,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 12(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -522,7 +522,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// S[0..5] += Q[d+4]·K[d+4]
 	VCVTPH2PS        128(BX), Z12
 	VCVTPH2PS        128(BX)(R12*1), Z13
@@ -563,7 +563,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 20(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -571,7 +571,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// S[0..5] += Q[d+6]·K[d+6]
 	VCVTPH2PS        192(BX), Z12
 	VCVTPH2PS        192(BX)(R12*1), Z13
@@ -612,7 +612,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 28(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -620,7 +620,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// S[0..5] += Q[d+8]·K[d+8]
 	VCVTPH2PS        256(BX), Z12
 	VCVTPH2PS        256(BX)(R12*1), Z13
@@ -661,7 +661,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 36(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -669,7 +669,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// S[0..5] += Q[d+10]·K[d+10]
 	VCVTPH2PS        320(BX), Z12
 	VCVTPH2PS        320(BX)(R12*1), Z13
@@ -710,7 +710,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 44(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -718,7 +718,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// S[0..5] += Q[d+12]·K[d+12]
 	VCVTPH2PS        384(BX), Z12
 	VCVTPH2PS        384(BX)(R12*1), Z13
@@ -759,7 +759,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 52(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -767,7 +767,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// S[0..5] += Q[d+14]·K[d+14]
 	VCVTPH2PS        448(BX), Z12
 	VCVTPH2PS        448(BX)(R12*1), Z13
@@ -1008,14 +1008,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (SI)
 	ADDQ       $0x40, SI
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// S[0..5] += Q[d+0]·K[d+0]
 	VCVTPH2PS        (BX), Z12
 	VFMADD231PS.BCST (AX), Z12, Z0
@@ -1034,14 +1034,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 4(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// S[0..5] += Q[d+2]·K[d+2]
 	VCVTPH2PS        64(BX), Z12
 	VFMADD231PS.BCST 8(AX), Z12, Z0
@@ -1060,14 +1060,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 12(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// S[0..5] += Q[d+4]·K[d+4]
 	VCVTPH2PS        128(BX), Z12
 	VFMADD231PS.BCST 16(AX), Z12, Z0
@@ -1086,14 +1086,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 20(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// S[0..5] += Q[d+6]·K[d+6]
 	VCVTPH2PS        192(BX), Z12
 	VFMADD231PS.BCST 24(AX), Z12, Z0
@@ -1112,14 +1112,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 28(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// S[0..5] += Q[d+8]·K[d+8]
 	VCVTPH2PS        256(BX), Z12
 	VFMADD231PS.BCST 32(AX), Z12, Z0
@@ -1138,14 +1138,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 36(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// S[0..5] += Q[d+10]·K[d+10]
 	VCVTPH2PS        320(BX), Z12
 	VFMADD231PS.BCST 40(AX), Z12, Z0
@@ -1164,14 +1164,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 44(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// S[0..5] += Q[d+12]·K[d+12]
 	VCVTPH2PS        384(BX), Z12
 	VFMADD231PS.BCST 48(AX), Z12, Z0
@@ -1190,14 +1190,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 52(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// S[0..5] += Q[d+14]·K[d+14]
 	VCVTPH2PS        448(BX), Z12
 	VFMADD231PS.BCST 56(AX), Z12, Z0

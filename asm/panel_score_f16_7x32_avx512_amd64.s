@@ -450,7 +450,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	ADDQ       $+128, SI
@@ -458,7 +458,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// S[0..6] += Q[d+0]·K[d+0]
 	VCVTPH2PS        (BX), Z14
 	VCVTPH2PS        (BX)(R12*1), Z15
@@ -503,7 +503,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 4(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -511,7 +511,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// S[0..6] += Q[d+2]·K[d+2]
 	VCVTPH2PS        64(BX), Z14
 	VCVTPH2PS        64(BX)(R12*1), Z15
@@ -556,7 +556,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 12(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -564,7 +564,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// S[0..6] += Q[d+4]·K[d+4]
 	VCVTPH2PS        128(BX), Z14
 	VCVTPH2PS        128(BX)(R12*1), Z15
@@ -609,7 +609,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 20(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -617,7 +617,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// S[0..6] += Q[d+6]·K[d+6]
 	VCVTPH2PS        192(BX), Z14
 	VCVTPH2PS        192(BX)(R12*1), Z15
@@ -662,7 +662,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 28(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -670,7 +670,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// S[0..6] += Q[d+8]·K[d+8]
 	VCVTPH2PS        256(BX), Z14
 	VCVTPH2PS        256(BX)(R12*1), Z15
@@ -715,7 +715,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 36(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -723,7 +723,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// S[0..6] += Q[d+10]·K[d+10]
 	VCVTPH2PS        320(BX), Z14
 	VCVTPH2PS        320(BX)(R12*1), Z15
@@ -768,7 +768,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 44(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -776,7 +776,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// S[0..6] += Q[d+12]·K[d+12]
 	VCVTPH2PS        384(BX), Z14
 	VCVTPH2PS        384(BX)(R12*1), Z15
@@ -821,7 +821,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 52(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -829,7 +829,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// S[0..6] += Q[d+14]·K[d+14]
 	VCVTPH2PS        448(BX), Z14
 	VCVTPH2PS        448(BX)(R12*1), Z15
@@ -1093,14 +1093,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (SI)
 	ADDQ       $0x40, SI
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// S[0..6] += Q[d+0]·K[d+0]
 	VCVTPH2PS        (BX), Z14
 	VFMADD231PS.BCST (AX), Z14, Z0
@@ -1121,14 +1121,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 4(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// S[0..6] += Q[d+2]·K[d+2]
 	VCVTPH2PS        64(BX), Z14
 	VFMADD231PS.BCST 8(AX), Z14, Z0
@@ -1149,14 +1149,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 12(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// S[0..6] += Q[d+4]·K[d+4]
 	VCVTPH2PS        128(BX), Z14
 	VFMADD231PS.BCST 16(AX), Z14, Z0
@@ -1177,14 +1177,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 20(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// S[0..6] += Q[d+6]·K[d+6]
 	VCVTPH2PS        192(BX), Z14
 	VFMADD231PS.BCST 24(AX), Z14, Z0
@@ -1205,14 +1205,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 28(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// S[0..6] += Q[d+8]·K[d+8]
 	VCVTPH2PS        256(BX), Z14
 	VFMADD231PS.BCST 32(AX), Z14, Z0
@@ -1233,14 +1233,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 36(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// S[0..6] += Q[d+10]·K[d+10]
 	VCVTPH2PS        320(BX), Z14
 	VFMADD231PS.BCST 40(AX), Z14, Z0
@@ -1261,14 +1261,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 44(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// S[0..6] += Q[d+12]·K[d+12]
 	VCVTPH2PS        384(BX), Z14
 	VFMADD231PS.BCST 48(AX), Z14, Z0
@@ -1289,14 +1289,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 52(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// S[0..6] += Q[d+14]·K[d+14]
 	VCVTPH2PS        448(BX), Z14
 	VFMADD231PS.BCST 56(AX), Z14, Z0

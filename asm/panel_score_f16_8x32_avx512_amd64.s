@@ -486,7 +486,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	ADDQ       $+128, SI
@@ -494,7 +494,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// S[0..7] += Q[d+0]·K[d+0]
 	VCVTPH2PS        (BX), Z16
 	VCVTPH2PS        (BX)(R13*1), Z17
@@ -543,7 +543,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 4(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -551,7 +551,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// S[0..7] += Q[d+2]·K[d+2]
 	VCVTPH2PS        64(BX), Z16
 	VCVTPH2PS        64(BX)(R13*1), Z17
@@ -600,7 +600,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 12(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -608,7 +608,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// S[0..7] += Q[d+4]·K[d+4]
 	VCVTPH2PS        128(BX), Z16
 	VCVTPH2PS        128(BX)(R13*1), Z17
@@ -657,7 +657,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 20(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -665,7 +665,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// S[0..7] += Q[d+6]·K[d+6]
 	VCVTPH2PS        192(BX), Z16
 	VCVTPH2PS        192(BX)(R13*1), Z17
@@ -714,7 +714,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 28(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -722,7 +722,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// S[0..7] += Q[d+8]·K[d+8]
 	VCVTPH2PS        256(BX), Z16
 	VCVTPH2PS        256(BX)(R13*1), Z17
@@ -771,7 +771,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 36(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -779,7 +779,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// S[0..7] += Q[d+10]·K[d+10]
 	VCVTPH2PS        320(BX), Z16
 	VCVTPH2PS        320(BX)(R13*1), Z17
@@ -828,7 +828,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 44(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -836,7 +836,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// S[0..7] += Q[d+12]·K[d+12]
 	VCVTPH2PS        384(BX), Z16
 	VCVTPH2PS        384(BX)(R13*1), Z17
@@ -885,7 +885,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 52(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -893,7 +893,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// S[0..7] += Q[d+14]·K[d+14]
 	VCVTPH2PS        448(BX), Z16
 	VCVTPH2PS        448(BX)(R13*1), Z17
@@ -1180,14 +1180,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (SI)
 	ADDQ       $0x40, SI
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// S[0..7] += Q[d+0]·K[d+0]
 	VCVTPH2PS        (BX), Z16
 	VFMADD231PS.BCST (AX), Z16, Z0
@@ -1210,14 +1210,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 4(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// S[0..7] += Q[d+2]·K[d+2]
 	VCVTPH2PS        64(BX), Z16
 	VFMADD231PS.BCST 8(AX), Z16, Z0
@@ -1240,14 +1240,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 12(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// S[0..7] += Q[d+4]·K[d+4]
 	VCVTPH2PS        128(BX), Z16
 	VFMADD231PS.BCST 16(AX), Z16, Z0
@@ -1270,14 +1270,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 20(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// S[0..7] += Q[d+6]·K[d+6]
 	VCVTPH2PS        192(BX), Z16
 	VFMADD231PS.BCST 24(AX), Z16, Z0
@@ -1300,14 +1300,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 28(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// S[0..7] += Q[d+8]·K[d+8]
 	VCVTPH2PS        256(BX), Z16
 	VFMADD231PS.BCST 32(AX), Z16, Z0
@@ -1330,14 +1330,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 36(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// S[0..7] += Q[d+10]·K[d+10]
 	VCVTPH2PS        320(BX), Z16
 	VFMADD231PS.BCST 40(AX), Z16, Z0
@@ -1360,14 +1360,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 44(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// S[0..7] += Q[d+12]·K[d+12]
 	VCVTPH2PS        384(BX), Z16
 	VFMADD231PS.BCST 48(AX), Z16, Z0
@@ -1390,14 +1390,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 52(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (SI)
 	ADDQ             $0x40, SI
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// S[0..7] += Q[d+14]·K[d+14]
 	VCVTPH2PS        448(BX), Z16
 	VFMADD231PS.BCST 56(AX), Z16, Z0

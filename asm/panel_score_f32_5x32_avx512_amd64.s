@@ -406,7 +406,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	PREFETCHT0 128(SI)
@@ -416,7 +416,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// S[0..4] += Q[d+0]·K[d+0]
 	VMOVUPS          (BX), Z20
 	VMOVUPS          (BX)(R11*1), Z21
@@ -453,7 +453,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 4(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -463,7 +463,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// S[0..4] += Q[d+2]·K[d+2]
 	VMOVUPS          128(BX), Z20
 	VMOVUPS          128(BX)(R11*1), Z21
@@ -500,7 +500,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 12(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -510,7 +510,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// S[0..4] += Q[d+4]·K[d+4]
 	VMOVUPS          256(BX), Z20
 	VMOVUPS          256(BX)(R11*1), Z21
@@ -547,7 +547,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 20(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -557,7 +557,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// S[0..4] += Q[d+6]·K[d+6]
 	VMOVUPS          384(BX), Z20
 	VMOVUPS          384(BX)(R11*1), Z21
@@ -594,7 +594,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 28(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -604,7 +604,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// S[0..4] += Q[d+8]·K[d+8]
 	VMOVUPS          512(BX), Z20
 	VMOVUPS          512(BX)(R11*1), Z21
@@ -641,7 +641,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 36(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -651,7 +651,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// S[0..4] += Q[d+10]·K[d+10]
 	VMOVUPS          640(BX), Z20
 	VMOVUPS          640(BX)(R11*1), Z21
@@ -688,7 +688,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 44(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -698,7 +698,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// S[0..4] += Q[d+12]·K[d+12]
 	VMOVUPS          768(BX), Z20
 	VMOVUPS          768(BX)(R11*1), Z21
@@ -735,7 +735,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R9*4), Z20, Z18
 	VFMADD231PS.BCST 52(AX)(R9*4), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -745,7 +745,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// S[0..4] += Q[d+14]·K[d+14]
 	VMOVUPS          896(BX), Z20
 	VMOVUPS          896(BX)(R11*1), Z21
@@ -986,7 +986,7 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	ADDQ       $+128, SI
@@ -994,7 +994,7 @@ steps_1_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// S[0..4] += Q[d+0]·K[d+0]
 	VMOVUPS          (BX), Z20
 	VFMADD231PS.BCST (AX), Z20, Z0
@@ -1011,7 +1011,7 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 4(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1019,7 +1019,7 @@ steps_1_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// S[0..4] += Q[d+2]·K[d+2]
 	VMOVUPS          128(BX), Z20
 	VFMADD231PS.BCST 8(AX), Z20, Z0
@@ -1036,7 +1036,7 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 12(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1044,7 +1044,7 @@ steps_1_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// S[0..4] += Q[d+4]·K[d+4]
 	VMOVUPS          256(BX), Z20
 	VFMADD231PS.BCST 16(AX), Z20, Z0
@@ -1061,7 +1061,7 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 20(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1069,7 +1069,7 @@ steps_1_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// S[0..4] += Q[d+6]·K[d+6]
 	VMOVUPS          384(BX), Z20
 	VFMADD231PS.BCST 24(AX), Z20, Z0
@@ -1086,7 +1086,7 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 28(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1094,7 +1094,7 @@ steps_1_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// S[0..4] += Q[d+8]·K[d+8]
 	VMOVUPS          512(BX), Z20
 	VFMADD231PS.BCST 32(AX), Z20, Z0
@@ -1111,7 +1111,7 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 36(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1119,7 +1119,7 @@ steps_1_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// S[0..4] += Q[d+10]·K[d+10]
 	VMOVUPS          640(BX), Z20
 	VFMADD231PS.BCST 40(AX), Z20, Z0
@@ -1136,7 +1136,7 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 44(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1144,7 +1144,7 @@ steps_1_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// S[0..4] += Q[d+12]·K[d+12]
 	VMOVUPS          768(BX), Z20
 	VFMADD231PS.BCST 48(AX), Z20, Z0
@@ -1161,7 +1161,7 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R10*1), Z20, Z16
 	VFMADD231PS.BCST 52(AX)(R9*4), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1169,7 +1169,7 @@ steps_1_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// S[0..4] += Q[d+14]·K[d+14]
 	VMOVUPS          896(BX), Z20
 	VFMADD231PS.BCST 56(AX), Z20, Z0

@@ -432,7 +432,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	PREFETCHT0 128(SI)
@@ -442,7 +442,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// S[0..5] += Q[d+0]·K[d+0]
 	VMOVUPS          (BX), Z12
 	VMOVUPS          (BX)(R12*1), Z13
@@ -483,7 +483,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 4(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -493,7 +493,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// S[0..5] += Q[d+2]·K[d+2]
 	VMOVUPS          128(BX), Z12
 	VMOVUPS          128(BX)(R12*1), Z13
@@ -534,7 +534,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 12(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -544,7 +544,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// S[0..5] += Q[d+4]·K[d+4]
 	VMOVUPS          256(BX), Z12
 	VMOVUPS          256(BX)(R12*1), Z13
@@ -585,7 +585,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 20(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -595,7 +595,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// S[0..5] += Q[d+6]·K[d+6]
 	VMOVUPS          384(BX), Z12
 	VMOVUPS          384(BX)(R12*1), Z13
@@ -636,7 +636,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 28(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -646,7 +646,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// S[0..5] += Q[d+8]·K[d+8]
 	VMOVUPS          512(BX), Z12
 	VMOVUPS          512(BX)(R12*1), Z13
@@ -687,7 +687,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 36(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -697,7 +697,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// S[0..5] += Q[d+10]·K[d+10]
 	VMOVUPS          640(BX), Z12
 	VMOVUPS          640(BX)(R12*1), Z13
@@ -738,7 +738,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 44(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -748,7 +748,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// S[0..5] += Q[d+12]·K[d+12]
 	VMOVUPS          768(BX), Z12
 	VMOVUPS          768(BX)(R12*1), Z13
@@ -789,7 +789,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R11*1), Z12, Z10
 	VFMADD231PS.BCST 52(AX)(R11*1), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -799,7 +799,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// S[0..5] += Q[d+14]·K[d+14]
 	VMOVUPS          896(BX), Z12
 	VMOVUPS          896(BX)(R12*1), Z13
@@ -1048,7 +1048,7 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	ADDQ       $+128, SI
@@ -1056,7 +1056,7 @@ steps_1_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// S[0..5] += Q[d+0]·K[d+0]
 	VMOVUPS          (BX), Z12
 	VFMADD231PS.BCST (AX), Z12, Z0
@@ -1075,7 +1075,7 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 4(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1083,7 +1083,7 @@ steps_1_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// S[0..5] += Q[d+2]·K[d+2]
 	VMOVUPS          128(BX), Z12
 	VFMADD231PS.BCST 8(AX), Z12, Z0
@@ -1102,7 +1102,7 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 12(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1110,7 +1110,7 @@ steps_1_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// S[0..5] += Q[d+4]·K[d+4]
 	VMOVUPS          256(BX), Z12
 	VFMADD231PS.BCST 16(AX), Z12, Z0
@@ -1129,7 +1129,7 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 20(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1137,7 +1137,7 @@ steps_1_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// S[0..5] += Q[d+6]·K[d+6]
 	VMOVUPS          384(BX), Z12
 	VFMADD231PS.BCST 24(AX), Z12, Z0
@@ -1156,7 +1156,7 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 28(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1164,7 +1164,7 @@ steps_1_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// S[0..5] += Q[d+8]·K[d+8]
 	VMOVUPS          512(BX), Z12
 	VFMADD231PS.BCST 32(AX), Z12, Z0
@@ -1183,7 +1183,7 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 36(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1191,7 +1191,7 @@ steps_1_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// S[0..5] += Q[d+10]·K[d+10]
 	VMOVUPS          640(BX), Z12
 	VFMADD231PS.BCST 40(AX), Z12, Z0
@@ -1210,7 +1210,7 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 44(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1218,7 +1218,7 @@ steps_1_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// S[0..5] += Q[d+12]·K[d+12]
 	VMOVUPS          768(BX), Z12
 	VFMADD231PS.BCST 48(AX), Z12, Z0
@@ -1237,7 +1237,7 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R9*4), Z12, Z8
 	VFMADD231PS.BCST 52(AX)(R11*1), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1245,7 +1245,7 @@ steps_1_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// S[0..5] += Q[d+14]·K[d+14]
 	VMOVUPS          896(BX), Z12
 	VFMADD231PS.BCST 56(AX), Z12, Z0

@@ -466,7 +466,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	PREFETCHT0 128(SI)
@@ -476,7 +476,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// S[0..6] += Q[d+0]·K[d+0]
 	VMOVUPS          (BX), Z14
 	VMOVUPS          (BX)(R12*1), Z15
@@ -521,7 +521,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 4(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -531,7 +531,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// S[0..6] += Q[d+2]·K[d+2]
 	VMOVUPS          128(BX), Z14
 	VMOVUPS          128(BX)(R12*1), Z15
@@ -576,7 +576,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 12(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -586,7 +586,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// S[0..6] += Q[d+4]·K[d+4]
 	VMOVUPS          256(BX), Z14
 	VMOVUPS          256(BX)(R12*1), Z15
@@ -631,7 +631,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 20(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -641,7 +641,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// S[0..6] += Q[d+6]·K[d+6]
 	VMOVUPS          384(BX), Z14
 	VMOVUPS          384(BX)(R12*1), Z15
@@ -686,7 +686,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 28(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -696,7 +696,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// S[0..6] += Q[d+8]·K[d+8]
 	VMOVUPS          512(BX), Z14
 	VMOVUPS          512(BX)(R12*1), Z15
@@ -741,7 +741,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 36(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -751,7 +751,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// S[0..6] += Q[d+10]·K[d+10]
 	VMOVUPS          640(BX), Z14
 	VMOVUPS          640(BX)(R12*1), Z15
@@ -796,7 +796,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 44(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -806,7 +806,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// S[0..6] += Q[d+12]·K[d+12]
 	VMOVUPS          768(BX), Z14
 	VMOVUPS          768(BX)(R12*1), Z15
@@ -851,7 +851,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R10*2), Z14, Z12
 	VFMADD231PS.BCST 52(AX)(R10*2), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -861,7 +861,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// S[0..6] += Q[d+14]·K[d+14]
 	VMOVUPS          896(BX), Z14
 	VMOVUPS          896(BX)(R12*1), Z15
@@ -1133,7 +1133,7 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	ADDQ       $+128, SI
@@ -1141,7 +1141,7 @@ steps_1_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// S[0..6] += Q[d+0]·K[d+0]
 	VMOVUPS          (BX), Z14
 	VFMADD231PS.BCST (AX), Z14, Z0
@@ -1162,7 +1162,7 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 4(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1170,7 +1170,7 @@ steps_1_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// S[0..6] += Q[d+2]·K[d+2]
 	VMOVUPS          128(BX), Z14
 	VFMADD231PS.BCST 8(AX), Z14, Z0
@@ -1191,7 +1191,7 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 12(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1199,7 +1199,7 @@ steps_1_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// S[0..6] += Q[d+4]·K[d+4]
 	VMOVUPS          256(BX), Z14
 	VFMADD231PS.BCST 16(AX), Z14, Z0
@@ -1220,7 +1220,7 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 20(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1228,7 +1228,7 @@ steps_1_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// S[0..6] += Q[d+6]·K[d+6]
 	VMOVUPS          384(BX), Z14
 	VFMADD231PS.BCST 24(AX), Z14, Z0
@@ -1249,7 +1249,7 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 28(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1257,7 +1257,7 @@ steps_1_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// S[0..6] += Q[d+8]·K[d+8]
 	VMOVUPS          512(BX), Z14
 	VFMADD231PS.BCST 32(AX), Z14, Z0
@@ -1278,7 +1278,7 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 36(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1286,7 +1286,7 @@ steps_1_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// S[0..6] += Q[d+10]·K[d+10]
 	VMOVUPS          640(BX), Z14
 	VFMADD231PS.BCST 40(AX), Z14, Z0
@@ -1307,7 +1307,7 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 44(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1315,7 +1315,7 @@ steps_1_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// S[0..6] += Q[d+12]·K[d+12]
 	VMOVUPS          768(BX), Z14
 	VFMADD231PS.BCST 48(AX), Z14, Z0
@@ -1336,7 +1336,7 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R11*1), Z14, Z10
 	VFMADD231PS.BCST 52(AX)(R10*2), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1344,7 +1344,7 @@ steps_1_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// S[0..6] += Q[d+14]·K[d+14]
 	VMOVUPS          896(BX), Z14
 	VFMADD231PS.BCST 56(AX), Z14, Z0

@@ -502,7 +502,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	PREFETCHT0 128(SI)
@@ -512,7 +512,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// S[0..7] += Q[d+0]·K[d+0]
 	VMOVUPS          (BX), Z16
 	VMOVUPS          (BX)(R13*1), Z17
@@ -561,7 +561,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 4(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -571,7 +571,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// S[0..7] += Q[d+2]·K[d+2]
 	VMOVUPS          128(BX), Z16
 	VMOVUPS          128(BX)(R13*1), Z17
@@ -620,7 +620,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 12(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -630,7 +630,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// S[0..7] += Q[d+4]·K[d+4]
 	VMOVUPS          256(BX), Z16
 	VMOVUPS          256(BX)(R13*1), Z17
@@ -679,7 +679,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 20(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -689,7 +689,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// S[0..7] += Q[d+6]·K[d+6]
 	VMOVUPS          384(BX), Z16
 	VMOVUPS          384(BX)(R13*1), Z17
@@ -738,7 +738,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 28(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -748,7 +748,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// S[0..7] += Q[d+8]·K[d+8]
 	VMOVUPS          512(BX), Z16
 	VMOVUPS          512(BX)(R13*1), Z17
@@ -797,7 +797,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 36(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -807,7 +807,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// S[0..7] += Q[d+10]·K[d+10]
 	VMOVUPS          640(BX), Z16
 	VMOVUPS          640(BX)(R13*1), Z17
@@ -856,7 +856,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 44(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -866,7 +866,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// S[0..7] += Q[d+12]·K[d+12]
 	VMOVUPS          768(BX), Z16
 	VMOVUPS          768(BX)(R13*1), Z17
@@ -915,7 +915,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R12*1), Z16, Z14
 	VFMADD231PS.BCST 52(AX)(R12*1), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	PREFETCHT0       128(SI)
@@ -925,7 +925,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// S[0..7] += Q[d+14]·K[d+14]
 	VMOVUPS          896(BX), Z16
 	VMOVUPS          896(BX)(R13*1), Z17
@@ -1220,7 +1220,7 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	ADDQ       $+128, SI
@@ -1228,7 +1228,7 @@ steps_1_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// S[0..7] += Q[d+0]·K[d+0]
 	VMOVUPS          (BX), Z16
 	VFMADD231PS.BCST (AX), Z16, Z0
@@ -1251,7 +1251,7 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 4(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 4(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1259,7 +1259,7 @@ steps_1_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// S[0..7] += Q[d+2]·K[d+2]
 	VMOVUPS          128(BX), Z16
 	VFMADD231PS.BCST 8(AX), Z16, Z0
@@ -1282,7 +1282,7 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 12(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 12(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1290,7 +1290,7 @@ steps_1_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// S[0..7] += Q[d+4]·K[d+4]
 	VMOVUPS          256(BX), Z16
 	VFMADD231PS.BCST 16(AX), Z16, Z0
@@ -1313,7 +1313,7 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 20(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 20(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1321,7 +1321,7 @@ steps_1_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// S[0..7] += Q[d+6]·K[d+6]
 	VMOVUPS          384(BX), Z16
 	VFMADD231PS.BCST 24(AX), Z16, Z0
@@ -1344,7 +1344,7 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 28(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 28(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1352,7 +1352,7 @@ steps_1_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// S[0..7] += Q[d+8]·K[d+8]
 	VMOVUPS          512(BX), Z16
 	VFMADD231PS.BCST 32(AX), Z16, Z0
@@ -1375,7 +1375,7 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 36(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 36(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1383,7 +1383,7 @@ steps_1_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// S[0..7] += Q[d+10]·K[d+10]
 	VMOVUPS          640(BX), Z16
 	VFMADD231PS.BCST 40(AX), Z16, Z0
@@ -1406,7 +1406,7 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 44(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 44(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1414,7 +1414,7 @@ steps_1_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// S[0..7] += Q[d+12]·K[d+12]
 	VMOVUPS          768(BX), Z16
 	VFMADD231PS.BCST 48(AX), Z16, Z0
@@ -1437,7 +1437,7 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 52(AX)(R10*2), Z16, Z12
 	VFMADD231PS.BCST 52(AX)(R12*1), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (SI)
 	PREFETCHT0       64(SI)
 	ADDQ             $+128, SI
@@ -1445,7 +1445,7 @@ steps_1_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// S[0..7] += Q[d+14]·K[d+14]
 	VMOVUPS          896(BX), Z16
 	VFMADD231PS.BCST 56(AX), Z16, Z0

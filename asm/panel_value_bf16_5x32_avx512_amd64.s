@@ -437,7 +437,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	ADDQ       $+128, R13
@@ -445,7 +445,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// O[0..4] += P[k+0]·V[k+0]
 	VBROADCASTI64X4  (R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -486,7 +486,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 260(DX), Z20, Z18
 	VFMADD231PS.BCST 260(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -494,7 +494,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// O[0..4] += P[k+2]·V[k+2]
 	VBROADCASTI64X4  64(R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -535,7 +535,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 268(DX), Z20, Z18
 	VFMADD231PS.BCST 268(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -543,7 +543,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// O[0..4] += P[k+4]·V[k+4]
 	VBROADCASTI64X4  128(R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -584,7 +584,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 276(DX), Z20, Z18
 	VFMADD231PS.BCST 276(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -592,7 +592,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// O[0..4] += P[k+6]·V[k+6]
 	VBROADCASTI64X4  192(R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -633,7 +633,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 284(DX), Z20, Z18
 	VFMADD231PS.BCST 284(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -641,7 +641,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// O[0..4] += P[k+8]·V[k+8]
 	VBROADCASTI64X4  256(R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -682,7 +682,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 292(DX), Z20, Z18
 	VFMADD231PS.BCST 292(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -690,7 +690,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// O[0..4] += P[k+10]·V[k+10]
 	VBROADCASTI64X4  320(R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -731,7 +731,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 300(DX), Z20, Z18
 	VFMADD231PS.BCST 300(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -739,7 +739,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// O[0..4] += P[k+12]·V[k+12]
 	VBROADCASTI64X4  384(R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -780,7 +780,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 308(DX), Z20, Z18
 	VFMADD231PS.BCST 308(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -788,7 +788,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// O[0..4] += P[k+14]·V[k+14]
 	VBROADCASTI64X4  448(R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1103,14 +1103,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (R13)
 	ADDQ       $0x40, R13
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// O[0..4] += P[k+0]·V[k+0]
 	VBROADCASTI64X4  (R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1129,14 +1129,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 196(DX), Z20, Z16
 	VFMADD231PS.BCST 260(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// O[0..4] += P[k+2]·V[k+2]
 	VBROADCASTI64X4  64(R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1155,14 +1155,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 204(DX), Z20, Z16
 	VFMADD231PS.BCST 268(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// O[0..4] += P[k+4]·V[k+4]
 	VBROADCASTI64X4  128(R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1181,14 +1181,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 212(DX), Z20, Z16
 	VFMADD231PS.BCST 276(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// O[0..4] += P[k+6]·V[k+6]
 	VBROADCASTI64X4  192(R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1207,14 +1207,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 220(DX), Z20, Z16
 	VFMADD231PS.BCST 284(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// O[0..4] += P[k+8]·V[k+8]
 	VBROADCASTI64X4  256(R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1233,14 +1233,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 228(DX), Z20, Z16
 	VFMADD231PS.BCST 292(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// O[0..4] += P[k+10]·V[k+10]
 	VBROADCASTI64X4  320(R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1259,14 +1259,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 236(DX), Z20, Z16
 	VFMADD231PS.BCST 300(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// O[0..4] += P[k+12]·V[k+12]
 	VBROADCASTI64X4  384(R10), Z20
 	VPSHUFB          Z22, Z20, Z20
@@ -1285,14 +1285,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 244(DX), Z20, Z16
 	VFMADD231PS.BCST 308(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// O[0..4] += P[k+14]·V[k+14]
 	VBROADCASTI64X4  448(R10), Z20
 	VPSHUFB          Z22, Z20, Z20

@@ -461,7 +461,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	ADDQ       $+128, R13
@@ -469,7 +469,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// O[0..5] += P[k+0]·V[k+0]
 	VBROADCASTI64X4  (R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -514,7 +514,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 324(DX), Z12, Z10
 	VFMADD231PS.BCST 324(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -522,7 +522,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// O[0..5] += P[k+2]·V[k+2]
 	VBROADCASTI64X4  64(R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -567,7 +567,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 332(DX), Z12, Z10
 	VFMADD231PS.BCST 332(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -575,7 +575,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// O[0..5] += P[k+4]·V[k+4]
 	VBROADCASTI64X4  128(R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -620,7 +620,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 340(DX), Z12, Z10
 	VFMADD231PS.BCST 340(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -628,7 +628,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// O[0..5] += P[k+6]·V[k+6]
 	VBROADCASTI64X4  192(R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -673,7 +673,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 348(DX), Z12, Z10
 	VFMADD231PS.BCST 348(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -681,7 +681,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// O[0..5] += P[k+8]·V[k+8]
 	VBROADCASTI64X4  256(R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -726,7 +726,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 356(DX), Z12, Z10
 	VFMADD231PS.BCST 356(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -734,7 +734,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// O[0..5] += P[k+10]·V[k+10]
 	VBROADCASTI64X4  320(R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -779,7 +779,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 364(DX), Z12, Z10
 	VFMADD231PS.BCST 364(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -787,7 +787,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// O[0..5] += P[k+12]·V[k+12]
 	VBROADCASTI64X4  384(R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -832,7 +832,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 372(DX), Z12, Z10
 	VFMADD231PS.BCST 372(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -840,7 +840,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// O[0..5] += P[k+14]·V[k+14]
 	VBROADCASTI64X4  448(R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1171,14 +1171,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (R13)
 	ADDQ       $0x40, R13
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// O[0..5] += P[k+0]·V[k+0]
 	VBROADCASTI64X4  (R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1199,14 +1199,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 260(DX), Z12, Z8
 	VFMADD231PS.BCST 324(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// O[0..5] += P[k+2]·V[k+2]
 	VBROADCASTI64X4  64(R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1227,14 +1227,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 268(DX), Z12, Z8
 	VFMADD231PS.BCST 332(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// O[0..5] += P[k+4]·V[k+4]
 	VBROADCASTI64X4  128(R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1255,14 +1255,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 276(DX), Z12, Z8
 	VFMADD231PS.BCST 340(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// O[0..5] += P[k+6]·V[k+6]
 	VBROADCASTI64X4  192(R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1283,14 +1283,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 284(DX), Z12, Z8
 	VFMADD231PS.BCST 348(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// O[0..5] += P[k+8]·V[k+8]
 	VBROADCASTI64X4  256(R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1311,14 +1311,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 292(DX), Z12, Z8
 	VFMADD231PS.BCST 356(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// O[0..5] += P[k+10]·V[k+10]
 	VBROADCASTI64X4  320(R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1339,14 +1339,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 300(DX), Z12, Z8
 	VFMADD231PS.BCST 364(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// O[0..5] += P[k+12]·V[k+12]
 	VBROADCASTI64X4  384(R10), Z12
 	VPSHUFB          Z14, Z12, Z12
@@ -1367,14 +1367,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 308(DX), Z12, Z8
 	VFMADD231PS.BCST 372(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// O[0..5] += P[k+14]·V[k+14]
 	VBROADCASTI64X4  448(R10), Z12
 	VPSHUFB          Z14, Z12, Z12

@@ -495,7 +495,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	ADDQ       $+128, R13
@@ -503,7 +503,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// O[0..6] += P[k+0]·V[k+0]
 	VBROADCASTI64X4  (R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -552,7 +552,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 388(DX), Z14, Z12
 	VFMADD231PS.BCST 388(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -560,7 +560,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// O[0..6] += P[k+2]·V[k+2]
 	VBROADCASTI64X4  64(R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -609,7 +609,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 396(DX), Z14, Z12
 	VFMADD231PS.BCST 396(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -617,7 +617,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// O[0..6] += P[k+4]·V[k+4]
 	VBROADCASTI64X4  128(R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -666,7 +666,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 404(DX), Z14, Z12
 	VFMADD231PS.BCST 404(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -674,7 +674,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// O[0..6] += P[k+6]·V[k+6]
 	VBROADCASTI64X4  192(R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -723,7 +723,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 412(DX), Z14, Z12
 	VFMADD231PS.BCST 412(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -731,7 +731,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// O[0..6] += P[k+8]·V[k+8]
 	VBROADCASTI64X4  256(R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -780,7 +780,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 420(DX), Z14, Z12
 	VFMADD231PS.BCST 420(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -788,7 +788,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// O[0..6] += P[k+10]·V[k+10]
 	VBROADCASTI64X4  320(R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -837,7 +837,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 428(DX), Z14, Z12
 	VFMADD231PS.BCST 428(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -845,7 +845,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// O[0..6] += P[k+12]·V[k+12]
 	VBROADCASTI64X4  384(R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -894,7 +894,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 436(DX), Z14, Z12
 	VFMADD231PS.BCST 436(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -902,7 +902,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// O[0..6] += P[k+14]·V[k+14]
 	VBROADCASTI64X4  448(R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1264,14 +1264,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (R13)
 	ADDQ       $0x40, R13
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// O[0..6] += P[k+0]·V[k+0]
 	VBROADCASTI64X4  (R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1294,14 +1294,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 324(DX), Z14, Z10
 	VFMADD231PS.BCST 388(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// O[0..6] += P[k+2]·V[k+2]
 	VBROADCASTI64X4  64(R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1324,14 +1324,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 332(DX), Z14, Z10
 	VFMADD231PS.BCST 396(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// O[0..6] += P[k+4]·V[k+4]
 	VBROADCASTI64X4  128(R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1354,14 +1354,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 340(DX), Z14, Z10
 	VFMADD231PS.BCST 404(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// O[0..6] += P[k+6]·V[k+6]
 	VBROADCASTI64X4  192(R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1384,14 +1384,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 348(DX), Z14, Z10
 	VFMADD231PS.BCST 412(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// O[0..6] += P[k+8]·V[k+8]
 	VBROADCASTI64X4  256(R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1414,14 +1414,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 356(DX), Z14, Z10
 	VFMADD231PS.BCST 420(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// O[0..6] += P[k+10]·V[k+10]
 	VBROADCASTI64X4  320(R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1444,14 +1444,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 364(DX), Z14, Z10
 	VFMADD231PS.BCST 428(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// O[0..6] += P[k+12]·V[k+12]
 	VBROADCASTI64X4  384(R10), Z14
 	VPSHUFB          Z16, Z14, Z14
@@ -1474,14 +1474,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 372(DX), Z14, Z10
 	VFMADD231PS.BCST 436(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// O[0..6] += P[k+14]·V[k+14]
 	VBROADCASTI64X4  448(R10), Z14
 	VPSHUFB          Z16, Z14, Z14

@@ -529,7 +529,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	ADDQ       $+128, R13
@@ -537,7 +537,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// O[0..7] += P[k+0]·V[k+0]
 	VBROADCASTI64X4  (R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -590,7 +590,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 452(DX), Z16, Z14
 	VFMADD231PS.BCST 452(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -598,7 +598,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// O[0..7] += P[k+2]·V[k+2]
 	VBROADCASTI64X4  64(R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -651,7 +651,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 460(DX), Z16, Z14
 	VFMADD231PS.BCST 460(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -659,7 +659,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// O[0..7] += P[k+4]·V[k+4]
 	VBROADCASTI64X4  128(R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -712,7 +712,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 468(DX), Z16, Z14
 	VFMADD231PS.BCST 468(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -720,7 +720,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// O[0..7] += P[k+6]·V[k+6]
 	VBROADCASTI64X4  192(R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -773,7 +773,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 476(DX), Z16, Z14
 	VFMADD231PS.BCST 476(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -781,7 +781,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// O[0..7] += P[k+8]·V[k+8]
 	VBROADCASTI64X4  256(R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -834,7 +834,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 484(DX), Z16, Z14
 	VFMADD231PS.BCST 484(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -842,7 +842,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// O[0..7] += P[k+10]·V[k+10]
 	VBROADCASTI64X4  320(R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -895,7 +895,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 492(DX), Z16, Z14
 	VFMADD231PS.BCST 492(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -903,7 +903,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// O[0..7] += P[k+12]·V[k+12]
 	VBROADCASTI64X4  384(R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -956,7 +956,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 500(DX), Z16, Z14
 	VFMADD231PS.BCST 500(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -964,7 +964,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// O[0..7] += P[k+14]·V[k+14]
 	VBROADCASTI64X4  448(R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1357,14 +1357,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (R13)
 	ADDQ       $0x40, R13
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// O[0..7] += P[k+0]·V[k+0]
 	VBROADCASTI64X4  (R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1389,14 +1389,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 388(DX), Z16, Z12
 	VFMADD231PS.BCST 452(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// O[0..7] += P[k+2]·V[k+2]
 	VBROADCASTI64X4  64(R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1421,14 +1421,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 396(DX), Z16, Z12
 	VFMADD231PS.BCST 460(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// O[0..7] += P[k+4]·V[k+4]
 	VBROADCASTI64X4  128(R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1453,14 +1453,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 404(DX), Z16, Z12
 	VFMADD231PS.BCST 468(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// O[0..7] += P[k+6]·V[k+6]
 	VBROADCASTI64X4  192(R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1485,14 +1485,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 412(DX), Z16, Z12
 	VFMADD231PS.BCST 476(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// O[0..7] += P[k+8]·V[k+8]
 	VBROADCASTI64X4  256(R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1517,14 +1517,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 420(DX), Z16, Z12
 	VFMADD231PS.BCST 484(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// O[0..7] += P[k+10]·V[k+10]
 	VBROADCASTI64X4  320(R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1549,14 +1549,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 428(DX), Z16, Z12
 	VFMADD231PS.BCST 492(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// O[0..7] += P[k+12]·V[k+12]
 	VBROADCASTI64X4  384(R10), Z16
 	VPSHUFB          Z18, Z16, Z16
@@ -1581,14 +1581,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 436(DX), Z16, Z12
 	VFMADD231PS.BCST 500(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// O[0..7] += P[k+14]·V[k+14]
 	VBROADCASTI64X4  448(R10), Z16
 	VPSHUFB          Z18, Z16, Z16

@@ -393,7 +393,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	ADDQ       $+128, R13
@@ -401,7 +401,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// O[0..4] += P[k+0]·V[k+0]
 	VCVTPH2PS        (R10), Z20
 	VCVTPH2PS        (R10)(R11*1), Z21
@@ -438,7 +438,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 260(DX), Z20, Z18
 	VFMADD231PS.BCST 260(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -446,7 +446,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// O[0..4] += P[k+2]·V[k+2]
 	VCVTPH2PS        64(R10), Z20
 	VCVTPH2PS        64(R10)(R11*1), Z21
@@ -483,7 +483,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 268(DX), Z20, Z18
 	VFMADD231PS.BCST 268(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -491,7 +491,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// O[0..4] += P[k+4]·V[k+4]
 	VCVTPH2PS        128(R10), Z20
 	VCVTPH2PS        128(R10)(R11*1), Z21
@@ -528,7 +528,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 276(DX), Z20, Z18
 	VFMADD231PS.BCST 276(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -536,7 +536,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// O[0..4] += P[k+6]·V[k+6]
 	VCVTPH2PS        192(R10), Z20
 	VCVTPH2PS        192(R10)(R11*1), Z21
@@ -573,7 +573,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 284(DX), Z20, Z18
 	VFMADD231PS.BCST 284(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -581,7 +581,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// O[0..4] += P[k+8]·V[k+8]
 	VCVTPH2PS        256(R10), Z20
 	VCVTPH2PS        256(R10)(R11*1), Z21
@@ -618,7 +618,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 292(DX), Z20, Z18
 	VFMADD231PS.BCST 292(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -626,7 +626,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// O[0..4] += P[k+10]·V[k+10]
 	VCVTPH2PS        320(R10), Z20
 	VCVTPH2PS        320(R10)(R11*1), Z21
@@ -663,7 +663,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 300(DX), Z20, Z18
 	VFMADD231PS.BCST 300(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -671,7 +671,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// O[0..4] += P[k+12]·V[k+12]
 	VCVTPH2PS        384(R10), Z20
 	VCVTPH2PS        384(R10)(R11*1), Z21
@@ -708,7 +708,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 308(DX), Z20, Z18
 	VFMADD231PS.BCST 308(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -716,7 +716,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// O[0..4] += P[k+14]·V[k+14]
 	VCVTPH2PS        448(R10), Z20
 	VCVTPH2PS        448(R10)(R11*1), Z21
@@ -999,14 +999,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (R13)
 	ADDQ       $0x40, R13
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// O[0..4] += P[k+0]·V[k+0]
 	VCVTPH2PS        (R10), Z20
 	VFMADD231PS.BCST (DX), Z20, Z0
@@ -1023,14 +1023,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 196(DX), Z20, Z16
 	VFMADD231PS.BCST 260(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// O[0..4] += P[k+2]·V[k+2]
 	VCVTPH2PS        64(R10), Z20
 	VFMADD231PS.BCST 8(DX), Z20, Z0
@@ -1047,14 +1047,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 204(DX), Z20, Z16
 	VFMADD231PS.BCST 268(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// O[0..4] += P[k+4]·V[k+4]
 	VCVTPH2PS        128(R10), Z20
 	VFMADD231PS.BCST 16(DX), Z20, Z0
@@ -1071,14 +1071,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 212(DX), Z20, Z16
 	VFMADD231PS.BCST 276(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// O[0..4] += P[k+6]·V[k+6]
 	VCVTPH2PS        192(R10), Z20
 	VFMADD231PS.BCST 24(DX), Z20, Z0
@@ -1095,14 +1095,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 220(DX), Z20, Z16
 	VFMADD231PS.BCST 284(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// O[0..4] += P[k+8]·V[k+8]
 	VCVTPH2PS        256(R10), Z20
 	VFMADD231PS.BCST 32(DX), Z20, Z0
@@ -1119,14 +1119,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 228(DX), Z20, Z16
 	VFMADD231PS.BCST 292(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// O[0..4] += P[k+10]·V[k+10]
 	VCVTPH2PS        320(R10), Z20
 	VFMADD231PS.BCST 40(DX), Z20, Z0
@@ -1143,14 +1143,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 236(DX), Z20, Z16
 	VFMADD231PS.BCST 300(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// O[0..4] += P[k+12]·V[k+12]
 	VCVTPH2PS        384(R10), Z20
 	VFMADD231PS.BCST 48(DX), Z20, Z0
@@ -1167,14 +1167,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 244(DX), Z20, Z16
 	VFMADD231PS.BCST 308(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// O[0..4] += P[k+14]·V[k+14]
 	VCVTPH2PS        448(R10), Z20
 	VFMADD231PS.BCST 56(DX), Z20, Z0

@@ -417,7 +417,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	ADDQ       $+128, R13
@@ -425,7 +425,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// O[0..5] += P[k+0]·V[k+0]
 	VCVTPH2PS        (R10), Z12
 	VCVTPH2PS        (R10)(R11*1), Z13
@@ -466,7 +466,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 324(DX), Z12, Z10
 	VFMADD231PS.BCST 324(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -474,7 +474,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// O[0..5] += P[k+2]·V[k+2]
 	VCVTPH2PS        64(R10), Z12
 	VCVTPH2PS        64(R10)(R11*1), Z13
@@ -515,7 +515,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 332(DX), Z12, Z10
 	VFMADD231PS.BCST 332(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -523,7 +523,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// O[0..5] += P[k+4]·V[k+4]
 	VCVTPH2PS        128(R10), Z12
 	VCVTPH2PS        128(R10)(R11*1), Z13
@@ -564,7 +564,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 340(DX), Z12, Z10
 	VFMADD231PS.BCST 340(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -572,7 +572,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// O[0..5] += P[k+6]·V[k+6]
 	VCVTPH2PS        192(R10), Z12
 	VCVTPH2PS        192(R10)(R11*1), Z13
@@ -613,7 +613,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 348(DX), Z12, Z10
 	VFMADD231PS.BCST 348(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -621,7 +621,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// O[0..5] += P[k+8]·V[k+8]
 	VCVTPH2PS        256(R10), Z12
 	VCVTPH2PS        256(R10)(R11*1), Z13
@@ -662,7 +662,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 356(DX), Z12, Z10
 	VFMADD231PS.BCST 356(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -670,7 +670,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// O[0..5] += P[k+10]·V[k+10]
 	VCVTPH2PS        320(R10), Z12
 	VCVTPH2PS        320(R10)(R11*1), Z13
@@ -711,7 +711,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 364(DX), Z12, Z10
 	VFMADD231PS.BCST 364(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -719,7 +719,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// O[0..5] += P[k+12]·V[k+12]
 	VCVTPH2PS        384(R10), Z12
 	VCVTPH2PS        384(R10)(R11*1), Z13
@@ -760,7 +760,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 372(DX), Z12, Z10
 	VFMADD231PS.BCST 372(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -768,7 +768,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// O[0..5] += P[k+14]·V[k+14]
 	VCVTPH2PS        448(R10), Z12
 	VCVTPH2PS        448(R10)(R11*1), Z13
@@ -1064,14 +1064,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (R13)
 	ADDQ       $0x40, R13
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// O[0..5] += P[k+0]·V[k+0]
 	VCVTPH2PS        (R10), Z12
 	VFMADD231PS.BCST (DX), Z12, Z0
@@ -1090,14 +1090,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 260(DX), Z12, Z8
 	VFMADD231PS.BCST 324(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// O[0..5] += P[k+2]·V[k+2]
 	VCVTPH2PS        64(R10), Z12
 	VFMADD231PS.BCST 8(DX), Z12, Z0
@@ -1116,14 +1116,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 268(DX), Z12, Z8
 	VFMADD231PS.BCST 332(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// O[0..5] += P[k+4]·V[k+4]
 	VCVTPH2PS        128(R10), Z12
 	VFMADD231PS.BCST 16(DX), Z12, Z0
@@ -1142,14 +1142,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 276(DX), Z12, Z8
 	VFMADD231PS.BCST 340(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// O[0..5] += P[k+6]·V[k+6]
 	VCVTPH2PS        192(R10), Z12
 	VFMADD231PS.BCST 24(DX), Z12, Z0
@@ -1168,14 +1168,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 284(DX), Z12, Z8
 	VFMADD231PS.BCST 348(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// O[0..5] += P[k+8]·V[k+8]
 	VCVTPH2PS        256(R10), Z12
 	VFMADD231PS.BCST 32(DX), Z12, Z0
@@ -1194,14 +1194,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 292(DX), Z12, Z8
 	VFMADD231PS.BCST 356(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// O[0..5] += P[k+10]·V[k+10]
 	VCVTPH2PS        320(R10), Z12
 	VFMADD231PS.BCST 40(DX), Z12, Z0
@@ -1220,14 +1220,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 300(DX), Z12, Z8
 	VFMADD231PS.BCST 364(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// O[0..5] += P[k+12]·V[k+12]
 	VCVTPH2PS        384(R10), Z12
 	VFMADD231PS.BCST 48(DX), Z12, Z0
@@ -1246,14 +1246,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 308(DX), Z12, Z8
 	VFMADD231PS.BCST 372(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// O[0..5] += P[k+14]·V[k+14]
 	VCVTPH2PS        448(R10), Z12
 	VFMADD231PS.BCST 56(DX), Z12, Z0

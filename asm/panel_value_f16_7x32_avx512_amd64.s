@@ -451,7 +451,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	ADDQ       $+128, R13
@@ -459,7 +459,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// O[0..6] += P[k+0]·V[k+0]
 	VCVTPH2PS        (R10), Z14
 	VCVTPH2PS        (R10)(R11*1), Z15
@@ -504,7 +504,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 388(DX), Z14, Z12
 	VFMADD231PS.BCST 388(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -512,7 +512,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// O[0..6] += P[k+2]·V[k+2]
 	VCVTPH2PS        64(R10), Z14
 	VCVTPH2PS        64(R10)(R11*1), Z15
@@ -557,7 +557,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 396(DX), Z14, Z12
 	VFMADD231PS.BCST 396(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -565,7 +565,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// O[0..6] += P[k+4]·V[k+4]
 	VCVTPH2PS        128(R10), Z14
 	VCVTPH2PS        128(R10)(R11*1), Z15
@@ -610,7 +610,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 404(DX), Z14, Z12
 	VFMADD231PS.BCST 404(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -618,7 +618,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// O[0..6] += P[k+6]·V[k+6]
 	VCVTPH2PS        192(R10), Z14
 	VCVTPH2PS        192(R10)(R11*1), Z15
@@ -663,7 +663,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 412(DX), Z14, Z12
 	VFMADD231PS.BCST 412(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -671,7 +671,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// O[0..6] += P[k+8]·V[k+8]
 	VCVTPH2PS        256(R10), Z14
 	VCVTPH2PS        256(R10)(R11*1), Z15
@@ -716,7 +716,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 420(DX), Z14, Z12
 	VFMADD231PS.BCST 420(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -724,7 +724,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// O[0..6] += P[k+10]·V[k+10]
 	VCVTPH2PS        320(R10), Z14
 	VCVTPH2PS        320(R10)(R11*1), Z15
@@ -769,7 +769,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 428(DX), Z14, Z12
 	VFMADD231PS.BCST 428(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -777,7 +777,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// O[0..6] += P[k+12]·V[k+12]
 	VCVTPH2PS        384(R10), Z14
 	VCVTPH2PS        384(R10)(R11*1), Z15
@@ -822,7 +822,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 436(DX), Z14, Z12
 	VFMADD231PS.BCST 436(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -830,7 +830,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// O[0..6] += P[k+14]·V[k+14]
 	VCVTPH2PS        448(R10), Z14
 	VCVTPH2PS        448(R10)(R11*1), Z15
@@ -1155,14 +1155,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (R13)
 	ADDQ       $0x40, R13
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// O[0..6] += P[k+0]·V[k+0]
 	VCVTPH2PS        (R10), Z14
 	VFMADD231PS.BCST (DX), Z14, Z0
@@ -1183,14 +1183,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 324(DX), Z14, Z10
 	VFMADD231PS.BCST 388(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// O[0..6] += P[k+2]·V[k+2]
 	VCVTPH2PS        64(R10), Z14
 	VFMADD231PS.BCST 8(DX), Z14, Z0
@@ -1211,14 +1211,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 332(DX), Z14, Z10
 	VFMADD231PS.BCST 396(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// O[0..6] += P[k+4]·V[k+4]
 	VCVTPH2PS        128(R10), Z14
 	VFMADD231PS.BCST 16(DX), Z14, Z0
@@ -1239,14 +1239,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 340(DX), Z14, Z10
 	VFMADD231PS.BCST 404(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// O[0..6] += P[k+6]·V[k+6]
 	VCVTPH2PS        192(R10), Z14
 	VFMADD231PS.BCST 24(DX), Z14, Z0
@@ -1267,14 +1267,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 348(DX), Z14, Z10
 	VFMADD231PS.BCST 412(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// O[0..6] += P[k+8]·V[k+8]
 	VCVTPH2PS        256(R10), Z14
 	VFMADD231PS.BCST 32(DX), Z14, Z0
@@ -1295,14 +1295,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 356(DX), Z14, Z10
 	VFMADD231PS.BCST 420(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// O[0..6] += P[k+10]·V[k+10]
 	VCVTPH2PS        320(R10), Z14
 	VFMADD231PS.BCST 40(DX), Z14, Z0
@@ -1323,14 +1323,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 364(DX), Z14, Z10
 	VFMADD231PS.BCST 428(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// O[0..6] += P[k+12]·V[k+12]
 	VCVTPH2PS        384(R10), Z14
 	VFMADD231PS.BCST 48(DX), Z14, Z0
@@ -1351,14 +1351,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 372(DX), Z14, Z10
 	VFMADD231PS.BCST 436(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// O[0..6] += P[k+14]·V[k+14]
 	VCVTPH2PS        448(R10), Z14
 	VFMADD231PS.BCST 56(DX), Z14, Z0

@@ -485,7 +485,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	ADDQ       $+128, R13
@@ -493,7 +493,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// O[0..7] += P[k+0]·V[k+0]
 	VCVTPH2PS        (R10), Z16
 	VCVTPH2PS        (R10)(R11*1), Z17
@@ -542,7 +542,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 452(DX), Z16, Z14
 	VFMADD231PS.BCST 452(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -550,7 +550,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// O[0..7] += P[k+2]·V[k+2]
 	VCVTPH2PS        64(R10), Z16
 	VCVTPH2PS        64(R10)(R11*1), Z17
@@ -599,7 +599,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 460(DX), Z16, Z14
 	VFMADD231PS.BCST 460(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -607,7 +607,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// O[0..7] += P[k+4]·V[k+4]
 	VCVTPH2PS        128(R10), Z16
 	VCVTPH2PS        128(R10)(R11*1), Z17
@@ -656,7 +656,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 468(DX), Z16, Z14
 	VFMADD231PS.BCST 468(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -664,7 +664,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// O[0..7] += P[k+6]·V[k+6]
 	VCVTPH2PS        192(R10), Z16
 	VCVTPH2PS        192(R10)(R11*1), Z17
@@ -713,7 +713,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 476(DX), Z16, Z14
 	VFMADD231PS.BCST 476(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -721,7 +721,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// O[0..7] += P[k+8]·V[k+8]
 	VCVTPH2PS        256(R10), Z16
 	VCVTPH2PS        256(R10)(R11*1), Z17
@@ -770,7 +770,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 484(DX), Z16, Z14
 	VFMADD231PS.BCST 484(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -778,7 +778,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// O[0..7] += P[k+10]·V[k+10]
 	VCVTPH2PS        320(R10), Z16
 	VCVTPH2PS        320(R10)(R11*1), Z17
@@ -827,7 +827,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 492(DX), Z16, Z14
 	VFMADD231PS.BCST 492(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -835,7 +835,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// O[0..7] += P[k+12]·V[k+12]
 	VCVTPH2PS        384(R10), Z16
 	VCVTPH2PS        384(R10)(R11*1), Z17
@@ -884,7 +884,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 500(DX), Z16, Z14
 	VFMADD231PS.BCST 500(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -892,7 +892,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// O[0..7] += P[k+14]·V[k+14]
 	VCVTPH2PS        448(R10), Z16
 	VCVTPH2PS        448(R10)(R11*1), Z17
@@ -1246,14 +1246,14 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (R13)
 	ADDQ       $0x40, R13
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// O[0..7] += P[k+0]·V[k+0]
 	VCVTPH2PS        (R10), Z16
 	VFMADD231PS.BCST (DX), Z16, Z0
@@ -1276,14 +1276,14 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 388(DX), Z16, Z12
 	VFMADD231PS.BCST 452(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// O[0..7] += P[k+2]·V[k+2]
 	VCVTPH2PS        64(R10), Z16
 	VFMADD231PS.BCST 8(DX), Z16, Z0
@@ -1306,14 +1306,14 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 396(DX), Z16, Z12
 	VFMADD231PS.BCST 460(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// O[0..7] += P[k+4]·V[k+4]
 	VCVTPH2PS        128(R10), Z16
 	VFMADD231PS.BCST 16(DX), Z16, Z0
@@ -1336,14 +1336,14 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 404(DX), Z16, Z12
 	VFMADD231PS.BCST 468(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// O[0..7] += P[k+6]·V[k+6]
 	VCVTPH2PS        192(R10), Z16
 	VFMADD231PS.BCST 24(DX), Z16, Z0
@@ -1366,14 +1366,14 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 412(DX), Z16, Z12
 	VFMADD231PS.BCST 476(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// O[0..7] += P[k+8]·V[k+8]
 	VCVTPH2PS        256(R10), Z16
 	VFMADD231PS.BCST 32(DX), Z16, Z0
@@ -1396,14 +1396,14 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 420(DX), Z16, Z12
 	VFMADD231PS.BCST 484(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// O[0..7] += P[k+10]·V[k+10]
 	VCVTPH2PS        320(R10), Z16
 	VFMADD231PS.BCST 40(DX), Z16, Z0
@@ -1426,14 +1426,14 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 428(DX), Z16, Z12
 	VFMADD231PS.BCST 492(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// O[0..7] += P[k+12]·V[k+12]
 	VCVTPH2PS        384(R10), Z16
 	VFMADD231PS.BCST 48(DX), Z16, Z0
@@ -1456,14 +1456,14 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 436(DX), Z16, Z12
 	VFMADD231PS.BCST 500(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (R13)
 	ADDQ             $0x40, R13
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// O[0..7] += P[k+14]·V[k+14]
 	VCVTPH2PS        448(R10), Z16
 	VFMADD231PS.BCST 56(DX), Z16, Z0

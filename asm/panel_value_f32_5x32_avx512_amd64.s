@@ -409,7 +409,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	PREFETCHT0 128(R13)
@@ -419,7 +419,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// O[0..4] += P[k+0]·V[k+0]
 	VMOVUPS          (R10), Z20
 	VMOVUPS          (R10)(R11*1), Z21
@@ -456,7 +456,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 260(DX), Z20, Z18
 	VFMADD231PS.BCST 260(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -466,7 +466,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// O[0..4] += P[k+2]·V[k+2]
 	VMOVUPS          128(R10), Z20
 	VMOVUPS          128(R10)(R11*1), Z21
@@ -503,7 +503,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 268(DX), Z20, Z18
 	VFMADD231PS.BCST 268(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -513,7 +513,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// O[0..4] += P[k+4]·V[k+4]
 	VMOVUPS          256(R10), Z20
 	VMOVUPS          256(R10)(R11*1), Z21
@@ -550,7 +550,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 276(DX), Z20, Z18
 	VFMADD231PS.BCST 276(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -560,7 +560,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// O[0..4] += P[k+6]·V[k+6]
 	VMOVUPS          384(R10), Z20
 	VMOVUPS          384(R10)(R11*1), Z21
@@ -597,7 +597,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 284(DX), Z20, Z18
 	VFMADD231PS.BCST 284(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -607,7 +607,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// O[0..4] += P[k+8]·V[k+8]
 	VMOVUPS          512(R10), Z20
 	VMOVUPS          512(R10)(R11*1), Z21
@@ -644,7 +644,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 292(DX), Z20, Z18
 	VFMADD231PS.BCST 292(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -654,7 +654,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// O[0..4] += P[k+10]·V[k+10]
 	VMOVUPS          640(R10), Z20
 	VMOVUPS          640(R10)(R11*1), Z21
@@ -691,7 +691,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 300(DX), Z20, Z18
 	VFMADD231PS.BCST 300(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -701,7 +701,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// O[0..4] += P[k+12]·V[k+12]
 	VMOVUPS          768(R10), Z20
 	VMOVUPS          768(R10)(R11*1), Z21
@@ -738,7 +738,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 308(DX), Z20, Z18
 	VFMADD231PS.BCST 308(DX), Z21, Z19
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -748,7 +748,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// O[0..4] += P[k+14]·V[k+14]
 	VMOVUPS          896(R10), Z20
 	VMOVUPS          896(R10)(R11*1), Z21
@@ -1039,7 +1039,7 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	ADDQ       $+128, R13
@@ -1047,7 +1047,7 @@ steps_1_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// O[0..4] += P[k+0]·V[k+0]
 	VMOVUPS          (R10), Z20
 	VFMADD231PS.BCST (DX), Z20, Z0
@@ -1064,7 +1064,7 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 196(DX), Z20, Z16
 	VFMADD231PS.BCST 260(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1072,7 +1072,7 @@ steps_1_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// O[0..4] += P[k+2]·V[k+2]
 	VMOVUPS          128(R10), Z20
 	VFMADD231PS.BCST 8(DX), Z20, Z0
@@ -1089,7 +1089,7 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 204(DX), Z20, Z16
 	VFMADD231PS.BCST 268(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1097,7 +1097,7 @@ steps_1_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// O[0..4] += P[k+4]·V[k+4]
 	VMOVUPS          256(R10), Z20
 	VFMADD231PS.BCST 16(DX), Z20, Z0
@@ -1114,7 +1114,7 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 212(DX), Z20, Z16
 	VFMADD231PS.BCST 276(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1122,7 +1122,7 @@ steps_1_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// O[0..4] += P[k+6]·V[k+6]
 	VMOVUPS          384(R10), Z20
 	VFMADD231PS.BCST 24(DX), Z20, Z0
@@ -1139,7 +1139,7 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 220(DX), Z20, Z16
 	VFMADD231PS.BCST 284(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1147,7 +1147,7 @@ steps_1_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// O[0..4] += P[k+8]·V[k+8]
 	VMOVUPS          512(R10), Z20
 	VFMADD231PS.BCST 32(DX), Z20, Z0
@@ -1164,7 +1164,7 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 228(DX), Z20, Z16
 	VFMADD231PS.BCST 292(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1172,7 +1172,7 @@ steps_1_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// O[0..4] += P[k+10]·V[k+10]
 	VMOVUPS          640(R10), Z20
 	VFMADD231PS.BCST 40(DX), Z20, Z0
@@ -1189,7 +1189,7 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 236(DX), Z20, Z16
 	VFMADD231PS.BCST 300(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1197,7 +1197,7 @@ steps_1_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// O[0..4] += P[k+12]·V[k+12]
 	VMOVUPS          768(R10), Z20
 	VFMADD231PS.BCST 48(DX), Z20, Z0
@@ -1214,7 +1214,7 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 244(DX), Z20, Z16
 	VFMADD231PS.BCST 308(DX), Z20, Z18
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1222,7 +1222,7 @@ steps_1_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// O[0..4] += P[k+14]·V[k+14]
 	VMOVUPS          896(R10), Z20
 	VFMADD231PS.BCST 56(DX), Z20, Z0

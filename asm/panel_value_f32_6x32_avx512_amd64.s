@@ -433,7 +433,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	PREFETCHT0 128(R13)
@@ -443,7 +443,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// O[0..5] += P[k+0]·V[k+0]
 	VMOVUPS          (R10), Z12
 	VMOVUPS          (R10)(R11*1), Z13
@@ -484,7 +484,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 324(DX), Z12, Z10
 	VFMADD231PS.BCST 324(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -494,7 +494,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// O[0..5] += P[k+2]·V[k+2]
 	VMOVUPS          128(R10), Z12
 	VMOVUPS          128(R10)(R11*1), Z13
@@ -535,7 +535,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 332(DX), Z12, Z10
 	VFMADD231PS.BCST 332(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -545,7 +545,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// O[0..5] += P[k+4]·V[k+4]
 	VMOVUPS          256(R10), Z12
 	VMOVUPS          256(R10)(R11*1), Z13
@@ -586,7 +586,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 340(DX), Z12, Z10
 	VFMADD231PS.BCST 340(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -596,7 +596,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// O[0..5] += P[k+6]·V[k+6]
 	VMOVUPS          384(R10), Z12
 	VMOVUPS          384(R10)(R11*1), Z13
@@ -637,7 +637,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 348(DX), Z12, Z10
 	VFMADD231PS.BCST 348(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -647,7 +647,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// O[0..5] += P[k+8]·V[k+8]
 	VMOVUPS          512(R10), Z12
 	VMOVUPS          512(R10)(R11*1), Z13
@@ -688,7 +688,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 356(DX), Z12, Z10
 	VFMADD231PS.BCST 356(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -698,7 +698,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// O[0..5] += P[k+10]·V[k+10]
 	VMOVUPS          640(R10), Z12
 	VMOVUPS          640(R10)(R11*1), Z13
@@ -739,7 +739,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 364(DX), Z12, Z10
 	VFMADD231PS.BCST 364(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -749,7 +749,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// O[0..5] += P[k+12]·V[k+12]
 	VMOVUPS          768(R10), Z12
 	VMOVUPS          768(R10)(R11*1), Z13
@@ -790,7 +790,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 372(DX), Z12, Z10
 	VFMADD231PS.BCST 372(DX), Z13, Z11
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -800,7 +800,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// O[0..5] += P[k+14]·V[k+14]
 	VMOVUPS          896(R10), Z12
 	VMOVUPS          896(R10)(R11*1), Z13
@@ -1104,7 +1104,7 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	ADDQ       $+128, R13
@@ -1112,7 +1112,7 @@ steps_1_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// O[0..5] += P[k+0]·V[k+0]
 	VMOVUPS          (R10), Z12
 	VFMADD231PS.BCST (DX), Z12, Z0
@@ -1131,7 +1131,7 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 260(DX), Z12, Z8
 	VFMADD231PS.BCST 324(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1139,7 +1139,7 @@ steps_1_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// O[0..5] += P[k+2]·V[k+2]
 	VMOVUPS          128(R10), Z12
 	VFMADD231PS.BCST 8(DX), Z12, Z0
@@ -1158,7 +1158,7 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 268(DX), Z12, Z8
 	VFMADD231PS.BCST 332(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1166,7 +1166,7 @@ steps_1_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// O[0..5] += P[k+4]·V[k+4]
 	VMOVUPS          256(R10), Z12
 	VFMADD231PS.BCST 16(DX), Z12, Z0
@@ -1185,7 +1185,7 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 276(DX), Z12, Z8
 	VFMADD231PS.BCST 340(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1193,7 +1193,7 @@ steps_1_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// O[0..5] += P[k+6]·V[k+6]
 	VMOVUPS          384(R10), Z12
 	VFMADD231PS.BCST 24(DX), Z12, Z0
@@ -1212,7 +1212,7 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 284(DX), Z12, Z8
 	VFMADD231PS.BCST 348(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1220,7 +1220,7 @@ steps_1_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// O[0..5] += P[k+8]·V[k+8]
 	VMOVUPS          512(R10), Z12
 	VFMADD231PS.BCST 32(DX), Z12, Z0
@@ -1239,7 +1239,7 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 292(DX), Z12, Z8
 	VFMADD231PS.BCST 356(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1247,7 +1247,7 @@ steps_1_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// O[0..5] += P[k+10]·V[k+10]
 	VMOVUPS          640(R10), Z12
 	VFMADD231PS.BCST 40(DX), Z12, Z0
@@ -1266,7 +1266,7 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 300(DX), Z12, Z8
 	VFMADD231PS.BCST 364(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1274,7 +1274,7 @@ steps_1_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// O[0..5] += P[k+12]·V[k+12]
 	VMOVUPS          768(R10), Z12
 	VFMADD231PS.BCST 48(DX), Z12, Z0
@@ -1293,7 +1293,7 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 308(DX), Z12, Z8
 	VFMADD231PS.BCST 372(DX), Z12, Z10
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1301,7 +1301,7 @@ steps_1_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// O[0..5] += P[k+14]·V[k+14]
 	VMOVUPS          896(R10), Z12
 	VFMADD231PS.BCST 56(DX), Z12, Z0

@@ -467,7 +467,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	PREFETCHT0 128(R13)
@@ -477,7 +477,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// O[0..6] += P[k+0]·V[k+0]
 	VMOVUPS          (R10), Z14
 	VMOVUPS          (R10)(R11*1), Z15
@@ -522,7 +522,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 388(DX), Z14, Z12
 	VFMADD231PS.BCST 388(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -532,7 +532,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// O[0..6] += P[k+2]·V[k+2]
 	VMOVUPS          128(R10), Z14
 	VMOVUPS          128(R10)(R11*1), Z15
@@ -577,7 +577,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 396(DX), Z14, Z12
 	VFMADD231PS.BCST 396(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -587,7 +587,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// O[0..6] += P[k+4]·V[k+4]
 	VMOVUPS          256(R10), Z14
 	VMOVUPS          256(R10)(R11*1), Z15
@@ -632,7 +632,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 404(DX), Z14, Z12
 	VFMADD231PS.BCST 404(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -642,7 +642,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// O[0..6] += P[k+6]·V[k+6]
 	VMOVUPS          384(R10), Z14
 	VMOVUPS          384(R10)(R11*1), Z15
@@ -687,7 +687,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 412(DX), Z14, Z12
 	VFMADD231PS.BCST 412(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -697,7 +697,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// O[0..6] += P[k+8]·V[k+8]
 	VMOVUPS          512(R10), Z14
 	VMOVUPS          512(R10)(R11*1), Z15
@@ -742,7 +742,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 420(DX), Z14, Z12
 	VFMADD231PS.BCST 420(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -752,7 +752,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// O[0..6] += P[k+10]·V[k+10]
 	VMOVUPS          640(R10), Z14
 	VMOVUPS          640(R10)(R11*1), Z15
@@ -797,7 +797,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 428(DX), Z14, Z12
 	VFMADD231PS.BCST 428(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -807,7 +807,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// O[0..6] += P[k+12]·V[k+12]
 	VMOVUPS          768(R10), Z14
 	VMOVUPS          768(R10)(R11*1), Z15
@@ -852,7 +852,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 436(DX), Z14, Z12
 	VFMADD231PS.BCST 436(DX), Z15, Z13
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -862,7 +862,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// O[0..6] += P[k+14]·V[k+14]
 	VMOVUPS          896(R10), Z14
 	VMOVUPS          896(R10)(R11*1), Z15
@@ -1195,7 +1195,7 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	ADDQ       $+128, R13
@@ -1203,7 +1203,7 @@ steps_1_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// O[0..6] += P[k+0]·V[k+0]
 	VMOVUPS          (R10), Z14
 	VFMADD231PS.BCST (DX), Z14, Z0
@@ -1224,7 +1224,7 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 324(DX), Z14, Z10
 	VFMADD231PS.BCST 388(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1232,7 +1232,7 @@ steps_1_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// O[0..6] += P[k+2]·V[k+2]
 	VMOVUPS          128(R10), Z14
 	VFMADD231PS.BCST 8(DX), Z14, Z0
@@ -1253,7 +1253,7 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 332(DX), Z14, Z10
 	VFMADD231PS.BCST 396(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1261,7 +1261,7 @@ steps_1_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// O[0..6] += P[k+4]·V[k+4]
 	VMOVUPS          256(R10), Z14
 	VFMADD231PS.BCST 16(DX), Z14, Z0
@@ -1282,7 +1282,7 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 340(DX), Z14, Z10
 	VFMADD231PS.BCST 404(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1290,7 +1290,7 @@ steps_1_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// O[0..6] += P[k+6]·V[k+6]
 	VMOVUPS          384(R10), Z14
 	VFMADD231PS.BCST 24(DX), Z14, Z0
@@ -1311,7 +1311,7 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 348(DX), Z14, Z10
 	VFMADD231PS.BCST 412(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1319,7 +1319,7 @@ steps_1_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// O[0..6] += P[k+8]·V[k+8]
 	VMOVUPS          512(R10), Z14
 	VFMADD231PS.BCST 32(DX), Z14, Z0
@@ -1340,7 +1340,7 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 356(DX), Z14, Z10
 	VFMADD231PS.BCST 420(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1348,7 +1348,7 @@ steps_1_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// O[0..6] += P[k+10]·V[k+10]
 	VMOVUPS          640(R10), Z14
 	VFMADD231PS.BCST 40(DX), Z14, Z0
@@ -1369,7 +1369,7 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 364(DX), Z14, Z10
 	VFMADD231PS.BCST 428(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1377,7 +1377,7 @@ steps_1_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// O[0..6] += P[k+12]·V[k+12]
 	VMOVUPS          768(R10), Z14
 	VFMADD231PS.BCST 48(DX), Z14, Z0
@@ -1398,7 +1398,7 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 372(DX), Z14, Z10
 	VFMADD231PS.BCST 436(DX), Z14, Z12
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1406,7 +1406,7 @@ steps_1_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// O[0..6] += P[k+14]·V[k+14]
 	VMOVUPS          896(R10), Z14
 	VFMADD231PS.BCST 56(DX), Z14, Z0

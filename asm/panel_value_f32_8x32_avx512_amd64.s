@@ -501,7 +501,7 @@ steps_2:
 steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
-	JNZ        steps_2_of_shared_0
+	JNZ        fetched_steps_2_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	PREFETCHT0 128(R13)
@@ -511,7 +511,7 @@ steps_2_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_2_of_shared_0:
+fetched_steps_2_of_shared_0:
 	// O[0..7] += P[k+0]·V[k+0]
 	VMOVUPS          (R10), Z16
 	VMOVUPS          (R10)(R11*1), Z17
@@ -560,7 +560,7 @@ steps_2_of_shared_0:
 	VFMADD231PS.BCST 452(DX), Z16, Z14
 	VFMADD231PS.BCST 452(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_2
+	JNZ              fetched_steps_2_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -570,7 +570,7 @@ steps_2_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_2:
+fetched_steps_2_of_shared_2:
 	// O[0..7] += P[k+2]·V[k+2]
 	VMOVUPS          128(R10), Z16
 	VMOVUPS          128(R10)(R11*1), Z17
@@ -619,7 +619,7 @@ steps_2_of_shared_2:
 	VFMADD231PS.BCST 460(DX), Z16, Z14
 	VFMADD231PS.BCST 460(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_4
+	JNZ              fetched_steps_2_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -629,7 +629,7 @@ steps_2_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_4:
+fetched_steps_2_of_shared_4:
 	// O[0..7] += P[k+4]·V[k+4]
 	VMOVUPS          256(R10), Z16
 	VMOVUPS          256(R10)(R11*1), Z17
@@ -678,7 +678,7 @@ steps_2_of_shared_4:
 	VFMADD231PS.BCST 468(DX), Z16, Z14
 	VFMADD231PS.BCST 468(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_6
+	JNZ              fetched_steps_2_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -688,7 +688,7 @@ steps_2_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_6:
+fetched_steps_2_of_shared_6:
 	// O[0..7] += P[k+6]·V[k+6]
 	VMOVUPS          384(R10), Z16
 	VMOVUPS          384(R10)(R11*1), Z17
@@ -737,7 +737,7 @@ steps_2_of_shared_6:
 	VFMADD231PS.BCST 476(DX), Z16, Z14
 	VFMADD231PS.BCST 476(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_8
+	JNZ              fetched_steps_2_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -747,7 +747,7 @@ steps_2_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_8:
+fetched_steps_2_of_shared_8:
 	// O[0..7] += P[k+8]·V[k+8]
 	VMOVUPS          512(R10), Z16
 	VMOVUPS          512(R10)(R11*1), Z17
@@ -796,7 +796,7 @@ steps_2_of_shared_8:
 	VFMADD231PS.BCST 484(DX), Z16, Z14
 	VFMADD231PS.BCST 484(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_10
+	JNZ              fetched_steps_2_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -806,7 +806,7 @@ steps_2_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_10:
+fetched_steps_2_of_shared_10:
 	// O[0..7] += P[k+10]·V[k+10]
 	VMOVUPS          640(R10), Z16
 	VMOVUPS          640(R10)(R11*1), Z17
@@ -855,7 +855,7 @@ steps_2_of_shared_10:
 	VFMADD231PS.BCST 492(DX), Z16, Z14
 	VFMADD231PS.BCST 492(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_12
+	JNZ              fetched_steps_2_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -865,7 +865,7 @@ steps_2_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_12:
+fetched_steps_2_of_shared_12:
 	// O[0..7] += P[k+12]·V[k+12]
 	VMOVUPS          768(R10), Z16
 	VMOVUPS          768(R10)(R11*1), Z17
@@ -914,7 +914,7 @@ steps_2_of_shared_12:
 	VFMADD231PS.BCST 500(DX), Z16, Z14
 	VFMADD231PS.BCST 500(DX), Z17, Z15
 	DECQ             (SP)
-	JNZ              steps_2_of_shared_14
+	JNZ              fetched_steps_2_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	PREFETCHT0       128(R13)
@@ -924,7 +924,7 @@ steps_2_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_2_of_shared_14:
+fetched_steps_2_of_shared_14:
 	// O[0..7] += P[k+14]·V[k+14]
 	VMOVUPS          896(R10), Z16
 	VMOVUPS          896(R10)(R11*1), Z17
@@ -1286,7 +1286,7 @@ steps_1:
 steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
-	JNZ        steps_1_of_shared_0
+	JNZ        fetched_steps_1_of_shared_0
 	PREFETCHT0 (R13)
 	PREFETCHT0 64(R13)
 	ADDQ       $+128, R13
@@ -1294,7 +1294,7 @@ steps_1_of_shared:
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
-steps_1_of_shared_0:
+fetched_steps_1_of_shared_0:
 	// O[0..7] += P[k+0]·V[k+0]
 	VMOVUPS          (R10), Z16
 	VFMADD231PS.BCST (DX), Z16, Z0
@@ -1317,7 +1317,7 @@ steps_1_of_shared_0:
 	VFMADD231PS.BCST 388(DX), Z16, Z12
 	VFMADD231PS.BCST 452(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_2
+	JNZ              fetched_steps_1_of_shared_2
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1325,7 +1325,7 @@ steps_1_of_shared_0:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_2:
+fetched_steps_1_of_shared_2:
 	// O[0..7] += P[k+2]·V[k+2]
 	VMOVUPS          128(R10), Z16
 	VFMADD231PS.BCST 8(DX), Z16, Z0
@@ -1348,7 +1348,7 @@ steps_1_of_shared_2:
 	VFMADD231PS.BCST 396(DX), Z16, Z12
 	VFMADD231PS.BCST 460(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_4
+	JNZ              fetched_steps_1_of_shared_4
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1356,7 +1356,7 @@ steps_1_of_shared_2:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_4:
+fetched_steps_1_of_shared_4:
 	// O[0..7] += P[k+4]·V[k+4]
 	VMOVUPS          256(R10), Z16
 	VFMADD231PS.BCST 16(DX), Z16, Z0
@@ -1379,7 +1379,7 @@ steps_1_of_shared_4:
 	VFMADD231PS.BCST 404(DX), Z16, Z12
 	VFMADD231PS.BCST 468(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_6
+	JNZ              fetched_steps_1_of_shared_6
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1387,7 +1387,7 @@ steps_1_of_shared_4:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_6:
+fetched_steps_1_of_shared_6:
 	// O[0..7] += P[k+6]·V[k+6]
 	VMOVUPS          384(R10), Z16
 	VFMADD231PS.BCST 24(DX), Z16, Z0
@@ -1410,7 +1410,7 @@ steps_1_of_shared_6:
 	VFMADD231PS.BCST 412(DX), Z16, Z12
 	VFMADD231PS.BCST 476(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_8
+	JNZ              fetched_steps_1_of_shared_8
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1418,7 +1418,7 @@ steps_1_of_shared_6:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_8:
+fetched_steps_1_of_shared_8:
 	// O[0..7] += P[k+8]·V[k+8]
 	VMOVUPS          512(R10), Z16
 	VFMADD231PS.BCST 32(DX), Z16, Z0
@@ -1441,7 +1441,7 @@ steps_1_of_shared_8:
 	VFMADD231PS.BCST 420(DX), Z16, Z12
 	VFMADD231PS.BCST 484(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_10
+	JNZ              fetched_steps_1_of_shared_10
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1449,7 +1449,7 @@ steps_1_of_shared_8:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_10:
+fetched_steps_1_of_shared_10:
 	// O[0..7] += P[k+10]·V[k+10]
 	VMOVUPS          640(R10), Z16
 	VFMADD231PS.BCST 40(DX), Z16, Z0
@@ -1472,7 +1472,7 @@ steps_1_of_shared_10:
 	VFMADD231PS.BCST 428(DX), Z16, Z12
 	VFMADD231PS.BCST 492(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_12
+	JNZ              fetched_steps_1_of_shared_12
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1480,7 +1480,7 @@ steps_1_of_shared_10:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_12:
+fetched_steps_1_of_shared_12:
 	// O[0..7] += P[k+12]·V[k+12]
 	VMOVUPS          768(R10), Z16
 	VFMADD231PS.BCST 48(DX), Z16, Z0
@@ -1503,7 +1503,7 @@ steps_1_of_shared_12:
 	VFMADD231PS.BCST 436(DX), Z16, Z12
 	VFMADD231PS.BCST 500(DX), Z16, Z14
 	DECQ             (SP)
-	JNZ              steps_1_of_shared_14
+	JNZ              fetched_steps_1_of_shared_14
 	PREFETCHT0       (R13)
 	PREFETCHT0       64(R13)
 	ADDQ             $+128, R13
@@ -1511,7 +1511,7 @@ steps_1_of_shared_12:
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
-steps_1_of_shared_14:
+fetched_steps_1_of_shared_14:
 	// O[0..7] += P[k+14]·V[k+14]
 	VMOVUPS          896(R10), Z16
 	VFMADD231PS.BCST 56(DX), Z16, Z0

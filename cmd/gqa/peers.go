@@ -34,6 +34,9 @@ func (c *benchCmd) checkPeers() error {
 	if c.Report != "" {
 		return fmt.Errorf("--report: expected no --peers: measure with --peers --out, then give that file to --report as --peers-file")
 	}
+	if c.Patience > 0 {
+		return fmt.Errorf("--patience: expected no --peers, which takes turns instead")
+	}
 	if c.Cache {
 		return fmt.Errorf("--cache: expected no --peers, which share plain rows")
 	}

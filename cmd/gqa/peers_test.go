@@ -110,6 +110,7 @@ func TestPeersUsage(t *testing.T) {
 		"--cache: expected no --peers":                         {"--peers", "--cache"},
 		"--out: expected --peers too":                          {"--out", "x"},
 		`--peer: "tensorflow": expected some of onnxruntime,`:  {"--peers", "--peer", "tensorflow"},
+		"--patience: expected no --peers":                      {"--peers", "--patience", "1s"},
 		"--kv-dtype: bf16: expected f32 or f16, or --bf16-dot": {"--peers", "--kv-dtype", "bf16"},
 		"--rounds: 0: expected 1 … 999":                        {"--peers", "--rounds", "0"},
 		"--peers-file":                                         {"--peers", "--report", "x.html"},

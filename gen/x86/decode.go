@@ -531,26 +531,39 @@ const never = 1 << 62
 func (s stream) fetch(n int, suffix string) {
 	const most = 256 // bytes between two looks at the row's end
 	e := s.e
-	e.DECQ(s.wait)
-	e.JNZ(operand.LabelRef("fetched" + suffix))
-	for ; n > 0; n -= most {
-		next := fmt.Sprintf("same_row%s_%d", suffix, n)
-		part := min(n, most)
-		for line := 0; line < part; line += 64 {
-			e.PREFETCHT0(at(s.ahead, line))
+	e.atEvery(s.wait, suffix, func() {
+		for ; n > 0; n -= most {
+			next := fmt.Sprintf("same_row%s_%d", suffix, n)
+			part := min(n, most)
+			e.prefetch(s.ahead, part)
+			e.SUBQ(imm(part), s.left)
+			e.JG(operand.LabelRef(next))
+			e.ADDQ(s.left, s.ahead)
+			e.ADDQ(s.gap, s.ahead)
+			e.MOVQ(s.row, e.args)
+			e.MOVQ(e.args, s.left)
+			e.MOVQ(operand.NewParamAddr("a", 0), e.args)
+			e.Label(next)
 		}
-		e.ADDQ(imm(part), s.ahead)
-		e.SUBQ(imm(part), s.left)
-		e.JG(operand.LabelRef(next))
-		e.ADDQ(s.left, s.ahead)
-		e.ADDQ(s.gap, s.ahead)
-		e.MOVQ(s.row, e.args)
-		e.MOVQ(e.args, s.left)
-		e.MOVQ(operand.NewParamAddr("a", 0), e.args)
-		e.Label(next)
-	}
+	})
+}
+
+// atEvery emits what counts at every PrefetchEvery-th time; wait is how many times there are
+// up to the next.
+func (e *emitter) atEvery(wait operand.Mem, suffix string, fetch func()) {
+	e.DECQ(wait)
+	e.JNZ(operand.LabelRef("fetched" + suffix))
+	fetch()
 	e.MOVQ(e.arg("PrefetchEvery"), e.args)
-	e.MOVQ(e.args, s.wait)
+	e.MOVQ(e.args, wait)
 	e.MOVQ(operand.NewParamAddr("a", 0), e.args)
 	e.Label("fetched" + suffix)
+}
+
+// prefetch prefetches n bytes at p and moves it on.
+func (e *emitter) prefetch(p reg.GPPhysical, n int) {
+	for line := 0; line < n; line += 64 {
+		e.PREFETCHT0(at(p, line))
+	}
+	e.ADDQ(imm(n), p)
 }

@@ -91,7 +91,7 @@ func (e *emitter) score() {
 		e.Label("half")
 		e.CMPB(e.arg("Half"), imm(0))
 		e.JEQ(operand.LabelRef("done"))
-		e.halfPanel(t.half(), q, k, next, d)
+		e.halfPanel(t.narrow(cols / 2 / e.lanes)[0], q, k, next, d)
 		e.Label("done")
 	}
 	e.ret()
@@ -410,16 +410,6 @@ func (t *outer) narrow(vecs int) (sets []*outer) {
 		sets = append(sets, &s)
 	}
 	return sets
-}
-
-// half is the tile of the first half of the vectors, in the same registers.
-func (t *outer) half() *outer {
-	s := *t
-	s.acc = nil
-	for _, row := range t.acc {
-		s.acc = append(s.acc, row[:len(row)/2])
-	}
-	return &s
 }
 
 // fold adds the accumulators of all sets into the first's.

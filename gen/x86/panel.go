@@ -172,31 +172,19 @@ func (g *panels) eitherWay(name string, loop func(name string, shared bool)) {
 // clump is the number of rows of a panel whose lines are prefetched together, or not.
 const clump = 2
 
-// newWait prepares to count clumps.
-func (g *panels) newWait() operand.Mem {
-	e := g.e
-	if e.spec.SharedPrefetch() {
+// newWait prepares to count clumps, in the frame.
+func (g *panels) newWait() {
+	if e := g.e; e.spec.SharedPrefetch() {
 		e.note("clumps up to the next that is prefetched")
 		e.MOVQ(operand.U32(1), e.args)
 		e.MOVQ(e.args, e.frame)
 		e.MOVQ(operand.NewParamAddr("a", 0), e.args)
 	}
-	return e.frame
 }
 
-// fetchShared prefetches the next n bytes at every PrefetchEvery-th call.
-func (g *panels) fetchShared(wait operand.Mem, ahead reg.GPPhysical, n int, name string) {
-	e := g.e
-	e.DECQ(wait)
-	e.JNZ(operand.LabelRef(name))
-	for line := 0; line < n; line += 64 {
-		e.PREFETCHT0(at(ahead, line))
-	}
-	e.ADDQ(imm(n), ahead)
-	e.MOVQ(e.arg("PrefetchEvery"), e.args)
-	e.MOVQ(e.args, wait)
-	e.MOVQ(operand.NewParamAddr("a", 0), e.args)
-	e.Label(name)
+// fetchShared prefetches the next clump of n panels at every PrefetchEvery-th call.
+func (g *panels) fetchShared(ahead reg.GPPhysical, n int, suffix string) {
+	g.e.atEvery(g.e.frame, suffix, func() { g.e.prefetch(ahead, clump*n*lane*g.size) })
 }
 
 // panelScore emits S = Q·Kᵀ: panels of keys grow along D.
@@ -227,7 +215,7 @@ func (e *emitter) panelScore() {
 	e.note("without prefetching, the lines that are read anyway")
 	e.MOVQ(k, ahead)
 	e.ADDQ(e.arg("Prefetch"), ahead)
-	wait := g.newWait()
+	g.newWait()
 	g.each(left, func(n int) {
 		sets := g.narrow(n)
 		for _, t := range sets {
@@ -240,7 +228,7 @@ func (e *emitter) panelScore() {
 			line := 0
 			for i := range unroll {
 				if shared && i%clump == 0 {
-					g.fetchShared(wait, ahead, clump*n*lane*size, fmt.Sprintf("%s_%d", steps, i))
+					g.fetchShared(ahead, n, fmt.Sprintf("_%s_%d", steps, i))
 				}
 				e.note("S[0..%d] += Q[d+%d]·K[d+%d]", rows-1, i, i)
 				for ; line < (i+1)*n*lane*size && !shared; line += 64 {
@@ -290,7 +278,7 @@ func (e *emitter) panelValue() {
 		e.LEAQ(indexed(ahead[len(ahead)-1], g.stride.once, 1, 0), next)
 		ahead = append(ahead, next)
 	}
-	wait := g.newWait()
+	g.newWait()
 	linear := ahead[len(ahead)-1]
 	if e.spec.SharedPrefetch() {
 		e.CMPQ(e.arg("PrefetchEvery"), imm(0))
@@ -314,7 +302,7 @@ func (e *emitter) panelValue() {
 			e.Label(steps)
 			for i := range unroll {
 				if shared && i%clump == 0 {
-					g.fetchShared(wait, linear, clump*n*lane*size, fmt.Sprintf("%s_%d", steps, i))
+					g.fetchShared(linear, n, fmt.Sprintf("_%s_%d", steps, i))
 				}
 				e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, i, i)
 				for j := range n {
