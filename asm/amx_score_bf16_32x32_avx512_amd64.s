@@ -22,12 +22,12 @@
 //	R9       bytes of a row of Q
 //	R10      bytes of 32 keys
 //	R11      bytes of 16 keys
-//	Z0       Scale
-//	Z1–Z8    S
 //	T0–T1    sums of rows 0–15
 //	T2–T3    sums of rows 16–31
 //	T4–T5    factors of the rows
 //	T6–T7    factors of the columns
+//	Z0       Scale
+//	Z1–Z8    S
 
 #include "textflag.h"
 
@@ -90,11 +90,11 @@ pairs:
 	PREFETCHT0 3968(BX)
 	PREFETCHT0 4032(BX)
 	LONG $0x4b7ba2c4; LONG $0x000008a4; WORD $0x0000 // TILELOADD (AX)(R9*1), T4
-	LONG $0x4b7ba2c4; LONG $0x00000eac; WORD $0x0000 // TILELOADD (SI)(R9*1), T5
 	LONG $0x4b7ba2c4; LONG $0x000013b4; WORD $0x0000 // TILELOADD (BX)(R10*1), T6
-	LONG $0x4b7ba2c4; LONG $0x004013bc; WORD $0x0000 // TILELOADD 64(BX)(R10*1), T7
 	LONG $0x5c4ae2c4; BYTE $0xc4 // TDPBF16PS T6, T4, T0
+	LONG $0x4b7ba2c4; LONG $0x004013bc; WORD $0x0000 // TILELOADD 64(BX)(R10*1), T7
 	LONG $0x5c42e2c4; BYTE $0xcc // TDPBF16PS T7, T4, T1
+	LONG $0x4b7ba2c4; LONG $0x00000eac; WORD $0x0000 // TILELOADD (SI)(R9*1), T5
 	LONG $0x5c4ae2c4; BYTE $0xd5 // TDPBF16PS T6, T5, T2
 	LONG $0x5c42e2c4; BYTE $0xdd // TDPBF16PS T7, T5, T3
 	ADDQ       $0x40, AX

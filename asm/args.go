@@ -17,6 +17,10 @@ const PrefetchStep = 256
 // DotScore: the same of pairs, D of them, and S is multiplied by Scale.
 //
 // AMXScore: DotScore with Q[r][d], rows of pairs.
+//
+// AMXSplitScore: the same of parts, Scale 1. Of each 16 pairs the three parts of Q lie one after
+// another, Q[r][d/16][n][d%16], and so do those of K, K[j/C][d/16][n][d%16][j%C]. Products of parts
+// n and m with n + m > 2, below 2^-24 of the whole, are left out.
 type ScoreArgs struct {
 	Q      *float32 // [D][R]
 	K      *float32 // [Panels][D][C]
@@ -70,6 +74,13 @@ type ScoreArgs struct {
 // of AMXPack. Keys is a multiple of 16.
 //
 //	O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[c/32][k][c%32]    pairs k
+//
+// AMXSplitExp is AMXExp with exponentials of float32, in three parts, to P; keys 16 apart are pairs. NextScale is 1.
+//
+//	P[b][n][r][i] = (part n of 2^(S − m) of key 32b + i, of key 32b + i + 16), the first two rounded down
+//
+// AMXSplitValue is AMXValue of parts, P[k/16][n][r][k%16] and V[c/32][k/16][n][k%16][c%32], with the products
+// that AMXSplitScore has.
 type ValueArgs struct {
 	P       *float32       // [⌈Keys/16⌉][R][16]
 	V       unsafe.Pointer // [Keys] rows of Cols elements
@@ -233,6 +244,26 @@ type DotPackArgs struct {
 	DstStride int            // bytes from row to row
 	Rows      int            // > 0, any
 	Cols      int            // > 0, any
+}
+
+// SplitArgs: a number becomes the sum of N bf16, its parts, the first the nearest bf16, each next one the
+// nearest to what is left: N is 3 for float32, 2 for float16, 1 for bf16, and nothing is left but what
+// lies below 2^-133. Vectors of 16, in pairs:
+//
+//	Dst[r][c][n][i] = (part n of Src[r][c][i], part n of the element Delta bytes on)    r < Rows, c < Cols, i < 16
+//
+// with r SrcStride and DstStride bytes apart, c SrcStep and DstStep, n PartStride; after every 16 rows
+// SrcSkip and DstSkip more. A NaN or an infinity leaves a NaN or an infinity in some part.
+type SplitArgs struct {
+	Src                         unsafe.Pointer
+	Dst                         unsafe.Pointer
+	Delta                       int
+	SrcStride, SrcStep, SrcSkip int
+	DstStride, DstStep, DstSkip int
+	PartStride                  int
+	Prefetch                    int // bytes ahead
+	Rows                        int // > 0
+	Cols                        int // > 0
 }
 
 // ConvertArgs: rows of float32, scaled, with zeros up to a multiple of 16 columns.

@@ -23,6 +23,7 @@ var dispatchers = []any{
 	asm.Mask, asm.Pack, asm.Convert, asm.Finish, asm.Peak, asm.Read,
 	asm.DotPack, asm.DotScore, asm.DotExp, asm.DotValue, asm.DotValueExp,
 	asm.AMXPack, asm.AMXScore, asm.AMXMaxima, asm.AMXExp, asm.AMXValue, asm.AMXPeak,
+	asm.AMXSplit, asm.AMXSplitScore, asm.AMXSplitExp, asm.AMXSplitValue,
 }
 
 // A kernel with one EVEX instruction crashes on every CPU without AVX-512, unless it

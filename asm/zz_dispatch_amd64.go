@@ -544,6 +544,58 @@ func AMXPeak(id ID, a *PeakArgs) {
 	}
 }
 
+// AMXSplit runs the amx_split kernel id. It panics if this build has none.
+func AMXSplit(id ID, a *SplitArgs) {
+	switch id {
+	case id_amx_split_f32_avx512:
+		amx_split_f32_avx512(a)
+	case id_amx_split_f16_avx512:
+		amx_split_f16_avx512(a)
+	case id_amx_split_bf16_avx512:
+		amx_split_bf16_avx512(a)
+	default:
+		panic(noKernel(OpAMXSplit, id))
+	}
+}
+
+// AMXSplitScore runs the amx_split_score kernel id. It panics if this build has none.
+func AMXSplitScore(id ID, a *ScoreArgs) {
+	switch id {
+	case id_amx_split_score_f32_32x32_avx512:
+		amx_split_score_f32_32x32_avx512(a)
+	case id_amx_split_score_f16_32x32_avx512:
+		amx_split_score_f16_32x32_avx512(a)
+	case id_amx_split_score_bf16_32x32_avx512:
+		amx_split_score_bf16_32x32_avx512(a)
+	default:
+		panic(noKernel(OpAMXSplitScore, id))
+	}
+}
+
+// AMXSplitExp runs the amx_split_exp kernel id. It panics if this build has none.
+func AMXSplitExp(id ID, a *ValueArgs) {
+	switch id {
+	case id_amx_split_exp_f32_32x32_avx512:
+		amx_split_exp_f32_32x32_avx512(a)
+	default:
+		panic(noKernel(OpAMXSplitExp, id))
+	}
+}
+
+// AMXSplitValue runs the amx_split_value kernel id. It panics if this build has none.
+func AMXSplitValue(id ID, a *ValueArgs) {
+	switch id {
+	case id_amx_split_value_f32_32x32_avx512:
+		amx_split_value_f32_32x32_avx512(a)
+	case id_amx_split_value_f16_32x32_avx512:
+		amx_split_value_f16_32x32_avx512(a)
+	case id_amx_split_value_bf16_32x32_avx512:
+		amx_split_value_bf16_32x32_avx512(a)
+	default:
+		panic(noKernel(OpAMXSplitValue, id))
+	}
+}
+
 // Softmax runs the softmax kernel id. It panics if this build has none.
 func Softmax(id ID, a *SoftmaxArgs) {
 	switch id {

@@ -99,6 +99,26 @@ func AMXPeak(id ID, _ *PeakArgs) {
 	panic(noKernel(OpAMXPeak, id))
 }
 
+// AMXSplit runs the amx_split kernel id. It panics if this build has none.
+func AMXSplit(id ID, _ *SplitArgs) {
+	panic(noKernel(OpAMXSplit, id))
+}
+
+// AMXSplitScore runs the amx_split_score kernel id. It panics if this build has none.
+func AMXSplitScore(id ID, _ *ScoreArgs) {
+	panic(noKernel(OpAMXSplitScore, id))
+}
+
+// AMXSplitExp runs the amx_split_exp kernel id. It panics if this build has none.
+func AMXSplitExp(id ID, _ *ValueArgs) {
+	panic(noKernel(OpAMXSplitExp, id))
+}
+
+// AMXSplitValue runs the amx_split_value kernel id. It panics if this build has none.
+func AMXSplitValue(id ID, _ *ValueArgs) {
+	panic(noKernel(OpAMXSplitValue, id))
+}
+
 // Softmax runs the softmax kernel id. It panics if this build has none.
 func Softmax(id ID, _ *SoftmaxArgs) {
 	panic(noKernel(OpSoftmax, id))

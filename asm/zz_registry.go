@@ -11,36 +11,40 @@ import (
 type Op string
 
 const (
-	OpScore       Op = "score"
-	OpValue       Op = "value"
-	OpValueExp    Op = "value_exp"
-	OpDecodeScore Op = "decode_score"
-	OpLaneScore   Op = "lane_score"
-	OpDecodeValue Op = "decode_value"
-	OpPanelScore  Op = "panel_score"
-	OpPanelValue  Op = "panel_value"
-	OpDotPack     Op = "dot_pack"
-	OpDotScore    Op = "dot_score"
-	OpDotExp      Op = "dot_exp"
-	OpDotValue    Op = "dot_value"
-	OpDotValueExp Op = "dot_value_exp"
-	OpAMXPack     Op = "amx_pack"
-	OpAMXScore    Op = "amx_score"
-	OpAMXMaxima   Op = "amx_maxima"
-	OpAMXExp      Op = "amx_exp"
-	OpAMXValue    Op = "amx_value"
-	OpAMXPeak     Op = "amx_peak"
-	OpSoftmax     Op = "softmax"
-	OpMaxima      Op = "maxima"
-	OpSoftcap     Op = "softcap"
-	OpAlibi       Op = "alibi"
-	OpBias        Op = "bias"
-	OpMask        Op = "mask"
-	OpPack        Op = "pack"
-	OpConvert     Op = "convert"
-	OpFinish      Op = "finish"
-	OpPeak        Op = "peak"
-	OpRead        Op = "read"
+	OpScore         Op = "score"
+	OpValue         Op = "value"
+	OpValueExp      Op = "value_exp"
+	OpDecodeScore   Op = "decode_score"
+	OpLaneScore     Op = "lane_score"
+	OpDecodeValue   Op = "decode_value"
+	OpPanelScore    Op = "panel_score"
+	OpPanelValue    Op = "panel_value"
+	OpDotPack       Op = "dot_pack"
+	OpDotScore      Op = "dot_score"
+	OpDotExp        Op = "dot_exp"
+	OpDotValue      Op = "dot_value"
+	OpDotValueExp   Op = "dot_value_exp"
+	OpAMXPack       Op = "amx_pack"
+	OpAMXScore      Op = "amx_score"
+	OpAMXMaxima     Op = "amx_maxima"
+	OpAMXExp        Op = "amx_exp"
+	OpAMXValue      Op = "amx_value"
+	OpAMXPeak       Op = "amx_peak"
+	OpAMXSplit      Op = "amx_split"
+	OpAMXSplitScore Op = "amx_split_score"
+	OpAMXSplitExp   Op = "amx_split_exp"
+	OpAMXSplitValue Op = "amx_split_value"
+	OpSoftmax       Op = "softmax"
+	OpMaxima        Op = "maxima"
+	OpSoftcap       Op = "softcap"
+	OpAlibi         Op = "alibi"
+	OpBias          Op = "bias"
+	OpMask          Op = "mask"
+	OpPack          Op = "pack"
+	OpConvert       Op = "convert"
+	OpFinish        Op = "finish"
+	OpPeak          Op = "peak"
+	OpRead          Op = "read"
 )
 
 // DType is the element type that a kernel reads (Finish: writes).
@@ -121,6 +125,16 @@ const (
 	id_amx_value_bf16_32x32_avx512
 	id_amx_pack_bf16_avx512
 	id_amx_peak_bf16_avx512
+	id_amx_split_f32_avx512
+	id_amx_split_score_f32_32x32_avx512
+	id_amx_split_value_f32_32x32_avx512
+	id_amx_split_f16_avx512
+	id_amx_split_score_f16_32x32_avx512
+	id_amx_split_value_f16_32x32_avx512
+	id_amx_split_bf16_avx512
+	id_amx_split_score_bf16_32x32_avx512
+	id_amx_split_value_bf16_32x32_avx512
+	id_amx_split_exp_f32_32x32_avx512
 	id_lane_score_f32_16x16_avx512
 	id_pack_f32_w16_avx512
 	id_decode_score_f32_1x8_avx512
@@ -459,12 +473,22 @@ func List() []Kernel {
 		{id_dot_value_exp_bf16_6x64_avx512, "dot_value_exp_bf16_6x64_avx512", OpDotValueExp, "bf16", "avx512", 6, 64, false, false, []string{"AVX", "AVX512BW", "AVX512DQ", "AVX512F", "AVX512VL", "AVX512_BF16"}, 1536, 280, "c313cd857d50"},
 		{id_dot_exp_bf16_6x64_avx512, "dot_exp_bf16_6x64_avx512", OpDotExp, "bf16", "avx512", 6, 64, false, false, []string{"AVX", "AVX512DQ", "AVX512F", "AVX512_BF16"}, 480, 128, "81b96c5ca53c"},
 		{id_dot_pack_bf16_avx512, "dot_pack_bf16_avx512", OpDotPack, "bf16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 0, 64, "e7a5078561ff"},
-		{id_amx_score_bf16_32x32_avx512, "amx_score_bf16_32x32_avx512", OpAMXScore, "bf16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 4096, "b27533cfdb6c"},
+		{id_amx_score_bf16_32x32_avx512, "amx_score_bf16_32x32_avx512", OpAMXScore, "bf16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 4096, "2d3e38339d18"},
 		{id_amx_maxima_bf16_32x32_avx512, "amx_maxima_bf16_32x32_avx512", OpAMXMaxima, "bf16", "avx512", 32, 32, false, false, []string{"AVX", "AVX512DQ", "AVX512F"}, 512, 2048, "06c692013acd"},
 		{id_amx_exp_bf16_32x32_avx512, "amx_exp_bf16_32x32_avx512", OpAMXExp, "bf16", "avx512", 32, 32, false, false, []string{"AVX", "AVX512BW", "AVX512DQ", "AVX512F", "AVX512_BF16"}, 1792, 512, "f6033e6518c4"},
-		{id_amx_value_bf16_32x32_avx512, "amx_value_bf16_32x32_avx512", OpAMXValue, "bf16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 4096, "6a3a098a7a98"},
+		{id_amx_value_bf16_32x32_avx512, "amx_value_bf16_32x32_avx512", OpAMXValue, "bf16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 4096, "54a749c8c43f"},
 		{id_amx_pack_bf16_avx512, "amx_pack_bf16_avx512", OpAMXPack, "bf16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 0, 64, "49d9d7b0ea5a"},
 		{id_amx_peak_bf16_avx512, "amx_peak_bf16_avx512", OpAMXPeak, "bf16", "avx512", 0, 0, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX"}, 65536, 0, "e08a091225d2"},
+		{id_amx_split_f32_avx512, "amx_split_f32_avx512", OpAMXSplit, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 0, 128, "c8d89a1b8dc1"},
+		{id_amx_split_score_f32_32x32_avx512, "amx_split_score_f32_32x32_avx512", OpAMXSplitScore, "f32", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX"}, 65536, 12288, "535876a33e38"},
+		{id_amx_split_value_f32_32x32_avx512, "amx_split_value_f32_32x32_avx512", OpAMXSplitValue, "f32", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 12288, "3d33ab4d6744"},
+		{id_amx_split_f16_avx512, "amx_split_f16_avx512", OpAMXSplit, "f16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 0, 64, "8392951d57a6"},
+		{id_amx_split_score_f16_32x32_avx512, "amx_split_score_f16_32x32_avx512", OpAMXSplitScore, "f16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX"}, 65536, 10240, "b649bff8cdc4"},
+		{id_amx_split_value_f16_32x32_avx512, "amx_split_value_f16_32x32_avx512", OpAMXSplitValue, "f16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 10240, "d403f00dbf20"},
+		{id_amx_split_bf16_avx512, "amx_split_bf16_avx512", OpAMXSplit, "bf16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 0, 64, "81a5cdb0afda"},
+		{id_amx_split_score_bf16_32x32_avx512, "amx_split_score_bf16_32x32_avx512", OpAMXSplitScore, "bf16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX"}, 65536, 8192, "495890100642"},
+		{id_amx_split_value_bf16_32x32_avx512, "amx_split_value_bf16_32x32_avx512", OpAMXSplitValue, "bf16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 8192, "89c41a13cb1c"},
+		{id_amx_split_exp_f32_32x32_avx512, "amx_split_exp_f32_32x32_avx512", OpAMXSplitExp, "f32", "avx512", 32, 32, false, false, []string{"AVX", "AVX512DQ", "AVX512F"}, 1024, 256, "367e226ea393"},
 		{id_lane_score_f32_16x16_avx512, "lane_score_f32_16x16_avx512", OpLaneScore, "f32", "avx512", 16, 16, false, false, []string{"AVX", "AVX512F"}, 512, 128, "0c041ea6eb8d"},
 		{id_pack_f32_w16_avx512, "pack_f32_w16_avx512", OpPack, "f32", "avx512", 0, 16, false, false, []string{"AVX", "AVX512F"}, 0, 1024, "21ce6ebe131c"},
 		{id_decode_score_f32_1x8_avx512, "decode_score_f32_1x8_avx512", OpDecodeScore, "f32", "avx512", 1, 8, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 36, "b2bba8bd7e67"},

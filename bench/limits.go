@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,8 +45,9 @@ func newMeter(variant string, threads int) *meter {
 			m.read[t] = func(src unsafe.Pointer, n, iters int) { portableRead(t, src, n, iters) }
 		}
 	}
+	isa := isaOf(variant)
 	for _, k := range asm.List() {
-		if string(k.ISA) != variant {
+		if k.ISA != isa {
 			continue
 		}
 		switch k.Op {
@@ -66,6 +68,12 @@ func newMeter(variant string, threads int) *meter {
 		m.iters *= 2
 	}
 	return m
+}
+
+// isaOf is the instruction set of a variant's vectors.
+func isaOf(variant string) asm.ISA {
+	list, _ := kernels.Variants() // whatever the error, all are listed
+	return list[slices.IndexFunc(list, func(v kernels.Variant) bool { return v.Name == variant })].ISA
 }
 
 var dtypes = [...]kernels.DType{kernels.F32, kernels.F16, kernels.BF16}

@@ -23,8 +23,9 @@ type Batch struct {
 	parts  []part
 	pools  map[int]*kernels.PagePool // by page length
 	caches []*kernels.Cache
-	// precision is that of the last plan.
+	// precision is that of the last plan, flushes whether it takes subnormal numbers for 0.
 	precision kernels.DType
+	flushes   bool
 }
 
 // part is the tensors of one sequence.
@@ -163,9 +164,9 @@ func (b *Batch) Plan(variant string) (*kernels.Plan, func(), error) {
 	if !slices.Contains(offered, c.Precision) {
 		c.Precision = kernels.F32
 	}
-	b.precision = c.Precision
+	b.precision, b.flushes = c.Precision, variant == kernels.AMX
 	if b.c.Tuning != nil {
-		t, err := b.c.Tuning.resolve(variant, c.Precision)
+		t, err := b.c.Tuning.resolve(variant)
 		if err != nil {
 			return nil, pool.Close, err
 		}

@@ -112,9 +112,9 @@ func (c Case) String() string {
 	return fmt.Sprintf("%s%s: %s sinks %v slopes %v", env, c.Source, b, sinks, slopes)
 }
 
-// resolve resolves the tiles for a variant and a precision.
-func (t *Tuning) resolve(variant string, precision kernels.DType) (kernels.Tuning, error) {
-	many, score, value, err := kernels.Tiles(variant, precision)
+// resolve resolves the tiles for a variant.
+func (t *Tuning) resolve(variant string) (kernels.Tuning, error) {
+	many, score, value, err := kernels.Tiles(variant)
 	if err != nil {
 		return kernels.Tuning{}, err
 	}

@@ -35,7 +35,7 @@ func Hostile(data []byte, variant string) (err error) {
 	opts := []kernels.Option{kernels.WithVariant(variant), kernels.WithThreads(1)}
 	if s.once(3) {
 		t := s.tuning()
-		r, err := t.resolve(variant, c.Precision)
+		r, err := t.resolve(variant)
 		if err != nil {
 			return err
 		}

@@ -82,7 +82,7 @@ func (b *Batch) problem(i int) *ref.Problem {
 		QueryLen: s.QueryLen, KVLen: s.KVLen,
 		Query: ref.Widen(t.q.dense()), Key: ref.Widen(t.k.dense()), Value: ref.Widen(t.v.dense()),
 		Scale: float64(c.Scale), Causal: c.Causal, Offset: b.c.Sequences[i].Offset, Softcap: float64(c.Softcap),
-		Precision: format(b.precision),
+		Precision: format(b.precision), Flushes: b.flushes,
 	}
 	if c.AlibiSlopes != nil {
 		p.Slopes = ref.Widen(c.AlibiSlopes)

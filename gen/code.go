@@ -18,6 +18,7 @@ var ops = []spec.Op{
 	spec.Score, spec.Value, spec.ValueExp, spec.DecodeScore, spec.LaneScore, spec.DecodeValue, spec.PanelScore, spec.PanelValue,
 	spec.DotPack, spec.DotScore, spec.DotExp, spec.DotValue, spec.DotValueExp,
 	spec.AMXPack, spec.AMXScore, spec.AMXMaxima, spec.AMXExp, spec.AMXValue, spec.AMXPeak,
+	spec.AMXSplit, spec.AMXSplitScore, spec.AMXSplitExp, spec.AMXSplitValue,
 	spec.Softmax, spec.Maxima, spec.Softcap, spec.Alibi, spec.Bias, spec.Mask,
 	spec.Pack, spec.Convert, spec.Finish, spec.Peak, spec.Read,
 }

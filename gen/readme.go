@@ -58,16 +58,14 @@ func variants(kernels []kernel) string {
 			}
 		}
 		needs, many := strings.Join(slices.Sorted(maps.Keys(features)), ", "), tiles(set.Many)
-		also := func(more map[string]bool, what string) {
-			maps.DeleteFunc(more, func(f string, _ bool) bool { return features[f] })
-			if len(more) > 0 {
-				needs += "; for dot products of bf16 " + what + strings.Join(slices.Sorted(maps.Keys(more)), ", ")
-			}
-		}
-		also(dot, "")
-		also(amx, "by AMX ")
+		maps.DeleteFunc(dot, func(f string, _ bool) bool { return features[f] })
+		maps.DeleteFunc(amx, func(f string, _ bool) bool { return features[f] })
 		if set.AMX {
-			many += "; by AMX " + tiles([]spec.Tile{spec.AMXTile})
+			fmt.Fprintf(&b, "| `amx` | %s: what `%s` needs, %s | %s, and those of `%[2]s` | those of `%[2]s` |\n",
+				set.ISA.Arch(), set.ISA, strings.Join(slices.Sorted(maps.Keys(amx)), ", "), tiles([]spec.Tile{spec.AMXTile}))
+		}
+		if len(dot) > 0 {
+			needs += "; for dot products of bf16 " + strings.Join(slices.Sorted(maps.Keys(dot)), ", ")
 		}
 		fmt.Fprintf(&b, "| `%s` | %s: %s | %s | %s; %s; %s |\n", set.ISA, set.ISA.Arch(), needs,
 			many, tiles(set.DecodeScore), tiles(set.DecodeValue), tiles(set.PanelScore)+"; "+tiles(set.PanelValue))

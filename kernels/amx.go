@@ -6,19 +6,24 @@ import (
 	"github.com/gqa-go/gqa/asm"
 )
 
-// This file holds the many-rows family in products of AMX tiles, of pairs of bf16 like
-// those of dot.go.
+// This file holds the many-rows family in products of AMX tiles of pairs of bf16: of Precision BF16
+// like those of dot.go, and of float32 as sums of bf16 parts (split.go).
 
 // amxFamily is the kernels of a variant for that.
 type amxFamily struct {
 	requires []string
-	missing  string // why they cannot run here; empty: they can
 	tile     tile
-	pack     kernel
-	score    kernel
 	maxima   kernel
-	exp      kernel
-	value    kernel
+	pack     kernel // V of bf16
+	bf16     amxProducts
+	split    [nTypes]kernel // by DType
+	parts    amxProducts
+}
+
+// amxProducts is what multiplies: bf16, or parts.
+type amxProducts struct {
+	score, value [nTypes]kernel // by DType
+	exp          kernel
 }
 
 // add enters a kernel.
@@ -27,49 +32,86 @@ func (f *amxFamily) add(op asm.Op, k kernel) {
 	case asm.OpAMXPack:
 		f.pack = k
 	case asm.OpAMXScore:
-		f.score = k
+		f.bf16.score[k.dtype] = k
 		f.tile = tile{name: k.name, rows: k.rows, cols: k.cols, amx: true}
 	case asm.OpAMXMaxima:
 		f.maxima = k
 	case asm.OpAMXExp:
-		f.exp = k
+		f.bf16.exp = k
 	case asm.OpAMXValue:
-		f.value = k
+		f.bf16.value[k.dtype] = k
+	case asm.OpAMXSplit:
+		f.split[k.dtype] = k
+	case asm.OpAMXSplitScore:
+		f.parts.score[k.dtype] = k
+	case asm.OpAMXSplitExp:
+		f.parts.exp = k
+	case asm.OpAMXSplitValue:
+		f.parts.value[k.dtype] = k
 	}
 }
 
-// tuning is t for a plan of the family, about whose many rows a tuning for float32 says nothing. K and
-// V of a block take half of L2.
-func (f *amxFamily) tuning(t Tuning, k Case, host HostInfo) Tuning {
-	t.Tile = f.tile.name
-	t.KeyBlock = min(max(host.Caches.L2/2/(2*(pad(k.KeyDim)+pad(k.ValueDim)))/64*64, 64), 2048)
-	t.RowBlock = 1024
-	t.Interleave = false // exponentials beside products of tiles get one port of two: no gain
-	return t
+// amxKeys is the number of keys of an S tile of a precision. bf16: 512, although S no longer fits L1, since
+// each call configures the tile registers and reads and writes O.
+func amxKeys(precision DType) int {
+	if precision == BF16 {
+		return 512
+	}
+	return 256
 }
 
-// amxKeys is the number of keys of an S tile: 512, although S no longer fits L1, since each call
-// configures the tile registers and reads and writes O.
-const amxKeys = 512
+// amxParts is how many bf16 a number of Q and P, of K and of V is made of.
+type amxParts struct{ query, key, value int }
+
+func (p *Plan) amxParts() amxParts {
+	if p.config.Precision == BF16 {
+		return amxParts{1, 1, 1}
+	}
+	return amxParts{F32.parts(), p.config.Key.parts(), p.config.Value.parts()}
+}
+
+// amxSizes is what items of so many rows and blocks of so many keys need.
+func (p *Plan) amxSizes(rows, keys int) sizes {
+	parts, pairs, height := p.amxParts(), p.pairs(), p.variant.amx.tile.rows
+	return sizes{
+		panels: keys * pairs * parts.key, values: keys / 2 * up(p.vd, dotKeys) * parts.value, query: rows * pairs * parts.query,
+		stage:  height * max((2+parts.key)*pairs, p.vd),
+		scores: max(keys*height, min(keys, amxKeys(p.config.Precision))/2*height*parts.query),
+	}
+}
 
 // manyAMX is many by AMX. While a block of K and V is in L2, each row tile goes through all of it,
 // so that its O stays in L1.
 func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
-	height, cols, pairs, k := c.tile.rows, c.tile.cols, p.pairs(), &p.variant.amx
+	height, cols, pairs, k, parts := c.tile.rows, c.tile.cols, p.pairs(), &p.variant.amx, p.amxParts()
+	products, weights, dotted := &k.parts, w.otherScores, p.config.Precision == BF16
+	if dotted {
+		products, weights = &k.bf16, w.scores
+	}
 	plain := p.softcap == 0 && p.slopes == nil && s.Bias == nil && s.Mask == nil
+	width := pairs * parts.query
 	for row := 0; row < it.rows; row += height {
-		p.dotQuery(w, s, it, row, height, w.query[row*pairs:][:height*pairs])
+		if packed := w.query[row*width:][:height*width]; dotted {
+			p.dotQuery(w, s, it, row, height, packed)
+		} else {
+			p.splitQuery(w, s, it, row, height, packed)
+		}
 	}
 	b := &w.value
-	b.OStride, b.Cols = p.vd*4, p.vd
+	b.OStride, b.Cols, b.P = p.vd*4, p.vd, &weights[0]
+	most := amxKeys(p.config.Precision)
 	for key, n := s.firstKey(it), 0; key < it.key1; key += n {
 		n = s.contiguous(key, min(c.KeyBlock, it.key1-key))
-		p.amxBlock(w, c, s, it.kvHead, key, n)
-		b.VStride = amxPanel(n) * 4
+		if dotted {
+			p.amxBlock(w, c, s, it.kvHead, key, n)
+		} else {
+			p.splitBlock(w, c, s, it.kvHead, key, n)
+		}
+		b.VStride = amxPanel(n) * parts.value * 4
 		for row := 0; row < it.rows; row += height {
 			rows := min(height, it.rows-row)
-			for first := 0; first < n; first += amxKeys {
-				keys := min(amxKeys, n-first)
+			for first := 0; first < n; first += most {
+				keys := min(most, n-first)
 				lo, hi := p.bounds(w, s, it.row+row, rows, height, key+first, keys)
 				if lo >= hi {
 					continue
@@ -77,14 +119,21 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 				lo = lo / cols * cols
 				w.rebase(height, lo)
 				whole := (hi-lo)%cols == 0 && w.whole(height, hi-lo)
-				score, rest := p.dot.score, float32(1) // what the scores are multiplied by before and in the softmax
-				if plain && whole {
-					score, rest = rest, score
+				// What the scores are multiplied by before and in the softmax.
+				score, rest := float32(1), float32(1)
+				if dotted && plain && whole {
+					rest = p.dot.score
+				} else if dotted {
+					score = p.dot.score
 				}
 				a := &w.score
-				a.Q, a.K, a.S = &w.query[row*pairs], &w.panels[(first+lo)*pairs], &w.scores[0]
+				a.Q, a.K, a.S = &w.query[row*width], &w.panels[(first+lo)*pairs*parts.key], &w.scores[0]
 				a.D, a.Panels, a.Scale = pairs, ceil(hi-lo, cols), score
-				k.score.amxScore(a)
+				if dotted {
+					products.score[BF16].amxScore(a)
+				} else {
+					products.score[p.config.Key].amxSplitScore(a)
+				}
 				blocks := a.Panels * (cols / asm.Lane)
 				p.prepare(w, s, it.kvHead, tileArgs{it.row + row, rows, height, key + first + lo, hi - lo}, m[row:], l[row:])
 				w.softmax.Blocks, w.softmax.Pending, w.softmax.Scale = blocks, &w.pending[0], rest
@@ -94,10 +143,15 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 					p.variant.maxima.maxima(&w.softmax)
 				}
 				b.NextS, b.NextPending, b.NextL, b.NextBlocks, b.NextScale = &w.scores[0], &w.pending[0], &l[row], blocks, rest
-				k.exp.amxExp(b)
-				b.P, b.V, b.Keys = &w.scores[0], unsafe.Pointer(&w.values[(first+lo)/2*cols]), blocks*asm.Lane/2
+				b.V, b.Keys = unsafe.Pointer(&w.values[(first+lo)/2*cols*parts.value]), blocks*asm.Lane/2
 				b.O, b.Alpha = &o[row*p.vd], &w.alpha[0]
-				k.value.amxValue(b)
+				if dotted {
+					products.exp.amxExp(b)
+					products.value[BF16].amxValue(b)
+				} else {
+					products.exp.amxSplitExp(b)
+					products.value[p.config.Value].amxSplitValue(b)
+				}
 			}
 		}
 	}

@@ -10,35 +10,40 @@ import (
 	"github.com/gqa-go/gqa/asm"
 )
 
-// AMX is the default of a Precision of BF16 exactly where the host has it, and a tile of no
-// other plan; profiles, which were tuned in float32, do not change that.
+// AMX is a variant of its own, the first choice exactly where the host has it, and a tile of no other.
 func TestAMXSelection(t *testing.T) {
 	if tagPureGo || runtime.GOARCH != "amd64" {
 		t.Skip("no kernels for AMX in this build")
 	}
-	with := newVariant(asm.AVX512, HostInfo{})
-	all := slices.Concat(with.requires, with.dot.requires, with.amx.requires)
+	named := func(list []*variant, name string) *variant {
+		return list[slices.IndexFunc(list, func(v *variant) bool { return v.name == name })]
+	}
+	none := newVariants(HostInfo{})
+	all := named(none, AMX).requires
 	require.Contains(t, all, "AMX_TILE")
 	require.Contains(t, all, "AMX_BF16")
-	with = newVariant(asm.AVX512, HostInfo{Features: all})
-	without := newVariant(asm.AVX512, HostInfo{Features: slices.Concat(with.requires, with.dot.requires)})
-	require.Empty(t, with.missing+with.dot.missing+with.amx.missing+without.missing+without.dot.missing)
-	require.Contains(t, without.amx.missing, "AMX_")
+	require.Contains(t, named(none, AMX).missing, "AMX_")
+	with := newVariants(HostInfo{Features: all})
+	avx512 := named(with, string(asm.AVX512))
+	require.Empty(t, avx512.missing)
+	require.Equal(t, AMX, preferred(with).name)
+	require.Equal(t, string(asm.AVX512), preferred(newVariants(HostInfo{Features: avx512.requires})).name)
 
 	const tile = "32x32"
-	require.Equal(t, tile, with.manyNames(BF16)[0])
-	for _, names := range [][]string{with.manyNames(F32), without.manyNames(F32), without.manyNames(BF16)} {
-		require.NotContains(t, names, tile)
-	}
+	require.Equal(t, tile, preferred(with).manyNames()[0])
+	require.Equal(t, avx512.manyNames(), preferred(with).manyNames()[1:])
+	require.NotContains(t, avx512.manyNames(), tile)
 	host := HostInfo{Caches: Caches{L1: 48 << 10, L2: 2 << 20}, CPUs: 1}
 	for _, dim := range []int{1, 64, 128, 8192} {
-		c := Case{with.name, 4, dim, dim, BF16, BF16, Prefill, 4096}
-		tuned := defaultTuning(with, c, host)
-		require.NotEqual(t, tile, tuned.Tile)
-		got := with.amx.tuning(tuned, c, host)
-		require.Equal(t, tile, got.Tile)
-		require.NoError(t, got.validate(with, BF16))
-		require.ErrorContains(t, got.validate(with, F32), "Tuning.Tile")
-		require.ErrorContains(t, got.validate(without, BF16), "Tuning.Tile")
+		for dt := range DType(nTypes) {
+			tuned := defaultTuning(preferred(with), Case{AMX, 4, dim, dim, dt, dt, Prefill, 4096}, host)
+			require.Equal(t, tile, tuned.Tile)
+			require.NoError(t, tuned.validate(preferred(with)))
+			require.ErrorContains(t, tuned.validate(avx512), "Tuning.Tile")
+			shared := host
+			shared.SMT = true
+			tuned = defaultTuning(preferred(with), Case{AMX, 4, dim, dim, dt, dt, Prefill, 4096}, shared)
+			require.Equal(t, dt == F32, tuned.Tile != tile)
+		}
 	}
 }

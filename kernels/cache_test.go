@@ -47,7 +47,7 @@ func TestCacheLengths(t *testing.T) {
 // Many rows: the same bits as from tensors, if blocks of keys are the same.
 func TestCacheEqualsTensors(t *testing.T) {
 	fuzztest.Variants(t, func(t *testing.T, variant string) {
-		tiles, _, _, err := kernels.Tiles(variant, kernels.F32)
+		tiles, _, _, err := kernels.Tiles(variant)
 		require.NoError(t, err)
 		for i := range tiles {
 			for _, dt := range dtypes {

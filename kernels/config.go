@@ -27,7 +27,7 @@ type Config struct {
 	// Precision is that of the weights of the softmax where they meet Value: F32, or
 	// BF16, which rounds each to bf16 (error up to 2^-8; sums stay float32). Then,
 	// with Query, Key and Value of BF16, prefill and long chunks are dot products of
-	// bf16: by AMX, where the CPU has it and the system permits it, else by VDPBF16PS at
+	// bf16: by the variant [AMX], else by VDPBF16PS at
 	// up to twice the rate; the rest stays float32. Where the variant has no
 	// kernels for it, or they would be slower and the variant is not forced, NewPlan's
 	// error wraps [ErrUnsupported], and F32 is what to use; see [Precisions].

@@ -168,8 +168,12 @@ func (k *kernel) dotValueExp(a *asm.ValueArgs) { asm.DotValueExp(k.id, a) }
 
 // AMX has no portable form.
 
-func (k *kernel) amxPack(a *asm.DotPackArgs)   { asm.AMXPack(k.id, a) }
-func (k *kernel) amxScore(a *asm.ScoreArgs)    { asm.AMXScore(k.id, a) }
-func (k *kernel) amxMaxima(a *asm.SoftmaxArgs) { asm.AMXMaxima(k.id, a) }
-func (k *kernel) amxExp(a *asm.ValueArgs)      { asm.AMXExp(k.id, a) }
-func (k *kernel) amxValue(a *asm.ValueArgs)    { asm.AMXValue(k.id, a) }
+func (k *kernel) amxPack(a *asm.DotPackArgs)     { asm.AMXPack(k.id, a) }
+func (k *kernel) amxScore(a *asm.ScoreArgs)      { asm.AMXScore(k.id, a) }
+func (k *kernel) amxMaxima(a *asm.SoftmaxArgs)   { asm.AMXMaxima(k.id, a) }
+func (k *kernel) amxExp(a *asm.ValueArgs)        { asm.AMXExp(k.id, a) }
+func (k *kernel) amxValue(a *asm.ValueArgs)      { asm.AMXValue(k.id, a) }
+func (k *kernel) amxSplit(a *asm.SplitArgs)      { asm.AMXSplit(k.id, a) }
+func (k *kernel) amxSplitScore(a *asm.ScoreArgs) { asm.AMXSplitScore(k.id, a) }
+func (k *kernel) amxSplitExp(a *asm.ValueArgs)   { asm.AMXSplitExp(k.id, a) }
+func (k *kernel) amxSplitValue(a *asm.ValueArgs) { asm.AMXSplitValue(k.id, a) }

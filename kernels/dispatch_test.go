@@ -51,6 +51,9 @@ func TestVariants(t *testing.T) {
 func variantNames() []string {
 	var names []string
 	for _, isa := range asm.ISAs() {
+		if isa == asm.AVX512 {
+			names = append(names, "amx")
+		}
 		names = append(names, string(isa))
 	}
 	return append(names, kernels.PureGo)

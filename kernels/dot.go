@@ -46,7 +46,7 @@ func (f *dotFamily) add(tiles map[string]*dotTile, op asm.Op, k kernel) {
 // the variant is forced.
 func (f *dotFamily) refuses(forced, slow bool) string {
 	if f.missing == "" && f.requires != nil && slow && !forced {
-		return "this CPU multiplies float32 twice as fast; force the variant to use it all the same (not by AMX: " + amx.Missing() + ")"
+		return "this CPU multiplies float32 twice as fast; force the variant to use it all the same, or take the variant amx (" + amx.Missing() + ")"
 	}
 	return f.missing
 }
@@ -140,7 +140,7 @@ func (p *Plan) manyDot(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 func (p *Plan) dotQuery(w *worker, s *Sequence, it *item, row, height int, dst []float32) {
 	pairs := p.pairs()
 	rows := min(height, it.rows-row)
-	p.convertScaled(w, s, it, row, rows, w.stage, p.dot.query)
+	p.convertScaled(w, s, it, row, rows, p.kd, w.stage, p.dot.query)
 	clear(dst)
 	f := &w.finish
 	w.one = 1

@@ -40,7 +40,7 @@ func eachBF16(t *testing.T, f func(t *testing.T, variant string)) {
 func TestPrecisionDimensions(t *testing.T) {
 	dims := []int{1, 2, 3, 15, 16, 17, 31, 32, 33, 48, 63, 64, 80, 96, 128}
 	eachBF16(t, func(t *testing.T, variant string) {
-		many, _, _, err := kernels.Tiles(variant, kernels.BF16)
+		many, _, _, err := kernels.Tiles(variant)
 		require.NoError(t, err)
 		for i, d := range dims {
 			for j, keys := range []int{1, 17, 33, 64, 97, 130} {
@@ -228,7 +228,7 @@ func TestPrecisionRuns(t *testing.T) {
 		want := outputs(t, c, variant)
 		c.Threads, c.Order = 3, fuzz.Reverse
 		require.Equal(t, want, outputs(t, c, variant))
-		many, _, _, err := kernels.Tiles(variant, kernels.BF16)
+		many, _, _, err := kernels.Tiles(variant)
 		require.NoError(t, err)
 		for i := range many {
 			c.Tuning.Many = i

@@ -91,7 +91,7 @@ func TestOptionErrors(t *testing.T) {
 		{"negative threads", kernels.WithThreads(-1), []string{"WithThreads(-1)", "0 (GOMAXPROCS) …"}},
 		{"too many threads", kernels.WithThreads(1 << 20), []string{"WithThreads(1048576)", "… 4096"}},
 		{"no workers", kernels.WithExecutor(idle{}), []string{"Workers() = 0", "at least 1"}},
-		{"unknown variant", kernels.WithVariant("sse9"), []string{`"sse9"`, "expected one of avx512, "}},
+		{"unknown variant", kernels.WithVariant("sse9"), []string{`"sse9"`, "expected one of amx, avx512, "}},
 		{"tile", tuning(func(t *kernels.Tuning) { t.Tile = "5x5" }), []string{`Tuning.Tile = "5x5"`, "one of", "(purego)"}},
 		{"key block", tuning(func(t *kernels.Tuning) { t.KeyBlock = 17 }), []string{"Tuning.KeyBlock = 17", "multiple of 16"}},
 		{"row block", tuning(func(t *kernels.Tuning) { t.RowBlock = 0 }), []string{"Tuning.RowBlock = 0", "1 …"}},

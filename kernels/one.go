@@ -20,7 +20,7 @@ func (p *Plan) single(s *Sequence) (key int, ok bool) {
 // elements have a finite score, if not in float32; others are left to the general form.
 func (p *Plan) one(w *worker, s *Sequence, key int) bool {
 	if len(w.query) < p.kd {
-		w.reserve(sizes{tile: 1, rows: 1, keys: asm.Lane, kd: p.kd, vd: p.vd})
+		w.reserve(p.sizesOf(1, 1, asm.Lane))
 	}
 	sums := w.query[:p.kd]
 	clear(sums)

@@ -80,7 +80,7 @@ func NewPlan(config Config, opts ...Option) (*Plan, error) {
 	if p.variant, p.reason, err = selectVariant(o.variant); err != nil {
 		return nil, err
 	}
-	if c.Precision == BF16 && p.variant.amx.missing != "" {
+	if c.Precision == BF16 && !p.variant.tiles[0].amx {
 		forced, _ := forcedVariant(o.variant)
 		if why := p.variant.dot.refuses(forced != "", slowDot()); why != "" {
 			return nil, fmt.Errorf("kernels: Config.Precision = bf16: %w by variant %q: %s", ErrUnsupported, p.variant.name, why)
@@ -121,16 +121,13 @@ func (p *Plan) makeRecipes(o *options) error {
 					}
 				}
 			}
-			if p.config.Precision == BF16 && p.variant.amx.missing == "" {
-				t = p.variant.amx.tuning(t, k, host)
-			}
 			if o.tuning != nil {
 				t, source = *o.tuning, "option"
 			}
-			if err := t.validate(p.variant, p.config.Precision); err != nil {
+			if err := t.validate(p.variant); err != nil {
 				return fmt.Errorf("kernels: %s: %w", source, err)
 			}
-			r := recipe{Tuning: t, source: source, tile: p.variant.tile(t.Tile, p.config.Precision)}
+			r := recipe{Tuning: t, source: source, tile: p.variant.tile(t.Tile)}
 			for rows := 1; rows <= p.variant.fewHeight(); rows++ {
 				r.decodeScore[rows] = pick(p.variant.decodeScore[p.streamType(p.config.Key, p.config.KeyDim)][rows], t.DecodeScore)
 				r.decodeValue[rows] = pick(p.variant.decodeValue[p.streamType(p.config.Value, p.config.ValueDim)][rows], t.DecodeValue)

@@ -12,7 +12,7 @@ import (
 
 // portableVariant offers the tiles that keep its loops simple.
 func portableVariant() *variant {
-	v := &variant{name: PureGo, amx: amxFamily{missing: "it has no kernels for that"}}
+	v := &variant{name: PureGo}
 	for _, size := range [][2]int{{4, 16}, {8, 32}} {
 		name := tileName(size[0], size[1])
 		k := kernel{rows: size[0], cols: size[1], name: name}

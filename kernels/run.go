@@ -53,20 +53,20 @@ func (p *Plan) Run(ws *Workspace, seqs []Sequence) error {
 func (p *Plan) grow(z *sizes, s *Sequence) {
 	r := p.recipe(s)
 	rows := p.group * s.QueryLen
-	z.kd, z.vd = p.kd, p.vd
 	if rows <= r.FewRows {
-		z.tile = max(z.tile, r.DecodeRows)
 		lo, hi := p.seen(s)
-		z.rows = max(z.rows, rows*p.abreast(s, hi-lo))
-		z.keys = max(z.keys, r.DecodeBlock)
+		keys := r.DecodeBlock
 		if s.Cache != nil {
-			z.keys = max(z.keys, min(s.Cache.pool.config.PageLen, cacheBlock))
+			keys = max(keys, min(s.Cache.pool.config.PageLen, cacheBlock))
 		}
+		z.raise(p.sizesOf(r.DecodeRows, rows*p.abreast(s, hi-lo), keys))
 		return
 	}
-	z.tile = max(z.tile, r.tile.rows)
-	z.rows = max(z.rows, up(min(rows, r.RowBlock), r.tile.rows))
-	z.keys = max(z.keys, up(r.KeyBlock, max(r.tile.cols, p.scoreStep())))
+	rows, keys := up(min(rows, r.RowBlock), r.tile.rows), up(r.KeyBlock, max(r.tile.cols, p.scoreStep()))
+	z.raise(p.sizesOf(r.tile.rows, rows, keys))
+	if r.tile.amx {
+		z.raise(p.amxSizes(rows, keys))
+	}
 }
 
 func ceil(n, d int) int { return (n + d - 1) / d }
@@ -166,7 +166,7 @@ func (r *run) Do(worker, i int) {
 // compute runs an item of one KV head, or of KV heads abreast.
 func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 	few := p.group*s.QueryLen <= c.FewRows
-	many := !few && p.config.Precision != BF16
+	many := !few && p.config.Precision != BF16 && !c.tile.amx
 	rows, heads := it.rows, 1
 	if it.abreast {
 		heads = it.heads
@@ -320,21 +320,21 @@ func (p *Plan) denominator(head int, m, l float32) (top float64, scale float32, 
 
 // convertQuery converts rows of an item's queries to float32, scaled, [n][kd].
 func (p *Plan) convertQuery(w *worker, s *Sequence, it *item, row, n int, dst []float32) {
-	p.convertScaled(w, s, it, row, n, dst, p.queryScale)
+	p.convertScaled(w, s, it, row, n, p.kd, dst, p.queryScale)
 }
 
-// convertScaled is convertQuery with another scale.
-func (p *Plan) convertScaled(w *worker, s *Sequence, it *item, row, n int, dst []float32, scale float32) {
+// convertScaled is convertQuery with another scale, to rows that are width apart.
+func (p *Plan) convertScaled(w *worker, s *Sequence, it *item, row, n, width int, dst []float32, scale float32) {
 	c := &w.convert
 	size := p.config.Query.size()
-	c.SrcStride, c.DstStride = s.Query.HeadStride*size, p.kd*4
+	c.SrcStride, c.DstStride = s.Query.HeadStride*size, width*4
 	c.Cols, c.Scale = p.config.KeyDim, scale
 	for done := 0; done < n; done += c.Rows {
 		r := it.row + row + done
 		head := r % p.group
 		c.Rows = min(n-done, p.group-head)
 		c.Src = s.Query.row(it.kvHead*p.group+head, r/p.group)
-		c.Dst = &dst[done*p.kd]
+		c.Dst = &dst[done*width]
 		p.variant.convert[p.config.Query].convert(c)
 	}
 }

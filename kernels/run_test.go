@@ -133,7 +133,7 @@ func TestOneKey(t *testing.T) {
 
 func TestTiles(t *testing.T) {
 	fuzztest.Variants(t, func(t *testing.T, variant string) {
-		many, score, value, err := kernels.Tiles(variant, kernels.F32)
+		many, score, value, err := kernels.Tiles(variant)
 		require.NoError(t, err)
 		check := func(c fuzz.Case) {
 			for _, dt := range dtypes {

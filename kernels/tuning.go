@@ -59,7 +59,7 @@ func bucketIndex(kv int) int {
 // Tuning says how a sequence is computed. It changes speed, and the result within
 // the tolerance.
 type Tuning struct {
-	Tile        string `json:"tile"`         // register tile of the many-rows family, "6x16"; "32x32" is AMX, of Precision BF16 alone
+	Tile        string `json:"tile"`         // register tile of the many-rows family, "6x16"; "32x32" is AMX
 	KeyBlock    int    `json:"key_block"`    // keys packed at once, a multiple of 16
 	RowBlock    int    `json:"row_block"`    // query rows (tokens × group) of a work item, at most
 	Interleave  bool   `json:"interleave"`   // exponentials of a row tile amid the values of the one before; not by AMX
@@ -75,18 +75,18 @@ type Tuning struct {
 	CachePrefetch int `json:"cache_prefetch"`
 }
 
-// Validate reports whether the kernels of a variant can run t, in float32.
+// Validate reports whether the kernels of a variant can run t.
 func (t Tuning) Validate(variantName string) error {
 	v, err := lookupVariant(variantName)
 	if err != nil {
 		return err
 	}
-	return t.validate(v, F32)
+	return t.validate(v)
 }
 
-func (t Tuning) validate(v *variant, precision DType) error {
-	if v.tile(t.Tile, precision) == nil {
-		return fmt.Errorf("Tuning.Tile = %q: expected one of %v (%s)", t.Tile, v.manyNames(precision), v.name)
+func (t Tuning) validate(v *variant) error {
+	if v.tile(t.Tile) == nil {
+		return fmt.Errorf("Tuning.Tile = %q: expected one of %v (%s)", t.Tile, v.manyNames(), v.name)
 	}
 	for _, f := range []struct {
 		name            string
@@ -119,14 +119,13 @@ func (t Tuning) validate(v *variant, precision DType) error {
 	return nil
 }
 
-// Tiles lists the register tiles that a variant offers to the tuner; those of many rows, for a
-// Config.Precision, on this host.
-func Tiles(variantName string, precision DType) (many, decodeScore, decodeValue []string, err error) {
+// Tiles lists the register tiles that a variant offers to the tuner.
+func Tiles(variantName string) (many, decodeScore, decodeValue []string, err error) {
 	v, err := lookupVariant(variantName)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	return v.manyNames(precision), v.decodeScoreNames(), v.decodeValueNames(), nil
+	return v.manyNames(), v.decodeScoreNames(), v.decodeValueNames(), nil
 }
 
 // Interleaves tells whether a variant offers Tuning.Interleave.
@@ -142,7 +141,7 @@ func Precisions(variantName string) ([]DType, error) {
 		return nil, err
 	}
 	list := []DType{F32}
-	if v.dot.missing == "" || v.amx.missing == "" {
+	if v.dot.missing == "" {
 		list = append(list, BF16)
 	}
 	return list, nil
@@ -199,13 +198,22 @@ func DefaultTuning(k Case) (Tuning, error) {
 
 func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 	tile := v.tiles[0]
+	if tile.amx && k.Key == F32 && host.SMT {
+		// Beside another thread on the core a tile that is loaded delays the products three times as long: of
+		// float32, which takes six of them, FMAs are faster then (Sapphire Rapids).
+		tile = v.tiles[1]
+	}
 	// Not interleaved: on AVX2 exponentials compete for two load ports (Zen 3), on AVX-512
 	// with the FMAs for both vector ports (Sapphire Rapids).
 	// K panels and V of a block take half of L2; the other half holds S, Q, O.
-	keyBlock := host.Caches.L2 / 2 / (4 * (pad(k.KeyDim) + pad(k.ValueDim)))
+	bytes, most := 4*(pad(k.KeyDim)+pad(k.ValueDim)), 512
+	if tile.amx {
+		bytes, most = 2*(k.Key.parts()*pad(k.KeyDim)+k.Value.parts()*pad(k.ValueDim)), 2048
+	}
+	keyBlock := host.Caches.L2 / 2 / bytes
 	t := Tuning{
 		Tile:        tile.name,
-		KeyBlock:    min(max(keyBlock/64*64, 64), 512),
+		KeyBlock:    min(max(keyBlock/64*64, 64), most),
 		RowBlock:    1024 / tile.rows * tile.rows,
 		Split:       2048,
 		MinItems:    minItemsOf(host.CPUs),
@@ -235,13 +243,15 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 // other one more, and its tile where it takes over.
 func (t *Tuning) few(v *variant, k Case) {
 	switch {
-	case v.name == string(asm.AVX2) && k.Key != F32, v.name == string(asm.AVX512) && k.Key == F32:
+	case v.tiles[0].amx && k.Key != F32:
+		t.FewRows = 16 // Sapphire Rapids
+	case v.isa == asm.AVX2 && k.Key != F32, v.isa == asm.AVX512 && k.Key == F32:
 		t.FewRows = 64 // Zen 3; Sapphire Rapids
-	case v.name == string(asm.AVX2), v.name == string(asm.AVX512):
+	case v.isa == asm.AVX2, v.isa == asm.AVX512:
 		t.FewRows = 32 // Zen 3; Sapphire Rapids, whose conversions take the place of FMAs
 	}
-	if v.name == string(asm.AVX512) {
-		t.Tile = v.tiles[1].name // lower: less padding
+	if v.isa == asm.AVX512 && !v.tile(t.Tile).amx {
+		t.Tile = "8x32" // lower than the default: less padding
 	}
 }
 
@@ -252,7 +262,7 @@ func decodeBlock(v *variant, k Case) int {
 		return 512
 	}
 	size, most := 64<<10, 256 // of K; with V and the next block's, half of L2 (Zen 3)
-	if v.name == string(asm.AVX512) {
+	if v.isa == asm.AVX512 {
 		size, most = 128<<10, 512 // Sapphire Rapids
 	}
 	return min(max(size/(pad(k.KeyDim)*k.Key.size())/16*16, 64), most)

@@ -13,6 +13,9 @@ import (
 // PureGo is the variant in portable Go: always there, the last choice.
 const PureGo = "purego"
 
+// AMX is the variant of avx512 that multiplies many rows in tile registers: float32 as sums of bf16.
+const AMX = "amx"
+
 // maxDecodeRows bounds the row tiles of the few-rows family.
 const maxDecodeRows = 8
 
@@ -40,12 +43,13 @@ type tile struct {
 	packQuery    kernel
 	packKey      [nTypes]kernel // by DType
 	dot          dotTile
-	amx          bool // for amxFamily alone
+	amx          bool // of amxFamily
 }
 
 // variant is a set of kernels for one instruction set.
 type variant struct {
 	name     string
+	isa      asm.ISA
 	requires []string
 	missing  string // why it cannot run here; empty: it can
 	dot      dotFamily
@@ -88,31 +92,20 @@ func (v *variant) fewHeight() int {
 
 func (v *variant) interleaves() bool { return v.maxima.id != portableID }
 
-// many lists the tiles of the many-rows family for a precision, the default first.
-func (v *variant) many(precision DType) []*tile {
-	var list []*tile
-	if precision == BF16 && v.amx.missing == "" {
-		list = append(list, &v.amx.tile)
-	}
+// tile is a tile of the many-rows family by its name; nil: there is none.
+func (v *variant) tile(name string) *tile {
 	for i := range v.tiles {
-		list = append(list, &v.tiles[i])
-	}
-	return list
-}
-
-// tile is one of those by its name; nil: there is none.
-func (v *variant) tile(name string, precision DType) *tile {
-	for _, t := range v.many(precision) {
-		if t.name == name {
-			return t
+		if v.tiles[i].name == name {
+			return &v.tiles[i]
 		}
 	}
 	return nil
 }
 
-func (v *variant) manyNames(precision DType) []string {
+// manyNames lists those tiles, the default first.
+func (v *variant) manyNames() []string {
 	var names []string
-	for _, t := range v.many(precision) {
+	for _, t := range v.tiles {
 		names = append(names, t.name)
 	}
 	return names
@@ -155,7 +148,11 @@ var variants = sync.OnceValue(func() []*variant { return newVariants(Host()) })
 func newVariants(host HostInfo) []*variant {
 	var list []*variant
 	for _, isa := range asm.ISAs() {
-		list = append(list, newVariant(isa, host))
+		v := newVariant(isa, host)
+		if len(v.amx.requires) > 0 {
+			list = append(list, withAMX(v, host))
+		}
+		list = append(list, v)
 	}
 	return append(list, portableVariant())
 }
@@ -165,8 +162,17 @@ func preferred(list []*variant) *variant {
 	return list[slices.IndexFunc(list, func(v *variant) bool { return v.missing == "" })]
 }
 
+// withAMX is a variant with the tile of AMX, which becomes the default.
+func withAMX(v *variant, host HostInfo) *variant {
+	x := *v
+	x.name, x.requires = AMX, slices.Concat(v.requires, v.amx.requires)
+	x.missing = host.missing(v.isa, x.requires)
+	x.tiles = slices.Concat([]tile{v.amx.tile}, v.tiles)
+	return &x
+}
+
 func newVariant(isa asm.ISA, host HostInfo) *variant {
-	v := &variant{name: string(isa)}
+	v := &variant{name: string(isa), isa: isa}
 	features, dotFeatures, amxFeatures := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	require := func(list *[]string, known map[string]bool, features []string) {
 		for _, f := range features {
@@ -258,13 +264,10 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 	}
 	v.amx.tile.packKey[F32] = pack[F32][v.amx.tile.cols]
 	v.missing = host.missing(isa, v.requires)
-	missing := func(requires []string) string {
-		if len(requires) == 0 {
-			return "it has no kernels for that"
-		}
-		return host.missing(isa, slices.Concat(v.requires, requires))
+	v.dot.missing = "it has no kernels for that"
+	if len(v.dot.requires) > 0 {
+		v.dot.missing = host.missing(isa, slices.Concat(v.requires, v.dot.requires))
 	}
-	v.dot.missing, v.amx.missing = missing(v.dot.requires), missing(v.amx.requires)
 	return v
 }
 
@@ -310,6 +313,7 @@ func selectVariant(name string) (*variant, string, error) {
 // Variant describes one set of kernels.
 type Variant struct {
 	Name      string   `json:"name"`
+	ISA       asm.ISA  `json:"isa"` // of its kernels; empty: portable Go
 	Available bool     `json:"available"`
 	Selected  bool     `json:"selected"`
 	Reason    string   `json:"reason"` // why it was selected, or not
@@ -322,7 +326,7 @@ func Variants() ([]Variant, error) {
 	chosen, reason, err := selectVariant("")
 	var list []Variant
 	for _, v := range variants() {
-		w := Variant{Name: v.name, Available: v.missing == "", Selected: v == chosen, Requires: append([]string{}, v.requires...)}
+		w := Variant{Name: v.name, ISA: v.isa, Available: v.missing == "", Selected: v == chosen, Requires: append([]string{}, v.requires...)}
 		switch {
 		case w.Selected:
 			w.Reason = reason

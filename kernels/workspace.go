@@ -53,8 +53,27 @@ type group struct {
 type sizes struct {
 	tile   int // rows of the largest register tile
 	rows   int // padded rows of an item
-	keys   int // padded keys of a block
-	kd, vd int
+	panels int // packed K
+	values int // converted V
+	stage  int
+	query  int
+	scores int // an S tile
+	vd     int // padded columns of V
+}
+
+// raise makes z no smaller than x.
+func (z *sizes) raise(x sizes) {
+	z.tile, z.rows, z.vd = max(z.tile, x.tile), max(z.rows, x.rows), max(z.vd, x.vd)
+	z.panels, z.values, z.stage = max(z.panels, x.panels), max(z.values, x.values), max(z.stage, x.stage)
+	z.query, z.scores = max(z.query, x.query), max(z.scores, x.scores)
+}
+
+// sizesOf is what tiles of so many rows, items of so many and blocks of so many keys need, all of float32.
+func (p *Plan) sizesOf(tile, rows, keys int) sizes {
+	return sizes{
+		tile: tile, rows: rows, vd: p.vd, panels: keys * p.kd, values: keys * p.vd,
+		stage: max(keys, tile) * p.kd, query: rows * p.kd, scores: keys * tile,
+	}
 }
 
 // worker is the scratch of one worker: memory, and the argument structs that the
@@ -65,7 +84,8 @@ type worker struct {
 	values []float32 // converted V
 	query  []float32 // Q, packed (many rows) or in rows (few rows)
 	scores []float32 // an S tile
-	// Interleaved: the S tile and the factors of the tile before; what is left to do of a softmax.
+	// Interleaved: the S tile and the factors of the tile before; what is left to do of a softmax. By AMX in
+	// float32 the former is P.
 	otherScores, otherAlpha, pending []float32
 	o                                []float32
 	m, l                             []float32
@@ -93,6 +113,7 @@ type worker struct {
 	pack    asm.PackArgs
 	convert asm.ConvertArgs
 	dotPack asm.DotPackArgs
+	split   asm.SplitArgs
 	finish  asm.FinishArgs
 }
 
@@ -105,8 +126,8 @@ func (w *worker) reserve(z sizes) {
 		s *[]float32
 		n int
 	}{
-		{&w.panels, z.keys * z.kd}, {&w.values, z.keys * z.vd}, {&w.stage, max(z.keys, z.tile) * z.kd},
-		{&w.scores, z.keys * z.tile}, {&w.otherScores, z.keys * z.tile}, {&w.query, z.rows * z.kd}, {&w.o, z.rows * z.vd}, {&w.m, z.rows}, {&w.l, z.rows},
+		{&w.panels, z.panels}, {&w.values, z.values}, {&w.stage, z.stage},
+		{&w.scores, z.scores}, {&w.otherScores, z.scores}, {&w.query, z.query}, {&w.o, z.rows * z.vd}, {&w.m, z.rows}, {&w.l, z.rows},
 		{&w.otherAlpha, z.tile}, {&w.pending, 2 * z.tile * asm.Lane},
 		{&w.alpha, z.tile}, {&w.slope, z.tile}, {&w.delta, z.tile}, {&w.biasTail, z.tile * asm.Lane},
 	}

@@ -13,7 +13,7 @@ func Attend(p *Problem) (*Result, error) {
 		return nil, err
 	}
 	r := newResult(p.Heads, p.QueryLen, p.ValueDim)
-	r.KeyDim, r.KVLen, r.Precision = p.KeyDim, p.KVLen, p.Precision
+	r.KeyDim, r.KVLen, r.Precision, r.Flushes = p.KeyDim, p.KVLen, p.Precision, p.Flushes || p.Precision == BFloat16
 	if p.Precision == BFloat16 {
 		r.Spread = make([]float64, len(r.Output))
 	}
@@ -165,7 +165,7 @@ func (s *row) logits(i, j int) (l, size float64) {
 		l += y
 		size += math.Abs(y)
 		keys += math.Abs(k[d])
-		flushed += math.Abs(x) + math.Abs(k[d]) + 2
+		flushed += math.Abs(x) + math.Abs(k[d]) + flushes
 	}
 	scale := p.Scale
 	if scale == 0 {
@@ -173,7 +173,7 @@ func (s *row) logits(i, j int) (l, size float64) {
 	}
 	l *= scale
 	size = size*math.Abs(scale) + underflow*keys
-	if p.Precision == BFloat16 {
+	if s.r.Flushes {
 		size += underflow * flushed * max(2, 2*p.Softcap, math.Abs(scale)) / logitError(p.KeyDim)
 	}
 	if c := p.Softcap; c != 0 {

@@ -33,6 +33,7 @@ func Merge(parts ...*Result) (*Result, error) {
 	for _, p := range parts {
 		r.KeyDim = max(r.KeyDim, p.KeyDim)
 		r.KVLen += p.KVLen
+		r.Flushes = r.Flushes || p.Flushes
 		if p.Precision == BFloat16 && r.Spread == nil {
 			r.Precision, r.Spread = p.Precision, make([]float64, len(r.Output))
 		}

@@ -67,6 +67,11 @@ type Problem struct {
 	// they meet Value: Float32 or BFloat16. It widens the tolerance; the result is the
 	// same.
 	Precision Format
+
+	// Flushes says that the implementation under test multiplies float32 as sums of bfloat16 with
+	// instructions that take subnormal numbers for 0. It widens the tolerance accordingly; a
+	// Precision of BFloat16 implies it.
+	Flushes bool
 }
 
 // Result is what Attend finds, with what a tolerance needs to know.
@@ -100,6 +105,7 @@ type Result struct {
 	// BFloat16 only.
 	Spread    []float64
 	Precision Format
+	Flushes   bool
 }
 
 // validate names the first field that is wrong.

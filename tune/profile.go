@@ -71,16 +71,18 @@ func HostSignature() Signature {
 var hostSignature = sync.OnceValue(func() Signature {
 	host := kernels.Host()
 	s := Signature{CPU: host.CPU, Caches: host.Caches, Kernels: map[string]string{kernels.PureGo: ""}}
-	hashes := map[string]hash.Hash{}
+	hashes := map[asm.ISA]hash.Hash{}
 	for _, k := range asm.List() {
-		isa := string(k.ISA)
-		if hashes[isa] == nil {
-			hashes[isa] = sha256.New()
+		if hashes[k.ISA] == nil {
+			hashes[k.ISA] = sha256.New()
 		}
-		fmt.Fprintln(hashes[isa], k.Name, k.Hash)
+		fmt.Fprintln(hashes[k.ISA], k.Name, k.Hash)
 	}
-	for isa, h := range hashes {
-		s.Kernels[isa] = hex.EncodeToString(h.Sum(nil)[:8])
+	variants, _ := kernels.Variants() // whatever the error, all are listed
+	for _, v := range variants {
+		if h := hashes[v.ISA]; h != nil {
+			s.Kernels[v.Name] = hex.EncodeToString(h.Sum(nil)[:8])
+		}
 	}
 	return s
 })

@@ -38,7 +38,7 @@ func TestInfoJSON(t *testing.T) {
 			require.True(t, v.Available)
 		}
 	}
-	require.Subset(t, names, []string{"avx512", "avx2", "neon", "purego"})
+	require.Subset(t, names, []string{"amx", "avx512", "avx2", "neon", "purego"})
 	require.Equal(t, 1, selected)
 }
 

@@ -81,7 +81,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"attend", "--q", "q.npy", "--v", "v.npy"}, []string{"--k", "all three"}},
 		{[]string{"attend", "--out", "--check"}, []string{"--out", "--check", "expected a file"}},
 		{[]string{"attend", "--out="}, []string{"--out", "expected a file"}},
-		{[]string{"attend", "--variant", "avx3"}, []string{"--variant", "avx3", "expected one of avx512, "}},
+		{[]string{"attend", "--variant", "avx3"}, []string{"--variant", "avx3", "expected one of amx, avx512, "}},
 		{[]string{"attend", "--kv-dtype", "f64"}, []string{"--kv-dtype", "f64", "f32, f16 or bf16"}},
 		{[]string{"attend", "--threads", "-1"}, []string{"--threads", "-1", "0 … 4096"}},
 		{[]string{"attend", "--threads", "many"}, []string{"--threads", "many"}},
@@ -133,7 +133,7 @@ func TestUnknownVariantInEnvironment(t *testing.T) {
 		code, stdout, stderr := gqa(t, args...)
 		require.Equal(t, exitError, code, args)
 		require.Empty(t, stdout, args)
-		for _, w := range []string{"GQA_VARIANT", "mmx", "expected one of avx512, "} {
+		for _, w := range []string{"GQA_VARIANT", "mmx", "expected one of amx, avx512, "} {
 			require.Contains(t, stderr, w, args)
 		}
 	}

@@ -8,13 +8,11 @@ import (
 	"testing"
 
 	"github.com/gqa-go/gqa/fuzz"
-	"github.com/gqa-go/gqa/internal/amx"
 	"github.com/gqa-go/gqa/kernels"
 )
 
 // EnvRequire is the environment variable that lists the variants, separated by
-// commas, that must run: a missing one is an error. On an emulator only those run. The name amx
-// stands for the AMX tile of dot products of bf16.
+// commas, that must run: a missing one is an error. On an emulator only those run.
 const EnvRequire = "GQA_REQUIRE"
 
 // Variants runs a subtest for each variant. One that this host lacks is skipped
@@ -54,12 +52,6 @@ func each(tb testing.TB, f func(v kernels.Variant, skip string)) {
 		require = strings.Split(s, ",")
 	}
 	for _, r := range require {
-		if r == "amx" {
-			if tiles, _, _, err := kernels.Tiles("avx512", kernels.BF16); err != nil || !slices.Contains(tiles, "32x32") {
-				tb.Errorf("%s = %q: AMX cannot run here: %s", EnvRequire, os.Getenv(EnvRequire), amx.Missing())
-			}
-			continue
-		}
 		if !slices.ContainsFunc(list, func(v kernels.Variant) bool { return v.Name == r && v.Available }) {
 			tb.Errorf("%s = %q: variant %q cannot run here", EnvRequire, os.Getenv(EnvRequire), r)
 		}

@@ -56,7 +56,30 @@ const (
 	AMXPeak   Op = "amx_peak"   // products of tiles: the machine's limit
 )
 
-// AMX tells whether o belongs to that family.
+// The family in float32 by AMX: each number is a sum of up to three bf16, and a product that of
+// their products.
+const (
+	AMXSplit      Op = "amx_split"       // rows → their bf16 parts, in pairs
+	AMXSplitScore Op = "amx_split_score" // AMXScore of parts
+	AMXSplitExp   Op = "amx_split_exp"   // what Maxima leaves to do: P, in parts
+	AMXSplitValue Op = "amx_split_value" // AMXValue of parts
+)
+
+// Split tells whether o belongs to that family.
+func (o Op) Split() bool { return strings.HasPrefix(string(o), "amx_split") }
+
+// Parts is the number of bf16 of which a t is the sum.
+func (t DType) Parts() int {
+	switch t {
+	case F32:
+		return 3
+	case F16:
+		return 2
+	}
+	return 1
+}
+
+// AMX tells whether o is of AMX.
 func (o Op) AMX() bool { return strings.HasPrefix(string(o), "amx_") }
 
 // AMXTile is the register tile of AMX: four tile registers of sums, two each of rows and columns.
@@ -151,7 +174,7 @@ type Set struct {
 	// Dot says that the many-rows family is also there in dot products of pairs of
 	// bf16, with the same tiles.
 	Dot bool
-	// AMX says that this is there by AMX too.
+	// AMX says that this and float32 are there by AMX too, in a variant of that name.
 	AMX bool
 	// DecodeScore and DecodeValue hold the tiles of the few-rows family: one
 	// for each number of rows at least, the default of a number first.
@@ -241,6 +264,13 @@ func List() []Spec {
 			}
 			add(AMXPack, BF16, 0, 0)
 			add(AMXPeak, BF16, 0, 0)
+			for _, t := range Inputs {
+				add(AMXSplit, t, 0, 0)
+				add(AMXSplitScore, t, AMXTile.Rows, AMXTile.Cols)
+				add(AMXSplitValue, t, AMXTile.Rows, AMXTile.Cols)
+			}
+			add(AMXSplitExp, F32, AMXTile.Rows, AMXTile.Cols)
+			pack(F32, AMXTile.Cols)
 		}
 		for _, tile := range set.LaneScore {
 			add(LaneScore, F32, tile.Rows, tile.Cols)

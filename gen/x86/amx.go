@@ -13,6 +13,8 @@ import (
 	"github.com/mmcloughlin/avo/ir"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/gqa-go/gqa/gen/spec"
 )
 
 // This file holds the many-rows family in products of tile registers (AMX), which hold 16
@@ -81,29 +83,84 @@ func (e *emitter) untiled() {
 	e.ret()
 }
 
-// tileProducts adds the products of halves of rows and columns of factors to their sums.
-func (e *emitter) tileProducts(columns int) {
-	for i := range 2 {
-		for j := range columns {
-			e.amx("TDPBF16PS", tileCols[j], tileRows[i], tileSums[i][j])
+// partProducts lists the products of parts of a row's and a column's numbers, so that from one to
+// the next one of them changes, small ones first.
+func (e *emitter) partProducts() (list [][2]int, rowParts, colParts int) {
+	if !e.spec.Op.Split() {
+		return [][2]int{{0, 0}}, 1, 1
+	}
+	switch colParts = e.spec.DType.Parts(); colParts {
+	case 3:
+		list = [][2]int{{2, 0}, {1, 0}, {1, 1}, {0, 1}, {0, 0}, {0, 2}}
+	case 2:
+		list = [][2]int{{2, 0}, {1, 0}, {1, 1}, {0, 1}, {0, 0}}
+	case 1:
+		list = [][2]int{{2, 0}, {1, 0}, {0, 0}}
+	}
+	return list, spec.F32.Parts(), colParts
+}
+
+// tileProducts adds the products of both halves of rows with halves of columns, of 16 pairs, to
+// their sums; row and column are where those of a part and half lie. Each load stands right before
+// its first product: two loads and four products after them take 69 cycles (Sapphire Rapids), so mixed 64.
+func (e *emitter) tileProducts(columns int, row, column func(part, half int) operand.Mem) {
+	list, _, _ := e.partProducts()
+	was := [2]int{-1, -1}
+	for _, parts := range list {
+		newRow, newColumn := parts[0] != was[0], parts[1] != was[1]
+		loadRow := func(i int) {
+			if newRow {
+				e.amx("TILELOADD", row(parts[0], i), tileRows[i])
+			}
 		}
+		loadColumn := func(j int) {
+			if newColumn {
+				e.amx("TILELOADD", column(parts[1], j), tileCols[j])
+			}
+		}
+		product := func(i, j int) { e.amx("TDPBF16PS", tileCols[j], tileRows[i], tileSums[i][j]) }
+		if newRow {
+			for i := range 2 {
+				loadRow(i)
+				for j := range columns {
+					if i == 0 {
+						loadColumn(j)
+					}
+					product(i, j)
+				}
+			}
+		} else {
+			for j := range columns {
+				loadColumn(j)
+				product(0, j)
+				product(1, j)
+			}
+		}
+		was = parts
 	}
 }
 
 // amxScore emits DotScore of tile registers. Where Scale is 1, Maxima and the exponentials scale.
 func (e *emitter) amxScore() {
+	_, rowParts, colParts := e.partProducts()
+	split := e.spec.Op.Split()
 	e.maths = "S[j/16][r][j%16] = Scale·Σ_d Q[r][d]·K[j/32][d][j%32]    r < 32, j < 32·Panels, pairs d"
-	e.step, e.flops, e.bytes = "16 pairs", 2*32*32*32, 4*tileBytes
+	if split {
+		e.maths = `S[j/16][r][j%16] = Σ_d Σ_{n+m≤2} Q[r][d/16][n][d%16]·K[j/32][d/16][m][d%16][j%32]    r < 32, j < 32·Panels, pairs d`
+	}
+	e.step, e.flops, e.bytes = "16 pairs", 2*32*32*32, 2*(rowParts+colParts)*tileBytes
 
 	q0, k, s, panels := e.gp("Q, rows 0–15, at d"), e.param("K"), e.param("S"), e.param("Panels")
 	q1, d := e.gp("Q, rows 16–31, at d"), e.gp("elements of D left")
 	rowBytes, keyBytes, out := e.gp("bytes of a row of Q"), e.gp("bytes of 32 keys"), e.gp("bytes of 16 keys")
-	scale := e.vec("Scale", 1)[0]
-	tmp := e.vec("S", 8)
 
 	e.tiled(q0)
 	e.MOVQ(e.arg("D"), rowBytes)
-	e.SHLQ(operand.Imm(2), rowBytes)
+	if rowParts > 1 {
+		e.IMUL3Q(imm(4*rowParts), rowBytes, rowBytes)
+	} else {
+		e.SHLQ(operand.Imm(2), rowBytes)
+	}
 	e.MOVQ(operand.I32(128), keyBytes)
 	e.MOVQ(operand.I32(64), out)
 	e.Label("panel")
@@ -117,17 +174,18 @@ func (e *emitter) amxScore() {
 		e.amx("TILEZERO", row[1])
 	}
 	e.Label("pairs")
-	for line := 0; line < 2*tileBytes; line += 64 {
-		e.PREFETCHT0(at(k, 2*tileBytes+line))
+	step := 2 * tileBytes * colParts
+	for line := 0; line < step; line += 64 {
+		e.PREFETCHT0(at(k, step+line))
 	}
-	e.amx("TILELOADD", indexed(q0, rowBytes, 1, 0), tileRows[0])
-	e.amx("TILELOADD", indexed(q1, rowBytes, 1, 0), tileRows[1])
-	e.amx("TILELOADD", indexed(k, keyBytes, 1, 0), tileCols[0])
-	e.amx("TILELOADD", indexed(k, keyBytes, 1, 64), tileCols[1])
-	e.tileProducts(2)
-	e.ADDQ(imm(64), q0)
-	e.ADDQ(imm(64), q1)
-	e.ADDQ(imm(2*tileBytes), k)
+	e.tileProducts(2, func(part, half int) operand.Mem {
+		return indexed([]reg.GPPhysical{q0, q1}[half], rowBytes, 1, 64*part)
+	}, func(part, half int) operand.Mem {
+		return indexed(k, keyBytes, 1, 2*tileBytes*part+64*half)
+	})
+	e.ADDQ(imm(64*rowParts), q0)
+	e.ADDQ(imm(64*rowParts), q1)
+	e.ADDQ(imm(step), k)
 	e.SUBQ(imm(lane), d)
 	e.JNZ(operand.LabelRef("pairs"))
 	for i, row := range tileSums {
@@ -138,9 +196,16 @@ func (e *emitter) amxScore() {
 	e.ADDQ(imm(tilePair), s)
 	e.DECQ(panels)
 	e.JNZ(operand.LabelRef("panel"))
+	if !split {
+		e.scaleScores(s, panels, d)
+	}
+	e.untiled()
+}
 
+// scaleScores multiplies the scores by Scale, unless that is 1.
+func (e *emitter) scaleScores(s, panels, one reg.GPPhysical) {
+	scale, tmp := e.vec("Scale", 1)[0], e.vec("S", 8)
 	e.note("S = Scale·S, unless that is 1")
-	one := d
 	e.MOVL(e.arg("Scale"), one.As32())
 	e.CMPL(one.As32(), operand.U32(float(1)))
 	e.JEQ(operand.LabelRef("done"))
@@ -157,7 +222,6 @@ func (e *emitter) amxScore() {
 	e.DECQ(panels)
 	e.JNZ(operand.LabelRef("scale"))
 	e.Label("done")
-	e.untiled()
 }
 
 // amxPolynomial is the minimax polynomial of 2^f − 1 − f on [0, 1], in units of the last place of a
@@ -289,8 +353,12 @@ func (e *emitter) acrossRows(x []reg.VecPhysical, op func(ops ...operand.Op)) re
 
 // amxValue emits DotValue of tile registers.
 func (e *emitter) amxValue() {
+	_, rowParts, colParts := e.partProducts()
 	e.maths = "O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[c/32][k][c%32]    r < 32, c < Cols, pairs k"
-	e.step, e.flops, e.bytes = "16 pairs of keys", 2*32*32*32, 4*tileBytes
+	if e.spec.Op.Split() {
+		e.maths = "O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} Σ_{n+m≤2} P[k/16][n][r][k%16]·V[c/32][k/16][m][k%16][c%32]    r < 32, c < Cols, pairs k"
+	}
+	e.step, e.flops, e.bytes = "16 pairs of keys", 2*32*32*32, 2*(rowParts+colParts)*tileBytes
 
 	p, v, keys := e.gp("P, at key; Alpha"), e.gp("V, at key; a row of O"), e.gp("keys left; columns left")
 	v0, o, left := e.param("V"), e.param("O"), e.param("Cols")
@@ -344,18 +412,17 @@ func (e *emitter) amxValue() {
 		e.MOVQ(v0, v)
 		e.MOVQ(e.arg("Keys"), keys)
 		e.Label("keys" + name)
-		for line := 0; line < 16*128; line += 64 * (3 - halves) {
-			e.PREFETCHT0(at(v, 16*128+line))
+		step := 16 * 128 * colParts
+		for line := 0; line < step; line += 64 * (3 - halves) {
+			e.PREFETCHT0(at(v, step+line))
 		}
-		for i, x := range tileRows {
-			e.amx("TILELOADD", indexed(p, out, 1, tileBytes*i), x)
-		}
-		for j := range halves {
-			e.amx("TILELOADD", indexed(v, stride, 1, 64*j), tileCols[j])
-		}
-		e.tileProducts(halves)
-		e.ADDQ(imm(tileBlock), p)
-		e.ADDQ(operand.I32(16*128), v)
+		e.tileProducts(halves, func(part, half int) operand.Mem {
+			return indexed(p, out, 1, tileBlock*part+tileBytes*half)
+		}, func(part, half int) operand.Mem {
+			return indexed(v, stride, 1, 16*128*part+64*half)
+		})
+		e.ADDQ(imm(tileBlock*rowParts), p)
+		e.ADDQ(operand.I32(step), v)
 		e.SUBQ(imm(lane), keys)
 		e.JNZ(operand.LabelRef("keys" + name))
 		each(func(x tmm, m operand.Mem) { e.amx("TILESTORED", x, m) })
@@ -475,6 +542,156 @@ func (e *emitter) amxPack() {
 	e.ret()
 }
 
+// parter splits float32 into bf16.
+type parter struct {
+	e          *emitter
+	high, half reg.VecPhysical // the bits of a bf16; half of its last place
+}
+
+func (e *emitter) newParter(rounds bool) parter {
+	x := parter{e: e, high: e.constant("the bits of a bf16", 0xffff0000)}
+	if rounds {
+		x.half = e.constant("half of its last place", 0x8000)
+	}
+	return x
+}
+
+// part moves the bf16 of each x, rounded to nearest if there is half and else down, to h, and leaves
+// the rest in x.
+func (p parter) part(x, h []reg.VecPhysical) {
+	e := p.e
+	for i := range x {
+		if p.half != nil {
+			e.VPADDD(p.half, x[i], h[i])
+			e.VPANDD(p.high, h[i], h[i])
+		} else {
+			e.VPANDD(p.high, x[i], h[i])
+		}
+	}
+	for i := range x {
+		e.VSUBPS(h[i], x[i], x[i])
+	}
+}
+
+// pair makes pairs of bf16 of a and b in a. Of what is subnormal, and counts as 0, there are more bits.
+func (p parter) pair(a, b reg.VecPhysical) {
+	p.e.VPSRLD(operand.Imm(16), a, a)
+	p.e.VPTERNLOGD(operand.Imm(orAnd), p.high, b, a)
+}
+
+const orAnd = 0xf8 // VPTERNLOGD: dst | (second & first), as Go orders operands
+
+// amxSplit emits the splitting of vectors into bf16, and the making of pairs.
+func (e *emitter) amxSplit() {
+	parts := e.spec.DType.Parts()
+	e.maths = "Dst[r][c][n][i] = (part n of Src[r][c][i], part n of the element Delta bytes on)    n < " + strconv.Itoa(parts)
+	e.step, e.flops, e.bytes = "two vectors", 0, 2*lane*e.spec.DType.Size()
+
+	src, dst, rows := e.param("Src"), e.param("Dst"), e.param("Rows")
+	delta, ahead, partStride := e.param("Delta"), e.param("Prefetch"), e.param("PartStride")
+	p, other, q, left := e.gp("Src, at c"), e.gp("Delta bytes on"), e.gp("Dst, at c"), e.gp("columns left")
+	p0 := e.newParter(true)
+	x, h := e.vec("what is left of both", 2), e.vec("a part of both", 2)
+	e.Label("row")
+	e.MOVQ(src, p)
+	e.MOVQ(dst, q)
+	e.MOVQ(e.arg("Cols"), left)
+	e.Label("columns")
+	e.LEAQ(indexed(p, delta, 1, 0), other)
+	e.PREFETCHT0(indexed(p, ahead, 1, 0))
+	e.PREFETCHT0(indexed(other, ahead, 1, 0))
+	e.loadAs(e.spec.DType, at(p, 0), x[0])
+	e.loadAs(e.spec.DType, at(other, 0), x[1])
+	out := []operand.Mem{at(q, 0), indexed(q, partStride, 1, 0), indexed(q, partStride, 2, 0)}
+	for n := range parts - 1 {
+		p0.part(x, h)
+		p0.pair(h[0], h[1])
+		e.VMOVUPS(h[0], out[n])
+	}
+	p0.pair(x[0], x[1])
+	e.VMOVUPS(x[0], out[parts-1])
+	e.ADDQ(e.arg("SrcStep"), p)
+	e.ADDQ(e.arg("DstStep"), q)
+	e.DECQ(left)
+	e.JNZ(operand.LabelRef("columns"))
+	e.ADDQ(e.arg("SrcStride"), src)
+	e.ADDQ(e.arg("DstStride"), dst)
+	e.DECQ(rows)
+	e.JZ(operand.LabelRef("done"))
+	e.TESTQ(operand.I32(lane-1), rows)
+	e.JNZ(operand.LabelRef("row"))
+	e.ADDQ(e.arg("SrcSkip"), src)
+	e.ADDQ(e.arg("DstSkip"), dst)
+	e.JMP(operand.LabelRef("row"))
+	e.Label("done")
+	e.ret()
+}
+
+// amxSplitExp emits the exponentials of 32 rows in parts.
+func (e *emitter) amxSplitExp() {
+	e.maths = `P[b][n][r][i] = (part n of 2^(S − m) of key 32b + i, of key 32b + i + 16)
+L[r] += Σ 2^(S[r] − m)`
+	const group = 2
+	e.step, e.flops, e.bytes = fmt.Sprintf("32 keys of %d rows", group), group*32*16, group*32*4
+
+	s, p, pending, keys, rows := e.param("NextS"), e.param("P"), e.gp("NextPending"), e.param("NextBlocks"), e.gp("rows left")
+	pow, parts := e.newPower(2*group), e.newParter(false)
+	x, h, q := e.vec("x; 2^x; what is left of it", 2*group), e.vec("f; a part", 2*group), e.vec("p(f)", 2*group)
+	e.Label("keys")
+	e.MOVQ(e.arg("NextPending"), pending)
+	e.MOVQ(operand.I32(32/group), rows)
+	e.Label("rows")
+	for r := range group {
+		e.VMOVUPS(at(pending, 128*r), q[r])
+		for half := range 2 {
+			e.VADDPS(at(s, tileBlock*half+64*r), q[r], x[2*r+half])
+		}
+	}
+	pow.apply(x, h, q)
+	for r := range group {
+		e.VADDPS(x[2*r], x[2*r+1], q[r])
+	}
+	for r := range group {
+		e.VADDPS(at(pending, 128*r+64), q[r], q[r])
+		e.VMOVUPS(q[r], at(pending, 128*r+64))
+	}
+	for n := range 2 {
+		parts.part(x, h)
+		for r := range group {
+			parts.pair(h[2*r], h[2*r+1])
+			e.VMOVUPS(h[2*r], at(p, tileBlock*n+64*r))
+		}
+	}
+	for r := range group {
+		parts.pair(x[2*r], x[2*r+1])
+		e.VMOVUPS(x[2*r], at(p, 2*tileBlock+64*r))
+	}
+	e.ADDQ(operand.I32(64*group), s)
+	e.ADDQ(operand.I32(64*group), p)
+	e.ADDQ(operand.I32(128*group), pending)
+	e.DECQ(rows)
+	e.JNZ(operand.LabelRef("rows"))
+	e.ADDQ(imm(tileBlock), s)
+	e.ADDQ(imm(2*tileBlock), p)
+	e.SUBQ(imm(2), keys)
+	e.JNZ(operand.LabelRef("keys"))
+
+	e.note("the sums, added to L")
+	l := p
+	e.MOVQ(e.arg("NextL"), l)
+	e.MOVQ(e.arg("NextPending"), pending)
+	sums := slices.Concat(x, h, q, e.vec("sums of a row", 6))
+	for half := range 2 {
+		for r := range 16 {
+			e.VMOVUPS(at(pending, 128*(16*half+r)+64), sums[r])
+		}
+		sum := e.acrossRows(sums, e.VADDPS)
+		e.VADDPS(at(l, 64*half), sum, sum)
+		e.VMOVUPS(sum, at(l, 64*half))
+	}
+	e.ret()
+}
+
 // amxPeak emits products of tiles alone.
 func (e *emitter) amxPeak() {
 	e.maths = "sums += products of tile registers, Iters rounds"
@@ -484,7 +701,11 @@ func (e *emitter) amxPeak() {
 	e.TESTQ(left, left)
 	e.JLE(operand.LabelRef("done"))
 	e.Label("round")
-	e.tileProducts(2)
+	for i := range 2 {
+		for j := range 2 {
+			e.amx("TDPBF16PS", tileCols[j], tileRows[i], tileSums[i][j])
+		}
+	}
 	e.DECQ(left)
 	e.JNZ(operand.LabelRef("round"))
 	e.Label("done")

@@ -43,16 +43,20 @@ func Emit(s spec.Spec) (spec.Output, error) {
 		e.dotExp()
 	case spec.DotPack:
 		e.dotPack()
-	case spec.AMXScore:
+	case spec.AMXScore, spec.AMXSplitScore:
 		e.amxScore()
 	case spec.AMXMaxima:
 		e.amxMaxima()
 	case spec.AMXExp:
 		e.amxExp()
-	case spec.AMXValue:
+	case spec.AMXValue, spec.AMXSplitValue:
 		e.amxValue()
 	case spec.AMXPack:
 		e.amxPack()
+	case spec.AMXSplit:
+		e.amxSplit()
+	case spec.AMXSplitExp:
+		e.amxSplitExp()
 	case spec.AMXPeak:
 		e.amxPeak()
 	case spec.DecodeValue:

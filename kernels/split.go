@@ -1,0 +1,139 @@
+package kernels
+
+import (
+	"unsafe"
+
+	"github.com/gqa-go/gqa/asm"
+)
+
+// This file packs Q, K and V for products of AMX tiles in float32: every number becomes the sum of one to
+// three bf16, its parts. Those of 16 pairs lie one after another; a pair is elements d and d + 16 of
+// Q and K, keys k and k + 16 of V, so that no operation has to move elements across a vector.
+
+// parts is how many bf16 a number of the type is the sum of.
+func (t DType) parts() int {
+	switch t {
+	case F32:
+		return 3
+	case F16:
+		return 2
+	}
+	return 1
+}
+
+// splitQuery splits the scaled queries of one row tile: rows, zeros after the last.
+func (p *Plan) splitQuery(w *worker, s *Sequence, it *item, row, height int, dst []float32) {
+	dim := 2 * p.pairs()
+	rows := min(height, it.rows-row)
+	clear(w.stage[:height*dim])
+	p.convertScaled(w, s, it, row, rows, dim, w.stage, p.queryScale)
+	p.splitRows(w, F32, unsafe.Pointer(&w.stage[0]), dim*4, height, dst)
+}
+
+// splitRows splits rows of so many elements as p.pairs says.
+func (p *Plan) splitRows(w *worker, t DType, src unsafe.Pointer, stride, rows int, dst []float32) {
+	a, parts := &w.split, t.parts()
+	*a = asm.SplitArgs{
+		Src: src, Dst: unsafe.Pointer(&dst[0]), Rows: rows, Cols: p.pairs() / asm.Lane,
+		SrcStride: stride, SrcStep: dotKeys * t.size(), Delta: asm.Lane * t.size(), Prefetch: dotKeys * stride,
+		DstStride: p.pairs() * parts * 4, DstStep: line * parts * 4, PartStride: line * 4,
+	}
+	p.variant.amx.split[t].amxSplit(a)
+}
+
+// splitColumns splits pairs of rows 16 apart of so many vectors of columns, to rows of 32 pairs.
+func (p *Plan) splitColumns(w *worker, t DType, src unsafe.Pointer, stride, rows, cols int, dst *float32) {
+	a, part := &w.split, asm.Lane*dotKeys*4
+	*a = asm.SplitArgs{
+		Src: src, Dst: unsafe.Pointer(dst), Rows: rows / 2, Cols: cols,
+		SrcStride: stride, SrcStep: asm.Lane * t.size(), Delta: asm.Lane * stride, SrcSkip: asm.Lane * stride, Prefetch: dotKeys * stride,
+		DstStride: dotKeys * 4, DstStep: line * 4, PartStride: part, DstSkip: (t.parts() - 1) * part,
+	}
+	p.variant.amx.split[t].amxSplit(a)
+}
+
+// splitBlock packs a block of keys: K in panels of 32 keys, V in panels of 32 columns.
+func (p *Plan) splitBlock(w *worker, c *recipe, s *Sequence, kvHead, key, n int) {
+	t := p.config.Value
+	if s.Cache == nil {
+		p.splitKeys(w, c, s, kvHead, key, n)
+		p.splitValues(w, s.Value.row(kvHead, key), s.Value.PosStride*t.size(), n, 0, p.config.ValueDim)
+		return
+	}
+	p.splitCacheKeys(w, c, s, kvHead, key, n)
+	_, v := s.Cache.block(kvHead, key)
+	for j := 0; j < p.vd; j += asm.Lane {
+		p.splitValues(w, unsafe.Add(v, j*s.Cache.pool.config.PageLen*t.size()), asm.Lane*t.size(), n, j, asm.Lane)
+	}
+}
+
+// splitKeys packs K, zero keys after the last.
+func (p *Plan) splitKeys(w *worker, c *recipe, s *Sequence, kvHead, key, n int) {
+	t, dim, width := p.config.Key, 2*p.pairs(), p.pairs()*p.config.Key.parts()
+	src, stride := s.Key.row(kvHead, key), s.Key.PosStride*t.size()
+	rows, parts := w.stage[:c.tile.cols*dim], w.stage[c.tile.cols*dim:]
+	a := &w.pack
+	a.Src, a.SrcStride, a.D, a.Panels = unsafe.Pointer(&parts[0]), width*4, width, 1
+	for first := 0; first < n; first += c.tile.cols {
+		keys, from, step := min(c.tile.cols, n-first), unsafe.Add(src, first*stride), stride
+		if keys < c.tile.cols || dim != p.config.KeyDim {
+			copyRows(rows, dim, from, stride, keys, p.config.KeyDim, t)
+			from, step = unsafe.Pointer(&rows[0]), dim*t.size()
+		}
+		p.splitRows(w, t, from, step, c.tile.cols, parts)
+		a.Dst = &w.panels[first*width]
+		c.tile.packKey[F32].pack(a)
+	}
+}
+
+// copyRows copies rows of dim elements to the first of longer ones, of zeros otherwise.
+func copyRows(dst []float32, width int, src unsafe.Pointer, stride, rows, dim int, t DType) {
+	clear(dst)
+	for r := range rows {
+		to, from := unsafe.Add(unsafe.Pointer(&dst[0]), r*width*t.size()), unsafe.Add(src, r*stride)
+		copy(unsafe.Slice((*byte)(to), dim*t.size()), unsafe.Slice((*byte)(from), dim*t.size()))
+	}
+}
+
+// splitValues packs n rows of some columns of V, zeros after the last up to a multiple of 32.
+func (p *Plan) splitValues(w *worker, src unsafe.Pointer, stride, n, first, cols int) {
+	t := p.config.Value
+	panel, width := amxPanel(n)*t.parts(), pad(cols)
+	split := func(src unsafe.Pointer, stride, key, rows int) {
+		for j := 0; j < width; {
+			at := first + j
+			vectors := min(width-j, dotKeys-at%dotKeys) / asm.Lane
+			p.splitColumns(w, t, unsafe.Add(src, j*t.size()), stride, rows, vectors, &w.values[at/dotKeys*panel+key/2*dotKeys*t.parts()+at%dotKeys])
+			j += vectors * asm.Lane
+		}
+	}
+	whole := 0
+	if cols == width {
+		if whole = n / dotKeys * dotKeys; whole > 0 {
+			split(src, stride, 0, whole)
+		}
+	}
+	for ; whole < n; whole += dotKeys {
+		copyRows(w.stage[:dotKeys*width], width, unsafe.Add(src, whole*stride), stride, min(dotKeys, n-whole), cols, t)
+		split(unsafe.Pointer(&w.stage[0]), width*t.size(), whole, dotKeys)
+	}
+}
+
+// splitCacheKeys packs K from a cache. What lies in the last panel beyond the keys is not defined.
+func (p *Plan) splitCacheKeys(w *worker, c *recipe, s *Sequence, kvHead, key, n int) {
+	t := p.config.Key
+	k, _ := s.Cache.block(kvHead, key)
+	width, size := p.pairs()*t.parts(), asm.Lane*t.size()
+	whole := p.kd / dotKeys * dotKeys
+	for j := 0; j < n; j += asm.Lane {
+		src, dst := unsafe.Add(k, j*p.kd*t.size()), &w.panels[j/c.tile.cols*c.tile.cols*width+j%c.tile.cols]
+		if whole > 0 {
+			p.splitColumns(w, t, src, size, whole, 1, dst)
+		}
+		if whole < p.kd {
+			copyRows(w.stage[:dotKeys*asm.Lane], asm.Lane, unsafe.Add(src, whole*size), size, asm.Lane, asm.Lane, t)
+			at := unsafe.Add(unsafe.Pointer(dst), whole/2*t.parts()*dotKeys*4)
+			p.splitColumns(w, t, unsafe.Pointer(&w.stage[0]), size, dotKeys, 1, (*float32)(at))
+		}
+	}
+}
