@@ -32,7 +32,7 @@ TEXT ·amx_split_f16_avx512(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         (DI), AX
 	MOVQ         8(DI), BX
-	MOVQ         88(DI), CX
+	MOVQ         96(DI), CX
 	MOVQ         16(DI), DX
 	MOVQ         80(DI), SI
 	MOVQ         72(DI), R8
@@ -46,7 +46,7 @@ TEXT ·amx_split_f16_avx512(SB), $128-8
 row:
 	MOVQ AX, R9
 	MOVQ BX, R11
-	MOVQ 96(DI), R12
+	MOVQ 104(DI), R12
 
 columns:
 	LEAQ       (R9)(DX*1), R10

@@ -23,8 +23,9 @@
 //	R12      columns left
 //	Z0       the bits of a bf16
 //	Z1       half of its last place
-//	Z2–Z3    what is left of both
-//	Z4–Z5    a part of both
+//	Z2       Scale
+//	Z3–Z4    what is left of both
+//	Z5–Z6    a part of both
 
 // func amx_split_f32_avx512(a *SplitArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -32,7 +33,7 @@ TEXT ·amx_split_f32_avx512(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         (DI), AX
 	MOVQ         8(DI), BX
-	MOVQ         88(DI), CX
+	MOVQ         96(DI), CX
 	MOVQ         16(DI), DX
 	MOVQ         80(DI), SI
 	MOVQ         72(DI), R8
@@ -42,39 +43,40 @@ TEXT ·amx_split_f32_avx512(SB), $128-8
 	MOVL         $0x00008000, R13
 	VMOVD        R13, X1
 	VPBROADCASTD X1, Z1
+	VBROADCASTSS 88(DI), Z2
 
 row:
 	MOVQ AX, R9
 	MOVQ BX, R11
-	MOVQ 96(DI), R12
+	MOVQ 104(DI), R12
 
 columns:
 	LEAQ       (R9)(DX*1), R10
 	PREFETCHT0 (R9)(SI*1)
 	PREFETCHT0 (R10)(SI*1)
-	VMOVUPS    (R9), Z2
-	VMOVUPS    (R10), Z3
-	VPADDD     Z1, Z2, Z4
-	VPANDD     Z0, Z4, Z4
+	VMULPS     (R9), Z2, Z3
+	VMULPS     (R10), Z2, Z4
 	VPADDD     Z1, Z3, Z5
 	VPANDD     Z0, Z5, Z5
-	VSUBPS     Z4, Z2, Z2
+	VPADDD     Z1, Z4, Z6
+	VPANDD     Z0, Z6, Z6
 	VSUBPS     Z5, Z3, Z3
-	VPSRLD     $0x10, Z4, Z4
-	VPTERNLOGD $0xf8, Z0, Z5, Z4
-	VMOVUPS    Z4, (R11)
-	VPADDD     Z1, Z2, Z4
-	VPANDD     Z0, Z4, Z4
+	VSUBPS     Z6, Z4, Z4
+	VPSRLD     $0x10, Z5, Z5
+	VPTERNLOGD $0xf8, Z0, Z6, Z5
+	VMOVUPS    Z5, (R11)
 	VPADDD     Z1, Z3, Z5
 	VPANDD     Z0, Z5, Z5
-	VSUBPS     Z4, Z2, Z2
+	VPADDD     Z1, Z4, Z6
+	VPANDD     Z0, Z6, Z6
 	VSUBPS     Z5, Z3, Z3
-	VPSRLD     $0x10, Z4, Z4
-	VPTERNLOGD $0xf8, Z0, Z5, Z4
-	VMOVUPS    Z4, (R11)(R8*1)
-	VPSRLD     $0x10, Z2, Z2
-	VPTERNLOGD $0xf8, Z0, Z3, Z2
-	VMOVUPS    Z2, (R11)(R8*2)
+	VSUBPS     Z6, Z4, Z4
+	VPSRLD     $0x10, Z5, Z5
+	VPTERNLOGD $0xf8, Z0, Z6, Z5
+	VMOVUPS    Z5, (R11)(R8*1)
+	VPSRLD     $0x10, Z3, Z3
+	VPTERNLOGD $0xf8, Z0, Z4, Z3
+	VMOVUPS    Z3, (R11)(R8*2)
 	ADDQ       32(DI), R9
 	ADDQ       56(DI), R11
 	DECQ       R12

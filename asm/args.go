@@ -246,7 +246,7 @@ type DotPackArgs struct {
 	Cols      int            // > 0, any
 }
 
-// SplitArgs: a number becomes the sum of N bf16, its parts, the first the nearest bf16, each next one the
+// SplitArgs: a number, times Scale, becomes the sum of N bf16, its parts, the first the nearest bf16, each next one the
 // nearest to what is left: N is 3 for float32, 2 for float16, 1 for bf16, and nothing is left but what
 // lies below 2^-133. Vectors of 16, in pairs:
 //
@@ -261,9 +261,10 @@ type SplitArgs struct {
 	SrcStride, SrcStep, SrcSkip int
 	DstStride, DstStep, DstSkip int
 	PartStride                  int
-	Prefetch                    int // bytes ahead
-	Rows                        int // > 0
-	Cols                        int // > 0
+	Prefetch                    int     // bytes ahead
+	Scale                       float32 // float32 only
+	Rows                        int     // > 0
+	Cols                        int     // > 0
 }
 
 // ConvertArgs: rows of float32, scaled, with zeros up to a multiple of 16 columns.

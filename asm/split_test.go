@@ -78,7 +78,7 @@ func amxSplit(t *testing.T, k asm.Kernel, rows, cols int, apart bool, gap int) {
 		width, n = asm.Lane*cols, 2*rows
 	}
 	src := newSource(uint64(cols)).matrix(t, k.Type, n, width, gap)
-	a := asm.SplitArgs{Src: src.pointer(), Rows: rows, Cols: cols, SrcStride: src.stride, Prefetch: 4096}
+	a := asm.SplitArgs{Src: src.pointer(), Rows: rows, Cols: cols, SrcStride: src.stride, Prefetch: 4096, Scale: 1}
 	// Parts one after another for each vector, or for each 16 rows.
 	vector := 4 * asm.Lane
 	if apart {
@@ -155,7 +155,7 @@ func splitOne(t *testing.T, k asm.Kernel, x float32) []pair {
 	t.Helper()
 	src := guard.ReadOnly(t, slices.Concat(make([]float32, asm.Lane), slices.Repeat([]float32{x}, asm.Lane)))
 	dst := guard.Slice[pair](t, 3*asm.Lane)
-	asm.AMXSplit(k.ID, &asm.SplitArgs{Src: unsafe.Pointer(&src[0]), Dst: unsafe.Pointer(&dst[0]), Delta: 4 * asm.Lane, PartStride: 4 * asm.Lane, Rows: 1, Cols: 1})
+	asm.AMXSplit(k.ID, &asm.SplitArgs{Src: unsafe.Pointer(&src[0]), Dst: unsafe.Pointer(&dst[0]), Delta: 4 * asm.Lane, PartStride: 4 * asm.Lane, Scale: 1, Rows: 1, Cols: 1})
 	return []pair{dst[0], dst[asm.Lane], dst[2*asm.Lane]}
 }
 

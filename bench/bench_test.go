@@ -45,14 +45,13 @@ func benchmarkCase(b *testing.B, c Case) {
 	r, err := newRunner(c, nil)
 	require.NoError(b, err)
 	defer r.close()
-	peak, bandwidth := r.limits()
+	peak, bandwidth := r.meter.peakGFLOPS(), r.bandwidth()
 	b.SetBytes(r.c.Bytes())
 	for b.Loop() {
 		r.mustRun()
 	}
-	t := timing{ns: float64(b.Elapsed()) / float64(b.N)}
-	p, bw := r.limits()
-	x := r.result(t, max(peak, p), max(bandwidth, bw))
+	t := timing{ns: float64(b.Elapsed()) / float64(b.N), peak: max(peak, r.meter.peakGFLOPS())}
+	x := r.result(t, max(bandwidth, r.bandwidth()))
 	b.ReportMetric(x.GFLOPS, "GFLOP/s")
 	b.ReportMetric(x.OfBound, "of_bound")
 }

@@ -19,9 +19,10 @@
 //
 // Shared machines drift and are interrupted, so a figure is only worth what the limits
 // beside it are. A measurement is an odd number of rounds. Each round takes some
-// samples of the limits, of attention, and of the limits again, and of each the
-// best: interruptions only ever add time, and what is compared with a best has to
-// be one. The round reported is the one with the median share of its bound; all
+// samples of attention, with the peak before and after each, since the clock may change with every one
+// of them, and the bandwidth before and after all. Of the samples, of the two limits beside one and of
+// the few tries of each limit the best counts: interruptions only ever add time, and what is compared with a best
+// has to be one. The round reported is the one with the median share of its bound; all
 // numbers of a Result come from this one round.
 //
 // Where other work takes the CPUs for good, no sample is clean: Result.CPUShare tells.

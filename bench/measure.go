@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -85,10 +84,9 @@ func Measure(ctx context.Context, c Case, o Options) (Result, error) {
 		if err := ctx.Err(); err != nil {
 			return Result{}, fmt.Errorf("bench: after %d of %d rounds: %w", i, n, err)
 		}
-		peak, bandwidth := r.limits()
-		x := r.sample()
-		p, b := r.limits()
-		rounds = append(rounds, r.result(x, max(peak, p), max(bandwidth, b)))
+		before := r.bandwidth()
+		x := r.sample(before)
+		rounds = append(rounds, r.result(x, max(before, r.bandwidth())))
 	}
 	return r.medianRound(rounds), nil
 }
@@ -123,16 +121,16 @@ func Compare(ctx context.Context, c Case, o Options) (Comparison, error) {
 		if err := ctx.Err(); err != nil {
 			return Comparison{}, fmt.Errorf("bench: after %d of %d rounds: %w", i, n, err)
 		}
-		peak, bandwidth := r.limits()
+		before := r.bandwidth()
 		var timed [2]timing
 		for j := range 2 {
 			k := (i + j) % 2 // each is the first in turn
 			r.plan = plans[k]
-			timed[k] = r.sample()
+			timed[k] = r.sample(before)
 		}
-		p, b := r.limits()
+		bandwidth := max(before, r.bandwidth())
 		for k := range rounds {
-			rounds[k] = append(rounds[k], r.result(timed[k], max(peak, p), max(bandwidth, b)))
+			rounds[k] = append(rounds[k], r.result(timed[k], bandwidth))
 		}
 		gains = append(gains, timed[0].ns/timed[1].ns)
 	}
@@ -241,33 +239,33 @@ func (r *runner) mustRun() {
 	}
 }
 
-// limits samples the peak, and the bandwidth of reading K and V where they lie.
-func (r *runner) limits() (peak, bandwidth float64) {
-	return r.meter.peakGFLOPS(), r.meter.bandwidthGBs(kernels.F32, r.memory...)
-}
+// bandwidth samples that of reading K and V where they lie.
+func (r *runner) bandwidth() float64 { return r.meter.bandwidthGBs(kernels.F32, r.memory...) }
 
-// timing is one run.
+// timing is one run, the best of some samples: that with the greatest share of its bound, since the clock
+// may change from one to the next.
 type timing struct {
-	ns    float64 // the best of some samples
-	share float64 // of the CPUs, that all of them had
+	ns    float64
+	peak  float64 // GFLOP/s, the greater of those before and after the best
 	width float64 // of the cores, beside the best
+	share float64 // of the CPUs, that all of them had
 }
 
-func (r *runner) sample() timing {
-	x := timing{ns: math.Inf(1)}
+func (r *runner) sample(bandwidth float64) timing {
+	x, best := timing{}, 0.0
 	start, cpu := time.Now(), cpuTime()
-	before := r.width()
+	peak, width := r.meter.peakGFLOPS(), r.width()
 	batch := func(n int) {
 		start := time.Now()
 		for range n {
 			r.mustRun()
 		}
 		ns := float64(time.Since(start)) / float64(n)
-		after := r.width()
-		if ns < x.ns {
-			x.ns, x.width = ns, min(before, after)
+		w, p := r.width(), r.meter.peakGFLOPS()
+		if bound, _ := r.c.Limit(max(peak, p), bandwidth); bound/ns > best {
+			best, x = bound/ns, timing{ns: ns, peak: max(peak, p), width: min(width, w)}
 		}
-		before = after
+		peak, width = p, w
 	}
 	batch(1)
 	n, count := max(1, int(float64(minSample)/max(x.ns, 1))), shortSamples
@@ -288,12 +286,12 @@ func (r *runner) width() float64 {
 	return w
 }
 
-func (r *runner) result(t timing, peak, bandwidth float64) Result {
+func (r *runner) result(t timing, bandwidth float64) Result {
 	x := Result{
 		Case: r.c, CPU: kernels.Host().CPU, NS: t.ns, GFLOPS: float64(r.c.Flops()) / t.ns, Bytes: r.c.Bytes(),
-		PeakGFLOPS: peak, BandwidthGBs: bandwidth, CPUShare: t.share, CoreWidth: t.width,
+		PeakGFLOPS: t.peak, BandwidthGBs: bandwidth, CPUShare: t.share, CoreWidth: t.width,
 	}
-	x.BoundNS, x.Bound = r.c.Limit(peak, bandwidth)
+	x.BoundNS, x.Bound = r.c.Limit(t.peak, bandwidth)
 	x.OfBound = x.BoundNS / t.ns
 	return x
 }

@@ -51,14 +51,9 @@ func (f *amxFamily) add(op asm.Op, k kernel) {
 	}
 }
 
-// amxKeys is the number of keys of an S tile of a precision. bf16: 512, although S no longer fits L1, since
-// each call configures the tile registers and reads and writes O.
-func amxKeys(precision DType) int {
-	if precision == BF16 {
-		return 512
-	}
-	return 256
-}
+// amxKeys is the number of keys of an S tile: 512, although S no longer fits L1, since each call
+// configures the tile registers and reads and writes O.
+const amxKeys = 512
 
 // amxParts is how many bf16 a number of Q and P, of K and of V is made of.
 type amxParts struct{ query, key, value int }
@@ -76,12 +71,12 @@ func (p *Plan) amxSizes(rows, keys int) sizes {
 	return sizes{
 		panels: keys * pairs * parts.key, values: keys / 2 * up(p.vd, dotKeys) * parts.value, query: rows * pairs * parts.query,
 		stage:  height * max((2+parts.key)*pairs, p.vd),
-		scores: max(keys*height, min(keys, amxKeys(p.config.Precision))/2*height*parts.query),
+		scores: max(keys*height, min(keys, amxKeys)/2*height*parts.query),
 	}
 }
 
 // manyAMX is many by AMX. While a block of K and V is in L2, each row tile goes through all of it,
-// so that its O stays in L1.
+// so that its O stays in L1, where it is cleared first and finished last, and Q packed.
 func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
 	height, cols, pairs, k, parts := c.tile.rows, c.tile.cols, p.pairs(), &p.variant.amx, p.amxParts()
 	products, weights, dotted := &k.parts, w.otherScores, p.config.Precision == BF16
@@ -90,17 +85,10 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 	}
 	plain := p.softcap == 0 && p.slopes == nil && s.Bias == nil && s.Mask == nil
 	width := pairs * parts.query
-	for row := 0; row < it.rows; row += height {
-		if packed := w.query[row*width:][:height*width]; dotted {
-			p.dotQuery(w, s, it, row, height, packed)
-		} else {
-			p.splitQuery(w, s, it, row, height, packed)
-		}
-	}
 	b := &w.value
 	b.OStride, b.Cols, b.P = p.vd*4, p.vd, &weights[0]
-	most := amxKeys(p.config.Precision)
-	for key, n := s.firstKey(it), 0; key < it.key1; key += n {
+	start := s.firstKey(it)
+	for key, n := start, 0; key < it.key1; key += n {
 		n = s.contiguous(key, min(c.KeyBlock, it.key1-key))
 		if dotted {
 			p.amxBlock(w, c, s, it.kvHead, key, n)
@@ -110,8 +98,16 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 		b.VStride = amxPanel(n) * parts.value * 4
 		for row := 0; row < it.rows; row += height {
 			rows := min(height, it.rows-row)
-			for first := 0; first < n; first += most {
-				keys := min(most, n-first)
+			if key == start {
+				clear(o[row*p.vd:][:height*p.vd])
+				if packed := w.query[row*width:][:height*width]; dotted {
+					p.dotQuery(w, s, it, row, height, packed)
+				} else {
+					p.splitQuery(w, s, it, row, height, packed)
+				}
+			}
+			for first := 0; first < n; first += amxKeys {
+				keys := min(amxKeys, n-first)
 				lo, hi := p.bounds(w, s, it.row+row, rows, height, key+first, keys)
 				if lo >= hi {
 					continue
@@ -153,7 +149,14 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 					products.value[p.config.Value].amxSplitValue(b)
 				}
 			}
+			if key+n == it.key1 && it.group < 0 {
+				p.finish(w, s, it, row, rows, o, m, l)
+			}
 		}
+	}
+	if start >= it.key1 { // rows that see nothing, never a split
+		clear(o)
+		p.finish(w, s, it, 0, it.rows, o, m, l)
 	}
 }
 

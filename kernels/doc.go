@@ -32,9 +32,9 @@
 // exact below 2^24. The tolerance that every variant is tested against is
 // ref.Result.Tolerance.
 //
-// The variant [AMX] multiplies float32 as sums of three bf16, float16 of two (Henry, Tang and Heinecke,
-// arXiv 1904.06376), and leaves out products below 2^-24 of the whole: as precise as other variants,
-// but what lies below 2^-126 of a number, its parts, or a sum, is lost.
+// The tile 32x32 of the variant [AMX] multiplies a float32 as the sum of three bf16, a float16 as that
+// of two (Henry, Tang and Heinecke, arXiv 1904.06376), and leaves out products below 2^-24 of the whole. It is
+// as precise as other tiles, but for what lies below 2^-126: that of a number, a product or a sum is lost.
 //
 // With Config.Precision = BF16 the weights of the softmax are rounded to bf16, to nearest
 // (by AMX up to 2 % of the distance between neighbors), and so is the sum that divides them:

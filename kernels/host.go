@@ -27,7 +27,6 @@ type Caches struct {
 type HostInfo struct {
 	CPU      string   `json:"cpu"`
 	CPUs     int      `json:"cpus"`     // logical ones of the machine, whatever this process may use
-	SMT      bool     `json:"smt"`      // whether several of them share a core; false where the system does not tell
 	Features []string `json:"features"` // those that kernels require and this CPU and system have
 	Caches   Caches   `json:"caches"`
 }
@@ -35,7 +34,7 @@ type HostInfo struct {
 // Host describes this machine. Sizes of caches that the system does not tell are
 // small guesses.
 var Host = sync.OnceValue(func() HostInfo {
-	h := HostInfo{CPU: cpuName(), CPUs: cpus(), SMT: smt(), Caches: caches()}
+	h := HostInfo{CPU: cpuName(), CPUs: cpus(), Caches: caches()}
 	for _, f := range knownFeatures() {
 		if f.has {
 			h.Features = append(h.Features, f.name)
@@ -140,12 +139,6 @@ func cpus() int {
 		}
 	}
 	return runtime.NumCPU()
-}
-
-// smt is what Linux says.
-func smt() bool {
-	b, err := os.ReadFile("/sys/devices/system/cpu/smt/active")
-	return err == nil && strings.TrimSpace(string(b)) == "1"
 }
 
 // lastCPU is the last of a list of numbers and ranges such as "0-3,8-11"; −1: it is none.

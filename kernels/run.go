@@ -166,7 +166,7 @@ func (r *run) Do(worker, i int) {
 // compute runs an item of one KV head, or of KV heads abreast.
 func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 	few := p.group*s.QueryLen <= c.FewRows
-	many := !few && p.config.Precision != BF16 && !c.tile.amx
+	finishes := !few && (p.config.Precision != BF16 || c.tile.amx)
 	rows, heads := it.rows, 1
 	if it.abreast {
 		heads = it.heads
@@ -180,7 +180,7 @@ func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 		o, m, l = r.o[it.partial*p.vd:], r.m[it.partial:], r.l[it.partial:]
 	}
 	o, m, l = o[:rows*p.vd], m[:rows], l[:rows]
-	if !many {
+	if !finishes {
 		clear(o)
 	}
 	clear(l)
@@ -191,14 +191,14 @@ func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 		p.fewCache(w, c, s, it, o, m, l)
 	} else if few {
 		p.few(w, c, s, it, o, m, l)
-	} else if many {
-		p.many(w, c, s, it, o, m, l)
 	} else if c.tile.amx {
 		p.manyAMX(w, c, s, it, o, m, l)
+	} else if finishes {
+		p.many(w, c, s, it, o, m, l)
 	} else {
 		p.manyDot(w, c, s, it, o, m, l)
 	}
-	if it.group < 0 && many {
+	if it.group < 0 && finishes {
 		return // they are finished
 	}
 	if it.group >= 0 && atomic.AddInt32(&r.groups[it.group].pending, -1) > 0 {

@@ -23,30 +23,42 @@ func (t DType) parts() int {
 
 // splitQuery splits the scaled queries of one row tile: rows, zeros after the last.
 func (p *Plan) splitQuery(w *worker, s *Sequence, it *item, row, height int, dst []float32) {
-	dim := 2 * p.pairs()
+	dim, width := 2*p.pairs(), p.pairs()*F32.parts()
 	rows := min(height, it.rows-row)
+	if q := &s.Query; p.config.Query == F32 && p.config.KeyDim == dim {
+		next := ceil(height, p.group) * q.PosStride * 4 // the tile after this one
+		for done, n := 0, 0; done < rows; done += n {
+			r := it.row + row + done
+			head := r % p.group
+			n = min(rows-done, p.group-head)
+			p.splitRows(w, F32, q.row(it.kvHead*p.group+head, r/p.group), q.HeadStride*4, n, next, p.queryScale, dst[done*width:])
+		}
+		clear(dst[rows*width:])
+		return
+	}
 	clear(w.stage[:height*dim])
 	p.convertScaled(w, s, it, row, rows, dim, w.stage, p.queryScale)
-	p.splitRows(w, F32, unsafe.Pointer(&w.stage[0]), dim*4, height, dst)
+	p.splitRows(w, F32, unsafe.Pointer(&w.stage[0]), dim*4, height, 0, 1, dst)
 }
 
 // splitRows splits rows of so many elements as p.pairs says.
-func (p *Plan) splitRows(w *worker, t DType, src unsafe.Pointer, stride, rows int, dst []float32) {
+func (p *Plan) splitRows(w *worker, t DType, src unsafe.Pointer, stride, rows, prefetch int, scale float32, dst []float32) {
 	a, parts := &w.split, t.parts()
 	*a = asm.SplitArgs{
-		Src: src, Dst: unsafe.Pointer(&dst[0]), Rows: rows, Cols: p.pairs() / asm.Lane,
-		SrcStride: stride, SrcStep: dotKeys * t.size(), Delta: asm.Lane * t.size(), Prefetch: dotKeys * stride,
+		Src: src, Dst: unsafe.Pointer(&dst[0]), Rows: rows, Cols: p.pairs() / asm.Lane, Scale: scale,
+		SrcStride: stride, SrcStep: dotKeys * t.size(), Delta: asm.Lane * t.size(), Prefetch: prefetch,
 		DstStride: p.pairs() * parts * 4, DstStep: line * parts * 4, PartStride: line * 4,
 	}
 	p.variant.amx.split[t].amxSplit(a)
 }
 
-// splitColumns splits pairs of rows 16 apart of so many vectors of columns, to rows of 32 pairs.
+// splitColumns splits pairs of rows 16 apart of so many vectors of columns, to rows of 32 pairs. It prefetches
+// the next 32 rows, or more where these are short.
 func (p *Plan) splitColumns(w *worker, t DType, src unsafe.Pointer, stride, rows, cols int, dst *float32) {
 	a, part := &w.split, asm.Lane*dotKeys*4
 	*a = asm.SplitArgs{
-		Src: src, Dst: unsafe.Pointer(dst), Rows: rows / 2, Cols: cols,
-		SrcStride: stride, SrcStep: asm.Lane * t.size(), Delta: asm.Lane * stride, SrcSkip: asm.Lane * stride, Prefetch: dotKeys * stride,
+		Src: src, Dst: unsafe.Pointer(dst), Rows: rows / 2, Cols: cols, Scale: 1,
+		SrcStride: stride, SrcStep: asm.Lane * t.size(), Delta: asm.Lane * stride, SrcSkip: asm.Lane * stride, Prefetch: max(dotKeys*stride, 8<<10),
 		DstStride: dotKeys * 4, DstStep: line * 4, PartStride: part, DstSkip: (t.parts() - 1) * part,
 	}
 	p.variant.amx.split[t].amxSplit(a)
@@ -80,7 +92,7 @@ func (p *Plan) splitKeys(w *worker, c *recipe, s *Sequence, kvHead, key, n int) 
 			copyRows(rows, dim, from, stride, keys, p.config.KeyDim, t)
 			from, step = unsafe.Pointer(&rows[0]), dim*t.size()
 		}
-		p.splitRows(w, t, from, step, c.tile.cols, parts)
+		p.splitRows(w, t, from, step, c.tile.cols, c.tile.cols*stride, 1, parts)
 		a.Dst = &w.panels[first*width]
 		c.tile.packKey[F32].pack(a)
 	}

@@ -198,9 +198,9 @@ func DefaultTuning(k Case) (Tuning, error) {
 
 func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 	tile := v.tiles[0]
-	if tile.amx && k.Key == F32 && host.SMT {
-		// Beside another thread on the core a tile that is loaded delays the products three times as long: of
-		// float32, which takes six of them, FMAs are faster then (Sapphire Rapids).
+	if tile.amx && (k.Key == F32 || k.Value == F32) {
+		// Six products for one of float32 are 1.4 to 1.9 × as fast as FMAs alone on a core, 0.75 × beside another
+		// thread on it (Sapphire Rapids): that is for the tuner to find out.
 		tile = v.tiles[1]
 	}
 	// Not interleaved: on AVX2 exponentials compete for two load ports (Zen 3), on AVX-512
@@ -243,7 +243,7 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 // other one more, and its tile where it takes over.
 func (t *Tuning) few(v *variant, k Case) {
 	switch {
-	case v.tiles[0].amx && k.Key != F32:
+	case v.tile(t.Tile).amx && k.Key == BF16:
 		t.FewRows = 16 // Sapphire Rapids
 	case v.isa == asm.AVX2 && k.Key != F32, v.isa == asm.AVX512 && k.Key == F32:
 		t.FewRows = 64 // Zen 3; Sapphire Rapids

@@ -24,6 +24,7 @@ type benchCmd struct {
 	BF16     bool          `name:"bf16-dot" help:"Q, K and V in bf16, prefill by dot products of bf16 where the CPU has them; of bound is still relative to float32."`
 	Threads  *int          `placeholder:"N" help:"Threads; 0: all; default 1."`
 	Variant  variantName   `placeholder:"NAME" help:"Measure this variant (see gqa info)."`
+	Tile     string        `placeholder:"NAME" help:"Register tile of many rows instead of the profile's or the default's, such as 32x32, which is AMX (see the README's table of variants)."`
 	Causal   bool          `help:"Causal attention; only the flops of the visible keys count."`
 	Cache    bool          `help:"K and V in a kernels.Cache instead of plain rows."`
 	Patience time.Duration `placeholder:"DURATION" help:"On a shared machine, measure a case for up to so long (30s) until enough rounds had their cores to themselves."`
@@ -147,6 +148,34 @@ func cores(r bench.Result) string {
 	return fmt.Sprintf("%.2f (%d of %d rounds)", r.CoreShare, r.Undisturbed, r.Rounds)
 }
 
+// profile is this host's or, with --tile, one of the defaults with that tile.
+func (c *benchCmd) profile(e *env, cases []bench.Case) (*kernels.Profile, error) {
+	if c.Tile == "" {
+		return e.loadProfile(), nil
+	}
+	variants, err := kernels.Variants()
+	if err != nil {
+		return nil, err
+	}
+	p := &kernels.Profile{Name: "--tile " + c.Tile}
+	for _, x := range cases {
+		if x.Variant == "" {
+			x.Variant = variants[slices.IndexFunc(variants, func(v kernels.Variant) bool { return v.Selected })].Name
+		}
+		k := tuningCase(x)
+		t, err := kernels.DefaultTuning(k)
+		if err != nil {
+			return nil, err
+		}
+		t.Tile = c.Tile
+		if err := t.Validate(k.Variant); err != nil {
+			return nil, fmt.Errorf("--tile: %w", err)
+		}
+		p.Entries = append(p.Entries, kernels.Entry{Case: k, Tuning: t})
+	}
+	return p, nil
+}
+
 func set(value, flag *int) {
 	if flag != nil {
 		*value = *flag
@@ -165,8 +194,12 @@ func (c *benchCmd) Run(e *env, k *kong.Context) error {
 		return err
 	}
 	cases := c.cases()
+	profile, err := c.profile(e, cases)
+	if err != nil {
+		return err
+	}
 	bar := e.progress(int64(len(cases)), "bench")
-	options := bench.Options{Profile: e.loadProfile(), Patience: c.Patience}
+	options := bench.Options{Profile: profile, Patience: c.Patience}
 	var rows []table.Row
 	for _, x := range cases {
 		r, err := bench.Measure(e.ctx, x, options)

@@ -74,6 +74,24 @@ func TestBenchCache(t *testing.T) {
 	require.True(t, r.Cache)
 }
 
+// A tile takes the place of the default's and of a profile's.
+func TestBenchTile(t *testing.T) {
+	hermetic(t)
+	c := benchCmd{Tile: "8x32", Case: "prefill", Variant: kernels.PureGo}
+	p, err := c.profile(nil, c.cases())
+	require.NoError(t, err)
+	require.Len(t, p.Entries, 1)
+	require.Equal(t, "8x32", p.Entries[0].Tuning.Tile)
+	require.True(t, covers(p, c.cases()[0]))
+
+	args := []string{"bench", "--case", "prefill", "--heads", "2", "--kv-heads", "1", "--head-dim", "16", "--q", "64", "--kv", "64", "--json", "--tile"}
+	code, _, stderr := gqa(t, append(args, "8x32", "--variant", "purego")...)
+	require.Equal(t, exitOK, code, stderr)
+	code, _, stderr = gqa(t, append(args, "9x9")...)
+	require.Equal(t, exitError, code)
+	require.Contains(t, stderr, `--tile: Tuning.Tile = "9x9": expected one of`)
+}
+
 func TestBenchCanceled(t *testing.T) {
 	hermetic(t)
 	code, stdout, stderr := gqaContext(t, canceled(t), "bench", "--case", "decode", "--heads", "1", "--kv-heads", "1", "--head-dim", "16", "--kv", "16", "--json")

@@ -76,12 +76,16 @@ func (c *benchCmd) comparePeers(e *env) error {
 
 // compare measures all cases with all peers.
 func (c *benchCmd) compare(e *env, list []peers.Peer) error {
-	s, err := peers.New(list, peers.Options{Rounds: c.Rounds, Profile: e.loadProfile()})
+	cases := c.cases()
+	profile, err := c.profile(e, cases)
+	if err != nil {
+		return err
+	}
+	s, err := peers.New(list, peers.Options{Rounds: c.Rounds, Profile: profile})
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	cases := c.cases()
 	bar := e.progress(int64(len(cases)*len(list)), "bench")
 	var out bytes.Buffer
 	var records []peers.Record

@@ -120,11 +120,16 @@ func (p *pager) measureLimits(ctx context.Context) error {
 
 // covers reports whether a profile has a tuning for a case.
 func covers(profile *kernels.Profile, c bench.Case) bool {
-	want := kernels.Case{
+	want := tuningCase(c)
+	return slices.ContainsFunc(profile.Entries, func(e kernels.Entry) bool { return e.Case == want })
+}
+
+// tuningCase is the case whose tuning a measured one has.
+func tuningCase(c bench.Case) kernels.Case {
+	return kernels.Case{
 		Variant: c.Variant, Group: c.Heads / c.KVHeads, KeyDim: c.HeadDim, ValueDim: c.HeadDim, Key: c.KVDType, Value: c.KVDType,
 		Phase: kernels.PhaseOf(c.Q), Bucket: kernels.BucketOf(c.KV),
 	}
-	return slices.ContainsFunc(profile.Entries, func(e kernels.Entry) bool { return e.Case == want })
 }
 
 // system is the operating system and the architecture.

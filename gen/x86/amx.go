@@ -591,6 +591,11 @@ func (e *emitter) amxSplit() {
 	delta, ahead, partStride := e.param("Delta"), e.param("Prefetch"), e.param("PartStride")
 	p, other, q, left := e.gp("Src, at c"), e.gp("Delta bytes on"), e.gp("Dst, at c"), e.gp("columns left")
 	p0 := e.newParter(true)
+	var scale reg.VecPhysical
+	if e.spec.DType == spec.F32 {
+		scale = e.vec("Scale", 1)[0]
+		e.VBROADCASTSS(e.arg("Scale"), scale)
+	}
 	x, h := e.vec("what is left of both", 2), e.vec("a part of both", 2)
 	e.Label("row")
 	e.MOVQ(src, p)
@@ -600,8 +605,13 @@ func (e *emitter) amxSplit() {
 	e.LEAQ(indexed(p, delta, 1, 0), other)
 	e.PREFETCHT0(indexed(p, ahead, 1, 0))
 	e.PREFETCHT0(indexed(other, ahead, 1, 0))
-	e.loadAs(e.spec.DType, at(p, 0), x[0])
-	e.loadAs(e.spec.DType, at(other, 0), x[1])
+	if scale != nil {
+		e.VMULPS(at(p, 0), scale, x[0])
+		e.VMULPS(at(other, 0), scale, x[1])
+	} else {
+		e.loadAs(e.spec.DType, at(p, 0), x[0])
+		e.loadAs(e.spec.DType, at(other, 0), x[1])
+	}
 	out := []operand.Mem{at(q, 0), indexed(q, partStride, 1, 0), indexed(q, partStride, 2, 0)}
 	for n := range parts - 1 {
 		p0.part(x, h)
