@@ -5,6 +5,7 @@
 // amx_split_bf16_avx512
 //
 //	Dst[r][c][n][i] = (part n of Src[r][c][i], part n of the element Delta bytes on)    n < 1
+//	Adjacent: Dst[r][c][n] = parts n of Src[r][c], parts n of the vector Delta bytes on
 //
 // Step: two vectors: 0 flops, 64 bytes read.
 //
@@ -13,66 +14,114 @@
 //	DI       a
 //	AX       Src
 //	BX       Dst
-//	CX       Rows
-//	DX       Delta
-//	SI       Prefetch
-//	R8       PartStride
+//	CX       Prefetch
+//	DX       PartStride
+//	SI       from c to c + 1 in Dst
+//	R8       from c + 1 to c + 2
 //	R9       Src, at c
 //	R10      Delta bytes on
 //	R11      Dst, at c
 //	R12      columns left
 //	Z0       the bits of a bf16
 //	Z1       half of its last place
-//	Z2–Z3    what is left of both
-//	Z4–Z5    a part of both
+//	Z2       order of pairs
+//	Z3–Z4    what is left of both
+//	Z5–Z6    a part of both
+//	R13      rows done
+
+#include "textflag.h"
 
 // func amx_split_bf16_avx512(a *SplitArgs)
-// Requires: AVX, AVX512F, MMX+
+// Requires: AVX, AVX512BW, AVX512F, MMX+
 TEXT ·amx_split_bf16_avx512(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         (DI), AX
 	MOVQ         8(DI), BX
-	MOVQ         96(DI), CX
-	MOVQ         16(DI), DX
-	MOVQ         80(DI), SI
-	MOVQ         72(DI), R8
+	MOVQ         88(DI), CX
+	MOVQ         80(DI), DX
 	MOVL         $0xffff0000, R13
 	VMOVD        R13, X0
 	VPBROADCASTD X0, Z0
 	MOVL         $0x00008000, R13
 	VMOVD        R13, X1
 	VPBROADCASTD X1, Z1
+	LEAQ         pair_order<>+0(SB), R9
+	CMPB         100(DI), $0x00
+	JEQ          order
+	ADDQ         $0x40, R9
+
+order:
+	VMOVUPS (R9), Z2
+	XORL    R13, R13
 
 row:
 	MOVQ AX, R9
 	MOVQ BX, R11
-	MOVQ 104(DI), R12
+	MOVQ 112(DI), R12
+	MOVQ 56(DI), SI
+	MOVQ 64(DI), R8
 
 columns:
-	LEAQ       (R9)(DX*1), R10
-	PREFETCHT0 (R9)(SI*1)
-	PREFETCHT0 (R10)(SI*1)
-	VPMOVZXWD  (R9), Z2
-	VPSLLD     $0x10, Z2, Z2
-	VPMOVZXWD  (R10), Z3
+	MOVQ       R9, R10
+	ADDQ       16(DI), R10
+	PREFETCHT0 (R9)(CX*1)
+	PREFETCHT0 (R10)(CX*1)
+	VPMOVZXWD  (R9), Z3
 	VPSLLD     $0x10, Z3, Z3
-	VPSRLD     $0x10, Z2, Z2
-	VPTERNLOGD $0xf8, Z0, Z3, Z2
-	VMOVUPS    Z2, (R11)
+	VPMOVZXWD  (R10), Z4
+	VPSLLD     $0x10, Z4, Z4
+	VPERMT2W   Z4, Z2, Z3
+	VMOVUPS    Z3, (R11)
 	ADDQ       32(DI), R9
-	ADDQ       56(DI), R11
+	ADDQ       SI, R11
+	XCHGQ      SI, R8
 	DECQ       R12
 	JNZ        columns
 	ADDQ       24(DI), AX
 	ADDQ       48(DI), BX
-	DECQ       CX
-	JZ         done
-	TESTQ      $+15, CX
+	INCQ       R13
+	CMPQ       R13, 104(DI)
+	JEQ        done
+	TESTQ      $+15, R13
 	JNZ        row
 	ADDQ       40(DI), AX
-	ADDQ       64(DI), BX
+	ADDQ       72(DI), BX
 	JMP        row
 
 done:
 	VZEROUPPER
 	RET
+
+DATA pair_order<>+0(SB)/4, $0x00210001
+DATA pair_order<>+4(SB)/4, $0x00230003
+DATA pair_order<>+8(SB)/4, $0x00250005
+DATA pair_order<>+12(SB)/4, $0x00270007
+DATA pair_order<>+16(SB)/4, $0x00290009
+DATA pair_order<>+20(SB)/4, $0x002b000b
+DATA pair_order<>+24(SB)/4, $0x002d000d
+DATA pair_order<>+28(SB)/4, $0x002f000f
+DATA pair_order<>+32(SB)/4, $0x00310011
+DATA pair_order<>+36(SB)/4, $0x00330013
+DATA pair_order<>+40(SB)/4, $0x00350015
+DATA pair_order<>+44(SB)/4, $0x00370017
+DATA pair_order<>+48(SB)/4, $0x00390019
+DATA pair_order<>+52(SB)/4, $0x003b001b
+DATA pair_order<>+56(SB)/4, $0x003d001d
+DATA pair_order<>+60(SB)/4, $0x003f001f
+DATA pair_order<>+64(SB)/4, $0x00030001
+DATA pair_order<>+68(SB)/4, $0x00070005
+DATA pair_order<>+72(SB)/4, $0x000b0009
+DATA pair_order<>+76(SB)/4, $0x000f000d
+DATA pair_order<>+80(SB)/4, $0x00130011
+DATA pair_order<>+84(SB)/4, $0x00170015
+DATA pair_order<>+88(SB)/4, $0x001b0019
+DATA pair_order<>+92(SB)/4, $0x001f001d
+DATA pair_order<>+96(SB)/4, $0x00230021
+DATA pair_order<>+100(SB)/4, $0x00270025
+DATA pair_order<>+104(SB)/4, $0x002b0029
+DATA pair_order<>+108(SB)/4, $0x002f002d
+DATA pair_order<>+112(SB)/4, $0x00330031
+DATA pair_order<>+116(SB)/4, $0x00370035
+DATA pair_order<>+120(SB)/4, $0x003b0039
+DATA pair_order<>+124(SB)/4, $0x003f003d
+GLOBL pair_order<>(SB), RODATA|NOPTR, $128

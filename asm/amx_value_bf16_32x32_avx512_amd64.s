@@ -47,11 +47,12 @@ TEXT ·amx_value_bf16_32x32_avx512(SB), $128-8
 	// O = Alpha·O, where Alpha is not 1
 	MOVQ   40(DI), AX
 	VCMPPS $0x04, (AX), Z0, K1
-	VCMPPS $0x04, 64(AX), Z0, K2
 	KMOVW  K1, R11
+	VCMPPS $0x04, 64(AX), Z0, K2
 	KMOVW  K2, BX
 	SHLL   $0x10, BX
 	ORL    BX, R11
+	TESTL  R11, R11
 	JZ     products
 
 row:

@@ -252,19 +252,21 @@ type DotPackArgs struct {
 //
 //	Dst[r][c][n][i] = (part n of Src[r][c][i], part n of the element Delta bytes on)    r < Rows, c < Cols, i < 16
 //
-// with r SrcStride and DstStride bytes apart, c SrcStep and DstStep, n PartStride; after every 16 rows
-// SrcSkip and DstSkip more. A NaN or an infinity leaves a NaN or an infinity in some part.
+// or, Adjacent, pairs of neighbors, first those of Src[r][c], then of the vector Delta bytes on,
+// with r SrcStride and DstStride bytes apart, c SrcStep and, in Dst, DstStep from even to odd ones and DstNext from
+// those on, n PartStride; after every 16 rows SrcSkip and DstSkip more. A NaN or an infinity leaves a NaN or an infinity in some part.
 type SplitArgs struct {
-	Src                         unsafe.Pointer
-	Dst                         unsafe.Pointer
-	Delta                       int
-	SrcStride, SrcStep, SrcSkip int
-	DstStride, DstStep, DstSkip int
-	PartStride                  int
-	Prefetch                    int     // bytes ahead
-	Scale                       float32 // float32 only
-	Rows                        int     // > 0
-	Cols                        int     // > 0
+	Src                                  unsafe.Pointer
+	Dst                                  unsafe.Pointer
+	Delta                                int
+	SrcStride, SrcStep, SrcSkip          int
+	DstStride, DstStep, DstNext, DstSkip int
+	PartStride                           int
+	Prefetch                             int     // bytes ahead
+	Scale                                float32 // float32 only
+	Adjacent                             bool
+	Rows                                 int // > 0
+	Cols                                 int // > 0
 }
 
 // ConvertArgs: rows of float32, scaled, with zeros up to a multiple of 16 columns.

@@ -58,7 +58,7 @@ func BenchmarkAMX(b *testing.B) {
 				src, dst := aligned(32*d), aligned(32*d/2*3)
 				a := asm.SplitArgs{
 					Src: unsafe.Pointer(&src[0]), Dst: unsafe.Pointer(&dst[0]), SrcStride: 4 * d, DstStride: 6 * d, Rows: 32, Cols: d / 32,
-					SrcStep: 128, DstStep: 192, Delta: 64, PartStride: 64, Scale: 1,
+					SrcStep: 128, DstStep: 192, DstNext: 192, Delta: 64, PartStride: 64, Scale: 1,
 				}
 				report(b, k.ISA, 32*d, 32*d*4, func() { asm.AMXSplit(k.ID, &a) })
 			})

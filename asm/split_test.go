@@ -57,7 +57,7 @@ func TestAMXSplit(t *testing.T) {
 		t.Run(k.Name, func(t *testing.T) {
 			needs(t, k)
 			for cols := 1; cols <= 3; cols++ {
-				for _, rows := range []int{1, 16, 32, 48} {
+				for _, rows := range []int{1, 16, 24, 32, 48} {
 					for gap := range 2 {
 						amxSplit(t, k, rows, cols, false, 32*gap)
 						if rows%16 == 0 {
@@ -86,12 +86,14 @@ func amxSplit(t *testing.T, k asm.Kernel, rows, cols int, apart bool, gap int) {
 		a.DstStride, a.DstStep = cols*vector+gap, vector
 		a.PartStride = asm.Lane * a.DstStride
 		a.DstSkip = (parts - 1) * a.PartStride
+		a.DstNext = vector + gap
 	} else {
-		a.SrcStep, a.Delta = 2*asm.Lane*size, asm.Lane*size
+		a.SrcStep, a.Delta, a.Adjacent = 2*asm.Lane*size, asm.Lane*size, true
 		a.DstStride, a.DstStep, a.PartStride = cols*parts*vector+gap, parts*vector, vector
+		a.DstNext = parts*vector + gap
 	}
 	at := func(r, c, part int) int {
-		return (r*a.DstStride + r/asm.Lane*a.DstSkip + c*a.DstStep + part*a.PartStride) / 4
+		return (r*a.DstStride + r/asm.Lane*a.DstSkip + (c+1)/2*a.DstStep + c/2*a.DstNext + part*a.PartStride) / 4
 	}
 	dst := guard.Slice[uint32](t, at(rows-1, cols-1, parts-1)+asm.Lane)
 	const untouched = 12345
@@ -104,7 +106,7 @@ func amxSplit(t *testing.T, k asm.Kernel, rows, cols int, apart bool, gap int) {
 		for c := range cols {
 			for i := range asm.Lane {
 				for of := range 2 {
-					row, col := r, 2*asm.Lane*c+asm.Lane*of+i
+					row, col := r, 2*(asm.Lane*c+i)+of
 					if apart {
 						row, col = r/asm.Lane*2*asm.Lane+r%asm.Lane+asm.Lane*of, asm.Lane*c+i
 					}
@@ -177,8 +179,7 @@ func amxSplitScore(t *testing.T, k asm.Kernel, pairs, panels int) {
 	q, keys := rng.numbers(asm.F32, k.Rows, 2*pairs), rng.numbers(k.Type, panels*k.Cols, 2*pairs)
 	// pack is the parts of pairs of elements 16 apart.
 	pack := func(x []float32, d, n int) pair {
-		i := d/asm.Lane*2*asm.Lane + d%asm.Lane
-		return pair(part(x[i], n)) | pair(part(x[i+asm.Lane], n))<<16
+		return pair(part(x[2*d], n)) | pair(part(x[2*d+1], n))<<16
 	}
 	var qq []pair
 	for _, x := range q {

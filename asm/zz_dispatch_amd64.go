@@ -567,6 +567,12 @@ func AMXSplitScore(id ID, a *ScoreArgs) {
 		amx_split_score_f16_32x32_avx512(a)
 	case id_amx_split_score_bf16_32x32_avx512:
 		amx_split_score_bf16_32x32_avx512(a)
+	case id_amx_split_score_f32_16x32_avx512:
+		amx_split_score_f32_16x32_avx512(a)
+	case id_amx_split_score_f16_16x32_avx512:
+		amx_split_score_f16_16x32_avx512(a)
+	case id_amx_split_score_bf16_16x32_avx512:
+		amx_split_score_bf16_16x32_avx512(a)
 	default:
 		panic(noKernel(OpAMXSplitScore, id))
 	}
@@ -577,6 +583,8 @@ func AMXSplitExp(id ID, a *ValueArgs) {
 	switch id {
 	case id_amx_split_exp_f32_32x32_avx512:
 		amx_split_exp_f32_32x32_avx512(a)
+	case id_amx_split_exp_f32_16x32_avx512:
+		amx_split_exp_f32_16x32_avx512(a)
 	default:
 		panic(noKernel(OpAMXSplitExp, id))
 	}
@@ -591,6 +599,12 @@ func AMXSplitValue(id ID, a *ValueArgs) {
 		amx_split_value_f16_32x32_avx512(a)
 	case id_amx_split_value_bf16_32x32_avx512:
 		amx_split_value_bf16_32x32_avx512(a)
+	case id_amx_split_value_f32_16x32_avx512:
+		amx_split_value_f32_16x32_avx512(a)
+	case id_amx_split_value_f16_16x32_avx512:
+		amx_split_value_f16_16x32_avx512(a)
+	case id_amx_split_value_bf16_16x32_avx512:
+		amx_split_value_bf16_16x32_avx512(a)
 	default:
 		panic(noKernel(OpAMXSplitValue, id))
 	}

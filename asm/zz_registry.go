@@ -126,15 +126,22 @@ const (
 	id_amx_pack_bf16_avx512
 	id_amx_peak_bf16_avx512
 	id_amx_split_f32_avx512
+	id_amx_split_f16_avx512
+	id_amx_split_bf16_avx512
 	id_amx_split_score_f32_32x32_avx512
 	id_amx_split_value_f32_32x32_avx512
-	id_amx_split_f16_avx512
 	id_amx_split_score_f16_32x32_avx512
 	id_amx_split_value_f16_32x32_avx512
-	id_amx_split_bf16_avx512
 	id_amx_split_score_bf16_32x32_avx512
 	id_amx_split_value_bf16_32x32_avx512
 	id_amx_split_exp_f32_32x32_avx512
+	id_amx_split_score_f32_16x32_avx512
+	id_amx_split_value_f32_16x32_avx512
+	id_amx_split_score_f16_16x32_avx512
+	id_amx_split_value_f16_16x32_avx512
+	id_amx_split_score_bf16_16x32_avx512
+	id_amx_split_value_bf16_16x32_avx512
+	id_amx_split_exp_f32_16x32_avx512
 	id_lane_score_f32_16x16_avx512
 	id_pack_f32_w16_avx512
 	id_decode_score_f32_1x8_avx512
@@ -476,19 +483,26 @@ func List() []Kernel {
 		{id_amx_score_bf16_32x32_avx512, "amx_score_bf16_32x32_avx512", OpAMXScore, "bf16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 4096, "2d3e38339d18"},
 		{id_amx_maxima_bf16_32x32_avx512, "amx_maxima_bf16_32x32_avx512", OpAMXMaxima, "bf16", "avx512", 32, 32, false, false, []string{"AVX", "AVX512DQ", "AVX512F"}, 512, 2048, "06c692013acd"},
 		{id_amx_exp_bf16_32x32_avx512, "amx_exp_bf16_32x32_avx512", OpAMXExp, "bf16", "avx512", 32, 32, false, false, []string{"AVX", "AVX512BW", "AVX512DQ", "AVX512F", "AVX512_BF16"}, 1792, 512, "f6033e6518c4"},
-		{id_amx_value_bf16_32x32_avx512, "amx_value_bf16_32x32_avx512", OpAMXValue, "bf16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 4096, "54a749c8c43f"},
+		{id_amx_value_bf16_32x32_avx512, "amx_value_bf16_32x32_avx512", OpAMXValue, "bf16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 4096, "4ad5d897a7dc"},
 		{id_amx_pack_bf16_avx512, "amx_pack_bf16_avx512", OpAMXPack, "bf16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 0, 64, "49d9d7b0ea5a"},
 		{id_amx_peak_bf16_avx512, "amx_peak_bf16_avx512", OpAMXPeak, "bf16", "avx512", 0, 0, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX"}, 65536, 0, "e08a091225d2"},
-		{id_amx_split_f32_avx512, "amx_split_f32_avx512", OpAMXSplit, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 0, 128, "e1c329e5de84"},
+		{id_amx_split_f32_avx512, "amx_split_f32_avx512", OpAMXSplit, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 128, "ea9dcd173b82"},
+		{id_amx_split_f16_avx512, "amx_split_f16_avx512", OpAMXSplit, "f16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 64, "26bf129958af"},
+		{id_amx_split_bf16_avx512, "amx_split_bf16_avx512", OpAMXSplit, "bf16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512F"}, 0, 64, "8a70f1e60873"},
 		{id_amx_split_score_f32_32x32_avx512, "amx_split_score_f32_32x32_avx512", OpAMXSplitScore, "f32", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX"}, 65536, 12288, "535876a33e38"},
-		{id_amx_split_value_f32_32x32_avx512, "amx_split_value_f32_32x32_avx512", OpAMXSplitValue, "f32", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 12288, "3d33ab4d6744"},
-		{id_amx_split_f16_avx512, "amx_split_f16_avx512", OpAMXSplit, "f16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 0, 64, "b353977f21a5"},
+		{id_amx_split_value_f32_32x32_avx512, "amx_split_value_f32_32x32_avx512", OpAMXSplitValue, "f32", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 12288, "f52e951ef18f"},
 		{id_amx_split_score_f16_32x32_avx512, "amx_split_score_f16_32x32_avx512", OpAMXSplitScore, "f16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX"}, 65536, 10240, "b649bff8cdc4"},
-		{id_amx_split_value_f16_32x32_avx512, "amx_split_value_f16_32x32_avx512", OpAMXSplitValue, "f16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 10240, "d403f00dbf20"},
-		{id_amx_split_bf16_avx512, "amx_split_bf16_avx512", OpAMXSplit, "bf16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 0, 64, "0efa2d29922e"},
+		{id_amx_split_value_f16_32x32_avx512, "amx_split_value_f16_32x32_avx512", OpAMXSplitValue, "f16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 10240, "76d98b88a104"},
 		{id_amx_split_score_bf16_32x32_avx512, "amx_split_score_bf16_32x32_avx512", OpAMXSplitScore, "bf16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX"}, 65536, 8192, "495890100642"},
-		{id_amx_split_value_bf16_32x32_avx512, "amx_split_value_bf16_32x32_avx512", OpAMXSplitValue, "bf16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 8192, "89c41a13cb1c"},
+		{id_amx_split_value_bf16_32x32_avx512, "amx_split_value_bf16_32x32_avx512", OpAMXSplitValue, "bf16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 8192, "03ee814a9398"},
 		{id_amx_split_exp_f32_32x32_avx512, "amx_split_exp_f32_32x32_avx512", OpAMXSplitExp, "f32", "avx512", 32, 32, false, false, []string{"AVX", "AVX512DQ", "AVX512F"}, 1024, 256, "367e226ea393"},
+		{id_amx_split_score_f32_16x32_avx512, "amx_split_score_f32_16x32_avx512", OpAMXSplitScore, "f32", "avx512", 16, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 32768, 9216, "7160838a8541"},
+		{id_amx_split_value_f32_16x32_avx512, "amx_split_value_f32_16x32_avx512", OpAMXSplitValue, "f32", "avx512", 16, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 32768, 9216, "bd811fa9678d"},
+		{id_amx_split_score_f16_16x32_avx512, "amx_split_score_f16_16x32_avx512", OpAMXSplitScore, "f16", "avx512", 16, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 32768, 7168, "9e3f54865089"},
+		{id_amx_split_value_f16_16x32_avx512, "amx_split_value_f16_16x32_avx512", OpAMXSplitValue, "f16", "avx512", 16, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 32768, 7168, "6dab2ab4cafa"},
+		{id_amx_split_score_bf16_16x32_avx512, "amx_split_score_bf16_16x32_avx512", OpAMXSplitScore, "bf16", "avx512", 16, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 32768, 5120, "ca918a7aa53d"},
+		{id_amx_split_value_bf16_16x32_avx512, "amx_split_value_bf16_16x32_avx512", OpAMXSplitValue, "bf16", "avx512", 16, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 32768, 5120, "bc453e796d88"},
+		{id_amx_split_exp_f32_16x32_avx512, "amx_split_exp_f32_16x32_avx512", OpAMXSplitExp, "f32", "avx512", 16, 32, false, false, []string{"AVX", "AVX512DQ", "AVX512F"}, 1024, 256, "7e780e93cb3c"},
 		{id_lane_score_f32_16x16_avx512, "lane_score_f32_16x16_avx512", OpLaneScore, "f32", "avx512", 16, 16, false, false, []string{"AVX", "AVX512F"}, 512, 128, "0c041ea6eb8d"},
 		{id_pack_f32_w16_avx512, "pack_f32_w16_avx512", OpPack, "f32", "avx512", 0, 16, false, false, []string{"AVX", "AVX512F"}, 0, 1024, "21ce6ebe131c"},
 		{id_decode_score_f32_1x8_avx512, "decode_score_f32_1x8_avx512", OpDecodeScore, "f32", "avx512", 1, 8, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 36, "b2bba8bd7e67"},

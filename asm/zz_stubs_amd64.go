@@ -119,22 +119,22 @@ func amx_peak_bf16_avx512(a *PeakArgs)
 func amx_split_f32_avx512(a *SplitArgs)
 
 //go:noescape
+func amx_split_f16_avx512(a *SplitArgs)
+
+//go:noescape
+func amx_split_bf16_avx512(a *SplitArgs)
+
+//go:noescape
 func amx_split_score_f32_32x32_avx512(a *ScoreArgs)
 
 //go:noescape
 func amx_split_value_f32_32x32_avx512(a *ValueArgs)
 
 //go:noescape
-func amx_split_f16_avx512(a *SplitArgs)
-
-//go:noescape
 func amx_split_score_f16_32x32_avx512(a *ScoreArgs)
 
 //go:noescape
 func amx_split_value_f16_32x32_avx512(a *ValueArgs)
-
-//go:noescape
-func amx_split_bf16_avx512(a *SplitArgs)
 
 //go:noescape
 func amx_split_score_bf16_32x32_avx512(a *ScoreArgs)
@@ -144,6 +144,27 @@ func amx_split_value_bf16_32x32_avx512(a *ValueArgs)
 
 //go:noescape
 func amx_split_exp_f32_32x32_avx512(a *ValueArgs)
+
+//go:noescape
+func amx_split_score_f32_16x32_avx512(a *ScoreArgs)
+
+//go:noescape
+func amx_split_value_f32_16x32_avx512(a *ValueArgs)
+
+//go:noescape
+func amx_split_score_f16_16x32_avx512(a *ScoreArgs)
+
+//go:noescape
+func amx_split_value_f16_16x32_avx512(a *ValueArgs)
+
+//go:noescape
+func amx_split_score_bf16_16x32_avx512(a *ScoreArgs)
+
+//go:noescape
+func amx_split_value_bf16_16x32_avx512(a *ValueArgs)
+
+//go:noescape
+func amx_split_exp_f32_16x32_avx512(a *ValueArgs)
 
 //go:noescape
 func lane_score_f32_16x16_avx512(a *DecodeScoreArgs)

@@ -18,6 +18,7 @@ type amxFamily struct {
 	bf16     amxProducts
 	split    [nTypes]kernel // by DType
 	parts    amxProducts
+	half     amxProducts // of half the rows
 }
 
 // amxProducts is what multiplies: bf16, or parts.
@@ -28,6 +29,10 @@ type amxProducts struct {
 
 // add enters a kernel.
 func (f *amxFamily) add(op asm.Op, k kernel) {
+	parts := &f.parts
+	if k.rows == amxHalf {
+		parts = &f.half
+	}
 	switch op {
 	case asm.OpAMXPack:
 		f.pack = k
@@ -43,13 +48,16 @@ func (f *amxFamily) add(op asm.Op, k kernel) {
 	case asm.OpAMXSplit:
 		f.split[k.dtype] = k
 	case asm.OpAMXSplitScore:
-		f.parts.score[k.dtype] = k
+		parts.score[k.dtype] = k
 	case asm.OpAMXSplitExp:
-		f.parts.exp = k
+		parts.exp = k
 	case asm.OpAMXSplitValue:
-		f.parts.value[k.dtype] = k
+		parts.value[k.dtype] = k
 	}
 }
+
+// amxHalf is the rows of a tile where no more are left.
+const amxHalf = 16
 
 // amxKeys is the number of keys of an S tile: 512, although S no longer fits L1, since each call
 // configures the tile registers and reads and writes O.
@@ -78,10 +86,10 @@ func (p *Plan) amxSizes(rows, keys int) sizes {
 // manyAMX is many by AMX. While a block of K and V is in L2, each row tile goes through all of it,
 // so that its O stays in L1, where it is cleared first and finished last, and Q packed.
 func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
-	height, cols, pairs, k, parts := c.tile.rows, c.tile.cols, p.pairs(), &p.variant.amx, p.amxParts()
-	products, weights, dotted := &k.parts, w.otherScores, p.config.Precision == BF16
+	cols, pairs, k, parts := c.tile.cols, p.pairs(), &p.variant.amx, p.amxParts()
+	weights, dotted := w.otherScores, p.config.Precision == BF16
 	if dotted {
-		products, weights = &k.bf16, w.scores
+		weights = w.scores
 	}
 	plain := p.softcap == 0 && p.slopes == nil && s.Bias == nil && s.Mask == nil
 	width := pairs * parts.query
@@ -96,8 +104,13 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 			p.splitBlock(w, c, s, it.kvHead, key, n)
 		}
 		b.VStride = amxPanel(n) * parts.value * 4
-		for row := 0; row < it.rows; row += height {
-			rows := min(height, it.rows-row)
+		for row, height := 0, c.tile.rows; row < it.rows; row += height {
+			products, rows := &k.parts, min(height, it.rows-row)
+			if dotted {
+				products = &k.bf16
+			} else if rows <= amxHalf {
+				products, height = &k.half, amxHalf
+			}
 			if key == start {
 				clear(o[row*p.vd:][:height*p.vd])
 				if packed := w.query[row*width:][:height*width]; dotted {
@@ -133,7 +146,7 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 				blocks := a.Panels * (cols / asm.Lane)
 				p.prepare(w, s, it.kvHead, tileArgs{it.row + row, rows, height, key + first + lo, hi - lo}, m[row:], l[row:])
 				w.softmax.Blocks, w.softmax.Pending, w.softmax.Scale = blocks, &w.pending[0], rest
-				if whole {
+				if whole && height == c.tile.rows {
 					k.maxima.amxMaxima(&w.softmax)
 				} else {
 					p.variant.maxima.maxima(&w.softmax)

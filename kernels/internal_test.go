@@ -87,9 +87,9 @@ func TestVariantsAreComplete(t *testing.T) {
 			}
 			if v.name == AMX {
 				f := &v.amx
-				list := []kernel{f.maxima, f.pack, f.bf16.score[BF16], f.bf16.exp, f.bf16.value[BF16], f.parts.exp, f.tile.packKey[F32]}
+				list := []kernel{f.maxima, f.pack, f.bf16.score[BF16], f.bf16.exp, f.bf16.value[BF16], f.parts.exp, f.half.exp, f.tile.packKey[F32]}
 				for dt := range DType(nTypes) {
-					list = append(list, f.split[dt], f.parts.score[dt], f.parts.value[dt])
+					list = append(list, f.split[dt], f.parts.score[dt], f.parts.value[dt], f.half.score[dt], f.half.value[dt])
 				}
 				for _, k := range list {
 					set(k, "AMX")

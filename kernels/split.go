@@ -7,8 +7,8 @@ import (
 )
 
 // This file packs Q, K and V for products of AMX tiles in float32: every number becomes the sum of one to
-// three bf16, its parts. Those of 16 pairs lie one after another; a pair is elements d and d + 16 of
-// Q and K, keys k and k + 16 of V, so that no operation has to move elements across a vector.
+// three bf16, its parts. Those of 16 pairs lie one after another; a pair is neighbors of
+// Q and K, keys k and k + 16 of V.
 
 // parts is how many bf16 a number of the type is the sum of.
 func (t DType) parts() int {
@@ -45,21 +45,9 @@ func (p *Plan) splitQuery(w *worker, s *Sequence, it *item, row, height int, dst
 func (p *Plan) splitRows(w *worker, t DType, src unsafe.Pointer, stride, rows, prefetch int, scale float32, dst []float32) {
 	a, parts := &w.split, t.parts()
 	*a = asm.SplitArgs{
-		Src: src, Dst: unsafe.Pointer(&dst[0]), Rows: rows, Cols: p.pairs() / asm.Lane, Scale: scale,
+		Src: src, Dst: unsafe.Pointer(&dst[0]), Rows: rows, Cols: p.pairs() / asm.Lane, Scale: scale, Adjacent: true,
 		SrcStride: stride, SrcStep: dotKeys * t.size(), Delta: asm.Lane * t.size(), Prefetch: prefetch,
-		DstStride: p.pairs() * parts * 4, DstStep: line * parts * 4, PartStride: line * 4,
-	}
-	p.variant.amx.split[t].amxSplit(a)
-}
-
-// splitColumns splits pairs of rows 16 apart of so many vectors of columns, to rows of 32 pairs. It prefetches
-// the next 32 rows, or more where these are short.
-func (p *Plan) splitColumns(w *worker, t DType, src unsafe.Pointer, stride, rows, cols int, dst *float32) {
-	a, part := &w.split, asm.Lane*dotKeys*4
-	*a = asm.SplitArgs{
-		Src: src, Dst: unsafe.Pointer(dst), Rows: rows / 2, Cols: cols, Scale: 1,
-		SrcStride: stride, SrcStep: asm.Lane * t.size(), Delta: asm.Lane * stride, SrcSkip: asm.Lane * stride, Prefetch: max(dotKeys*stride, 8<<10),
-		DstStride: dotKeys * 4, DstStep: line * 4, PartStride: part, DstSkip: (t.parts() - 1) * part,
+		DstStride: p.pairs() * parts * 4, DstStep: line * parts * 4, DstNext: line * parts * 4, PartStride: line * 4,
 	}
 	p.variant.amx.split[t].amxSplit(a)
 }
@@ -68,7 +56,11 @@ func (p *Plan) splitColumns(w *worker, t DType, src unsafe.Pointer, stride, rows
 func (p *Plan) splitBlock(w *worker, c *recipe, s *Sequence, kvHead, key, n int) {
 	t := p.config.Value
 	if s.Cache == nil {
-		p.splitKeys(w, c, s, kvHead, key, n)
+		if p.config.Key == BF16 {
+			p.dotKeys(w, c, s, kvHead, key, n)
+		} else {
+			p.splitKeys(w, c, s, kvHead, key, n)
+		}
 		p.splitValues(w, s.Value.row(kvHead, key), s.Value.PosStride*t.size(), n, 0, p.config.ValueDim)
 		return
 	}
@@ -107,17 +99,19 @@ func copyRows(dst []float32, width int, src unsafe.Pointer, stride, rows, dim in
 	}
 }
 
-// splitValues packs n rows of some columns of V, zeros after the last up to a multiple of 32.
+// splitValues packs n rows of some columns of V, zeros after the last up to a multiple of 32. It prefetches
+// the next 32 rows, or more where these are short.
 func (p *Plan) splitValues(w *worker, src unsafe.Pointer, stride, n, first, cols int) {
 	t := p.config.Value
-	panel, width := amxPanel(n)*t.parts(), pad(cols)
+	panel, width, part := amxPanel(n)*t.parts(), pad(cols), asm.Lane*dotKeys*4
 	split := func(src unsafe.Pointer, stride, key, rows int) {
-		for j := 0; j < width; {
-			at := first + j
-			vectors := min(width-j, dotKeys-at%dotKeys) / asm.Lane
-			p.splitColumns(w, t, unsafe.Add(src, j*t.size()), stride, rows, vectors, &w.values[at/dotKeys*panel+key/2*dotKeys*t.parts()+at%dotKeys])
-			j += vectors * asm.Lane
+		a := &w.split
+		*a = asm.SplitArgs{
+			Src: src, Dst: unsafe.Pointer(&w.values[first/dotKeys*panel+key/2*dotKeys*t.parts()+first%dotKeys]), Rows: rows / 2, Cols: width / asm.Lane, Scale: 1,
+			SrcStride: stride, SrcStep: asm.Lane * t.size(), Delta: asm.Lane * stride, SrcSkip: asm.Lane * stride, Prefetch: max(dotKeys*stride, 8<<10),
+			DstStride: dotKeys * 4, DstStep: line * 4, DstNext: (panel - line) * 4, PartStride: part, DstSkip: (t.parts() - 1) * part,
 		}
+		p.variant.amx.split[t].amxSplit(a)
 	}
 	whole := 0
 	if cols == width {
@@ -131,21 +125,22 @@ func (p *Plan) splitValues(w *worker, src unsafe.Pointer, stride, n, first, cols
 	}
 }
 
-// splitCacheKeys packs K from a cache. What lies in the last panel beyond the keys is not defined.
+// splitCacheKeys packs K from a cache, in pairs of rows that lie side by side. What lies in the last panel
+// beyond the keys is not defined.
 func (p *Plan) splitCacheKeys(w *worker, c *recipe, s *Sequence, kvHead, key, n int) {
 	t := p.config.Key
 	k, _ := s.Cache.block(kvHead, key)
-	width, size := p.pairs()*t.parts(), asm.Lane*t.size()
-	whole := p.kd / dotKeys * dotKeys
+	width, row, part := p.pairs()*t.parts(), asm.Lane*t.size(), asm.Lane*dotKeys*4
+	if p.kd < 2*p.pairs() {
+		clear(w.panels[:up(n, c.tile.cols)*width])
+	}
 	for j := 0; j < n; j += asm.Lane {
-		src, dst := unsafe.Add(k, j*p.kd*t.size()), &w.panels[j/c.tile.cols*c.tile.cols*width+j%c.tile.cols]
-		if whole > 0 {
-			p.splitColumns(w, t, src, size, whole, 1, dst)
+		a := &w.split
+		*a = asm.SplitArgs{
+			Src: unsafe.Add(k, j*p.kd*t.size()), Dst: unsafe.Pointer(&w.panels[j/c.tile.cols*c.tile.cols*width+j%c.tile.cols]),
+			Rows: p.kd / 2, Cols: 1, Scale: 1, SrcStride: 2 * row, Delta: row, Prefetch: 2 * p.kd * row,
+			DstStride: dotKeys * 4, PartStride: part, DstSkip: (t.parts() - 1) * part,
 		}
-		if whole < p.kd {
-			copyRows(w.stage[:dotKeys*asm.Lane], asm.Lane, unsafe.Add(src, whole*size), size, asm.Lane, asm.Lane, t)
-			at := unsafe.Add(unsafe.Pointer(dst), whole/2*t.parts()*dotKeys*4)
-			p.splitColumns(w, t, unsafe.Pointer(&w.stage[0]), size, dotKeys, 1, (*float32)(at))
-		}
+		p.variant.amx.split[t].amxSplit(a)
 	}
 }

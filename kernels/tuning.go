@@ -245,6 +245,8 @@ func (t *Tuning) few(v *variant, k Case) {
 	switch {
 	case v.tile(t.Tile).amx && k.Key == BF16:
 		t.FewRows = 16 // Sapphire Rapids
+	case v.tile(t.Tile).amx:
+		t.FewRows = 40 // likewise
 	case v.isa == asm.AVX2 && k.Key != F32, v.isa == asm.AVX512 && k.Key == F32:
 		t.FewRows = 64 // Zen 3; Sapphire Rapids
 	case v.isa == asm.AVX2, v.isa == asm.AVX512:

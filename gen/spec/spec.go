@@ -85,6 +85,9 @@ func (o Op) AMX() bool { return strings.HasPrefix(string(o), "amx_") }
 // AMXTile is the register tile of AMX: four tile registers of sums, two each of rows and columns.
 var AMXTile = Tile{32, 32}
 
+// AMXHalf is that of half the rows, for parts alone.
+var AMXHalf = Tile{16, 32}
+
 // DType is the element type that a kernel reads (Finish: writes).
 type DType string
 
@@ -266,10 +269,14 @@ func List() []Spec {
 			add(AMXPeak, BF16, 0, 0)
 			for _, t := range Inputs {
 				add(AMXSplit, t, 0, 0)
-				add(AMXSplitScore, t, AMXTile.Rows, AMXTile.Cols)
-				add(AMXSplitValue, t, AMXTile.Rows, AMXTile.Cols)
 			}
-			add(AMXSplitExp, F32, AMXTile.Rows, AMXTile.Cols)
+			for _, tile := range []Tile{AMXTile, AMXHalf} {
+				for _, t := range Inputs {
+					add(AMXSplitScore, t, tile.Rows, tile.Cols)
+					add(AMXSplitValue, t, tile.Rows, tile.Cols)
+				}
+				add(AMXSplitExp, F32, tile.Rows, tile.Cols)
+			}
 			pack(F32, AMXTile.Cols)
 		}
 		for _, tile := range set.LaneScore {

@@ -22,7 +22,8 @@ import (
 //
 // All kernels use them alike. A 32 × 32 tile of sums is 2 × 2 registers, which take
 // turns: a product waits for the one before it on the same sums three products long, and
-// each register of factors is loaded once for two products.
+// each register of factors is loaded once for two products. A tile of 16 × 32 is the sum of two such
+// halves, to which the products of parts go in turns.
 
 // tmm is a tile register.
 type tmm int
@@ -38,12 +39,10 @@ var (
 )
 
 const (
-	tileBytes = 16 * 64       // of a register
-	tileBlock = 2 * tileBytes // a block of 16 keys of an S tile of 32 rows
-	tilePair  = 2 * tileBlock // two of them
-	weight    = 128           // 1 in units of the last place of a bf16 that is 1
-	bf16Bias  = 127 * weight  // the bits of 1 as bf16
-	notEqual  = 4             // of VCMPPS: true of a NaN
+	tileBytes = 16 * 64      // of a register
+	weight    = 128          // 1 in units of the last place of a bf16 that is 1
+	bf16Bias  = 127 * weight // the bits of 1 as bf16
+	notEqual  = 4            // of VCMPPS: true of a NaN
 )
 
 // amx emits an instruction on tile registers, which avo and Go's assembler lack; encoded
@@ -56,10 +55,25 @@ func (e *emitter) amx(name string, operands ...operand.Op) {
 	e.Instruction(&ir.Instruction{Opcode: name, Operands: operands, ISA: []string{isa}})
 }
 
+// halves is the number of tile registers that hold the rows of a tile.
+func (e *emitter) halves() int {
+	if e.spec.Rows == 16 {
+		return 1
+	}
+	return 2
+}
+
+// tileBlock is the bytes of a block of 16 keys of an S tile.
+func (e *emitter) tileBlock() int { return e.halves() * tileBytes }
+
 // tiled begins the use of tile registers, all of the full size; tmp is lost.
 func (e *emitter) tiled(tmp reg.GPPhysical) {
 	for i, x := range tileSums {
-		e.enter(x[0].Asm()+"–"+x[1].Asm(), fmt.Sprintf("sums of rows %d–%d", 16*i, 16*i+15))
+		role := fmt.Sprintf("sums of rows %d–%d", 16*i, 16*i+15)
+		if e.halves() == 1 {
+			role = fmt.Sprintf("sums of rows 0–15, part %d", i)
+		}
+		e.enter(x[0].Asm()+"–"+x[1].Asm(), role)
 	}
 	e.enter("T4–T5", "factors of the rows")
 	e.enter("T6–T7", "factors of the columns")
@@ -100,43 +114,70 @@ func (e *emitter) partProducts() (list [][2]int, rowParts, colParts int) {
 	return list, spec.F32.Parts(), colParts
 }
 
-// tileProducts adds the products of both halves of rows with halves of columns, of 16 pairs, to
+// tileProducts adds the products of rows with halves of columns, of 16 pairs, to
 // their sums; row and column are where those of a part and half lie. Each load stands right before
 // its first product: two loads and four products after them take 69 cycles (Sapphire Rapids), so mixed 64.
 func (e *emitter) tileProducts(columns int, row, column func(part, half int) operand.Mem) {
 	list, _, _ := e.partProducts()
-	was := [2]int{-1, -1}
-	for _, parts := range list {
-		newRow, newColumn := parts[0] != was[0], parts[1] != was[1]
-		loadRow := func(i int) {
-			if newRow {
-				e.amx("TILELOADD", row(parts[0], i), tileRows[i])
-			}
+	rows, cols := [2]int{-1, -1}, [2]int{-1, -1} // the parts in tileRows and tileCols
+	loadRow := func(i, half, part int) {
+		if rows[i] != part {
+			e.amx("TILELOADD", row(part, half), tileRows[i])
+			rows[i] = part
 		}
-		loadColumn := func(j int) {
-			if newColumn {
-				e.amx("TILELOADD", column(parts[1], j), tileCols[j])
-			}
+	}
+	loadColumn := func(j, part int) {
+		if cols[j] != part {
+			e.amx("TILELOADD", column(part, j), tileCols[j])
+			cols[j] = part
 		}
-		product := func(i, j int) { e.amx("TDPBF16PS", tileCols[j], tileRows[i], tileSums[i][j]) }
-		if newRow {
+	}
+	product := func(x, i, j int) { e.amx("TDPBF16PS", tileCols[j], tileRows[i], tileSums[x][j]) }
+	for turn, parts := range list {
+		switch {
+		case e.halves() == 1:
+			i := turn % 2
+			if rows[1-i] == parts[0] {
+				i = 1 - i // it is there already
+			}
+			loadRow(i, 0, parts[0])
+			for j := range columns {
+				loadColumn(j, parts[1])
+				product(turn%2, i, j)
+			}
+		case rows[0] != parts[0]:
 			for i := range 2 {
-				loadRow(i)
+				loadRow(i, i, parts[0])
 				for j := range columns {
-					if i == 0 {
-						loadColumn(j)
-					}
-					product(i, j)
+					loadColumn(j, parts[1])
+					product(i, i, j)
 				}
 			}
-		} else {
+		default:
 			for j := range columns {
-				loadColumn(j)
-				product(0, j)
-				product(1, j)
+				loadColumn(j, parts[1])
+				product(0, 0, j)
+				product(1, 1, j)
 			}
 		}
-		was = parts
+	}
+}
+
+// addSums adds the other sums of a tile of 16 rows, by way of the stack, to those that are in memory where element
+// says of a row and 16 columns; next follows a row. Lines is 64, tmp is lost.
+func (e *emitter) addSums(columns int, lines, tmp reg.GPPhysical, element func(r, j int) operand.Mem, next func()) {
+	e.LEAQ(e.sums, tmp)
+	for j := range columns {
+		e.amx("TILESTORED", tileSums[1][j], indexed(tmp, lines, 1, tileBytes*j))
+	}
+	for r := range 16 {
+		for j := range columns {
+			x := e.file[j]
+			e.VMOVUPS(at(tmp, tileBytes*j+64*r), x)
+			e.VADDPS(element(r, j), x, x)
+			e.VMOVUPS(x, element(r, j))
+		}
+		next()
 	}
 }
 
@@ -148,13 +189,17 @@ func (e *emitter) amxScore() {
 	if split {
 		e.maths = `S[j/16][r][j%16] = Σ_d Σ_{n+m≤2} Q[r][d/16][n][d%16]·K[j/32][d/16][m][d%16][j%32]    r < 32, j < 32·Panels, pairs d`
 	}
-	e.step, e.flops, e.bytes = "16 pairs", 2*32*32*32, 2*(rowParts+colParts)*tileBytes
+	e.maths = strings.ReplaceAll(e.maths, "r < 32", "r < "+strconv.Itoa(e.spec.Rows))
+	e.step, e.flops, e.bytes = "16 pairs", 2*e.spec.Rows*32*32, (e.halves()*rowParts+2*colParts)*tileBytes
 
 	q0, k, s, panels := e.gp("Q, rows 0–15, at d"), e.param("K"), e.param("S"), e.param("Panels")
 	q1, d := e.gp("Q, rows 16–31, at d"), e.gp("elements of D left")
 	rowBytes, keyBytes, out := e.gp("bytes of a row of Q"), e.gp("bytes of 32 keys"), e.gp("bytes of 16 keys")
 
 	e.tiled(q0)
+	if e.halves() == 1 {
+		e.sums = e.AllocLocal(2 * tileBytes)
+	}
 	e.MOVQ(e.arg("D"), rowBytes)
 	if rowParts > 1 {
 		e.IMUL3Q(imm(4*rowParts), rowBytes, rowBytes)
@@ -188,12 +233,15 @@ func (e *emitter) amxScore() {
 	e.ADDQ(imm(step), k)
 	e.SUBQ(imm(lane), d)
 	e.JNZ(operand.LabelRef("pairs"))
-	for i, row := range tileSums {
-		for j, sums := range row {
-			e.amx("TILESTORED", sums, indexed(s, out, 1, tileBlock*j+tileBytes*i))
+	for i := range e.halves() {
+		for j, sums := range tileSums[i] {
+			e.amx("TILESTORED", sums, indexed(s, out, 1, e.tileBlock()*j+tileBytes*i))
 		}
 	}
-	e.ADDQ(imm(tilePair), s)
+	if e.halves() == 1 {
+		e.addSums(2, out, q0, func(r, j int) operand.Mem { return at(s, tileBytes*j+64*r) }, func() {})
+	}
+	e.ADDQ(imm(2*e.tileBlock()), s)
 	e.DECQ(panels)
 	e.JNZ(operand.LabelRef("panel"))
 	if !split {
@@ -213,12 +261,12 @@ func (e *emitter) scaleScores(s, panels, one reg.GPPhysical) {
 	e.MOVQ(e.arg("Panels"), panels)
 	e.MOVQ(e.arg("S"), s)
 	e.Label("scale")
-	for i := range tilePair / 64 {
+	for i := range 2 * e.tileBlock() / 64 {
 		x := tmp[i%len(tmp)]
 		e.VMULPS(at(s, 64*i), scale, x)
 		e.VMOVUPS(x, at(s, 64*i))
 	}
-	e.ADDQ(imm(tilePair), s)
+	e.ADDQ(imm(2*e.tileBlock()), s)
 	e.DECQ(panels)
 	e.JNZ(operand.LabelRef("scale"))
 	e.Label("done")
@@ -261,7 +309,7 @@ L[r] += Σ P[r]`
 		for half := range 2 {
 			i := 2*r + half
 			e.VMOVUPS(at(pending, 128*r), x[i])
-			e.VFMADD231PS(at(s, tileBlock*half+64*r), scale, x[i])
+			e.VFMADD231PS(at(s, e.tileBlock()*half+64*r), scale, x[i])
 		}
 	}
 	for i := range x {
@@ -299,7 +347,7 @@ L[r] += Σ P[r]`
 	e.ADDQ(operand.I32(128*group), pending)
 	e.DECQ(rows)
 	e.JNZ(operand.LabelRef("rows"))
-	e.ADDQ(imm(tileBlock), s)
+	e.ADDQ(imm(e.tileBlock()), s)
 	e.SUBQ(imm(2), keys)
 	e.JNZ(operand.LabelRef("keys"))
 
@@ -358,7 +406,8 @@ func (e *emitter) amxValue() {
 	if e.spec.Op.Split() {
 		e.maths = "O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} Σ_{n+m≤2} P[k/16][n][r][k%16]·V[c/32][k/16][m][k%16][c%32]    r < 32, c < Cols, pairs k"
 	}
-	e.step, e.flops, e.bytes = "16 pairs of keys", 2*32*32*32, 2*(rowParts+colParts)*tileBytes
+	e.maths = strings.ReplaceAll(e.maths, "r < 32", "r < "+strconv.Itoa(e.spec.Rows))
+	e.step, e.flops, e.bytes = "16 pairs of keys", 2*e.spec.Rows*32*32, (e.halves()*rowParts+2*colParts)*tileBytes
 
 	p, v, keys := e.gp("P, at key; Alpha"), e.gp("V, at key; a row of O"), e.gp("keys left; columns left")
 	v0, o, left := e.param("V"), e.param("O"), e.param("Cols")
@@ -368,11 +417,14 @@ func (e *emitter) amxValue() {
 	e.note("O = Alpha·O, where Alpha is not 1")
 	e.MOVQ(e.arg("Alpha"), p)
 	e.VCMPPS(operand.Imm(notEqual), at(p, 0), one, reg.K1)
-	e.VCMPPS(operand.Imm(notEqual), at(p, 64), one, reg.K2)
 	e.KMOVW(reg.K1, out.As32())
-	e.KMOVW(reg.K2, v.As32())
-	e.SHLL(operand.Imm(16), v.As32())
-	e.ORL(v.As32(), out.As32())
+	if e.halves() == 2 {
+		e.VCMPPS(operand.Imm(notEqual), at(p, 64), one, reg.K2)
+		e.KMOVW(reg.K2, v.As32())
+		e.SHLL(operand.Imm(16), v.As32())
+		e.ORL(v.As32(), out.As32())
+	}
+	e.TESTL(out.As32(), out.As32())
 	e.JZ(operand.LabelRef("products"))
 	e.Label("row")
 	e.BSFL(out.As32(), v.As32())
@@ -392,22 +444,32 @@ func (e *emitter) amxValue() {
 
 	e.Label("products")
 	e.tiled(p)
+	if e.halves() == 1 {
+		e.sums = e.AllocLocal(2 * tileBytes)
+	}
 	e.MOVQ(operand.I32(64), out)
 	e.MOVQ(operand.I32(128), stride)
 	pass := func(width int) {
 		name, halves := fmt.Sprintf("_%d", width), width/lane
 		// each calls f with the sums and where they are in O.
 		each := func(f func(x tmm, m operand.Mem)) {
-			e.MOVQ(oStride, v)
-			e.SHLQ(operand.Imm(4), v)
-			e.ADDQ(o, v)
-			for i, rows := range []reg.GPPhysical{o, v} {
+			if e.halves() == 2 {
+				e.MOVQ(oStride, v)
+				e.SHLQ(operand.Imm(4), v)
+				e.ADDQ(o, v)
+			}
+			for i, rows := range []reg.GPPhysical{o, v}[:e.halves()] {
 				for j := range halves {
 					f(tileSums[i][j], indexed(rows, oStride, 1, 64*j))
 				}
 			}
 		}
 		each(func(x tmm, m operand.Mem) { e.amx("TILELOADD", m, x) })
+		if e.halves() == 1 {
+			for j := range halves {
+				e.amx("TILEZERO", tileSums[1][j])
+			}
+		}
 		e.MOVQ(e.arg("P"), p)
 		e.MOVQ(v0, v)
 		e.MOVQ(e.arg("Keys"), keys)
@@ -417,15 +479,19 @@ func (e *emitter) amxValue() {
 			e.PREFETCHT0(at(v, step+line))
 		}
 		e.tileProducts(halves, func(part, half int) operand.Mem {
-			return indexed(p, out, 1, tileBlock*part+tileBytes*half)
+			return indexed(p, out, 1, e.tileBlock()*part+tileBytes*half)
 		}, func(part, half int) operand.Mem {
 			return indexed(v, stride, 1, 16*128*part+64*half)
 		})
-		e.ADDQ(imm(tileBlock*rowParts), p)
+		e.ADDQ(imm(e.tileBlock()*rowParts), p)
 		e.ADDQ(operand.I32(step), v)
 		e.SUBQ(imm(lane), keys)
 		e.JNZ(operand.LabelRef("keys" + name))
 		each(func(x tmm, m operand.Mem) { e.amx("TILESTORED", x, m) })
+		if e.halves() == 1 {
+			e.MOVQ(o, v)
+			e.addSums(halves, out, p, func(_, j int) operand.Mem { return at(v, 64*j) }, func() { e.ADDQ(oStride, v) })
+		}
 	}
 	e.Label("columns")
 	e.SUBQ(imm(32), left)
@@ -466,7 +532,7 @@ Alpha[r] = 2^(M[r] − m);  L[r] = Alpha[r]·L[r];  M[r] = m`
 		e.VMAXPS(at(p, 64*r), x[r], x[r])
 	}
 	e.Label("next")
-	e.ADDQ(imm(tileBlock), p)
+	e.ADDQ(imm(e.tileBlock()), p)
 	e.DECQ(blocks)
 	e.JNZ(operand.LabelRef("keys"))
 	top := e.acrossRows(x, e.VMAXPS)
@@ -584,25 +650,31 @@ const orAnd = 0xf8 // VPTERNLOGD: dst | (second & first), as Go orders operands
 // amxSplit emits the splitting of vectors into bf16, and the making of pairs.
 func (e *emitter) amxSplit() {
 	parts := e.spec.DType.Parts()
-	e.maths = "Dst[r][c][n][i] = (part n of Src[r][c][i], part n of the element Delta bytes on)    n < " + strconv.Itoa(parts)
+	e.maths = "Dst[r][c][n][i] = (part n of Src[r][c][i], part n of the element Delta bytes on)    n < " + strconv.Itoa(parts) + `
+Adjacent: Dst[r][c][n] = parts n of Src[r][c], parts n of the vector Delta bytes on`
 	e.step, e.flops, e.bytes = "two vectors", 0, 2*lane*e.spec.DType.Size()
 
-	src, dst, rows := e.param("Src"), e.param("Dst"), e.param("Rows")
-	delta, ahead, partStride := e.param("Delta"), e.param("Prefetch"), e.param("PartStride")
+	src, dst, ahead, partStride := e.param("Src"), e.param("Dst"), e.param("Prefetch"), e.param("PartStride")
+	step, next := e.gp("from c to c + 1 in Dst"), e.gp("from c + 1 to c + 2")
 	p, other, q, left := e.gp("Src, at c"), e.gp("Delta bytes on"), e.gp("Dst, at c"), e.gp("columns left")
-	p0 := e.newParter(true)
+	p0, order := e.newParter(true), e.pairOrder(p)
+	pair := func(x []reg.VecPhysical) { e.VPERMT2W(x[1], order, x[0]) }
 	var scale reg.VecPhysical
 	if e.spec.DType == spec.F32 {
 		scale = e.vec("Scale", 1)[0]
 		e.VBROADCASTSS(e.arg("Scale"), scale)
 	}
-	x, h := e.vec("what is left of both", 2), e.vec("a part of both", 2)
+	x, h, done := e.vec("what is left of both", 2), e.vec("a part of both", 2), e.gp("rows done")
+	e.XORL(done.As32(), done.As32())
 	e.Label("row")
 	e.MOVQ(src, p)
 	e.MOVQ(dst, q)
 	e.MOVQ(e.arg("Cols"), left)
+	e.MOVQ(e.arg("DstStep"), step)
+	e.MOVQ(e.arg("DstNext"), next)
 	e.Label("columns")
-	e.LEAQ(indexed(p, delta, 1, 0), other)
+	e.MOVQ(p, other)
+	e.ADDQ(e.arg("Delta"), other)
 	e.PREFETCHT0(indexed(p, ahead, 1, 0))
 	e.PREFETCHT0(indexed(other, ahead, 1, 0))
 	if scale != nil {
@@ -615,20 +687,22 @@ func (e *emitter) amxSplit() {
 	out := []operand.Mem{at(q, 0), indexed(q, partStride, 1, 0), indexed(q, partStride, 2, 0)}
 	for n := range parts - 1 {
 		p0.part(x, h)
-		p0.pair(h[0], h[1])
+		pair(h)
 		e.VMOVUPS(h[0], out[n])
 	}
-	p0.pair(x[0], x[1])
+	pair(x)
 	e.VMOVUPS(x[0], out[parts-1])
 	e.ADDQ(e.arg("SrcStep"), p)
-	e.ADDQ(e.arg("DstStep"), q)
+	e.ADDQ(step, q)
+	e.XCHGQ(step, next)
 	e.DECQ(left)
 	e.JNZ(operand.LabelRef("columns"))
 	e.ADDQ(e.arg("SrcStride"), src)
 	e.ADDQ(e.arg("DstStride"), dst)
-	e.DECQ(rows)
-	e.JZ(operand.LabelRef("done"))
-	e.TESTQ(operand.I32(lane-1), rows)
+	e.INCQ(done)
+	e.CMPQ(done, e.arg("Rows"))
+	e.JEQ(operand.LabelRef("done"))
+	e.TESTQ(operand.I32(lane-1), done)
 	e.JNZ(operand.LabelRef("row"))
 	e.ADDQ(e.arg("SrcSkip"), src)
 	e.ADDQ(e.arg("DstSkip"), dst)
@@ -637,7 +711,32 @@ func (e *emitter) amxSplit() {
 	e.ret()
 }
 
-// amxSplitExp emits the exponentials of 32 rows in parts.
+// pairOrder loads the order in which the upper halves of two vectors' elements become pairs.
+func (e *emitter) pairOrder(tmp reg.GPPhysical) reg.VecPhysical {
+	table := e.StaticGlobal("pair_order")
+	e.DataAttributes(attr.RODATA | attr.NOPTR)
+	const second = 2 * lane // numbers of words: those of the second vector follow the first's
+	for i := range lane {
+		e.AppendDatum(operand.U32(2*i + 1 | (second+2*i+1)<<16))
+	}
+	for i := range lane {
+		word := 4 * i % second
+		if i >= lane/2 {
+			word += second
+		}
+		e.AppendDatum(operand.U32(word + 1 | (word+3)<<16))
+	}
+	order := e.vec("order of pairs", 1)[0]
+	e.LEAQ(table, tmp)
+	e.CMPB(e.arg("Adjacent"), operand.Imm(0))
+	e.JEQ(operand.LabelRef("order"))
+	e.ADDQ(imm(4*lane), tmp)
+	e.Label("order")
+	e.VMOVUPS(at(tmp, 0), order)
+	return order
+}
+
+// amxSplitExp emits the exponentials of a tile in parts.
 func (e *emitter) amxSplitExp() {
 	e.maths = `P[b][n][r][i] = (part n of 2^(S − m) of key 32b + i, of key 32b + i + 16)
 L[r] += Σ 2^(S[r] − m)`
@@ -649,12 +748,12 @@ L[r] += Σ 2^(S[r] − m)`
 	x, h, q := e.vec("x; 2^x; what is left of it", 2*group), e.vec("f; a part", 2*group), e.vec("p(f)", 2*group)
 	e.Label("keys")
 	e.MOVQ(e.arg("NextPending"), pending)
-	e.MOVQ(operand.I32(32/group), rows)
+	e.MOVQ(operand.I32(e.spec.Rows/group), rows)
 	e.Label("rows")
 	for r := range group {
 		e.VMOVUPS(at(pending, 128*r), q[r])
 		for half := range 2 {
-			e.VADDPS(at(s, tileBlock*half+64*r), q[r], x[2*r+half])
+			e.VADDPS(at(s, e.tileBlock()*half+64*r), q[r], x[2*r+half])
 		}
 	}
 	pow.apply(x, h, q)
@@ -669,20 +768,20 @@ L[r] += Σ 2^(S[r] − m)`
 		parts.part(x, h)
 		for r := range group {
 			parts.pair(h[2*r], h[2*r+1])
-			e.VMOVUPS(h[2*r], at(p, tileBlock*n+64*r))
+			e.VMOVUPS(h[2*r], at(p, e.tileBlock()*n+64*r))
 		}
 	}
 	for r := range group {
 		parts.pair(x[2*r], x[2*r+1])
-		e.VMOVUPS(x[2*r], at(p, 2*tileBlock+64*r))
+		e.VMOVUPS(x[2*r], at(p, 2*e.tileBlock()+64*r))
 	}
 	e.ADDQ(operand.I32(64*group), s)
 	e.ADDQ(operand.I32(64*group), p)
 	e.ADDQ(operand.I32(128*group), pending)
 	e.DECQ(rows)
 	e.JNZ(operand.LabelRef("rows"))
-	e.ADDQ(imm(tileBlock), s)
-	e.ADDQ(imm(2*tileBlock), p)
+	e.ADDQ(imm(e.tileBlock()), s)
+	e.ADDQ(imm(2*e.tileBlock()), p)
 	e.SUBQ(imm(2), keys)
 	e.JNZ(operand.LabelRef("keys"))
 
@@ -691,7 +790,7 @@ L[r] += Σ 2^(S[r] − m)`
 	e.MOVQ(e.arg("NextL"), l)
 	e.MOVQ(e.arg("NextPending"), pending)
 	sums := slices.Concat(x, h, q, e.vec("sums of a row", 6))
-	for half := range 2 {
+	for half := range e.halves() {
 		for r := range 16 {
 			e.VMOVUPS(at(pending, 128*(16*half+r)+64), sums[r])
 		}

@@ -113,6 +113,7 @@ type emitter struct {
 
 	args   reg.GPPhysical // the argument struct
 	frame  operand.Mem    // 128 bytes of stack for the op's use
+	sums   operand.Mem    // more of it, for sums of tile registers
 	vecs   int            // vector registers handed out
 	masks  int            // mask registers handed out
 	free   []reg.GPPhysical
