@@ -243,10 +243,15 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 // other one more, and its tile where it takes over.
 func (t *Tuning) few(v *variant, k Case) {
 	switch {
-	case v.tile(t.Tile).amx && k.Key == BF16:
-		t.FewRows = 16 // Sapphire Rapids
-	case v.tile(t.Tile).amx:
-		t.FewRows = 40 // likewise
+	case v.tile(t.Tile).amx: // Sapphire Rapids; K and V that L2 holds are packed sooner
+		beyond, within := 40, 24
+		if k.Key == BF16 {
+			beyond, within = 16, 12
+		}
+		t.FewRows = beyond
+		if k.Bucket <= 512 {
+			t.FewRows = within
+		}
 	case v.isa == asm.AVX2 && k.Key != F32, v.isa == asm.AVX512 && k.Key == F32:
 		t.FewRows = 64 // Zen 3; Sapphire Rapids
 	case v.isa == asm.AVX2, v.isa == asm.AVX512:
