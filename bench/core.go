@@ -12,9 +12,9 @@ import (
 // Additions do: independent ones run as fast as the core starts them, beside a busy thread half as fast; a chain of
 // them runs at one a cycle in either case. So their ratio needs no clock.
 
-// undisturbed is the share of the greatest width from which a core counts as the thread's own.
+// undisturbedShare is the share of the greatest width from which a core counts as the thread's own.
 // Beside a busy thread 0.55 to 0.8 are usual (Sapphire Rapids).
-const undisturbed = 0.85
+const undisturbedShare = 0.85
 
 // width is how many additions the core of each thread starts a cycle: the least among some threads at once.
 func width(threads int) float64 {

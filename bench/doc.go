@@ -35,5 +35,8 @@
 // Options.Patience asks for more rounds until enough do. A run of many milliseconds can still be
 // disturbed in between.
 //
+// Compare takes turns run by run, and counts the pairs that had their cores to themselves: where rounds differ by a
+// third, hundreds of pairs tell a percent.
+//
 // Runs follow each other on the same tensors: what fits a cache is in it.
 package bench

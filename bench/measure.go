@@ -92,12 +92,25 @@ func Measure(ctx context.Context, c Case, o Options) (Result, error) {
 }
 
 // Comparison is a case with the default tuning and with a profile's, which take turns on the
-// same tensors in every round.
+// same tensors.
 type Comparison struct {
-	Default, Tuned Result
-	Gain           float64    // time of the default / time of the tuned: the median of the rounds
-	Range          [2]float64 // from the least to the greatest
+	Default Result `json:"default"`
+	Tuned   Result `json:"tuned"`
+	// Gain is time of the default / time of the tuned, the median of pairs of runs one right after the other: of those
+	// with the cores to themselves, if there are ten. Range is the middle half of these.
+	Gain        float64    `json:"gain"`
+	Range       [2]float64 `json:"range"`
+	Pairs       int        `json:"pairs"`
+	Undisturbed int        `json:"undisturbed_pairs"`
 }
+
+const (
+	// roundPairs is how many are run in a round, each side for minPaired at least.
+	roundPairs = 20
+	minPaired  = 200 * time.Microsecond
+	// fewPairs say nothing.
+	fewPairs = 10
+)
 
 // Compare runs one case with the default tuning and with that of Options.Profile.
 func Compare(ctx context.Context, c Case, o Options) (Comparison, error) {
@@ -116,8 +129,9 @@ func Compare(ctx context.Context, c Case, o Options) (Comparison, error) {
 	}
 	plans := [2]*kernels.Plan{r.plan, tuned}
 	var rounds [2][]Result
-	var gains []float64
-	for i := range n {
+	var list []paired
+	start := time.Now()
+	for i := 0; i < n || time.Since(start) < o.Patience; i++ {
 		if err := ctx.Err(); err != nil {
 			return Comparison{}, fmt.Errorf("bench: after %d of %d rounds: %w", i, n, err)
 		}
@@ -132,10 +146,45 @@ func Compare(ctx context.Context, c Case, o Options) (Comparison, error) {
 		for k := range rounds {
 			rounds[k] = append(rounds[k], r.result(timed[k], bandwidth))
 		}
-		gains = append(gains, timed[0].ns/timed[1].ns)
+		for j := range roundPairs {
+			list = append(list, r.pair(plans, j%2, timed[0].ns))
+		}
 	}
-	slices.Sort(gains)
-	return Comparison{r.medianRound(rounds[0]), r.medianRound(rounds[1]), gains[n/2], [2]float64{gains[0], gains[n-1]}}, nil
+	x := Comparison{Default: r.medianRound(rounds[0]), Tuned: r.medianRound(rounds[1]), Pairs: len(list)}
+	x.Gain, x.Range, x.Undisturbed = r.gain(list)
+	return x, nil
+}
+
+// paired is the time of one plan / that of the other, and the width of the cores beside both.
+type paired struct{ ratio, width float64 }
+
+// pair runs both plans, the one that first says first, so often that a run of ns takes long enough.
+func (r *runner) pair(plans [2]*kernels.Plan, first int, ns float64) paired {
+	n := max(1, int(float64(minPaired)/max(ns, 1)))
+	var taken [2]float64
+	width := r.width()
+	for j := range 2 {
+		k := (first + j) % 2
+		r.plan = plans[k]
+		start := time.Now()
+		for range n {
+			r.mustRun()
+		}
+		taken[k] = float64(max(time.Since(start), 1))
+	}
+	return paired{taken[0] / taken[1], min(width, r.width())}
+}
+
+// gain is the median and the middle half of the undisturbed pairs, unless these are few.
+func (r *runner) gain(list []paired) (median float64, half [2]float64, undisturbed int) {
+	counted := slices.DeleteFunc(slices.Clone(list), func(x paired) bool { return x.width < undisturbedShare*r.widest })
+	undisturbed = len(counted)
+	if undisturbed < fewPairs {
+		counted = list
+	}
+	slices.SortFunc(counted, func(a, b paired) int { return cmp.Compare(a.ratio, b.ratio) })
+	n := len(counted)
+	return counted[n/2].ratio, [2]float64{counted[n/4].ratio, counted[n*3/4].ratio}, undisturbed
 }
 
 // rounds is how many to measure.
@@ -167,7 +216,7 @@ func (r *runner) medianRound(rounds []Result) Result {
 
 // undisturbed are the rounds that had their cores.
 func (r *runner) undisturbed(rounds []Result) []Result {
-	return slices.DeleteFunc(slices.Clone(rounds), func(x Result) bool { return x.CoreWidth < undisturbed*r.widest })
+	return slices.DeleteFunc(slices.Clone(rounds), func(x Result) bool { return x.CoreWidth < undisturbedShare*r.widest })
 }
 
 // runner is a case, ready to run.

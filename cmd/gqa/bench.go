@@ -11,6 +11,7 @@ import (
 	"github.com/gqa-go/gqa/bench/peers"
 	"github.com/gqa-go/gqa/kernels"
 	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/schollz/progressbar/v3"
 )
 
 type benchCmd struct {
@@ -28,6 +29,7 @@ type benchCmd struct {
 	Causal   bool          `help:"Causal attention; only the flops of the visible keys count."`
 	Cache    bool          `help:"K and V in a kernels.Cache instead of plain rows."`
 	Patience time.Duration `placeholder:"DURATION" help:"On a shared machine, measure a case for up to so long (30s) until enough rounds had their cores to themselves."`
+	Compare  bool          `help:"Compare the profile's tuning, or --tile, with the default, run by run in turns."`
 	JSON     bool          `name:"json" help:"Print JSON, one object a line."`
 	reportFlags
 	peersFlags
@@ -48,6 +50,7 @@ Examples:
 	gqa bench --peers --out peers.jsonl
 	gqa bench --case prefill --causal --threads 2
 	gqa bench --case decode --cache --kv 32768 --kv-dtype f16
+	gqa bench --case prefill --causal --tile 32x32 --compare --patience 20s
 	gqa bench --case decode --heads 32 --kv-heads 8 --head-dim 128 --kv 4096 --kv-dtype f16 --json
 `
 }
@@ -59,6 +62,9 @@ func (c *benchCmd) Validate() error {
 	}
 	if c.BF16 && c.KVDType != nil && c.KVDType.DType != kernels.BF16 {
 		return errors.New("--bf16-dot: expected no --kv-dtype but bf16")
+	}
+	if c.Compare && (c.Peers || c.Report != "") {
+		return errors.New("--compare: expected neither --peers nor --report")
 	}
 	if c.Patience < 0 {
 		return fmt.Errorf("--patience: %v: expected 0 or more", c.Patience)
@@ -148,6 +154,47 @@ func cores(r bench.Result) string {
 	return fmt.Sprintf("%.2f (%d of %d rounds)", r.CoreShare, r.Undisturbed, r.Rounds)
 }
 
+// compareTunings is gqa bench --compare.
+func (c *benchCmd) compareTunings(e *env, cases []bench.Case, options bench.Options, bar *progressbar.ProgressBar) error {
+	var rows []table.Row
+	for _, x := range cases {
+		r, err := bench.Compare(e.ctx, x, options)
+		if err != nil {
+			return err
+		}
+		_ = bar.Add(1)
+		if c.JSON {
+			if err := e.json(r); err != nil {
+				return err
+			}
+			continue
+		}
+		t := r.Tuned
+		rows = append(rows, table.Row{
+			t.Phase, kvType(t), fmt.Sprintf("%d/%d/%d", t.Heads, t.KVHeads, t.HeadDim), t.Q, t.KV, t.Threads, t.Variant,
+			duration(r.Default), duration(t), fmt.Sprintf("%.3f", r.Default.OfBound), fmt.Sprintf("%.3f", t.OfBound),
+			fmt.Sprintf("%.3f (%.3f–%.3f)", r.Gain, r.Range[0], r.Range[1]), fmt.Sprintf("%d of %d", r.Undisturbed, r.Pairs),
+		})
+	}
+	_ = bar.Finish()
+	if !c.JSON {
+		e.table(table.Row{"case", "kv type", "heads/kv/dim", "q", "kv", "threads", "variant", "default", "tuned", "of bound", "tuned", "gain (middle half)", "undisturbed pairs"}, rows...)
+	}
+	return nil
+}
+
+// kvType is the type of K and V, and where they are unless in plain rows.
+func kvType(r bench.Result) string {
+	kv := r.KVDType.String() + storage(r.Cache)
+	if r.Precision == kernels.BF16 {
+		kv += " dot"
+	}
+	return kv
+}
+
+// duration is a run's.
+func duration(r bench.Result) time.Duration { return time.Duration(r.NS).Round(100 * time.Nanosecond) }
+
 // profile is this host's or, with --tile, one of the defaults with that tile.
 func (c *benchCmd) profile(e *env, cases []bench.Case) (*kernels.Profile, error) {
 	if c.Tile == "" {
@@ -200,6 +247,9 @@ func (c *benchCmd) Run(e *env, k *kong.Context) error {
 	}
 	bar := e.progress(int64(len(cases)), "bench")
 	options := bench.Options{Profile: profile, Patience: c.Patience}
+	if c.Compare {
+		return c.compareTunings(e, cases, options, bar)
+	}
 	var rows []table.Row
 	for _, x := range cases {
 		r, err := bench.Measure(e.ctx, x, options)
@@ -216,13 +266,9 @@ func (c *benchCmd) Run(e *env, k *kong.Context) error {
 			}
 			continue
 		}
-		kv := r.KVDType.String() + storage(r.Cache)
-		if r.Precision == kernels.BF16 {
-			kv += " dot"
-		}
 		rows = append(rows, table.Row{
-			r.Phase, kv, fmt.Sprintf("%d/%d/%d", r.Heads, r.KVHeads, r.HeadDim), r.Q, r.KV, yes(r.Causal), r.Threads, r.Variant,
-			time.Duration(r.NS).Round(100 * time.Nanosecond), fmt.Sprintf("%7.1f", r.GFLOPS), fmt.Sprintf("%6.1f", r.PeakGFLOPS), fmt.Sprintf("%.3f", r.OfBound), cores(r),
+			r.Phase, kvType(r), fmt.Sprintf("%d/%d/%d", r.Heads, r.KVHeads, r.HeadDim), r.Q, r.KV, yes(r.Causal), r.Threads, r.Variant,
+			duration(r), fmt.Sprintf("%7.1f", r.GFLOPS), fmt.Sprintf("%6.1f", r.PeakGFLOPS), fmt.Sprintf("%.3f", r.OfBound), cores(r),
 		})
 	}
 	_ = bar.Finish()

@@ -87,9 +87,17 @@ func TestBenchTile(t *testing.T) {
 	args := []string{"bench", "--case", "prefill", "--heads", "2", "--kv-heads", "1", "--head-dim", "16", "--q", "64", "--kv", "64", "--json", "--tile"}
 	code, _, stderr := gqa(t, append(args, "8x32", "--variant", "purego")...)
 	require.Equal(t, exitOK, code, stderr)
+	code, stdout, stderr := gqa(t, append(args, "8x32", "--variant", "purego", "--compare")...)
+	require.Equal(t, exitOK, code, stderr)
+	var r bench.Comparison
+	require.NoError(t, json.Unmarshal([]byte(stdout), &r))
+	require.Positive(t, r.Gain)
 	code, _, stderr = gqa(t, append(args, "9x9")...)
 	require.Equal(t, exitError, code)
 	require.Contains(t, stderr, `--tile: Tuning.Tile = "9x9": expected one of`)
+	code, _, stderr = gqa(t, append(args, "8x32", "--compare", "--report", "x.html")...)
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "--compare: expected neither --peers nor --report")
 }
 
 func TestBenchCanceled(t *testing.T) {
