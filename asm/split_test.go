@@ -17,7 +17,13 @@ import (
 
 // partsOf is the number of bf16 that a number of a type is the sum of.
 func partsOf(t asm.DType) int {
-	return map[asm.DType]int{asm.F32: 3, asm.F16: 2, asm.BF16: 1}[t]
+	switch t {
+	case asm.F32:
+		return 3
+	case asm.F16:
+		return 2
+	}
+	return 1
 }
 
 // part is part n of x.
@@ -30,14 +36,7 @@ func part(x float32, n int) uint16 {
 
 // number is a random one that a type holds.
 func (s source) number(t asm.DType) float32 {
-	x := float32(s.NormFloat64())
-	switch t {
-	case asm.F16:
-		return half.F16ToF32(half.F32ToF16(x))
-	case asm.BF16:
-		return half.BF16ToF32(half.F32ToBF16(x))
-	}
-	return x
+	return widened(t, narrowed(t, float32(s.NormFloat64())))
 }
 
 // numbers is n rows of them.
