@@ -128,16 +128,16 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 				lo = lo / cols * cols
 				w.rebase(height, lo)
 				whole := (hi-lo)%cols == 0 && w.whole(height, hi-lo)
-				// What the scores are multiplied by before and in the softmax.
-				score, rest := float32(1), float32(1)
-				if dotted && plain && whole {
-					rest = p.dot.score
-				} else if dotted {
-					score = p.dot.score
-				}
 				a := &w.score
+				a.Scale, w.softmax.Scale = 1, 1 // what the scores are multiplied by before the softmax and in it
+				if dotted && plain && whole {
+					w.softmax.Scale = p.dot.score
+				} else if dotted {
+					a.Scale = p.dot.score
+				}
+				b.NextScale = w.softmax.Scale
 				a.Q, a.K, a.S = &w.query[row*width], &w.panels[(first+lo)*pairs*parts.key], &w.scores[0]
-				a.D, a.Panels, a.Scale = pairs, ceil(hi-lo, cols), score
+				a.D, a.Panels = pairs, ceil(hi-lo, cols)
 				if dotted {
 					products.score[BF16].amxScore(a)
 				} else {
@@ -145,13 +145,13 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 				}
 				blocks := a.Panels * (cols / asm.Lane)
 				p.prepare(w, s, it.kvHead, tileArgs{it.row + row, rows, height, key + first + lo, hi - lo}, m[row:], l[row:])
-				w.softmax.Blocks, w.softmax.Pending, w.softmax.Scale = blocks, &w.pending[0], rest
+				w.softmax.Blocks, w.softmax.Pending = blocks, &w.pending[0]
 				if whole && height == c.tile.rows {
 					k.maxima.amxMaxima(&w.softmax)
 				} else {
 					p.variant.maxima.maxima(&w.softmax)
 				}
-				b.NextS, b.NextPending, b.NextL, b.NextBlocks, b.NextScale = &w.scores[0], &w.pending[0], &l[row], blocks, rest
+				b.NextS, b.NextPending, b.NextL, b.NextBlocks = &w.scores[0], &w.pending[0], &l[row], blocks
 				b.V, b.Keys = unsafe.Pointer(&w.values[(first+lo)/2*cols*parts.value]), blocks*asm.Lane/2
 				b.O, b.Alpha = &o[row*p.vd], &w.alpha[0]
 				if dotted {
