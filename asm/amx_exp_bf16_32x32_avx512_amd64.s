@@ -170,8 +170,6 @@ rows:
 	JNZ         keys
 
 	// the sums, added to L; all NaN if any is
-	MOVQ       112(DI), BX
-	MOVQ       104(DI), CX
 	VSHUFF64X2 $0x4e, Z6, Z6, Z8
 	VADDPS     Z8, Z6, Z6
 	VSHUFF64X2 $0xb1, Z6, Z6, Z8
@@ -181,6 +179,8 @@ rows:
 	VPERMILPS  $0xb1, Z6, Z8
 	VADDPS     Z8, Z6, Z6
 	VSUBPS     Z6, Z6, Z6
+	MOVQ       112(DI), BX
+	MOVQ       104(DI), CX
 	VMOVUPS    64(CX), Z8
 	VMOVUPS    192(CX), Z9
 	VMOVUPS    320(CX), Z10

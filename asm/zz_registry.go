@@ -482,7 +482,7 @@ func List() []Kernel {
 		{id_dot_pack_bf16_avx512, "dot_pack_bf16_avx512", OpDotPack, "bf16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 0, 64, "e7a5078561ff"},
 		{id_amx_score_bf16_32x32_avx512, "amx_score_bf16_32x32_avx512", OpAMXScore, "bf16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 4096, "2d3e38339d18"},
 		{id_amx_maxima_bf16_32x32_avx512, "amx_maxima_bf16_32x32_avx512", OpAMXMaxima, "bf16", "avx512", 32, 32, false, false, []string{"AVX", "AVX512DQ", "AVX512F"}, 512, 2048, "06c692013acd"},
-		{id_amx_exp_bf16_32x32_avx512, "amx_exp_bf16_32x32_avx512", OpAMXExp, "bf16", "avx512", 32, 32, false, false, []string{"AVX", "AVX512BW", "AVX512DQ", "AVX512F", "AVX512_BF16"}, 1792, 512, "f6033e6518c4"},
+		{id_amx_exp_bf16_32x32_avx512, "amx_exp_bf16_32x32_avx512", OpAMXExp, "bf16", "avx512", 32, 32, false, false, []string{"AVX", "AVX512BW", "AVX512DQ", "AVX512F", "AVX512_BF16"}, 1792, 512, "fb2948be2c0a"},
 		{id_amx_value_bf16_32x32_avx512, "amx_value_bf16_32x32_avx512", OpAMXValue, "bf16", "avx512", 32, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 65536, 4096, "4ad5d897a7dc"},
 		{id_amx_pack_bf16_avx512, "amx_pack_bf16_avx512", OpAMXPack, "bf16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 0, 64, "49d9d7b0ea5a"},
 		{id_amx_peak_bf16_avx512, "amx_peak_bf16_avx512", OpAMXPeak, "bf16", "avx512", 0, 0, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX"}, 65536, 0, "e08a091225d2"},

@@ -11,7 +11,7 @@
 // and the output. flops is 2·(Dk + Dv) for each query head, query and key that it
 // sees: masked pairs are not counted, nor is the softmax. peak is the rate of
 // independent FMAs of the variant's own instruction set (purego: multiplications and
-// additions in plain Go). bandwidth is the rate of reading the very memory of K
+// additions in plain Go; amx: the FMAs of AVX-512, which products of tiles can beat). bandwidth is the rate of reading the very memory of K
 // and V, so it is that of the cache level that holds them. Both are measured
 // with as many threads as the case has, all at once.
 //

@@ -207,7 +207,7 @@ func (p *Plan) amxValues(w *worker, src unsafe.Pointer, stride, n, first, cols i
 	whole := n / dotKeys * dotKeys
 	p.amxColumns(w, src, stride, whole, n, 0, first, cols)
 	if whole < n {
-		copyPairs(w.stage, pad(cols)/2, unsafe.Add(src, whole*stride), stride, n-whole, dotKeys, cols)
+		copyRows(w.stage[:dotKeys*pad(cols)/2], pad(cols), unsafe.Add(src, whole*stride), stride, n-whole, cols, BF16)
 		p.amxColumns(w, unsafe.Pointer(&w.stage[0]), pad(cols)*size, dotKeys, n, whole, first, cols)
 	}
 }

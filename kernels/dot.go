@@ -176,18 +176,9 @@ func (p *Plan) dotKeys(w *worker, c *recipe, s *Sequence, kvHead, key, n int) {
 	}
 	if done := direct * cols; done < n {
 		rest := up(n-done, cols)
-		copyPairs(w.stage, pairs, unsafe.Add(src, done*stride), stride, n-done, rest, dim)
+		copyRows(w.stage[:rest*pairs], 2*pairs, unsafe.Add(src, done*stride), stride, n-done, dim, BF16)
 		a.Src, a.SrcStride, a.Dst, a.Panels = unsafe.Pointer(&w.stage[0]), pairs*4, &w.panels[done*pairs], rest/cols
 		c.tile.packKey[F32].pack(a)
-	}
-}
-
-// copyPairs copies rows of dim bf16 to rows of pairs, with zeros up to a number of rows.
-func copyPairs(dst []float32, pairs int, src unsafe.Pointer, stride, rows, padded, dim int) {
-	clear(dst[:padded*pairs])
-	for r := range rows {
-		row := unsafe.Slice((*uint16)(unsafe.Pointer(&dst[r*pairs])), dim)
-		copy(row, unsafe.Slice((*uint16)(unsafe.Add(src, r*stride)), dim))
 	}
 }
 

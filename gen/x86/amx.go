@@ -352,22 +352,27 @@ L[r] += Σ P[r]`
 	e.JNZ(operand.LabelRef("keys"))
 
 	e.note("the sums, added to L; all NaN if any is")
-	l := p
-	e.MOVQ(e.arg("NextL"), l)
-	e.MOVQ(e.arg("NextPending"), pending)
 	e.across(nan, x[0], e.VADDPS)
 	e.VSUBPS(nan, nan, nan)
-	sums := slices.Concat(x, f, h)
-	for half := range 2 {
+	e.sumsToL(p, pending, slices.Concat(x, f, h), nan)
+	e.ret()
+}
+
+// sumsToL adds the sums that are pending, and what is the same for all rows, to L. x is 18 temporaries.
+func (e *emitter) sumsToL(l, pending reg.GPPhysical, x []reg.VecPhysical, same ...reg.VecPhysical) {
+	e.MOVQ(e.arg("NextL"), l)
+	e.MOVQ(e.arg("NextPending"), pending)
+	for half := range e.halves() {
 		for r := range 16 {
-			e.VMOVUPS(at(pending, 128*(16*half+r)+64), sums[r])
+			e.VMOVUPS(at(pending, 128*(16*half+r)+64), x[r])
 		}
-		sum := e.acrossRows(sums, e.VADDPS)
-		e.VADDPS(nan, sum, sum)
+		sum := e.acrossRows(x, e.VADDPS)
+		for _, y := range same {
+			e.VADDPS(y, sum, sum)
+		}
 		e.VADDPS(at(l, 64*half), sum, sum)
 		e.VMOVUPS(sum, at(l, 64*half))
 	}
-	e.ret()
 }
 
 // acrossRows combines by op the elements of each of 16 vectors to one of the first; two more are
@@ -786,18 +791,7 @@ L[r] += Σ 2^(S[r] − m)`
 	e.JNZ(operand.LabelRef("keys"))
 
 	e.note("the sums, added to L")
-	l := p
-	e.MOVQ(e.arg("NextL"), l)
-	e.MOVQ(e.arg("NextPending"), pending)
-	sums := slices.Concat(x, h, q, e.vec("sums of a row", 6))
-	for half := range e.halves() {
-		for r := range 16 {
-			e.VMOVUPS(at(pending, 128*(16*half+r)+64), sums[r])
-		}
-		sum := e.acrossRows(sums, e.VADDPS)
-		e.VADDPS(at(l, 64*half), sum, sum)
-		e.VMOVUPS(sum, at(l, 64*half))
-	}
+	e.sumsToL(p, pending, slices.Concat(x, h, q, e.vec("sums of a row", 6)))
 	e.ret()
 }
 
