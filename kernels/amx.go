@@ -56,6 +56,15 @@ func (f *amxFamily) add(op asm.Op, k kernel) {
 	}
 }
 
+// dotted is t for a Precision of BF16. Tunings are found in float32, where FMAs can be the faster ones; bf16 itself
+// is multiplied by AMX where the variant has it.
+func (v *variant) dotted(t Tuning) Tuning {
+	if v.tiles[0].amx {
+		t.Tile = v.tiles[0].name
+	}
+	return t
+}
+
 // amxHalf is the rows of a tile where no more are left.
 const amxHalf = 16
 

@@ -121,6 +121,9 @@ func (p *Plan) makeRecipes(o *options) error {
 					}
 				}
 			}
+			if p.config.Precision == BF16 {
+				t = p.variant.dotted(t)
+			}
 			if o.tuning != nil {
 				t, source = *o.tuning, "option"
 			}

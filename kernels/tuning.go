@@ -199,7 +199,7 @@ func DefaultTuning(k Case) (Tuning, error) {
 func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 	tile := v.tiles[0]
 	if tile.amx && (k.Key == F32 || k.Value == F32) {
-		// Six products for one of float32 are 1.4 to 1.9 × as fast as FMAs alone on a core, 0.75 × beside another
+		// Six products for one of float32 are 1.1 to 1.4 × as fast as FMAs alone on a core, 0.75 × beside another
 		// thread on it (Sapphire Rapids): that is for the tuner to find out.
 		tile = v.tiles[1]
 	}

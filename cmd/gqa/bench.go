@@ -154,10 +154,26 @@ func cores(r bench.Result) string {
 	return fmt.Sprintf("%.2f (%d of %d rounds)", r.CoreShare, r.Undisturbed, r.Rounds)
 }
 
+// withVariant is a case with the variant that it is measured with.
+func withVariant(x bench.Case) (bench.Case, error) {
+	variants, err := kernels.Variants()
+	if x.Variant == "" && err == nil {
+		x.Variant = variants[slices.IndexFunc(variants, func(v kernels.Variant) bool { return v.Selected })].Name
+	}
+	return x, err
+}
+
 // compareTunings is gqa bench --compare.
 func (c *benchCmd) compareTunings(e *env, cases []bench.Case, options bench.Options, bar *progressbar.ProgressBar) error {
 	var rows []table.Row
 	for _, x := range cases {
+		x, err := withVariant(x)
+		if err != nil {
+			return err
+		}
+		if !covers(options.Profile, x) {
+			return fmt.Errorf("--compare: the profile in use has no tuning for %s of %d queries on %d keys: expected one that gqa tune made, or --tile", x.Phase, x.Q, x.KV)
+		}
 		r, err := bench.Compare(e.ctx, x, options)
 		if err != nil {
 			return err
@@ -200,14 +216,11 @@ func (c *benchCmd) profile(e *env, cases []bench.Case) (*kernels.Profile, error)
 	if c.Tile == "" {
 		return e.loadProfile(), nil
 	}
-	variants, err := kernels.Variants()
-	if err != nil {
-		return nil, err
-	}
 	p := &kernels.Profile{Name: "--tile " + c.Tile}
 	for _, x := range cases {
-		if x.Variant == "" {
-			x.Variant = variants[slices.IndexFunc(variants, func(v kernels.Variant) bool { return v.Selected })].Name
+		x, err := withVariant(x)
+		if err != nil {
+			return nil, err
 		}
 		k := tuningCase(x)
 		t, err := kernels.DefaultTuning(k)

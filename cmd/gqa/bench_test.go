@@ -98,6 +98,10 @@ func TestBenchTile(t *testing.T) {
 	code, _, stderr = gqa(t, append(args, "8x32", "--compare", "--report", "x.html")...)
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "--compare: expected neither --peers nor --report")
+	args[len(args)-1] = "--compare" // without a tile, and there is no profile
+	code, _, stderr = gqa(t, args...)
+	require.Equal(t, exitError, code)
+	require.Contains(t, stderr, "--compare: the profile in use has no tuning for prefill of 64 queries on 64 keys")
 }
 
 func TestBenchCanceled(t *testing.T) {

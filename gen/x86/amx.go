@@ -75,6 +75,9 @@ func (e *emitter) tiled(tmp reg.GPPhysical) {
 		}
 		e.enter(x[0].Asm()+"–"+x[1].Asm(), role)
 	}
+	if e.halves() == 1 {
+		e.sums = e.AllocLocal(2 * tileBytes)
+	}
 	e.enter("T4–T5", "factors of the rows")
 	e.enter("T6–T7", "factors of the columns")
 	config := e.StaticGlobal("tile_config")
@@ -100,18 +103,16 @@ func (e *emitter) untiled() {
 // partProducts lists the products of parts of a row's and a column's numbers, so that from one to
 // the next one of them changes, small ones first.
 func (e *emitter) partProducts() (list [][2]int, rowParts, colParts int) {
-	if !e.spec.Op.Split() {
-		return [][2]int{{0, 0}}, 1, 1
+	rowParts, colParts = 1, 1
+	if e.spec.Op.Split() {
+		rowParts, colParts = spec.F32.Parts(), e.spec.DType.Parts()
 	}
-	switch colParts = e.spec.DType.Parts(); colParts {
-	case 3:
-		list = [][2]int{{2, 0}, {1, 0}, {1, 1}, {0, 1}, {0, 0}, {0, 2}}
-	case 2:
-		list = [][2]int{{2, 0}, {1, 0}, {1, 1}, {0, 1}, {0, 0}}
-	case 1:
-		list = [][2]int{{2, 0}, {1, 0}, {0, 0}}
+	for _, p := range [][2]int{{2, 0}, {1, 0}, {1, 1}, {0, 1}, {0, 0}, {0, 2}} {
+		if p[0] < rowParts && p[1] < colParts {
+			list = append(list, p)
+		}
 	}
-	return list, spec.F32.Parts(), colParts
+	return list, rowParts, colParts
 }
 
 // tileProducts adds the products of rows with halves of columns, of 16 pairs, to
@@ -197,9 +198,6 @@ func (e *emitter) amxScore() {
 	rowBytes, keyBytes, out := e.gp("bytes of a row of Q"), e.gp("bytes of 32 keys"), e.gp("bytes of 16 keys")
 
 	e.tiled(q0)
-	if e.halves() == 1 {
-		e.sums = e.AllocLocal(2 * tileBytes)
-	}
 	e.MOVQ(e.arg("D"), rowBytes)
 	if rowParts > 1 {
 		e.IMUL3Q(imm(4*rowParts), rowBytes, rowBytes)
@@ -449,9 +447,6 @@ func (e *emitter) amxValue() {
 
 	e.Label("products")
 	e.tiled(p)
-	if e.halves() == 1 {
-		e.sums = e.AllocLocal(2 * tileBytes)
-	}
 	e.MOVQ(operand.I32(64), out)
 	e.MOVQ(operand.I32(128), stride)
 	pass := func(width int) {
