@@ -13,7 +13,7 @@ func Attend(p *Problem) (*Result, error) {
 		return nil, err
 	}
 	r := newResult(p.Heads, p.QueryLen, p.ValueDim)
-	r.KeyDim, r.KVLen, r.Precision, r.Flushes = p.KeyDim, p.KVLen, p.Precision, p.Flushes || p.Precision == BFloat16
+	r.KeyDim, r.KVLen, r.Precision, r.Flushes = p.KeyDim, p.KVLen, p.Precision, p.Flushes
 	if p.Precision == BFloat16 {
 		r.Spread = make([]float64, len(r.Output))
 	}
@@ -159,13 +159,16 @@ func (s *row) logits(i, j int) (l, size float64) {
 	at := s.h*p.QueryLen + i
 	q := p.Query[at*p.KeyDim:][:p.KeyDim]
 	k := p.Key[(s.kvHead()*p.KVLen+j)*p.KeyDim:][:p.KeyDim]
-	keys, flushed := 0.0, 0.0
+	keys, flushed, products := 0.0, 0.0, 1.0*partProducts
+	if p.Precision == BFloat16 {
+		products = 2
+	}
 	for d, x := range q {
 		y := x * k[d]
 		l += y
 		size += math.Abs(y)
 		keys += math.Abs(k[d])
-		flushed += math.Abs(x) + math.Abs(k[d]) + flushes
+		flushed += math.Abs(x) + math.Abs(k[d]) + products
 	}
 	scale := p.Scale
 	if scale == 0 {
@@ -173,7 +176,7 @@ func (s *row) logits(i, j int) (l, size float64) {
 	}
 	l *= scale
 	size = size*math.Abs(scale) + underflow*keys
-	if s.r.Flushes {
+	if p.Flushes || p.Precision == BFloat16 {
 		size += underflow * flushed * max(2, 2*p.Softcap, math.Abs(scale)) / logitError(p.KeyDim)
 	}
 	if c := p.Softcap; c != 0 {

@@ -69,8 +69,8 @@ type Problem struct {
 	Precision Format
 
 	// Flushes says that the implementation under test multiplies float32 as sums of bfloat16 with
-	// instructions that take subnormal numbers for 0. It widens the tolerance accordingly; a
-	// Precision of BFloat16 implies it.
+	// instructions that take subnormal numbers for 0. It widens the tolerance accordingly; under a
+	// Precision of BFloat16, which has such instructions anyway, it means nothing.
 	Flushes bool
 }
 

@@ -74,10 +74,11 @@ func (f Format) String() string {
 // −ln(1 − 2^−8): equal values come out as they are. Both round up to 1.0625·2^−8. Query and Key
 // themselves, and the sums, are as precise as otherwise.
 //
-// Instructions on bfloat16 take subnormal numbers for 0, in factors, products and sums. A float32
-// that is the sum of three bfloat16 loses less than 2^−126 by that, and of its products with another
-// six are added. So a logit changes by at most 2^−126·Σ_d (|Query| + |Key| + 6), times Scale or 2 or
-// twice the Softcap, which is counted in Logit, and an output by Floor and 2^−123·KVLen.
+// Instructions on bfloat16 take subnormal numbers for 0, in factors, products and sums: a
+// logit changes by at most 2^−126·Σ_d (|Query| + |Key| + 2), times Scale or 2 or twice
+// the Softcap, which is counted in Logit, and an output by 2^−125·KVLen. A float32
+// that is the sum of three bfloat16 (Flushes) loses less than 2^−126 by that, and of its products with another
+// six are added: 6 instead of 2, and Floor and 2^−123·KVLen.
 //
 // Rounding to the output's format is half a unit in its last place. With
 // ordinary data float32 kernels reach a hundredth to a tenth of this; losing or
@@ -88,8 +89,9 @@ const (
 	subnormal    = 0x1p-149 // unit of products below float32's normal range
 	vanishing    = 0x1p-100 // probabilities below may become 0 on the way
 	bf16Weight   = 0x1.1p-8 // error of a mean, of its distance from its values
-	flushes      = 6        // products of parts of two factors
-	flush        = 0x1p-123 // of a value, its products and their sums
+	bf16Flush    = 0x1p-125 // of a product and its sum
+	partProducts = 6        // of parts of two factors
+	partsFlush   = 0x1p-123 // of a value, its products and their sums
 )
 
 // logitError is the error of a logit of size 1.
@@ -118,10 +120,9 @@ func (r *Result) Tolerance(i int, f Format) float64 {
 		tol += m * (math.Expm1(2*logitError(r.KeyDim)*r.Logit[i/r.ValueDim]) + r.sumError())
 	}
 	if r.Precision == BFloat16 {
-		tol += r.Spread[i] * bf16Weight
-	}
-	if r.Flushes {
-		tol += r.Floor[i] + float64(r.KVLen)*flush
+		tol += r.Spread[i]*bf16Weight + float64(r.KVLen)*bf16Flush
+	} else if r.Flushes {
+		tol += r.Floor[i] + float64(r.KVLen)*partsFlush
 	}
 	out := formats[f]
 	tol += out.half*(math.Abs(r.Output[i])+tol) + out.tiny

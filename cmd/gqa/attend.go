@@ -166,6 +166,7 @@ func (c *attendCmd) readQKV(p *problem) (err error) {
 // result is the output and log-sum-exp of the whole batch.
 type result struct {
 	out, lse []float32
+	variant  string
 }
 
 // member is one sequence of the batch with the places of its results.
@@ -220,7 +221,7 @@ func (c *attendCmd) Run(e *env) error {
 		return err
 	}
 	rows := p.q.batch() * p.q.heads() * p.q.length()
-	r := &result{make([]float32, rows*p.v.dim()), make([]float32, rows)}
+	r := &result{make([]float32, rows*p.v.dim()), make([]float32, rows), plan.Variant()}
 	var reports []report
 	for _, part := range p.parts {
 		elapsed, err := p.compute(e, plan, part, r)

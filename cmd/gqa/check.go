@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync"
 
+	"github.com/gqa-go/gqa/kernels"
 	"github.com/gqa-go/gqa/ref"
 )
 
@@ -93,7 +94,7 @@ func (p *problem) compare(b, kvHead int, r *result) (ref.Report, error) {
 		Key:    ref.Widen(p.k.floats(b, kvHead, 1)),
 		Value:  ref.Widen(p.v.floats(b, kvHead, 1)),
 		Scale:  float64(p.config.Scale),
-		Causal: p.config.Causal, Softcap: float64(p.config.Softcap),
+		Causal: p.config.Causal, Softcap: float64(p.config.Softcap), Flushes: r.variant == kernels.AMX,
 	}
 	if w := p.config.Window; w != nil {
 		x.Window = &ref.Window{Left: w.Left, Right: w.Right}
