@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
@@ -84,18 +83,6 @@ func TestMedianRound(t *testing.T) {
 	}
 	x := r.medianRound(rounds)
 	require.Equal(t, Result{OfBound: 1.2, CoreWidth: 3.7, CoreShare: 3.7 / 4, Rounds: 8, Undisturbed: 3}, x, "disturbed rounds do not count where there are others")
-}
-
-func TestWidth(t *testing.T) {
-	for _, threads := range []int{1, 2} {
-		best := 0.0
-		for range 100 {
-			best = max(best, width(threads))
-		}
-		// A superscalar core, and no compiler that merges the additions.
-		require.Greater(t, best, 1.2)
-		require.Less(t, best, 12.0)
-	}
 }
 
 func TestPatience(t *testing.T) {
@@ -195,32 +182,11 @@ func TestCompare(t *testing.T) {
 			require.Equal(t, x.BoundNS/x.NS, x.OfBound)
 		}
 		require.Positive(t, r.Range[0])
-		require.LessOrEqual(t, r.Range[0], r.Gain)
-		require.LessOrEqual(t, r.Gain, r.Range[1])
+		require.LessOrEqual(t, r.Range[0], r.Median)
+		require.LessOrEqual(t, r.Median, r.Range[1])
 		require.LessOrEqual(t, r.Undisturbed, r.Pairs)
 		require.Positive(t, r.Pairs)
 	}
-}
-
-// Of pairs the undisturbed count, unless they are few.
-func TestGain(t *testing.T) {
-	r := &runner{widest: 4}
-	var list []paired
-	for i := range 40 {
-		list = append(list, paired{2 + float64(i)/100, 2})
-	}
-	gain, half, undisturbed := r.gain(list)
-	require.Equal(t, [2]float64{2.1, 2.3}, half)
-	require.Equal(t, 2.2, gain)
-	require.Zero(t, undisturbed)
-	list = append(list, slices.Repeat([]paired{{1.5, 4}}, fewPairs-1)...)
-	gain, _, undisturbed = r.gain(list)
-	require.Greater(t, gain, 2.0)
-	require.Equal(t, fewPairs-1, undisturbed)
-	gain, half, undisturbed = r.gain(append(list, paired{1.5, 3.9}))
-	require.Equal(t, 1.5, gain)
-	require.Equal(t, [2]float64{1.5, 1.5}, half)
-	require.Equal(t, fewPairs, undisturbed)
 }
 
 func TestCompareRunsBothTunings(t *testing.T) {

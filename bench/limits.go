@@ -12,6 +12,7 @@ import (
 	"unsafe"
 
 	"github.com/gqa-go/gqa/asm"
+	"github.com/gqa-go/gqa/internal/core"
 	"github.com/gqa-go/gqa/internal/half"
 	"github.com/gqa-go/gqa/kernels"
 )
@@ -271,7 +272,7 @@ func portablePeak(iters int) {
 		a, b, c, d = a*x+y, b*x+y, c*x+y, d*x+y
 		e, f, g, h = e*x+y, f*x+y, g*x+y, h*x+y
 	}
-	keep(uint64(math.Float32bits(a + b + c + d + e + f + g + h)))
+	core.Keep(uint64(math.Float32bits(a + b + c + d + e + f + g + h)))
 }
 
 //go:noinline
@@ -283,24 +284,19 @@ func portableRead(t kernels.DType, src unsafe.Pointer, n, iters int) {
 			for x := unsafe.Slice((*uint64)(src), n/8); len(x) >= 4; x = x[4:] {
 				a, b, c, d = a^x[0], b^x[1], c^x[2], d^x[3]
 			}
-			keep(a ^ b ^ c ^ d)
+			core.Keep(a ^ b ^ c ^ d)
 		case kernels.F16:
 			s := float32(0)
 			for _, x := range unsafe.Slice((*uint16)(src), n/2) {
 				s += half.F16ToF32(x)
 			}
-			keep(uint64(math.Float32bits(s)))
+			core.Keep(uint64(math.Float32bits(s)))
 		case kernels.BF16:
 			s := float32(0)
 			for _, x := range unsafe.Slice((*uint16)(src), n/2) {
 				s += half.BF16ToF32(x)
 			}
-			keep(uint64(math.Float32bits(s)))
+			core.Keep(uint64(math.Float32bits(s)))
 		}
 	}
 }
-
-// keep stops the compiler from dropping what computes its argument.
-//
-//go:noinline
-func keep(uint64) {}

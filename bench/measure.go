@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gqa-go/gqa/internal/core"
 	"github.com/gqa-go/gqa/internal/workload"
 	"github.com/gqa-go/gqa/kernels"
 )
@@ -92,24 +93,17 @@ func Measure(ctx context.Context, c Case, o Options) (Result, error) {
 }
 
 // Comparison is a case with the default tuning and with a profile's, which take turns on the
-// same tensors.
+// same tensors; Gain is time of the default / time of the tuned.
 type Comparison struct {
 	Default Result `json:"default"`
 	Tuned   Result `json:"tuned"`
-	// Gain is time of the default / time of the tuned, the median of pairs of runs one right after the other: of those
-	// with the cores to themselves, if there are ten. Range is the middle half of these.
-	Gain        float64    `json:"gain"`
-	Range       [2]float64 `json:"range"`
-	Pairs       int        `json:"pairs"`
-	Undisturbed int        `json:"undisturbed_pairs"`
+	Gain
 }
 
 const (
 	// roundPairs is how many are run in a round, each side for minPaired at least.
 	roundPairs = 20
 	minPaired  = 200 * time.Microsecond
-	// fewPairs say nothing.
-	fewPairs = 10
 )
 
 // Compare runs one case with the default tuning and with that of Options.Profile.
@@ -129,7 +123,7 @@ func Compare(ctx context.Context, c Case, o Options) (Comparison, error) {
 	}
 	plans := [2]*kernels.Plan{r.plan, tuned}
 	var rounds [2][]Result
-	var list []paired
+	var list []Pair
 	start := time.Now()
 	for i := 0; i < n || time.Since(start) < o.Patience; i++ {
 		if err := ctx.Err(); err != nil {
@@ -150,16 +144,11 @@ func Compare(ctx context.Context, c Case, o Options) (Comparison, error) {
 			list = append(list, r.pair(plans, j%2, timed[0].ns))
 		}
 	}
-	x := Comparison{Default: r.medianRound(rounds[0]), Tuned: r.medianRound(rounds[1]), Pairs: len(list)}
-	x.Gain, x.Range, x.Undisturbed = r.gain(list)
-	return x, nil
+	return Comparison{r.medianRound(rounds[0]), r.medianRound(rounds[1]), GainOf(list, r.widest)}, nil
 }
 
-// paired is the time of one plan / that of the other, and the width of the cores beside both.
-type paired struct{ ratio, width float64 }
-
 // pair runs both plans, the one that first says first, so often that a run of ns takes long enough.
-func (r *runner) pair(plans [2]*kernels.Plan, first int, ns float64) paired {
+func (r *runner) pair(plans [2]*kernels.Plan, first int, ns float64) Pair {
 	n := max(1, int(float64(minPaired)/max(ns, 1)))
 	var taken [2]float64
 	width := r.width()
@@ -172,19 +161,7 @@ func (r *runner) pair(plans [2]*kernels.Plan, first int, ns float64) paired {
 		}
 		taken[k] = float64(max(time.Since(start), 1))
 	}
-	return paired{taken[0] / taken[1], min(width, r.width())}
-}
-
-// gain is the median and the middle half of the undisturbed pairs, unless these are few.
-func (r *runner) gain(list []paired) (median float64, half [2]float64, undisturbed int) {
-	counted := slices.DeleteFunc(slices.Clone(list), func(x paired) bool { return x.width < undisturbedShare*r.widest })
-	undisturbed = len(counted)
-	if undisturbed < fewPairs {
-		counted = list
-	}
-	slices.SortFunc(counted, func(a, b paired) int { return cmp.Compare(a.ratio, b.ratio) })
-	n := len(counted)
-	return counted[n/2].ratio, [2]float64{counted[n/4].ratio, counted[n*3/4].ratio}, undisturbed
+	return Pair{taken[0] / taken[1], min(width, r.width())}
 }
 
 // rounds is how many to measure.
@@ -330,7 +307,7 @@ func (r *runner) sample(bandwidth float64) timing {
 
 // width is that of the cores now.
 func (r *runner) width() float64 {
-	w := width(r.c.Threads)
+	w := core.Width(r.c.Threads)
 	r.widest = max(r.widest, w)
 	return w
 }

@@ -266,7 +266,7 @@ func tuning(r Run) section {
 
 // gain is how many times as long the default takes, and its range over the rounds.
 func gain(t bench.Comparison) string {
-	return fmt.Sprintf("%.3f (%.3f–%.3f)", t.Gain, t.Range[0], t.Range[1])
+	return fmt.Sprintf("%.3f (%.3f–%.3f)", t.Median, t.Range[0], t.Range[1])
 }
 
 // ---------------------------------------------------------------- threads

@@ -53,7 +53,7 @@ func full() Run {
 			measured(prefill(512, 1), 0.95), measured(decode(kernels.F32, 4096, 2), 0.6),
 		},
 		Limits: []bench.Limits{limits(1), limits(2)},
-		Tuned:  []bench.Comparison{{Default: measured(prefill(512, 1), 0.9), Tuned: measured(prefill(512, 1), 0.95), Gain: 1.05, Range: [2]float64{1.02, 1.08}}},
+		Tuned:  []bench.Comparison{{Default: measured(prefill(512, 1), 0.9), Tuned: measured(prefill(512, 1), 0.95), Gain: bench.Gain{Median: 1.05, Range: [2]float64{1.02, 1.08}}}},
 		Peers: []peers.Record{
 			{Name: "decode 512", Case: decode(kernels.F32, 512, 1), Peer: "torch", Version: "2.15", OursSeconds: 0.002, PeerSeconds: 0.006, OursRange: [2]float64{0.0015, 0.0025}, PeerRange: [2]float64{0.005, 0.007}, MaxError: &largest},
 			{Name: "prefill 512", Case: prefill(512, 1), Peer: "torch", Version: "2.15", Reason: "not installed: no wheel"},

@@ -189,12 +189,12 @@ func (c *benchCmd) compareTunings(e *env, cases []bench.Case, options bench.Opti
 		rows = append(rows, table.Row{
 			t.Phase, kvType(t), fmt.Sprintf("%d/%d/%d", t.Heads, t.KVHeads, t.HeadDim), t.Q, t.KV, t.Threads, t.Variant,
 			duration(r.Default), duration(t), fmt.Sprintf("%.3f", r.Default.OfBound), fmt.Sprintf("%.3f", t.OfBound),
-			fmt.Sprintf("%.3f (%.3f–%.3f)", r.Gain, r.Range[0], r.Range[1]), fmt.Sprintf("%d of %d", r.Undisturbed, r.Pairs),
+			fmt.Sprintf("%.3f (%.3f–%.3f)", r.Median, r.Range[0], r.Range[1]), fmt.Sprintf("%d of %d", r.Undisturbed, r.Pairs), fmt.Sprintf("%.3f", r.OfAll),
 		})
 	}
 	_ = bar.Finish()
 	if !c.JSON {
-		e.table(table.Row{"case", "kv type", "heads/kv/dim", "q", "kv", "threads", "variant", "default", "tuned", "of bound", "tuned", "gain (middle half)", "undisturbed pairs"}, rows...)
+		e.table(table.Row{"case", "kv type", "heads/kv/dim", "q", "kv", "threads", "variant", "default", "tuned", "of bound", "tuned", "gain (middle half)", "undisturbed pairs", "gain of all"}, rows...)
 	}
 	return nil
 }
@@ -209,7 +209,13 @@ func kvType(r bench.Result) string {
 }
 
 // duration is a run's.
-func duration(r bench.Result) time.Duration { return time.Duration(r.NS).Round(100 * time.Nanosecond) }
+func duration(r bench.Result) time.Duration {
+	unit := 100 * time.Nanosecond
+	if r.NS < 1e4 {
+		unit = time.Nanosecond
+	}
+	return time.Duration(r.NS).Round(unit)
+}
 
 // profile is this host's or, with --tile, one of the defaults with that tile.
 func (c *benchCmd) profile(e *env, cases []bench.Case) (*kernels.Profile, error) {

@@ -91,7 +91,7 @@ func TestBenchTile(t *testing.T) {
 	require.Equal(t, exitOK, code, stderr)
 	var r bench.Comparison
 	require.NoError(t, json.Unmarshal([]byte(stdout), &r))
-	require.Positive(t, r.Gain)
+	require.Positive(t, r.Median)
 	code, _, stderr = gqa(t, append(args, "9x9")...)
 	require.Equal(t, exitError, code)
 	require.Contains(t, stderr, `--tile: Tuning.Tile = "9x9": expected one of`)

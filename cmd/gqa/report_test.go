@@ -104,7 +104,7 @@ func TestReportOfTunedCases(t *testing.T) {
 		for _, x := range p.run.Tuned {
 			require.Equal(t, r.Case, x.Tuned.Case)
 			require.Equal(t, r.Case, x.Default.Case)
-			require.Positive(t, x.Gain)
+			require.Positive(t, x.Median)
 		}
 	}
 }

@@ -1,4 +1,10 @@
-package bench
+// Package core tells whether a core is a thread's own.
+//
+// A hardware thread shares its core with another, on a rented machine a stranger's. That one takes its part of the
+// instructions that the core starts, of ports, L1 and L2; neither CPU time nor a loop of FMAs shows it.
+// Additions do: independent ones run as fast as the core starts them, beside a busy thread half as fast; a chain of
+// them runs at one a cycle in either case. So their ratio needs no clock.
+package core
 
 import (
 	"math"
@@ -7,17 +13,8 @@ import (
 	"time"
 )
 
-// A hardware thread shares its core with another, on a rented machine a stranger's. That one takes its part of the
-// instructions that the core starts, of ports, L1 and L2; neither CPU time nor a loop of FMAs shows it.
-// Additions do: independent ones run as fast as the core starts them, beside a busy thread half as fast; a chain of
-// them runs at one a cycle in either case. So their ratio needs no clock.
-
-// undisturbedShare is the share of the greatest width from which a core counts as the thread's own.
-// Beside a busy thread 0.55 to 0.8 are usual (Sapphire Rapids).
-const undisturbedShare = 0.85
-
-// width is how many additions the core of each thread starts a cycle: the least among some threads at once.
-func width(threads int) float64 {
+// Width is how many additions the core of each thread starts a cycle: the least among some threads at once.
+func Width(threads int) float64 {
 	if threads == 1 {
 		return coreWidth()
 	}
@@ -46,9 +43,9 @@ func coreWidth() float64 {
 	chain, independent := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64)
 	for range turns {
 		start := time.Now()
-		keep(chainOfAdds(steps, 3))
+		Keep(chainOfAdds(steps, 3))
 		middle := time.Now()
-		keep(independentAdds(steps, 3))
+		Keep(independentAdds(steps, 3))
 		chain, independent = min(chain, middle.Sub(start)), min(independent, time.Since(middle))
 	}
 	return addsPerStep / chainPerStep * float64(chain) / float64(max(independent, 1))
@@ -83,3 +80,8 @@ func chainOfAdds(steps int, x uint64) uint64 {
 	}
 	return a
 }
+
+// Keep stops the compiler from dropping what computes its argument.
+//
+//go:noinline
+func Keep(uint64) {}
