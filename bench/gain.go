@@ -3,11 +3,9 @@ package bench
 import (
 	"cmp"
 	"slices"
-)
 
-// undisturbedShare is the share of the greatest width from which a core counts as the thread's own.
-// Beside a busy thread 0.55 to 0.8 are usual (Sapphire Rapids).
-const undisturbedShare = 0.85
+	"github.com/gqa-go/gqa/internal/core"
+)
 
 // Pair is two runs one right after the other: the time of one side / that of the other, and the
 // least width of the cores beside them (Result.CoreWidth).
@@ -29,7 +27,7 @@ const fewPairs = 10
 // GainOf is the gain of some pairs, at least one; widest is the greatest width that the cores had.
 func GainOf(list []Pair, widest float64) Gain {
 	sorted := slices.SortedFunc(slices.Values(list), func(a, b Pair) int { return cmp.Compare(a.Ratio, b.Ratio) })
-	counted := slices.DeleteFunc(slices.Clone(sorted), func(x Pair) bool { return x.Width < undisturbedShare*widest })
+	counted := slices.DeleteFunc(slices.Clone(sorted), func(x Pair) bool { return x.Width < core.OwnShare*widest })
 	g := Gain{OfAll: sorted[len(sorted)/2].Ratio, Pairs: len(list), Undisturbed: len(counted)}
 	if len(counted) < fewPairs {
 		counted = sorted

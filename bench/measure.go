@@ -193,7 +193,7 @@ func (r *runner) medianRound(rounds []Result) Result {
 
 // undisturbed are the rounds that had their cores.
 func (r *runner) undisturbed(rounds []Result) []Result {
-	return slices.DeleteFunc(slices.Clone(rounds), func(x Result) bool { return x.CoreWidth < undisturbedShare*r.widest })
+	return slices.DeleteFunc(slices.Clone(rounds), func(x Result) bool { return x.CoreWidth < core.OwnShare*r.widest })
 }
 
 // runner is a case, ready to run.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/gqa-go/gqa/bench"
+	"github.com/gqa-go/gqa/internal/core"
 	"github.com/gqa-go/gqa/kernels"
 )
 
@@ -79,7 +80,7 @@ func (c *command) run(ctx context.Context, w io.Writer) error {
 			return err
 		}
 	}
-	g := bench.GainOf(t.pairs, t.widest)
+	g := bench.GainOf(t.pairs, core.Widest(t.widths))
 	bits := "the same to the bit"
 	if !t.same {
 		bits = "not the same to the bit"
@@ -171,7 +172,7 @@ const minPaired = 200 * time.Microsecond
 // turns are what was measured so far.
 type turns struct {
 	pairs  []bench.Pair
-	widest float64
+	widths []float64
 	same   bool // the outputs, to the bit
 }
 
@@ -199,7 +200,7 @@ func (t *turns) launch(ctx context.Context, programs sides, problem []byte, d ti
 				return err
 			}
 			ns[which] = max(x.NS, 1)
-			t.widest = max(t.widest, x.Width)
+			t.widths = append(t.widths, x.Width)
 			if width == 0 || x.Width < width {
 				width = x.Width
 			}

@@ -17,3 +17,13 @@ func TestWidth(t *testing.T) {
 		require.Less(t, best, 12.0)
 	}
 }
+
+func TestWidest(t *testing.T) {
+	require.Equal(t, 3.0, Widest([]float64{3}))
+	widths := make([]float64, 1000)
+	for i := range widths {
+		widths[i] = 4
+	}
+	widths[7], widths[500] = 9, 8
+	require.Equal(t, 4.0, Widest(widths))
+}
