@@ -200,10 +200,6 @@ func (e *emitter) decodeValue() {
 	e.columns(left, cols, func(width int) {
 		sets := tile.narrow(width / e.lanes)
 		load, finish := e.rowOf(t, width, v)
-		step := func(s *outer, a func(r int) operand.Mem) {
-			s.step(a, load)
-			e.ADDQ(stride, v)
-		}
 		name := fmt.Sprintf("_%d", width)
 		e.MOVQ(p0, p)
 		e.MOVQ(v0, v)
@@ -216,8 +212,8 @@ func (e *emitter) decodeValue() {
 			if key%clump == 0 {
 				ahead.fetch(clump*width*t.Size(), fmt.Sprintf("%s_%d", name, key))
 			}
-		}, func(key int, factor func(r int) operand.Mem) {
-			step(sets[key%len(sets)], factor)
+		}, func(key, n int, factor func(r int) operand.Mem) {
+			sets[key%len(sets)].turn(key, n, factor, func(_, c int, dst reg.VecPhysical) { load(c, dst) }, func() { e.ADDQ(stride, v) })
 		}, func(int) {})
 		sum := fold(sets)
 		finish(sum)

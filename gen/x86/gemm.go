@@ -179,7 +179,7 @@ func (e *emitter) value() {
 			if key == 0 && ahead != nil {
 				ahead.fetch(prefetchStep, name)
 			}
-		}, func(key int, factor func(r int) operand.Mem) {
+		}, func(key, _ int, factor func(r int) operand.Mem) {
 			step(sets[key%len(sets)], factor)
 		}, func(key int) {
 			if exps != nil {
@@ -199,9 +199,9 @@ func (e *emitter) value() {
 	e.ret()
 }
 
-// alongKeys walks P from key to key, which step adds with the factors of its rows: whole
+// alongKeys walks P from key to key, which step adds, one of n in a row, with the factors of its rows: whole
 // blocks of 16, of so many bytes, between before and after, then the rest.
-func (e *emitter) alongKeys(name string, p, keys, i reg.GPPhysical, block int, before func(key int), step func(key int, factor func(r int) operand.Mem), after func(key int)) {
+func (e *emitter) alongKeys(name string, p, keys, i reg.GPPhysical, block int, before func(key int), step func(key, n int, factor func(r int) operand.Mem), after func(key int)) {
 	rows := e.spec.Rows
 	e.SUBQ(imm(lane), keys)
 	e.JLT(operand.LabelRef("rest" + name))
@@ -209,7 +209,7 @@ func (e *emitter) alongKeys(name string, p, keys, i reg.GPPhysical, block int, b
 	for key := range lane {
 		before(key)
 		e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, key, key)
-		step(key, func(r int) operand.Mem { return at(p, 4*(r*lane+key)) })
+		step(key, lane, func(r int) operand.Mem { return at(p, 4*(r*lane+key)) })
 		after(key)
 	}
 	e.ADDQ(imm(block), p)
@@ -221,7 +221,7 @@ func (e *emitter) alongKeys(name string, p, keys, i reg.GPPhysical, block int, b
 	e.JZ(operand.LabelRef("finish" + name))
 	e.XORQ(i, i)
 	e.Label("key" + name)
-	step(0, func(r int) operand.Mem { return indexed(p, i, 4, 4*r*lane) })
+	step(0, 1, func(r int) operand.Mem { return indexed(p, i, 4, 4*r*lane) })
 	e.INCQ(i)
 	e.CMPQ(i, keys)
 	e.JLT(operand.LabelRef("key" + name))
@@ -365,6 +365,7 @@ type outer struct {
 	acc   [][]reg.VecPhysical // [rows][vectors]
 	holdA bool
 	hold  []reg.VecPhysical
+	next  []reg.VecPhysical // b of the step after: see turn; nil: loaded when its turn comes
 	pass  []reg.VecPhysical
 }
 
@@ -383,8 +384,45 @@ func (e *emitter) newOuter(rows, vecs int, c, a, b string) *outer {
 	if e.spec.DType == spec.BF16 && !e.spec.Op.Dot() {
 		e.newHalves()
 	}
+	if e.spec.Op == spec.DecodeValue {
+		t.loadAhead()
+	}
 	t.pass = e.vec(pass, max(1, min(e.room(), 4)))
 	return t
+}
+
+// loadAhead takes registers for b of the step after, if there are enough and b is converted: conversions take ports that
+// FMAs take, and must not wait behind them.
+func (t *outer) loadAhead() {
+	if e := t.e; e.avx512() && !t.holdA && e.spec.DType != spec.F32 && e.room() >= len(t.hold)+4 {
+		t.next = e.vec("the same of the next step", len(t.hold))
+	}
+}
+
+// turn is step i of n: it loads b[v] of step j by load(j, v, dst), and moves on by move.
+func (t *outer) turn(i, n int, a func(r int) operand.Mem, load func(j, v int, dst reg.VecPhysical), move func()) {
+	if t.next == nil {
+		t.step(a, func(v int, dst reg.VecPhysical) { load(i, v, dst) })
+		move()
+		return
+	}
+	x, vecs := *t, len(t.acc[0])
+	if i%2 == 1 {
+		x.hold, x.next = x.next, x.hold
+	}
+	each := func(j int, dst []reg.VecPhysical) {
+		for v := range vecs {
+			load(j, v, dst[v])
+		}
+	}
+	if i == 0 {
+		each(i, x.hold)
+	}
+	move()
+	if i+1 < n {
+		each(i+1, x.next)
+	}
+	x.step(a, func(int, reg.VecPhysical) {})
 }
 
 // narrow is the tile of the first vecs vectors, in the same registers. Where

@@ -51,13 +51,15 @@ func (e *emitter) newPanels(dst, a, b string) *panels {
 	case e.spec.DType == spec.BF16:
 		g.spread = e.newSpread(acc[0])
 	}
-	pass := e.vec(a, max(1, min(e.room(), 4)))
+	shared := outer{e: e, rows: g.rows, holdA: holdA, hold: hold}
+	shared.loadAhead()
+	shared.pass = e.vec(a, max(1, min(e.room(), 4)))
 	for range sets {
-		t := &outer{e: e, rows: g.rows, holdA: holdA, hold: hold, pass: pass}
+		t := shared
 		for range g.rows {
 			t.acc, acc = append(t.acc, acc[:vecs]), acc[vecs:]
 		}
-		g.sets = append(g.sets, t)
+		g.sets = append(g.sets, &t)
 	}
 	return g
 }
@@ -79,24 +81,27 @@ func (g *panels) narrow(n int) []*outer {
 	return sets
 }
 
-// step grows a set by row i after at; a is the factor of a row of the tile.
-func (g *panels) step(t *outer, i int, a func(r int) operand.Mem) {
+// step grows a set by row i of n after at; a is the factor of a row of the tile.
+func (g *panels) step(t *outer, i, n int, a func(r int) operand.Mem) {
+	t.turn(i, n, a, g.load, func() {})
+}
+
+// load loads vector v of row i.
+func (g *panels) load(i, v int, dst reg.VecPhysical) {
 	e := g.e
-	t.step(a, func(v int, dst reg.VecPhysical) {
-		x := v * e.lanes
-		row := func(x int) operand.Mem { return g.stride.mem(g.at, x/lane, g.size*(i*lane+x%lane)) }
-		switch {
-		case g.spread != nil:
-			e.VBROADCASTI64X4(row(x), dst)
-			e.VPSHUFB(g.spread, dst, dst)
-		case !g.pairs():
-			e.loadAs(e.spec.DType, row(x), dst)
-		case v%2 == 0:
-			e.loadHalf(row(x), 0, dst)
-		default:
-			e.loadHalf(row(x-e.lanes), 1, dst)
-		}
-	})
+	x := v * e.lanes
+	row := func(x int) operand.Mem { return g.stride.mem(g.at, x/lane, g.size*(i*lane+x%lane)) }
+	switch {
+	case g.spread != nil:
+		e.VBROADCASTI64X4(row(x), dst)
+		e.VPSHUFB(g.spread, dst, dst)
+	case !g.pairs():
+		e.loadAs(e.spec.DType, row(x), dst)
+	case v%2 == 0:
+		e.loadHalf(row(x), 0, dst)
+	default:
+		e.loadHalf(row(x-e.lanes), 1, dst)
+	}
 }
 
 // sum is the sum of the sets, elements in order.
@@ -234,7 +239,7 @@ func (e *emitter) panelScore() {
 				for ; line < (i+1)*n*lane*size && !shared; line += 64 {
 					e.PREFETCHT0(at(ahead, line))
 				}
-				g.step(sets[i%len(sets)], i, func(r int) operand.Mem { return rowStride.mem(q, r, 4*i) })
+				g.step(sets[i%len(sets)], i, unroll, func(r int) operand.Mem { return rowStride.mem(q, r, 4*i) })
 			}
 			e.ADDQ(imm(4*unroll), q)
 			e.ADDQ(imm(size*unroll*lane), k)
@@ -310,7 +315,7 @@ func (e *emitter) panelValue() {
 						e.PREFETCHT0(indexed(v, ahead[j], 1, line))
 					}
 				}
-				g.step(sets[i%len(sets)], i, func(r int) operand.Mem { return at(p, 4*(r*lane+i)) })
+				g.step(sets[i%len(sets)], i, unroll, func(r int) operand.Mem { return at(p, 4*(r*lane+i)) })
 			}
 			e.ADDQ(imm(4*lane*rows), p)
 			e.ADDQ(imm(size*unroll*lane), v)
@@ -321,7 +326,7 @@ func (e *emitter) panelValue() {
 		e.ADDQ(imm(unroll), keys)
 		e.JZ(operand.LabelRef(label("summed")))
 		e.Label(label("key"))
-		g.step(sets[0], 0, func(r int) operand.Mem { return at(p, 4*r*lane) })
+		g.step(sets[0], 0, 1, func(r int) operand.Mem { return at(p, 4*r*lane) })
 		e.ADDQ(imm(4), p)
 		e.ADDQ(imm(size*lane), v)
 		e.DECQ(keys)
