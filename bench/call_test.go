@@ -36,6 +36,27 @@ func BenchmarkCall(b *testing.B) {
 	}
 }
 
+// BenchmarkMerge joins partial results of (32,8,128).
+func BenchmarkMerge(b *testing.B) {
+	const heads, dim = 32, 128
+	for _, queries := range []int{1, 512} {
+		for _, parts := range []int{2, 8} {
+			b.Run(fmt.Sprintf("queries=%d/parts=%d", queries, parts), func(b *testing.B) {
+				var list []kernels.Partial
+				for range parts {
+					list = append(list, kernels.Partial{
+						Output: kernels.HeadMajor(make([]float32, heads*queries*dim), queries, dim), LSE: make([]float32, heads*queries),
+					})
+				}
+				b.ReportAllocs()
+				for b.Loop() {
+					require.NoError(b, kernels.Merge(list[0], list, heads, queries, dim))
+				}
+			})
+		}
+	}
+}
+
 // BenchmarkStopTheWorld is how long the garbage collector stops the program while
 // kernels run on all threads: assembly cannot be preempted, so the longest call of a
 // kernel is what a stop waits for. impl=none, plain loops in Go, is what the machine

@@ -3,6 +3,9 @@ package kernels
 import (
 	"fmt"
 	"math"
+	"unsafe"
+
+	"github.com/gqa-go/gqa/asm"
 )
 
 // Partial is attention over one part of the keys: float32 outputs, heads × queries ×
@@ -19,7 +22,8 @@ type Partial struct {
 //	lse = ln Σ e^lse_i;  out = Σ e^(lse_i − lse)·out_i
 //
 // Rows where no part has keys stay 0 and −Inf. A sink must have been in one part
-// only. dst may be one of the parts. The sums are float64, in the order of parts.
+// only. dst may be one of the parts. The sums are float32, in the order of parts, by the
+// variant that plans use.
 func Merge(dst Partial, parts []Partial, heads, queries, dim int) error {
 	for _, f := range []struct {
 		name       string
@@ -33,48 +37,79 @@ func Merge(dst Partial, parts []Partial, heads, queries, dim int) error {
 	if len(parts) == 0 {
 		return fmt.Errorf("kernels: Merge: no parts: expected at least one")
 	}
-	check := func(name string, p *Partial, output bool) error {
-		if err := p.Output.check(name+".Output", F32, heads, queries, dim, output); err != nil {
-			return fmt.Errorf("kernels: Merge: %w", err)
-		}
-		if len(p.LSE) < heads*queries {
-			return fmt.Errorf("kernels: Merge: %s.LSE has %d elements: expected at least %d heads × %d queries", name, len(p.LSE), heads, queries)
-		}
-		return nil
-	}
-	if err := check("dst", &dst, true); err != nil {
-		return err
+	if err := dst.check("dst", heads, queries, dim, true); err != nil {
+		return fmt.Errorf("kernels: Merge: %w", err)
 	}
 	for i := range parts {
-		if err := check(fmt.Sprintf("parts[%d]", i), &parts[i], false); err != nil {
-			return err
+		if err := parts[i].check("part", heads, queries, dim, false); err != nil {
+			return fmt.Errorf("kernels: Merge: parts[%d]: %w", i, err)
 		}
+	}
+	v, _, err := selectVariant("")
+	if err != nil {
+		return fmt.Errorf("kernels: Merge: %w", err)
+	}
+	tiles := v.decodeValue[F32][1]
+	add := tiles[len(tiles)-1] // the widest
+	var few [16]float32
+	weights := few[:]
+	if len(parts) > len(few) {
+		weights = make([]float32, len(parts))
 	}
 	for h := range heads {
 		for q := range queries {
-			mergeRow(dst, parts, h, q, h*queries+q, dim)
+			mergeRow(&add, dst, parts, weights, h, q, h*queries+q, dim)
 		}
 	}
 	return nil
 }
 
-func mergeRow(dst Partial, parts []Partial, head, query, at, dim int) {
-	top := math.Inf(-1)
+// check reports whether p holds heads × queries rows.
+func (p *Partial) check(name string, heads, queries, dim int, output bool) error {
+	if err := p.Output.check("Output", F32, heads, queries, dim, output); err != nil {
+		return fmt.Errorf("%s.%w", name, err)
+	}
+	if len(p.LSE) < heads*queries {
+		return fmt.Errorf("%s.LSE has %d elements: expected at least %d heads × %d queries", name, len(p.LSE), heads, queries)
+	}
+	return nil
+}
+
+// mergeRow joins one row by the value kernel, each part's row as the value of one key: by its assembly itself, which
+// keeps what is passed off the heap. weights is memory for one of each part.
+func mergeRow(add *kernel, dst Partial, parts []Partial, weights []float32, head, query, at, dim int) {
+	top, sum := math.Inf(-1), 0.0
 	for i := range parts {
 		top = max(top, float64(parts[i].LSE[at]))
 	}
-	sum := 0.0
 	for i := range parts {
-		sum += mergeWeight(parts[i].LSE[at], top)
+		w := mergeWeight(parts[i].LSE[at], top)
+		weights[i] = float32(w)
+		sum += w
 	}
-	for d := range dim {
-		x := 0.0
+	var sums [256]float32 // of some columns: dst may be a part
+	one, scale := float32(1), float32(1/sum)
+	for first := 0; first < dim; first += len(sums) {
+		columns := sums[:min(len(sums), dim-first)]
+		clear(columns)
+		whole := 0 // as far as the kernel goes
+		if add.id != portableID {
+			whole = len(columns) / asm.Lane * asm.Lane
+		}
 		for i := range parts {
-			if lse := parts[i].LSE[at]; !math.IsInf(float64(lse), -1) {
-				x += mergeWeight(lse, top) / sum * parts[i].Output.at(F32, head, query, d)
+			if math.IsInf(float64(parts[i].LSE[at]), -1) {
+				continue
+			}
+			weight := [asm.Lane]float32{weights[i] * scale}
+			part := parts[i].Output.floats(head, query, dim)[first:][:len(columns)]
+			if whole > 0 {
+				asm.DecodeValue(add.id, &asm.ValueArgs{P: &weight[0], V: unsafe.Pointer(&part[0]), O: &columns[0], Alpha: &one, Keys: 1, Cols: whole})
+			}
+			for d := whole; d < len(columns); d++ {
+				columns[d] += weight[0] * part[d]
 			}
 		}
-		dst.Output.set(F32, head, query, d, x)
+		copy(dst.Output.floats(head, query, dim)[first:], columns)
 	}
 	dst.LSE[at] = float32(top + math.Log(sum))
 }

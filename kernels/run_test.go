@@ -417,6 +417,19 @@ func TestMergeEmptyParts(t *testing.T) {
 	}
 }
 
+func TestMergeAllocatesNothing(t *testing.T) {
+	const heads, queries, dim = 4, 3, 70
+	part := func() kernels.Partial {
+		return kernels.Partial{Output: kernels.HeadMajor(make([]float32, heads*queries*dim), queries, dim), LSE: make([]float32, heads*queries)}
+	}
+	dst, parts := part(), []kernels.Partial{part(), part(), part()}
+	require.Zero(t, testing.AllocsPerRun(5, func() {
+		if err := kernels.Merge(dst, parts, heads, queries, dim); err != nil {
+			panic(err)
+		}
+	}))
+}
+
 // With equal scores the output is the mean of the values, weakened by the sink.
 func TestSinks(t *testing.T) {
 	const keys, dim = 20, 8

@@ -115,6 +115,11 @@ func (t *Tensor) row(head, position int) unsafe.Pointer {
 	return unsafe.Pointer(&t.U16[i])
 }
 
+// floats is that row, of dim float32.
+func (t *Tensor) floats(head, position, dim int) []float32 {
+	return t.F32[head*t.HeadStride+position*t.PosStride:][:dim]
+}
+
 // Offset is the position of a sequence's first query. The zero value aligns the last
 // query with the last key: KVLen − QueryLen (bottom-right, also when that is
 // negative).
