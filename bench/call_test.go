@@ -57,6 +57,32 @@ func BenchmarkMerge(b *testing.B) {
 	}
 }
 
+// BenchmarkAppend adds tokens of 8 KV heads of 128 elements to a Cache, position-major ones of its own type.
+func BenchmarkAppend(b *testing.B) {
+	const heads, dim = 8, 128
+	for _, t := range []kernels.DType{kernels.F32, kernels.F16, kernels.BF16} {
+		for _, tokens := range []int{1, 16, 512} {
+			b.Run(fmt.Sprintf("type=%v/tokens=%d", t, tokens), func(b *testing.B) {
+				c, err := kernels.NewCache(kernels.CacheConfig{KVHeads: heads, KeyDim: dim, Key: t, Value: t})
+				require.NoError(b, err)
+				n := tokens * heads * dim
+				x := kernels.PositionMajor(make([]float32, n), heads, dim)
+				if t != kernels.F32 {
+					x = kernels.PositionMajor(make([]uint16, n), heads, dim)
+				}
+				b.ReportAllocs()
+				for b.Loop() {
+					if c.Len() >= 4096 {
+						require.NoError(b, c.Truncate(0))
+					}
+					require.NoError(b, c.Append(tokens, t, x, x))
+				}
+				b.ReportMetric(float64(b.Elapsed())/float64(b.N)/float64(tokens), "ns/token")
+			})
+		}
+	}
+}
+
 // BenchmarkStopTheWorld is how long the garbage collector stops the program while
 // kernels run on all threads: assembly cannot be preempted, so the longest call of a
 // kernel is what a stop waits for. impl=none, plain loops in Go, is what the machine
