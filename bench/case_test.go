@@ -72,7 +72,7 @@ func TestLimit(t *testing.T) {
 }
 
 func TestMedianRound(t *testing.T) {
-	r := runner{widest: 4}
+	r := runner{widths: []float64{4}}
 	var rounds []Result
 	for _, x := range []float64{0.9, 0.1, 0.7, 1.4, 0.6} {
 		rounds = append(rounds, Result{OfBound: x, CoreWidth: 2})

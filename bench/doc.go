@@ -31,7 +31,7 @@
 // of what the core can start in a cycle, of its ports and of L1 and L2, which no CPU time shows, and the peak
 // hardly, because FMAs alone ask for little but their ports. Additions show it: before and after each run
 // it is counted how many independent ones a core starts a cycle (Result.CoreWidth). A round that
-// had less than 0.85 of the most that this measurement saw does not count if there are others;
+// had less than 0.85 of the most that this measurement saw (but for outliers, two in a thousand) does not count if there are others;
 // Options.Patience asks for more rounds until enough do. A run of many milliseconds can still be
 // disturbed in between.
 //

@@ -101,9 +101,10 @@ type Comparison struct {
 }
 
 const (
-	// roundPairs is how many are run in a round, each side for minPaired at least.
+	// roundPairs is how many are run in a round.
 	roundPairs = 20
-	minPaired  = 200 * time.Microsecond
+	// MinPaired is how long a side of a pair runs, at least.
+	MinPaired = 200 * time.Microsecond
 )
 
 // Compare runs one case with the default tuning and with that of Options.Profile.
@@ -144,12 +145,12 @@ func Compare(ctx context.Context, c Case, o Options) (Comparison, error) {
 			list = append(list, r.pair(plans, j%2, timed[0].ns))
 		}
 	}
-	return Comparison{r.medianRound(rounds[0]), r.medianRound(rounds[1]), GainOf(list, r.widest)}, nil
+	return Comparison{r.medianRound(rounds[0]), r.medianRound(rounds[1]), GainOf(list, core.Widest(r.widths))}, nil
 }
 
 // pair runs both plans, the one that first says first, so often that a run of ns takes long enough.
 func (r *runner) pair(plans [2]*kernels.Plan, first int, ns float64) Pair {
-	n := max(1, int(float64(minPaired)/max(ns, 1)))
+	n := max(1, int(float64(MinPaired)/max(ns, 1)))
 	var taken [2]float64
 	width := r.width()
 	for j := range 2 {
@@ -187,13 +188,14 @@ func (r *runner) medianRound(rounds []Result) Result {
 	}
 	slices.SortFunc(counted, func(a, b Result) int { return cmp.Compare(a.OfBound, b.OfBound) })
 	x := counted[len(counted)/2]
-	x.CoreShare, x.Rounds, x.Undisturbed = x.CoreWidth/r.widest, len(rounds), n
+	x.CoreShare, x.Rounds, x.Undisturbed = min(x.CoreWidth/core.Widest(r.widths), 1), len(rounds), n
 	return x
 }
 
 // undisturbed are the rounds that had their cores.
 func (r *runner) undisturbed(rounds []Result) []Result {
-	return slices.DeleteFunc(slices.Clone(rounds), func(x Result) bool { return x.CoreWidth < core.OwnShare*r.widest })
+	least := core.OwnShare * core.Widest(r.widths)
+	return slices.DeleteFunc(slices.Clone(rounds), func(x Result) bool { return x.CoreWidth < least })
 }
 
 // runner is a case, ready to run.
@@ -206,8 +208,8 @@ type runner struct {
 	meter *meter
 	// memory is where K and V lie.
 	memory [][]byte
-	// widest is the greatest width of the cores so far.
-	widest float64
+	// widths are those of the cores so far.
+	widths []float64
 }
 
 func newRunner(c Case, profile *kernels.Profile) (*runner, error) {
@@ -308,7 +310,7 @@ func (r *runner) sample(bandwidth float64) timing {
 // width is that of the cores now.
 func (r *runner) width() float64 {
 	w := core.Width(r.c.Threads)
-	r.widest = max(r.widest, w)
+	r.widths = append(r.widths, w)
 	return w
 }
 

@@ -194,8 +194,8 @@ func TestMergeErrors(t *testing.T) {
 		{"short log-sum-exp", func(d *kernels.Partial, _ []kernels.Partial) { d.LSE = nil }, 2, 3, 4, 2, []string{"dst.LSE has 0 elements", "2 heads × 3 queries"}},
 		{"type of a part", func(_ *kernels.Partial, p []kernels.Partial) {
 			p[1].Output = kernels.HeadMajor(make([]uint16, 24), 3, 4)
-		}, 2, 3, 4, 2, []string{"parts[1]: part.Output", "f32"}},
-		{"short part", func(_ *kernels.Partial, p []kernels.Partial) { p[1].LSE = p[1].LSE[:5] }, 2, 3, 4, 2, []string{"parts[1]: part.LSE has 5 elements", "2 heads × 3 queries"}},
+		}, 2, 3, 4, 2, []string{"parts[1].Output", "f32"}},
+		{"short part", func(_ *kernels.Partial, p []kernels.Partial) { p[1].LSE = p[1].LSE[:5] }, 2, 3, 4, 2, []string{"parts[1].LSE has 5 elements", "2 heads × 3 queries"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dst, parts := partial(), []kernels.Partial{partial(), partial()}

@@ -23,7 +23,7 @@ type Partial struct {
 //
 // Rows where no part has keys stay 0 and −Inf. A sink must have been in one part
 // only. dst may be one of the parts. The sums are float32, in the order of parts, by the
-// variant that plans use.
+// variant that plans use; a GQA_VARIANT that cannot run is an error.
 func Merge(dst Partial, parts []Partial, heads, queries, dim int) error {
 	for _, f := range []struct {
 		name       string
@@ -37,12 +37,12 @@ func Merge(dst Partial, parts []Partial, heads, queries, dim int) error {
 	if len(parts) == 0 {
 		return fmt.Errorf("kernels: Merge: no parts: expected at least one")
 	}
-	if err := dst.check("dst", heads, queries, dim, true); err != nil {
-		return fmt.Errorf("kernels: Merge: %w", err)
+	if err := dst.check(heads, queries, dim, true); err != nil {
+		return fmt.Errorf("kernels: Merge: dst.%w", err)
 	}
 	for i := range parts {
-		if err := parts[i].check("part", heads, queries, dim, false); err != nil {
-			return fmt.Errorf("kernels: Merge: parts[%d]: %w", i, err)
+		if err := parts[i].check(heads, queries, dim, false); err != nil {
+			return fmt.Errorf("kernels: Merge: parts[%d].%w", i, err)
 		}
 	}
 	v, _, err := selectVariant("")
@@ -65,14 +65,11 @@ func Merge(dst Partial, parts []Partial, heads, queries, dim int) error {
 }
 
 // check reports whether p holds heads × queries rows.
-func (p *Partial) check(name string, heads, queries, dim int, output bool) error {
-	if err := p.Output.check("Output", F32, heads, queries, dim, output); err != nil {
-		return fmt.Errorf("%s.%w", name, err)
-	}
+func (p *Partial) check(heads, queries, dim int, output bool) error {
 	if len(p.LSE) < heads*queries {
-		return fmt.Errorf("%s.LSE has %d elements: expected at least %d heads × %d queries", name, len(p.LSE), heads, queries)
+		return fmt.Errorf("LSE has %d elements: expected at least %d heads × %d queries", len(p.LSE), heads, queries)
 	}
-	return nil
+	return p.Output.check("Output", F32, heads, queries, dim, output)
 }
 
 // mergeRow joins one row by the value kernel, each part's row as the value of one key: by its assembly itself, which

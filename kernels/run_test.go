@@ -3,6 +3,7 @@ package kernels_test
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -415,6 +416,37 @@ func TestMergeEmptyParts(t *testing.T) {
 			require.InDeltaSlice(t, test.out, test.parts[0].Output.F32, 1e-6)
 		})
 	}
+}
+
+// More parts and columns than fit the buffers, columns beyond whole vectors, the result in place of a part.
+func TestMergeManyParts(t *testing.T) {
+	const heads, queries, dim = 2, 3, 600 + 7
+	rng := rand.New(rand.NewPCG(1, 1))
+	var parts []kernels.Partial
+	for range 20 {
+		p := kernels.Partial{Output: kernels.HeadMajor(make([]float32, heads*queries*dim), queries, dim), LSE: make([]float32, heads*queries)}
+		for i := range p.Output.F32 {
+			p.Output.F32[i] = float32(rng.NormFloat64())
+		}
+		for i := range p.LSE {
+			p.LSE[i] = float32(rng.NormFloat64() * 3)
+		}
+		parts = append(parts, p)
+	}
+	want, lse := make([]float64, heads*queries*dim), make([]float64, heads*queries)
+	for i := range want {
+		sum := 0.0
+		for _, p := range parts {
+			w := math.Exp(float64(p.LSE[i/dim]))
+			sum += w
+			want[i] += w * float64(p.Output.F32[i])
+		}
+		want[i] /= sum
+		lse[i/dim] = math.Log(sum)
+	}
+	require.NoError(t, kernels.Merge(parts[11], parts, heads, queries, dim))
+	require.InDeltaSlice(t, want, parts[11].Output.F32, 2e-6)
+	require.InDeltaSlice(t, lse, parts[11].LSE, 1e-6)
 }
 
 func TestMergeAllocatesNothing(t *testing.T) {

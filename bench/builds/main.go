@@ -23,6 +23,7 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/gqa-go/gqa/bench"
+	"github.com/gqa-go/gqa/bench/builds/side/wire"
 	"github.com/gqa-go/gqa/internal/core"
 	"github.com/gqa-go/gqa/kernels"
 )
@@ -90,23 +91,23 @@ func (c *command) run(ctx context.Context, w io.Writer) error {
 	return err
 }
 
-// problem is the case as JSON.
-func (c *command) problem() ([]byte, error) {
+// problem is the case.
+func (c *command) problem() (wire.Problem, error) {
 	t, err := kernels.ParseDType(c.KVDtype)
 	if err != nil {
-		return nil, err
+		return wire.Problem{}, err
 	}
-	x := bench.Case{
+	x := wire.Problem{
 		KVDType: t, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, Q: c.Q, KV: c.KV, Threads: c.Threads,
-		Variant: c.Variant, Causal: true, Cache: c.Cache,
+		Variant: c.Variant, Cache: c.Cache,
 	}
 	if c.BF16Dot {
 		x.KVDType, x.Precision = kernels.BF16, kernels.BF16
 	}
 	if x.Q < 1 || x.Threads < 1 {
-		return nil, fmt.Errorf("--q %d, --threads %d: expected at least 1", x.Q, x.Threads)
+		return x, fmt.Errorf("--q %d, --threads %d: expected at least 1", x.Q, x.Threads)
 	}
-	return json.Marshal(x)
+	return x, nil
 }
 
 // copied is what the commit's tree takes from this one: the program that runs a case, and how it watches the cores.
@@ -166,9 +167,6 @@ func output(ctx context.Context, dir, name string, args ...string) (string, erro
 	return strings.TrimSpace(string(out)), nil
 }
 
-// minPaired is how long a side runs in a turn, at least.
-const minPaired = 200 * time.Microsecond
-
 // turns are what was measured so far.
 type turns struct {
 	pairs  []bench.Pair
@@ -177,7 +175,7 @@ type turns struct {
 }
 
 // launch starts both sides and lets them take turns for so long, twice at least.
-func (t *turns) launch(ctx context.Context, programs sides, problem []byte, d time.Duration) error {
+func (t *turns) launch(ctx context.Context, programs sides, problem wire.Problem, d time.Duration) error {
 	var s [2]*side
 	var hashes [2]uint64
 	for i, program := range programs {
@@ -206,7 +204,7 @@ func (t *turns) launch(ctx context.Context, programs sides, problem []byte, d ti
 			}
 		}
 		if turn == 0 {
-			n = max(1, int(float64(minPaired)/min(ns[0], ns[1])))
+			n = max(1, int(float64(bench.MinPaired)/min(ns[0], ns[1])))
 			continue
 		}
 		t.pairs = append(t.pairs, bench.Pair{Ratio: ns[0] / ns[1], Width: width})
@@ -222,15 +220,8 @@ type side struct {
 	out *json.Decoder
 }
 
-// reply is that of bench/builds/side.
-type reply struct {
-	NS    float64 `json:"ns"`
-	Width float64 `json:"width"`
-	Hash  uint64  `json:"hash"`
-}
-
 // start starts a program with a problem and waits for its first run.
-func start(ctx context.Context, program string, problem []byte) (*side, uint64, error) {
+func start(ctx context.Context, program string, problem wire.Problem) (*side, uint64, error) {
 	cmd := exec.CommandContext(ctx, program)
 	cmd.Stderr = os.Stderr
 	to, err := cmd.StdinPipe()
@@ -245,7 +236,7 @@ func start(ctx context.Context, program string, problem []byte) (*side, uint64, 
 		return nil, 0, err
 	}
 	s := &side{cmd, to, json.NewEncoder(to), json.NewDecoder(from)}
-	x, err := s.ask(json.RawMessage(problem))
+	x, err := s.ask(problem)
 	if err != nil {
 		s.end()
 		return nil, 0, err
@@ -254,9 +245,9 @@ func start(ctx context.Context, program string, problem []byte) (*side, uint64, 
 }
 
 // time lets the side run so often, and is the time of one run.
-func (s *side) time(n int) (reply, error) { return s.ask(n) }
+func (s *side) time(n int) (wire.Reply, error) { return s.ask(n) }
 
-func (s *side) ask(question any) (x reply, err error) {
+func (s *side) ask(question any) (x wire.Reply, err error) {
 	if err = s.in.Encode(question); err == nil {
 		err = s.out.Decode(&x)
 	}

@@ -20,6 +20,7 @@ func TestWidth(t *testing.T) {
 
 func TestWidest(t *testing.T) {
 	require.Equal(t, 3.0, Widest([]float64{3}))
+	require.Equal(t, 3.0, Widest([]float64{2, 3, 1}), "few have no outliers")
 	widths := make([]float64, 1000)
 	for i := range widths {
 		widths[i] = 4

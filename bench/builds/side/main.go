@@ -12,32 +12,11 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/gqa-go/gqa/bench/builds/side/wire"
 	"github.com/gqa-go/gqa/internal/core"
 	"github.com/gqa-go/gqa/internal/workload"
 	"github.com/gqa-go/gqa/kernels"
 )
-
-// problem is the fields of a bench.Case.
-type problem struct {
-	KVDType   kernels.DType `json:"kv_dtype"`
-	Heads     int           `json:"heads"`
-	KVHeads   int           `json:"kv_heads"`
-	HeadDim   int           `json:"head_dim"`
-	Q         int           `json:"q"`
-	KV        int           `json:"kv"`
-	Threads   int           `json:"threads"`
-	Variant   string        `json:"variant"`
-	Causal    bool          `json:"causal"`
-	Cache     bool          `json:"cache"`
-	Precision kernels.DType `json:"precision"`
-}
-
-// reply is what comes back: of the problem its output's hash, of a number of runs the time of one.
-type reply struct {
-	NS    float64 `json:"ns"`
-	Width float64 `json:"width"` // the least of the cores before and after: core.Width
-	Hash  uint64  `json:"hash"`
-}
 
 func main() {
 	if err := serve(os.Stdin, os.Stdout); err != nil {
@@ -49,11 +28,11 @@ func main() {
 // serve reads a problem, then numbers of runs, and answers each.
 func serve(r io.Reader, w io.Writer) error {
 	in, out := json.NewDecoder(r), json.NewEncoder(w)
-	var p problem
+	var p wire.Problem
 	if err := in.Decode(&p); err != nil {
 		return fmt.Errorf("reading the problem: %w", err)
 	}
-	run, hash, err := p.prepare()
+	run, hash, err := prepare(p)
 	if err != nil {
 		return err
 	}
@@ -61,7 +40,7 @@ func serve(r io.Reader, w io.Writer) error {
 	if err := run(); err != nil {
 		return err
 	}
-	for answer := (reply{Hash: hash()}); ; {
+	for answer := (wire.Reply{Hash: hash()}); ; {
 		if err := out.Encode(answer); err != nil {
 			return err
 		}
@@ -81,15 +60,15 @@ func serve(r io.Reader, w io.Writer) error {
 				return err
 			}
 		}
-		answer = reply{NS: float64(time.Since(start)) / float64(n), Width: min(width, core.Width(p.Threads))}
+		answer = wire.Reply{NS: float64(time.Since(start)) / float64(n), Width: min(width, core.Width(p.Threads))}
 	}
 }
 
 // prepare makes a run of the problem and a hash of its output.
-func (p problem) prepare() (run func() error, hash func() uint64, err error) {
+func prepare(p wire.Problem) (run func() error, hash func() uint64, err error) {
 	shape := workload.Shape{
 		Heads: p.Heads, KVHeads: p.KVHeads, KeyDim: p.HeadDim, ValueDim: p.HeadDim, Queries: p.Q, Keys: p.KV,
-		Key: p.KVDType, Value: p.KVDType, Causal: p.Causal, Precision: p.Precision,
+		Key: p.KVDType, Value: p.KVDType, Causal: true, Precision: p.Precision,
 	}
 	opts := []kernels.Option{kernels.WithThreads(p.Threads), kernels.WithProfile(nil)}
 	if p.Variant != "" {

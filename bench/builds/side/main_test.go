@@ -6,18 +6,19 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gqa-go/gqa/bench/builds/side/wire"
 	"github.com/stretchr/testify/require"
 )
 
 func TestServe(t *testing.T) {
-	const problem = `{"kv_dtype": "f16", "heads": 4, "kv_heads": 2, "head_dim": 16, "q": 2, "kv": 20, "threads": 1, "variant": "purego", "causal": true}`
+	const problem = `{"kv_dtype": "f16", "heads": 4, "kv_heads": 2, "head_dim": 16, "q": 2, "kv": 20, "threads": 1, "variant": "purego"}`
 	var out bytes.Buffer
 	require.NoError(t, serve(strings.NewReader(problem+" 3 1"), &out))
 	replies := json.NewDecoder(&out)
-	var first, second, third reply
+	var first, second, third wire.Reply
 	require.NoError(t, replies.Decode(&first))
 	require.NotZero(t, first.Hash)
-	for _, x := range []*reply{&second, &third} {
+	for _, x := range []*wire.Reply{&second, &third} {
 		require.NoError(t, replies.Decode(x))
 		require.Positive(t, x.NS)
 		require.Positive(t, x.Width)
