@@ -37,7 +37,7 @@ type command struct {
 	Q       int    `default:"1" help:"Queries."`
 	KV      int    `default:"4096" help:"Keys."`
 	KVDtype string `default:"f32" enum:"f32,f16,bf16" help:"Type of K and V: ${enum}."`
-	BF16Dot bool   `help:"Q too in bf16, and products of bf16."`
+	BF16Dot bool   `name:"bf16-dot" help:"Q too in bf16, and products of bf16."`
 	Cache   bool   `help:"K and V in a kernels.Cache."`
 	Threads int    `default:"1" help:"Threads."`
 	Variant string `help:"Measure this variant (see gqa info)."`
