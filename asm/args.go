@@ -229,6 +229,17 @@ type PackArgs struct {
 	Panels    int      // > 0
 }
 
+// TransposeArgs: 16·Panels rows of D elements become panels of their own type, bit by bit.
+//
+//	Dst[p][d][i] = Src[16p + i][d]    p < Panels, d < D, i < 16
+type TransposeArgs struct {
+	Src       unsafe.Pointer
+	SrcStride int            // bytes from row to row
+	Dst       unsafe.Pointer // [Panels][D][16]
+	D         int            // > 0, a multiple of 16
+	Panels    int            // > 0
+}
+
 // DotPackArgs: pairs of rows, 0 for the row that an odd number lacks and up to a multiple
 // of 16 columns.
 //

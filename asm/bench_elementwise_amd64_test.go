@@ -87,6 +87,23 @@ func BenchmarkPack(b *testing.B) {
 	}
 }
 
+// Bytes are those written.
+func BenchmarkTranspose(b *testing.B) {
+	const keys, d = 256, 128
+	for _, k := range kernels(asm.OpTranspose) {
+		for _, heads := range []int{1, 8} { // rows apart by as many
+			b.Run(fmt.Sprintf("kernel=%s/heads=%d", k.Name, heads), func(b *testing.B) {
+				needs(b, k)
+				src, dst := aligned(heads*keys*d), aligned(keys*d)
+				a := asm.TransposeArgs{
+					Src: unsafe.Pointer(&src[0]), SrcStride: heads * d * size(k.Type), Dst: unsafe.Pointer(&dst[0]), D: d, Panels: keys / asm.Lane,
+				}
+				perNs(b, "bytes", keys*d*size(k.Type), func() { asm.Transpose(k.ID, &a) })
+			})
+		}
+	}
+}
+
 func BenchmarkConvert(b *testing.B) {
 	const rows, d = 64, 128
 	for _, k := range kernels(asm.OpConvert) {

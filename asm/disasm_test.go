@@ -20,7 +20,7 @@ import (
 // dispatchers keeps every kernel linked in.
 var dispatchers = []any{
 	asm.Score, asm.Value, asm.DecodeScore, asm.DecodeValue, asm.Softmax, asm.Softcap, asm.Alibi, asm.Bias,
-	asm.Mask, asm.Pack, asm.Convert, asm.Finish, asm.Peak, asm.Read,
+	asm.Mask, asm.Pack, asm.Transpose, asm.Convert, asm.Finish, asm.Peak, asm.Read,
 	asm.DotPack, asm.DotScore, asm.DotExp, asm.DotValue, asm.DotValueExp,
 	asm.AMXPack, asm.AMXScore, asm.AMXMaxima, asm.AMXExp, asm.AMXValue, asm.AMXPeak,
 	asm.AMXSplit, asm.AMXSplitScore, asm.AMXSplitExp, asm.AMXSplitValue,

@@ -442,6 +442,29 @@ func TestPack(t *testing.T) {
 	})
 }
 
+func TestTranspose(t *testing.T) {
+	each(t, asm.OpTranspose, func(t *testing.T, k asm.Kernel) {
+		bytes := size(k.Type)
+		for _, c := range []struct{ d, panels, gap int }{{16, 1, 0}, {16, 2, 3}, {48, 3, 0}, {64, 1, 6}, {80, 2, 128}, {128, 16, 0}} {
+			rows, stride := c.panels*asm.Lane, (c.d+c.gap)*bytes
+			// Every element differs from its neighbors, whatever its bits mean.
+			x := make([]byte, rows*stride-c.gap*bytes)
+			for i := range x {
+				x[i] = byte(i*i/7 + i/251 + i)
+			}
+			src := guard.ReadOnly(t, x)
+			dst := guard.Slice[byte](t, rows*c.d*bytes)
+			asm.Transpose(k.ID, &asm.TransposeArgs{Src: unsafe.Pointer(&src[0]), SrcStride: stride, Dst: unsafe.Pointer(&dst[0]), D: c.d, Panels: c.panels})
+			for row := range rows {
+				for d := range c.d {
+					at := ((row/asm.Lane*c.d+d)*asm.Lane + row%asm.Lane) * bytes
+					require.Equalf(t, x[row*stride+d*bytes:][:bytes], dst[at:][:bytes], "D=%d panels=%d gap=%d: row %d, element %d", c.d, c.panels, c.gap, row, d)
+				}
+			}
+		}
+	})
+}
+
 // patterns holds 2^16 elements: every pattern of a type of at most 16 bits.
 func patterns(t asm.DType) []byte {
 	var b []byte

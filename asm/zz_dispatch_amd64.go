@@ -728,6 +728,26 @@ func Pack(id ID, a *PackArgs) {
 	}
 }
 
+// Transpose runs the transpose kernel id. It panics if this build has none.
+func Transpose(id ID, a *TransposeArgs) {
+	switch id {
+	case id_transpose_f32_w16_avx512:
+		transpose_f32_w16_avx512(a)
+	case id_transpose_f16_w16_avx512:
+		transpose_f16_w16_avx512(a)
+	case id_transpose_bf16_w16_avx512:
+		transpose_bf16_w16_avx512(a)
+	case id_transpose_f32_w16_avx2:
+		transpose_f32_w16_avx2(a)
+	case id_transpose_f16_w16_avx2:
+		transpose_f16_w16_avx2(a)
+	case id_transpose_bf16_w16_avx2:
+		transpose_bf16_w16_avx2(a)
+	default:
+		panic(noKernel(OpTranspose, id))
+	}
+}
+
 // Convert runs the convert kernel id. It panics if this build has none.
 func Convert(id ID, a *ConvertArgs) {
 	switch id {

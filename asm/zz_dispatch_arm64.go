@@ -326,6 +326,20 @@ func Pack(id ID, a *PackArgs) {
 	}
 }
 
+// Transpose runs the transpose kernel id. It panics if this build has none.
+func Transpose(id ID, a *TransposeArgs) {
+	switch id {
+	case id_transpose_f32_w16_neon:
+		transpose_f32_w16_neon(a)
+	case id_transpose_f16_w16_neon:
+		transpose_f16_w16_neon(a)
+	case id_transpose_bf16_w16_neon:
+		transpose_bf16_w16_neon(a)
+	default:
+		panic(noKernel(OpTranspose, id))
+	}
+}
+
 // Convert runs the convert kernel id. It panics if this build has none.
 func Convert(id ID, a *ConvertArgs) {
 	switch id {

@@ -154,6 +154,11 @@ func Pack(id ID, _ *PackArgs) {
 	panic(noKernel(OpPack, id))
 }
 
+// Transpose runs the transpose kernel id. It panics if this build has none.
+func Transpose(id ID, _ *TransposeArgs) {
+	panic(noKernel(OpTranspose, id))
+}
+
 // Convert runs the convert kernel id. It panics if this build has none.
 func Convert(id ID, _ *ConvertArgs) {
 	panic(noKernel(OpConvert, id))

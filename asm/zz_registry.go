@@ -41,6 +41,7 @@ const (
 	OpBias          Op = "bias"
 	OpMask          Op = "mask"
 	OpPack          Op = "pack"
+	OpTranspose     Op = "transpose"
 	OpConvert       Op = "convert"
 	OpFinish        Op = "finish"
 	OpPeak          Op = "peak"
@@ -178,6 +179,7 @@ const (
 	id_panel_value_f32_6x32_avx512
 	id_panel_value_f32_7x32_avx512
 	id_panel_value_f32_8x32_avx512
+	id_transpose_f32_w16_avx512
 	id_decode_score_f16_1x8_avx512
 	id_decode_score_f16_2x4_avx512
 	id_decode_score_f16_3x4_avx512
@@ -212,6 +214,7 @@ const (
 	id_panel_value_f16_6x32_avx512
 	id_panel_value_f16_7x32_avx512
 	id_panel_value_f16_8x32_avx512
+	id_transpose_f16_w16_avx512
 	id_decode_score_bf16_1x8_avx512
 	id_decode_score_bf16_2x4_avx512
 	id_decode_score_bf16_3x4_avx512
@@ -246,6 +249,7 @@ const (
 	id_panel_value_bf16_6x32_avx512
 	id_panel_value_bf16_7x32_avx512
 	id_panel_value_bf16_8x32_avx512
+	id_transpose_bf16_w16_avx512
 	id_softmax_f32_avx512
 	id_softcap_f32_avx512
 	id_alibi_f32_avx512
@@ -298,6 +302,7 @@ const (
 	id_panel_value_f32_2x16_avx2
 	id_panel_value_f32_3x16_avx2
 	id_panel_value_f32_4x16_avx2
+	id_transpose_f32_w16_avx2
 	id_decode_score_f16_1x8_avx2
 	id_decode_score_f16_2x4_avx2
 	id_decode_score_f16_3x4_avx2
@@ -316,6 +321,7 @@ const (
 	id_panel_value_f16_2x16_avx2
 	id_panel_value_f16_3x16_avx2
 	id_panel_value_f16_4x16_avx2
+	id_transpose_f16_w16_avx2
 	id_decode_score_bf16_1x8_avx2
 	id_decode_score_bf16_2x4_avx2
 	id_decode_score_bf16_3x4_avx2
@@ -334,6 +340,7 @@ const (
 	id_panel_value_bf16_2x16_avx2
 	id_panel_value_bf16_3x16_avx2
 	id_panel_value_bf16_4x16_avx2
+	id_transpose_bf16_w16_avx2
 	id_softmax_f32_avx2
 	id_softcap_f32_avx2
 	id_alibi_f32_avx2
@@ -377,6 +384,7 @@ const (
 	id_panel_value_f32_2x16_neon
 	id_panel_value_f32_3x16_neon
 	id_panel_value_f32_4x16_neon
+	id_transpose_f32_w16_neon
 	id_decode_score_f16_1x8_neon
 	id_decode_score_f16_2x4_neon
 	id_decode_score_f16_3x4_neon
@@ -395,6 +403,7 @@ const (
 	id_panel_value_f16_2x16_neon
 	id_panel_value_f16_3x16_neon
 	id_panel_value_f16_4x16_neon
+	id_transpose_f16_w16_neon
 	id_decode_score_bf16_1x8_neon
 	id_decode_score_bf16_2x4_neon
 	id_decode_score_bf16_3x4_neon
@@ -413,6 +422,7 @@ const (
 	id_panel_value_bf16_2x16_neon
 	id_panel_value_bf16_3x16_neon
 	id_panel_value_bf16_4x16_neon
+	id_transpose_bf16_w16_neon
 	id_softmax_f32_neon
 	id_softcap_f32_neon
 	id_alibi_f32_neon
@@ -539,6 +549,7 @@ func List() []Kernel {
 		{id_panel_value_f32_6x32_avx512, "panel_value_f32_6x32_avx512", OpPanelValue, "f32", "avx512", 6, 32, false, true, []string{"AVX", "AVX512F"}, 384, 152, "518aeb593198"},
 		{id_panel_value_f32_7x32_avx512, "panel_value_f32_7x32_avx512", OpPanelValue, "f32", "avx512", 7, 32, false, true, []string{"AVX", "AVX512F"}, 448, 156, "a40f44713bf6"},
 		{id_panel_value_f32_8x32_avx512, "panel_value_f32_8x32_avx512", OpPanelValue, "f32", "avx512", 8, 32, false, true, []string{"AVX", "AVX512F"}, 512, 160, "4d5fe274a119"},
+		{id_transpose_f32_w16_avx512, "transpose_f32_w16_avx512", OpTranspose, "f32", "avx512", 0, 16, false, false, []string{"AVX", "AVX512F"}, 0, 1024, "c6824075d40e"},
 		{id_decode_score_f16_1x8_avx512, "decode_score_f16_1x8_avx512", OpDecodeScore, "f16", "avx512", 1, 8, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "1c737d3c41f0"},
 		{id_decode_score_f16_2x4_avx512, "decode_score_f16_2x4_avx512", OpDecodeScore, "f16", "avx512", 2, 4, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 16, "305600491823"},
 		{id_decode_score_f16_3x4_avx512, "decode_score_f16_3x4_avx512", OpDecodeScore, "f16", "avx512", 3, 4, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 20, "08912b9e36cb"},
@@ -573,6 +584,7 @@ func List() []Kernel {
 		{id_panel_value_f16_6x32_avx512, "panel_value_f16_6x32_avx512", OpPanelValue, "f16", "avx512", 6, 32, false, true, []string{"AVX", "AVX512F"}, 384, 88, "d3e0a9d2ec6b"},
 		{id_panel_value_f16_7x32_avx512, "panel_value_f16_7x32_avx512", OpPanelValue, "f16", "avx512", 7, 32, false, true, []string{"AVX", "AVX512F"}, 448, 92, "b8a340b79cfb"},
 		{id_panel_value_f16_8x32_avx512, "panel_value_f16_8x32_avx512", OpPanelValue, "f16", "avx512", 8, 32, false, true, []string{"AVX", "AVX512F"}, 512, 96, "a0f72fad0aa4"},
+		{id_transpose_f16_w16_avx512, "transpose_f16_w16_avx512", OpTranspose, "f16", "avx512", 0, 16, false, false, []string{"AVX", "AVX2"}, 0, 512, "7c84ab318f86"},
 		{id_decode_score_bf16_1x8_avx512, "decode_score_bf16_1x8_avx512", OpDecodeScore, "bf16", "avx512", 1, 8, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "ec1c466eca93"},
 		{id_decode_score_bf16_2x4_avx512, "decode_score_bf16_2x4_avx512", OpDecodeScore, "bf16", "avx512", 2, 4, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 16, "1413ea2f9cc0"},
 		{id_decode_score_bf16_3x4_avx512, "decode_score_bf16_3x4_avx512", OpDecodeScore, "bf16", "avx512", 3, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 20, "d8603f572751"},
@@ -607,6 +619,7 @@ func List() []Kernel {
 		{id_panel_value_bf16_6x32_avx512, "panel_value_bf16_6x32_avx512", OpPanelValue, "bf16", "avx512", 6, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F"}, 384, 88, "f2ccf1860327"},
 		{id_panel_value_bf16_7x32_avx512, "panel_value_bf16_7x32_avx512", OpPanelValue, "bf16", "avx512", 7, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 448, 92, "da54367beb6d"},
 		{id_panel_value_bf16_8x32_avx512, "panel_value_bf16_8x32_avx512", OpPanelValue, "bf16", "avx512", 8, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 96, "e187230aed9e"},
+		{id_transpose_bf16_w16_avx512, "transpose_bf16_w16_avx512", OpTranspose, "bf16", "avx512", 0, 16, false, false, []string{"AVX", "AVX2"}, 0, 512, "1b3b55b0398c"},
 		{id_softmax_f32_avx512, "softmax_f32_avx512", OpSoftmax, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512DQ", "AVX512F", "AVX512VL"}, 272, 128, "1ea6ab326977"},
 		{id_softcap_f32_avx512, "softcap_f32_avx512", OpSoftcap, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 352, 64, "88796ec3fc28"},
 		{id_alibi_f32_avx512, "alibi_f32_avx512", OpAlibi, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 48, 64, "dee070dff2c2"},
@@ -659,6 +672,7 @@ func List() []Kernel {
 		{id_panel_value_f32_2x16_avx2, "panel_value_f32_2x16_avx2", OpPanelValue, "f32", "avx2", 2, 16, false, false, []string{"AVX", "FMA3"}, 64, 72, "1430df88038a"},
 		{id_panel_value_f32_3x16_avx2, "panel_value_f32_3x16_avx2", OpPanelValue, "f32", "avx2", 3, 16, false, false, []string{"AVX", "FMA3"}, 96, 76, "2b37caa8f29d"},
 		{id_panel_value_f32_4x16_avx2, "panel_value_f32_4x16_avx2", OpPanelValue, "f32", "avx2", 4, 16, false, false, []string{"AVX", "FMA3"}, 128, 80, "54416e829b56"},
+		{id_transpose_f32_w16_avx2, "transpose_f32_w16_avx2", OpTranspose, "f32", "avx2", 0, 16, false, false, []string{"AVX"}, 0, 512, "f9308698687b"},
 		{id_decode_score_f16_1x8_avx2, "decode_score_f16_1x8_avx2", OpDecodeScore, "f16", "avx2", 1, 8, false, false, []string{"AVX", "F16C", "FMA3"}, 16, 20, "cfdc89c53692"},
 		{id_decode_score_f16_2x4_avx2, "decode_score_f16_2x4_avx2", OpDecodeScore, "f16", "avx2", 2, 4, false, false, []string{"AVX", "F16C", "FMA3"}, 16, 16, "76ebd6106550"},
 		{id_decode_score_f16_3x4_avx2, "decode_score_f16_3x4_avx2", OpDecodeScore, "f16", "avx2", 3, 4, false, false, []string{"AVX", "F16C", "FMA3"}, 24, 20, "9febcc8c3c87"},
@@ -677,6 +691,7 @@ func List() []Kernel {
 		{id_panel_value_f16_2x16_avx2, "panel_value_f16_2x16_avx2", OpPanelValue, "f16", "avx2", 2, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 64, 40, "be4a55b6a6e5"},
 		{id_panel_value_f16_3x16_avx2, "panel_value_f16_3x16_avx2", OpPanelValue, "f16", "avx2", 3, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 96, 44, "aedda211f22a"},
 		{id_panel_value_f16_4x16_avx2, "panel_value_f16_4x16_avx2", OpPanelValue, "f16", "avx2", 4, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 48, "4672cfac4bab"},
+		{id_transpose_f16_w16_avx2, "transpose_f16_w16_avx2", OpTranspose, "f16", "avx2", 0, 16, false, false, []string{"AVX", "AVX2"}, 0, 512, "7f40be30f214"},
 		{id_decode_score_bf16_1x8_avx2, "decode_score_bf16_1x8_avx2", OpDecodeScore, "bf16", "avx2", 1, 8, false, false, []string{"AVX", "AVX2", "FMA3"}, 16, 20, "2423c12e20d9"},
 		{id_decode_score_bf16_2x4_avx2, "decode_score_bf16_2x4_avx2", OpDecodeScore, "bf16", "avx2", 2, 4, false, false, []string{"AVX", "AVX2", "FMA3"}, 16, 16, "85f8b64fe005"},
 		{id_decode_score_bf16_3x4_avx2, "decode_score_bf16_3x4_avx2", OpDecodeScore, "bf16", "avx2", 3, 4, false, false, []string{"AVX", "AVX2", "FMA3"}, 24, 20, "5a9d3c1e777a"},
@@ -695,6 +710,7 @@ func List() []Kernel {
 		{id_panel_value_bf16_2x16_avx2, "panel_value_bf16_2x16_avx2", OpPanelValue, "bf16", "avx2", 2, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 64, 40, "fdc1ac3bc019"},
 		{id_panel_value_bf16_3x16_avx2, "panel_value_bf16_3x16_avx2", OpPanelValue, "bf16", "avx2", 3, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 96, 44, "895c42ea80df"},
 		{id_panel_value_bf16_4x16_avx2, "panel_value_bf16_4x16_avx2", OpPanelValue, "bf16", "avx2", 4, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 128, 48, "1e81494cfc6c"},
+		{id_transpose_bf16_w16_avx2, "transpose_bf16_w16_avx2", OpTranspose, "bf16", "avx2", 0, 16, false, false, []string{"AVX", "AVX2"}, 0, 512, "e75008e3e774"},
 		{id_softmax_f32_avx2, "softmax_f32_avx2", OpSoftmax, "f32", "avx2", 0, 0, false, false, []string{"AVX", "AVX2", "FMA3"}, 272, 128, "ac0f44069006"},
 		{id_softcap_f32_avx2, "softcap_f32_avx2", OpSoftcap, "f32", "avx2", 0, 0, false, false, []string{"AVX", "AVX2", "FMA3"}, 176, 32, "80360a92ae1b"},
 		{id_alibi_f32_avx2, "alibi_f32_avx2", OpAlibi, "f32", "avx2", 0, 0, false, false, []string{"AVX", "AVX2", "FMA3"}, 24, 32, "adfc3271e1ef"},
@@ -738,6 +754,7 @@ func List() []Kernel {
 		{id_panel_value_f32_2x16_neon, "panel_value_f32_2x16_neon", OpPanelValue, "f32", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 1152, "97fbfbbfe002"},
 		{id_panel_value_f32_3x16_neon, "panel_value_f32_3x16_neon", OpPanelValue, "f32", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 1216, "9b30a593f3ca"},
 		{id_panel_value_f32_4x16_neon, "panel_value_f32_4x16_neon", OpPanelValue, "f32", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 1280, "d3309b5f5793"},
+		{id_transpose_f32_w16_neon, "transpose_f32_w16_neon", OpTranspose, "f32", "neon", 0, 16, false, false, []string{"ASIMD"}, 0, 256, "ed9194ae5a14"},
 		{id_decode_score_f16_1x8_neon, "decode_score_f16_1x8_neon", OpDecodeScore, "f16", "neon", 1, 8, false, false, []string{"ASIMD"}, 256, 320, "7de469b72602"},
 		{id_decode_score_f16_2x4_neon, "decode_score_f16_2x4_neon", OpDecodeScore, "f16", "neon", 2, 4, false, false, []string{"ASIMD"}, 256, 256, "160b58876d7e"},
 		{id_decode_score_f16_3x4_neon, "decode_score_f16_3x4_neon", OpDecodeScore, "f16", "neon", 3, 4, false, false, []string{"ASIMD"}, 384, 320, "063b8415882b"},
@@ -756,6 +773,7 @@ func List() []Kernel {
 		{id_panel_value_f16_2x16_neon, "panel_value_f16_2x16_neon", OpPanelValue, "f16", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 640, "d1f22fddd6a0"},
 		{id_panel_value_f16_3x16_neon, "panel_value_f16_3x16_neon", OpPanelValue, "f16", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 704, "ba1683776932"},
 		{id_panel_value_f16_4x16_neon, "panel_value_f16_4x16_neon", OpPanelValue, "f16", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 768, "2b36194316bb"},
+		{id_transpose_f16_w16_neon, "transpose_f16_w16_neon", OpTranspose, "f16", "neon", 0, 16, false, false, []string{"ASIMD"}, 0, 128, "49567ce77996"},
 		{id_decode_score_bf16_1x8_neon, "decode_score_bf16_1x8_neon", OpDecodeScore, "bf16", "neon", 1, 8, false, false, []string{"ASIMD"}, 256, 320, "63c90a83e1ea"},
 		{id_decode_score_bf16_2x4_neon, "decode_score_bf16_2x4_neon", OpDecodeScore, "bf16", "neon", 2, 4, false, false, []string{"ASIMD"}, 256, 256, "4ab915bc22f5"},
 		{id_decode_score_bf16_3x4_neon, "decode_score_bf16_3x4_neon", OpDecodeScore, "bf16", "neon", 3, 4, false, false, []string{"ASIMD"}, 384, 320, "1d4260af89eb"},
@@ -774,6 +792,7 @@ func List() []Kernel {
 		{id_panel_value_bf16_2x16_neon, "panel_value_bf16_2x16_neon", OpPanelValue, "bf16", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 640, "760e67e8de2b"},
 		{id_panel_value_bf16_3x16_neon, "panel_value_bf16_3x16_neon", OpPanelValue, "bf16", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 704, "55f7f85c1082"},
 		{id_panel_value_bf16_4x16_neon, "panel_value_bf16_4x16_neon", OpPanelValue, "bf16", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 768, "294c8dfe60d1"},
+		{id_transpose_bf16_w16_neon, "transpose_bf16_w16_neon", OpTranspose, "bf16", "neon", 0, 16, false, false, []string{"ASIMD"}, 0, 128, "f1ca5db69f5e"},
 		{id_softmax_f32_neon, "softmax_f32_neon", OpSoftmax, "f32", "neon", 0, 0, false, false, []string{"ASIMD"}, 288, 64, "ac3ba2d883d2"},
 		{id_softcap_f32_neon, "softcap_f32_neon", OpSoftcap, "f32", "neon", 0, 0, false, false, []string{"ASIMD"}, 384, 64, "19eb83f53475"},
 		{id_alibi_f32_neon, "alibi_f32_neon", OpAlibi, "f32", "neon", 0, 0, false, false, []string{"ASIMD"}, 48, 64, "175d332a9806"},

@@ -275,6 +275,9 @@ func panel_value_f32_7x32_avx512(a *PanelValueArgs)
 func panel_value_f32_8x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func transpose_f32_w16_avx512(a *TransposeArgs)
+
+//go:noescape
 func decode_score_f16_1x8_avx512(a *DecodeScoreArgs)
 
 //go:noescape
@@ -377,6 +380,9 @@ func panel_value_f16_7x32_avx512(a *PanelValueArgs)
 func panel_value_f16_8x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func transpose_f16_w16_avx512(a *TransposeArgs)
+
+//go:noescape
 func decode_score_bf16_1x8_avx512(a *DecodeScoreArgs)
 
 //go:noescape
@@ -477,6 +483,9 @@ func panel_value_bf16_7x32_avx512(a *PanelValueArgs)
 
 //go:noescape
 func panel_value_bf16_8x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func transpose_bf16_w16_avx512(a *TransposeArgs)
 
 //go:noescape
 func softmax_f32_avx512(a *SoftmaxArgs)
@@ -635,6 +644,9 @@ func panel_value_f32_3x16_avx2(a *PanelValueArgs)
 func panel_value_f32_4x16_avx2(a *PanelValueArgs)
 
 //go:noescape
+func transpose_f32_w16_avx2(a *TransposeArgs)
+
+//go:noescape
 func decode_score_f16_1x8_avx2(a *DecodeScoreArgs)
 
 //go:noescape
@@ -689,6 +701,9 @@ func panel_value_f16_3x16_avx2(a *PanelValueArgs)
 func panel_value_f16_4x16_avx2(a *PanelValueArgs)
 
 //go:noescape
+func transpose_f16_w16_avx2(a *TransposeArgs)
+
+//go:noescape
 func decode_score_bf16_1x8_avx2(a *DecodeScoreArgs)
 
 //go:noescape
@@ -741,6 +756,9 @@ func panel_value_bf16_3x16_avx2(a *PanelValueArgs)
 
 //go:noescape
 func panel_value_bf16_4x16_avx2(a *PanelValueArgs)
+
+//go:noescape
+func transpose_bf16_w16_avx2(a *TransposeArgs)
 
 //go:noescape
 func softmax_f32_avx2(a *SoftmaxArgs)

@@ -86,6 +86,9 @@ func panel_value_f32_3x16_neon(a *PanelValueArgs)
 func panel_value_f32_4x16_neon(a *PanelValueArgs)
 
 //go:noescape
+func transpose_f32_w16_neon(a *TransposeArgs)
+
+//go:noescape
 func decode_score_f16_1x8_neon(a *DecodeScoreArgs)
 
 //go:noescape
@@ -140,6 +143,9 @@ func panel_value_f16_3x16_neon(a *PanelValueArgs)
 func panel_value_f16_4x16_neon(a *PanelValueArgs)
 
 //go:noescape
+func transpose_f16_w16_neon(a *TransposeArgs)
+
+//go:noescape
 func decode_score_bf16_1x8_neon(a *DecodeScoreArgs)
 
 //go:noescape
@@ -192,6 +198,9 @@ func panel_value_bf16_3x16_neon(a *PanelValueArgs)
 
 //go:noescape
 func panel_value_bf16_4x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func transpose_bf16_w16_neon(a *TransposeArgs)
 
 //go:noescape
 func softmax_f32_neon(a *SoftmaxArgs)

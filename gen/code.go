@@ -20,7 +20,7 @@ var ops = []spec.Op{
 	spec.AMXPack, spec.AMXScore, spec.AMXMaxima, spec.AMXExp, spec.AMXValue, spec.AMXPeak,
 	spec.AMXSplit, spec.AMXSplitScore, spec.AMXSplitExp, spec.AMXSplitValue,
 	spec.Softmax, spec.Maxima, spec.Softcap, spec.Alibi, spec.Bias, spec.Mask,
-	spec.Pack, spec.Convert, spec.Finish, spec.Peak, spec.Read,
+	spec.Pack, spec.Transpose, spec.Convert, spec.Finish, spec.Peak, spec.Read,
 }
 
 // Hash is the kernel's fingerprint: profiles made with other code are void.

@@ -13,7 +13,7 @@ import (
 )
 
 func TestNames(t *testing.T) {
-	grammar := regexp.MustCompile(`^(score|value|decode_score|lane_score|decode_value|panel_score|panel_value|value_exp|softmax|maxima|softcap|alibi|bias|mask|pack|convert|finish|peak|read|dot_(pack|score|exp|value|value_exp)|amx_(pack|score|maxima|exp|value|peak|split|split_(score|exp|value)))` +
+	grammar := regexp.MustCompile(`^(score|value|decode_score|lane_score|decode_value|panel_score|panel_value|value_exp|softmax|maxima|softcap|alibi|bias|mask|pack|transpose|convert|finish|peak|read|dot_(pack|score|exp|value|value_exp)|amx_(pack|score|maxima|exp|value|peak|split|split_(score|exp|value)))` +
 		`_b?f\d+(_[1-9]\d*x[1-9]\d*|_w[1-9]\d*)?_[a-z]+\d*[a-z]*$`)
 	seen := map[string]bool{}
 	for _, s := range spec.List() {

@@ -193,6 +193,7 @@ type Cache struct {
 	closed bool
 	stage  []float32 // of Append: rows of a head, padded
 	narrow []uint16  // the same in the cache's type
+	tr     asm.TransposeArgs
 	cv     asm.ConvertArgs
 	fin    asm.FinishArgs
 	one    float32 // its scale
@@ -347,54 +348,59 @@ func (c *Cache) pagesOf(n int) int {
 	return ceil(n, length)
 }
 
-// stageRows is how many rows of a head Append converts at once.
-const stageRows = 64
-
-// writeValues writes n rows of one head into the panels of a page, from position slot
-// on.
-func (c *Cache) writeValues(dst []byte, slot, n int, t DType, src unsafe.Pointer, stride int) {
-	g := &c.pool.config
-	row := asm.Lane * g.Value.size()
-	for i := 0; i < n; i += stageRows {
-		rows, at, step := min(stageRows, n-i), unsafe.Add(src, i*stride), stride
-		if t != g.Value {
-			at = c.convert(g.Value, g.ValueDim, t, at, stride, rows)
-			step = pad(g.ValueDim) * g.Value.size()
-		}
-		for j := range rows {
-			from := unsafe.Slice((*byte)(unsafe.Add(at, j*step)), g.ValueDim*g.Value.size())
-			for to := (slot + i + j) * row; len(from) > 0; to += g.PageLen * row {
-				from = from[copy(dst[to:][:row], from):]
-			}
-		}
-	}
-}
+// stageRows is how many rows of a head Append converts at once, a multiple of a panel's.
+const stageRows = 4 * asm.Lane
 
 // writeKeys writes n rows of one head into the panels of a page, from position slot on.
 func (c *Cache) writeKeys(dst []byte, slot, n int, t DType, src unsafe.Pointer, stride int) {
 	g := &c.pool.config
-	for i := 0; i < n; i += stageRows {
-		rows, at, step := min(stageRows, n-i), unsafe.Add(src, i*stride), stride
+	for i := 0; i < n; {
+		// Up to the end of a panel, so that the panels after it are whole.
+		rows := min(stageRows-(slot+i)%asm.Lane, n-i)
+		at, step, dim := unsafe.Add(src, i*stride), stride, g.KeyDim
 		if t != g.Key {
-			at = c.convert(g.Key, g.KeyDim, t, at, stride, rows)
-			step = pad(g.KeyDim) * g.Key.size()
+			at = c.convert(g.Key, dim, t, at, stride, rows)
+			dim = pad(dim)
+			step = dim * g.Key.size()
 		}
-		switch g.Key.size() {
-		case 1:
-			transpose[uint8](dst, slot+i, rows, at, step, g.KeyDim)
-		case 2:
-			transpose[uint16](dst, slot+i, rows, at, step, g.KeyDim)
-		default:
-			transpose[uint32](dst, slot+i, rows, at, step, g.KeyDim)
-		}
+		c.transpose(dst, slot+i, rows, at, step, dim)
+		i += rows
 	}
 }
 
-// transpose writes n rows of dim elements into panels [⌈dim⌉][16], from column slot on.
-func transpose[T uint8 | uint16 | uint32](dst []byte, slot, n int, src unsafe.Pointer, stride, dim int) {
-	size := int(unsafe.Sizeof(T(0)))
-	panels := unsafe.Slice((*T)(unsafe.Pointer(&dst[0])), len(dst)/size)
-	for i := range n {
+// transpose writes rows of dim elements into panels: whole panels by a kernel, others, as of a
+// token alone, element by element.
+func (c *Cache) transpose(dst []byte, slot, rows int, src unsafe.Pointer, stride, dim int) {
+	t := c.pool.config.Key
+	done := min(up(slot, asm.Lane)-slot, rows)
+	if dim%asm.Lane > 0 {
+		done = rows
+	}
+	transpose(t, dst, slot, done, src, stride, dim)
+	if whole := (rows - done) / asm.Lane; whole > 0 {
+		a := &c.tr
+		a.Src, a.SrcStride, a.Dst = unsafe.Add(src, done*stride), stride, unsafe.Pointer(&dst[(slot+done)*dim*t.size()])
+		a.D, a.Panels = dim, whole
+		c.pool.variant.transpose[t].transpose(a)
+		done += whole * asm.Lane
+	}
+	if done < rows {
+		transpose(t, dst, slot+done, rows-done, unsafe.Add(src, done*stride), stride, dim)
+	}
+}
+
+// transpose writes rows of dim elements of type t into panels [⌈dim⌉][16], from column slot on.
+func transpose(t DType, dst []byte, slot, rows int, src unsafe.Pointer, stride, dim int) {
+	if t.size() == 2 {
+		transposeAs[uint16](dst, slot, rows, src, stride, dim)
+	} else {
+		transposeAs[uint32](dst, slot, rows, src, stride, dim)
+	}
+}
+
+func transposeAs[T uint16 | uint32](dst []byte, slot, rows int, src unsafe.Pointer, stride, dim int) {
+	panels := unsafe.Slice((*T)(unsafe.Pointer(&dst[0])), len(dst)/int(unsafe.Sizeof(T(0))))
+	for i := range rows {
 		row := unsafe.Slice((*T)(unsafe.Add(src, i*stride)), dim)
 		at := (slot + i) / asm.Lane * asm.Lane * pad(dim)
 		panel := panels[at:][: dim*asm.Lane : dim*asm.Lane]
@@ -402,6 +408,41 @@ func transpose[T uint8 | uint16 | uint32](dst []byte, slot, n int, src unsafe.Po
 		for _, x := range row {
 			panel[at] = x
 			at += asm.Lane
+		}
+	}
+}
+
+// writeValues writes n rows of one head into the panels of a page, from position slot
+// on.
+func (c *Cache) writeValues(dst []byte, slot, n int, t DType, src unsafe.Pointer, stride int) {
+	g := &c.pool.config
+	for i := 0; i < n; i += stageRows {
+		rows, at, step := min(stageRows, n-i), unsafe.Add(src, i*stride), stride
+		if t != g.Value {
+			at = c.convert(g.Value, g.ValueDim, t, at, stride, rows)
+			step = pad(g.ValueDim) * g.Value.size()
+		}
+		if g.Value.size() == 2 {
+			cutAs[uint16](dst, slot+i, g.PageLen, rows, at, step, g.ValueDim)
+		} else {
+			cutAs[uint32](dst, slot+i, g.PageLen, rows, at, step, g.ValueDim)
+		}
+	}
+}
+
+// cutAs cuts rows of dim elements into panels of 16 columns and length rows, from row slot on.
+func cutAs[T uint16 | uint32](dst []byte, slot, length, rows int, src unsafe.Pointer, stride, dim int) {
+	type columns [asm.Lane]T
+	panels := unsafe.Slice((*columns)(unsafe.Pointer(&dst[0])), len(dst)/int(unsafe.Sizeof(columns{})))
+	for i := range rows {
+		row := unsafe.Slice((*T)(unsafe.Add(src, i*stride)), dim)
+		at := slot + i
+		for ; len(row) >= asm.Lane; at += length {
+			panels[at] = columns(row)
+			row = row[asm.Lane:]
+		}
+		if len(row) > 0 {
+			copy(panels[at][:], row)
 		}
 	}
 }

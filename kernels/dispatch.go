@@ -115,6 +115,14 @@ func (k *kernel) pack(a *asm.PackArgs) {
 	}
 }
 
+func (k *kernel) transpose(a *asm.TransposeArgs) {
+	if k.id == portableID {
+		k.portableTranspose(a)
+	} else {
+		asm.Transpose(k.id, a)
+	}
+}
+
 func (k *kernel) convert(a *asm.ConvertArgs) {
 	if k.id == portableID {
 		k.portableConvert(a)

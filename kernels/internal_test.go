@@ -83,6 +83,7 @@ func TestVariantsAreComplete(t *testing.T) {
 				if v.name != PureGo { // whose kernels of F32 are the zero kernel
 					set(v.convert[dt], "convert")
 					set(v.finish[dt], "finish")
+					set(v.transpose[dt], "transpose")
 				}
 			}
 			if v.name == AMX {

@@ -26,6 +26,7 @@ func portableVariant() *variant {
 	for dt := range DType(nTypes) {
 		v.convert[dt] = kernel{dtype: dt}
 		v.finish[dt] = kernel{dtype: dt}
+		v.transpose[dt] = kernel{dtype: dt}
 		for rows := 1; rows <= 4; rows++ {
 			k := kernel{dtype: dt, rows: rows, cols: asm.Lane, name: tileName(rows, asm.Lane)}
 			v.decodeScore[dt][rows] = []kernel{k}
@@ -226,6 +227,12 @@ func (k kernel) portablePack(a *asm.PackArgs) {
 			panel[d*k.cols+i%k.cols] = x
 		}
 	}
+}
+
+func (k kernel) portableTranspose(a *asm.TransposeArgs) {
+	rows := a.Panels * asm.Lane
+	dst := unsafe.Slice((*byte)(a.Dst), rows*a.D*k.dtype.size())
+	transpose(k.dtype, dst, 0, rows, a.Src, a.SrcStride, a.D)
 }
 
 func (k kernel) portableConvert(a *asm.ConvertArgs) {

@@ -69,6 +69,7 @@ type variant struct {
 	bias        kernel
 	mask        kernel
 	convert     [nTypes]kernel // by DType
+	transpose   [nTypes]kernel
 	finish      [nTypes]kernel // by DType
 }
 
@@ -244,6 +245,8 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 			v.mask = e
 		case asm.OpPack:
 			pack[t][k.Cols] = e
+		case asm.OpTranspose:
+			v.transpose[t] = e
 		case asm.OpConvert:
 			v.convert[t] = e
 		case asm.OpFinish:

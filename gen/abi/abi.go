@@ -49,6 +49,7 @@ var structs = map[spec.Op]string{
 	spec.Bias:          "ModifyArgs",
 	spec.Mask:          "ModifyArgs",
 	spec.Pack:          "PackArgs",
+	spec.Transpose:     "TransposeArgs",
 	spec.Convert:       "ConvertArgs",
 	spec.Finish:        "FinishArgs",
 	spec.Peak:          "PeakArgs",

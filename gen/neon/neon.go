@@ -29,6 +29,7 @@ func Emit(s spec.Spec) (spec.Output, error) {
 		spec.Bias:        (*asm).bias,
 		spec.Mask:        (*asm).mask,
 		spec.Pack:        (*asm).pack,
+		spec.Transpose:   (*asm).transposeRows,
 		spec.Convert:     (*asm).convert,
 		spec.Finish:      (*asm).result,
 		spec.Peak:        (*asm).peak,

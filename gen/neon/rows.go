@@ -96,6 +96,70 @@ func (a *asm) pack() {
 	a.FreeVec(tmp...)
 }
 
+// transposeRows transposes 16 rows at a time into panels of their own type: those of 16 bits
+// eight at a time, each 8×8 block in registers.
+func (a *asm) transposeRows() {
+	t := a.spec.DType
+	if t == spec.F32 {
+		a.pack()
+	}
+	a.maths = "Dst[p][d][i] = Src[16p + i][d]"
+	if t == spec.F32 {
+		return
+	}
+	a.step, a.bytes = "8 columns of 8 rows", 8*8*t.Size()
+
+	src, stride, dst, d, panels := a.Param("Src"), a.Param("SrcStride"), a.Param("Dst"), a.Param("D"), a.Param("Panels")
+	from, row, out, steps, offset := a.Reg("from"), a.Reg("row"), a.Reg("out"), a.Reg("steps"), a.Reg("offset")
+	x, y := a.Vecs("8 rows of 8 elements", 8), a.Vecs("interleaved", 8)
+
+	a.Label("panel")
+	a.ins("MOVD $0, %s", offset)
+	a.Label("half")
+	a.ins("MOVD %s, %s", src, from)
+	a.ins("ADD %s, %s, %s", offset, dst, out)
+	a.ins("LSR $3, %s, %s", d, steps)
+	a.Label("columns")
+	a.ins("MOVD %s, %s", from, row)
+	for _, v := range x {
+		a.ins("FMOVQ (%s), %s", row, v.F())
+		a.ins("ADD %s, %s", stride, row)
+	}
+	a.Note("pairs of rows, even columns and odd ones; fours; eights")
+	for i := 0; i < 8; i += 2 {
+		a.ins("VTRN1 %s, %s, %s", x[i+1].H(), x[i].H(), y[i].H())
+		a.ins("VTRN2 %s, %s, %s", x[i+1].H(), x[i].H(), y[i+1].H())
+	}
+	for i := 0; i < 8; i += 4 {
+		for j := range 2 {
+			a.ins("VTRN1 %s, %s, %s", y[i+j+2].S(), y[i+j].S(), x[i+j].S())
+			a.ins("VTRN2 %s, %s, %s", y[i+j+2].S(), y[i+j].S(), x[i+j+2].S())
+		}
+	}
+	for i := range 4 {
+		a.ins("VTRN1 %s, %s, %s", x[i+4].D(), x[i].D(), y[i].D())
+		a.ins("VTRN2 %s, %s, %s", x[i+4].D(), x[i].D(), y[i+4].D())
+	}
+	for i, v := range y {
+		a.ins("FMOVQ %s, %s", v.F(), mem(32*i, out))
+	}
+	a.ins("ADD $16, %s", from)
+	a.ins("ADD $256, %s", out)
+	a.ins("SUB $1, %s", steps)
+	a.ins("CBNZ %s, columns", steps)
+	a.ins("ADD %s<<3, %s", stride, src)
+	a.ins("EOR $16, %s", offset)
+	a.ins("CBNZ %s, half", offset)
+	a.Note("the second half ends 16 bytes after the panel")
+	a.ins("SUB $16, %s, %s", out, dst)
+	a.ins("SUB $1, %s", panels)
+	a.ins("CBNZ %s, panel", panels)
+
+	a.Free(src, stride, dst, d, panels, from, row, out, steps, offset)
+	a.FreeVec(x...)
+	a.FreeVec(y...)
+}
+
 // transpose transposes the 4×4 block in v.
 func (a *asm) transpose(v, t []V) {
 	a.ins("VTRN1 %s, %s, %s", v[1].S(), v[0].S(), t[0].S())

@@ -27,6 +27,7 @@ const (
 	Bias        Op = "bias"         // S += log2(e)·bias
 	Mask        Op = "mask"         // S = −Inf where the mask is false
 	Pack        Op = "pack"         // rows → panels [D][W] of float32
+	Transpose   Op = "transpose"    // rows → panels [D][16] of their own type
 	Convert     Op = "convert"      // rows → rows of scaled float32, zero padded
 	Finish      Op = "finish"       // one row of O, scaled, → output type
 	Peak        Op = "peak"         // FMA chains: the machine's limit
@@ -132,7 +133,7 @@ func (i ISA) Arch() string {
 
 // Spec is one kernel. Rows and Cols are the register tile:
 // Score, Value, their Dot forms, DecodeValue and the Panel ops: query rows × keys or columns of V;
-// DecodeScore: query rows × keys a step; Pack: Cols is the panel's width W.
+// DecodeScore: query rows × keys a step; Pack and Transpose: Cols is the panel's width W.
 // The other ops have no tile.
 type Spec struct {
 	Op         Op
@@ -155,7 +156,7 @@ func (s Spec) SharedPrefetch() bool {
 func (s Spec) Name() string {
 	tile := ""
 	switch {
-	case s.Op == Pack:
+	case s.Op == Pack || s.Op == Transpose:
 		tile = fmt.Sprintf("_w%d", s.Cols)
 	case s.Rows > 0:
 		tile = fmt.Sprintf("_%dx%d", s.Rows, s.Cols)
@@ -296,6 +297,7 @@ func List() []Spec {
 			for _, tile := range set.PanelValue {
 				add(PanelValue, t, tile.Rows, tile.Cols)
 			}
+			add(Transpose, t, 0, 16)
 		}
 		for _, op := range []Op{Softmax, Softcap, Alibi, Bias, Mask, Peak} {
 			add(op, F32, 0, 0)

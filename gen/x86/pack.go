@@ -83,6 +83,68 @@ func (e *emitter) pack() {
 	e.ret()
 }
 
+// transpose emits the transposition of 16 rows at a time into panels of their own type.
+func (e *emitter) transpose() {
+	defer func() { e.maths = "Dst[p][d][i] = Src[16p + i][d]    p < Panels, d < D, i < 16" }()
+	if e.spec.DType == spec.F32 {
+		e.pack()
+		return
+	}
+	e.step, e.bytes = "16 columns of 16 rows", 2*lane*lane
+	src, dst := e.param("Src"), e.param("Dst")
+	low, high, d := e.gp("rows 0–7, at d"), e.gp("rows 8–15, at d"), e.gp("elements of D left")
+	panels := e.frame // left
+	e.MOVQ(e.arg("Panels"), d)
+	e.MOVQ(d, panels)
+	rows := newStrides(e, "SrcStride", 8, func(r reg.GPPhysical) { e.MOVQ(e.arg("SrcStride"), r) })
+	t := transposer{e: e, rows: rows, p: []reg.GPPhysical{low, high}}
+	loaded := e.vec("rows i and i+8, 128 bits each", 8)
+	var a, b [8]operand.Op
+	for i, v := range e.vec("interleaved", 8) {
+		a[i], b[i] = loaded[i].AsY(), v.AsY()
+	}
+	e.Label("panel")
+	e.MOVQ(src, low)
+	e.LEAQ(indexed(src, rows.once, 8, 0), high)
+	e.MOVQ(e.arg("D"), d)
+	e.Label("columns")
+	t.prefetchNext()
+	for c := 0; c < lane; c += 8 {
+		e.note("columns %d…", c)
+		for i, x := range a {
+			e.VMOVDQU(rows.mem(low, i, 2*c), loaded[i].AsX())
+			e.VINSERTI128(operand.Imm(1), rows.mem(high, i, 2*c), x, x)
+		}
+		for i := 0; i < 8; i += 2 {
+			e.VPUNPCKLWD(a[i+1], a[i], b[i])
+			e.VPUNPCKHWD(a[i+1], a[i], b[i+1])
+		}
+		for i := 0; i < 8; i += 4 {
+			for j := range 2 {
+				e.VPUNPCKLDQ(b[i+j+2], b[i+j], a[i+2*j])
+				e.VPUNPCKHDQ(b[i+j+2], b[i+j], a[i+2*j+1])
+			}
+		}
+		for i := range 4 {
+			e.VPUNPCKLQDQ(a[i+4], a[i], b[2*i])
+			e.VPUNPCKHQDQ(a[i+4], a[i], b[2*i+1])
+		}
+		for i, x := range b {
+			e.VMOVDQU(x, at(dst, 2*lane*(c+i)))
+		}
+	}
+	e.ADDQ(imm(2*lane), low)
+	e.ADDQ(imm(2*lane), high)
+	e.ADDQ(imm(2*lane*lane), dst)
+	e.SUBQ(imm(lane), d)
+	e.JNZ(operand.LabelRef("columns"))
+	e.LEAQ(indexed(src, rows.once, 8, 0), src)
+	e.LEAQ(indexed(src, rows.once, 8, 0), src)
+	e.DECQ(panels)
+	e.JNZ(operand.LabelRef("panel"))
+	e.ret()
+}
+
 // transposer turns the rows of a group into columns of float32, a few columns at
 // a time. Rows i, i+4, i+8 … share a vector, 128 bits each, so that shuffles need
 // not cross these.

@@ -81,6 +81,8 @@ func Emit(s spec.Spec) (spec.Output, error) {
 		e.maskScores()
 	case spec.Pack:
 		e.pack()
+	case spec.Transpose:
+		e.transpose()
 	case spec.Convert:
 		e.convert()
 	case spec.Finish:
