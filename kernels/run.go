@@ -242,9 +242,13 @@ func (p *Plan) mergeSplits(r *run, w *worker, g *group, first int) {
 			n := min(len(w.weight), len(splits)-first)
 			for i := range n {
 				j := at + (first+i)*stride
-				w.weight[i] = 0
-				if !math.IsInf(float64(m), -1) {
-					w.weight[i] = float32(math.Exp2(float64(r.m[j] - m)))
+				switch x := r.m[j]; {
+				case math.IsInf(float64(m), -1):
+					w.weight[i] = 0
+				case x == m:
+					w.weight[i] = 1
+				default:
+					w.weight[i] = float32(math.Exp2(float64(x - m)))
 				}
 				l += w.weight[i] * r.l[j]
 			}

@@ -23,8 +23,13 @@ func (p *Plan) workOf(s *Sequence, it *item) int {
 	return it.heads * p.work(it.rows, (seen(it.row)+seen(it.row+it.rows-1))/2)
 }
 
-// minWork is some 5 µs, a few times what it takes to hand an item to another core.
-const minWork = 1 << 17
+const (
+	// minWork is some 5 µs, a few times what it takes to hand an item to another core.
+	minWork = 1 << 17
+	// minSplit is what a range of keys must be worth, since its partial result is to be merged: less
+	// is slower even where two cores share it.
+	minSplit = 4 * minWork
+)
 
 // seen is the range of keys that any query of a sequence sees.
 func (p *Plan) seen(s *Sequence) (lo, hi int) {
@@ -65,7 +70,7 @@ func (p *Plan) grain(c *recipe, s *Sequence) (rows, keys int) {
 			rows = up(ceil(total, blocks), c.tile.rows)
 		}
 		keys = c.Split
-		if n := min(ceil(c.MinItems, blocks*p.config.KVHeads), mean/leastKeys); n > 1 {
+		if n := min(ceil(c.MinItems, blocks*p.config.KVHeads), mean/leastKeys, p.work(rows, mean)/minSplit); n > 1 {
 			keys = min(keys, up(ceil(mean, n), asm.Lane))
 		}
 		if 2*blocks*p.config.KVHeads*ceil(mean, keys) >= c.MinItems {
