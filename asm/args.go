@@ -130,12 +130,12 @@ type DecodeScoreArgs struct {
 
 // PanelScoreArgs: S = Q·Kᵀ for R rows against K in panels of 16 keys.
 //
-//	S[p][r][w] = Σ_d Q[r][d]·K[p][d][w]    p < Panels, r < R, w < 16
+//	S[p][r][w] = Σ_d Q[d/16][r][d%16]·K[p][d][w]    p < Panels, r < R, w < 16
 //
 // It prefetches as many lines as it consumes, beginning Prefetch bytes after K; with a PrefetchEvery, which
 // kernels with SharedPrefetch take, one for every so many.
 type PanelScoreArgs struct {
-	Q        *float32       // [R][D]
+	Q        *float32       // [D/16][R][16]
 	K        unsafe.Pointer // [Panels][D][16]
 	S        *float32       // [Panels][R][16], written
 	D        int            // > 0, a multiple of 16
@@ -284,7 +284,9 @@ type SplitArgs struct {
 //
 //	Dst[r][c] = Scale·Src[r][c] (c < Cols), 0 (Cols ≤ c < ⌈Cols/16⌉·16)
 //
-// Halves, with Cols a multiple of 16, is the order in which DecodeScore takes Q against
+// where 16 columns lie DstStep bytes after the 16 before: 64, if they are rows.
+//
+// Halves, with Cols a multiple of 16 and rows, is the order in which DecodeScore takes Q against
 // bf16. AVX2: of every 16 columns the even groups of four come first, then the odd ones.
 // AVX-512: of every 32 the even columns, then the odd ones; the last 16 are in order.
 // Others ignore it.
@@ -293,6 +295,7 @@ type ConvertArgs struct {
 	SrcStride int // bytes from row to row
 	Dst       *float32
 	DstStride int // bytes from row to row
+	DstStep   int // bytes from 16 columns to the next
 	Rows      int // > 0
 	Cols      int // > 0, any
 	Scale     float32

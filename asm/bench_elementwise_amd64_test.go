@@ -112,7 +112,7 @@ func BenchmarkConvert(b *testing.B) {
 				needs(b, k)
 				src, dst := aligned(rows*d), aligned(rows*d)
 				a := asm.ConvertArgs{
-					Src: unsafe.Pointer(&src[0]), SrcStride: d * size(k.Type), Dst: &dst[0], DstStride: 4 * d, Rows: rows, Cols: cols, Scale: 1,
+					Src: unsafe.Pointer(&src[0]), SrcStride: d * size(k.Type), Dst: &dst[0], DstStride: 4 * d, DstStep: 64, Rows: rows, Cols: cols, Scale: 1,
 				}
 				perNs(b, "bytes", 4*rows*d, func() { asm.Convert(k.ID, &a) })
 			})

@@ -4,7 +4,7 @@
 
 // convert_bf16_neon
 //
-//	Dst[r][c] = Scale·Src[r][c], 0 up to a multiple of 16 columns
+//	Dst[r][c] = Scale·Src[r][c], 0 up to a multiple of 16 columns, 16 of them DstStep bytes after the 16 before
 //
 // Step: 16 elements: 16 flops, 32 bytes read.
 //
@@ -23,11 +23,12 @@
 #define dststride R4
 #define rows R5
 #define cols R6
-#define from R7
-#define to R8
-#define n R9
-#define pad R10
-#define element R11
+#define dststep R7
+#define from R8
+#define to R9
+#define n R10
+#define pad R11
+#define element R12
 
 TEXT ·convert_bf16_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
@@ -35,10 +36,11 @@ TEXT ·convert_bf16_neon(SB), 0, $128-8
 	MOVD	8(args), srcstride
 	MOVD	16(args), dst
 	MOVD	24(args), dststride
-	MOVD	32(args), rows
-	MOVD	40(args), cols
+	MOVD	40(args), rows
+	MOVD	48(args), cols
+	MOVD	32(args), dststep
 	VMOVI	$0, V0.B16
-	FMOVS	48(args), F5
+	FMOVS	56(args), F5
 
 row:
 	MOVD	src, from
@@ -62,7 +64,7 @@ sixteen:
 	FSTPQ	(F1, F2), (to)
 	FSTPQ	(F3, F4), 32(to)
 	ADD	$32, from
-	ADD	$64, to
+	ADD	dststep, to
 	SUB	$1, n
 	CBNZ	n, sixteen
 

@@ -5,6 +5,7 @@
 // convert_f32_avx2
 //
 //	Dst[r][c] = Scale·Src[r][c] (c < Cols), 0 (Cols ≤ c < ⌈Cols/16⌉·16)
+//	16 columns DstStep bytes after the 16 before
 //	Halves: the columns of every two vectors in the order of two loadHalf
 //
 // Step: 16 columns: 16 flops, 64 bytes read.
@@ -30,15 +31,15 @@ TEXT ·convert_f32_avx2(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         (DI), AX
 	MOVQ         16(DI), BX
-	MOVQ         32(DI), CX
-	VBROADCASTSS 48(DI), Y0
+	MOVQ         40(DI), CX
+	VBROADCASTSS 56(DI), Y0
 	VXORPS       Y6, Y6, Y6
 
 row:
 	MOVQ AX, DX
 	MOVQ BX, SI
-	MOVQ 40(DI), R8
-	CMPB 52(DI), $0x00
+	MOVQ 48(DI), R8
+	CMPB 60(DI), $0x00
 	JEQ  in_order
 
 pair:
@@ -61,6 +62,8 @@ no_pair:
 	ADDQ $0x10, R8
 
 in_order:
+	CMPQ 32(DI), $0x40
+	JNE  apart
 	SUBQ $0x40, R8
 	JLT  no_columns_64
 
@@ -96,6 +99,8 @@ columns_64:
 
 no_columns_64:
 	ADDQ $0x40, R8
+
+apart:
 	SUBQ $0x10, R8
 	JLT  no_columns_16
 
@@ -107,7 +112,7 @@ columns_16:
 	VMULPS  Y0, Y2, Y2
 	VMOVUPS Y2, 32(SI)
 	ADDQ    $0x40, DX
-	ADDQ    $0x40, SI
+	ADDQ    32(DI), SI
 	SUBQ    $0x10, R8
 	JGE     columns_16
 

@@ -4,7 +4,7 @@
 
 // convert_f32_neon
 //
-//	Dst[r][c] = Scale·Src[r][c], 0 up to a multiple of 16 columns
+//	Dst[r][c] = Scale·Src[r][c], 0 up to a multiple of 16 columns, 16 of them DstStep bytes after the 16 before
 //
 // Step: 16 elements: 16 flops, 64 bytes read.
 //
@@ -22,11 +22,12 @@
 #define dststride R4
 #define rows R5
 #define cols R6
-#define from R7
-#define to R8
-#define n R9
-#define pad R10
-#define element R11
+#define dststep R7
+#define from R8
+#define to R9
+#define n R10
+#define pad R11
+#define element R12
 
 TEXT ·convert_f32_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
@@ -34,9 +35,10 @@ TEXT ·convert_f32_neon(SB), 0, $128-8
 	MOVD	8(args), srcstride
 	MOVD	16(args), dst
 	MOVD	24(args), dststride
-	MOVD	32(args), rows
-	MOVD	40(args), cols
-	FMOVS	48(args), F4
+	MOVD	40(args), rows
+	MOVD	48(args), cols
+	MOVD	32(args), dststep
+	FMOVS	56(args), F4
 
 row:
 	MOVD	src, from
@@ -54,7 +56,7 @@ sixteen:
 	FSTPQ	(F0, F1), (to)
 	FSTPQ	(F2, F3), 32(to)
 	ADD	$64, from
-	ADD	$64, to
+	ADD	dststep, to
 	SUB	$1, n
 	CBNZ	n, sixteen
 

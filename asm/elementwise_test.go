@@ -519,7 +519,7 @@ func TestWiden(t *testing.T) {
 			stride := (cols + 15) / 16 * 16
 			src, dst := patterns(k.Type), make([]float32, 1<<16/cols*stride)
 			asm.Convert(k.ID, &asm.ConvertArgs{
-				Src: unsafe.Pointer(&src[0]), SrcStride: size(k.Type) * cols, Dst: &dst[0], DstStride: 4 * stride, Rows: 1 << 16 / cols, Cols: cols, Scale: 1,
+				Src: unsafe.Pointer(&src[0]), SrcStride: size(k.Type) * cols, Dst: &dst[0], DstStride: 4 * stride, DstStep: 64, Rows: 1 << 16 / cols, Cols: cols, Scale: 1,
 			})
 			check(t, k, dst, func(h int) int { return h/cols*stride + h%cols })
 		}
@@ -544,7 +544,7 @@ func TestConvertHalves(t *testing.T) {
 			src := newSource(uint64(cols)).matrix(t, k.Type, rows, cols, 1)
 			dst := guard.Slice[float32](t, rows*cols)
 			asm.Convert(k.ID, &asm.ConvertArgs{
-				Src: src.pointer(), SrcStride: src.stride, Dst: &dst[0], DstStride: 4 * cols, Rows: rows, Cols: cols, Scale: 0.3, Halves: true,
+				Src: src.pointer(), SrcStride: src.stride, Dst: &dst[0], DstStride: 4 * cols, DstStep: 64, Rows: rows, Cols: cols, Scale: 0.3, Halves: true,
 			})
 			for r := range rows {
 				for c := range cols {
@@ -557,36 +557,40 @@ func TestConvertHalves(t *testing.T) {
 
 func TestConvert(t *testing.T) {
 	each(t, asm.OpConvert, func(t *testing.T, k asm.Kernel) {
-		for cols := 1; cols <= 70; cols++ {
+		for cols := 1; cols <= 150; cols++ {
 			rows, gap := 1+cols%3, cols%4*2
-			src := newSource(uint64(cols)).matrix(t, k.Type, rows, cols, gap)
 			padded := (cols + 15) / 16 * 16
-			stride := padded + cols%2
-			dst := guard.Slice[float32](t, (rows-1)*stride+padded)
-			for i := range dst {
-				dst[i] = canary
-			}
-			const scale = 0.3
-			asm.Convert(k.ID, &asm.ConvertArgs{
-				Src: src.pointer(), SrcStride: src.stride, Dst: &dst[0], DstStride: 4 * stride, Rows: rows, Cols: cols, Scale: scale,
-			})
-			for i, got := range dst {
-				r, c := i/stride, i%stride
-				want := float32(0)
-				switch {
-				case c >= padded:
-					want = canary
-				case c < cols:
-					want = float32(scale) * float32(src.at(r, c))
+			// Rows, and blocks of 16 columns of all rows.
+			for _, apart := range [][2]int{{padded + cols%2, asm.Lane}, {asm.Lane, rows*asm.Lane + cols%2}} {
+				stride, step := apart[0], apart[1]
+				src := newSource(uint64(cols)).matrix(t, k.Type, rows, cols, gap)
+				dst := guard.Slice[float32](t, (rows-1)*stride+(padded/asm.Lane-1)*step+asm.Lane)
+				want := make([]float32, len(dst))
+				for i := range dst {
+					dst[i], want[i] = canary, canary
 				}
-				if got != want {
-					require.Equalf(t, want, got, "Cols=%d: Dst[%d][%d]", cols, r, c)
+				const scale = 0.3
+				for r := range rows {
+					for c := range padded {
+						x := &want[r*stride+c/asm.Lane*step+c%asm.Lane]
+						if *x = 0; c < cols {
+							*x = float32(scale) * float32(src.at(r, c))
+						}
+					}
+				}
+				asm.Convert(k.ID, &asm.ConvertArgs{
+					Src: src.pointer(), SrcStride: src.stride, Dst: &dst[0], DstStride: 4 * stride, DstStep: 4 * step, Rows: rows, Cols: cols, Scale: scale,
+				})
+				for i, got := range dst {
+					if got != want[i] {
+						require.Equalf(t, want[i], got, "Cols=%d: Dst[%d] of rows %d apart, 16 columns %d", cols, i, stride, step)
+					}
 				}
 			}
 		}
 		// Zeros stay zeros whatever the scale.
 		src, dst := newSource(9).matrix(t, k.Type, 1, 3, 0), guard.Slice[float32](t, 16)
-		asm.Convert(k.ID, &asm.ConvertArgs{Src: src.pointer(), Dst: &dst[0], Rows: 1, Cols: 3, Scale: inf})
+		asm.Convert(k.ID, &asm.ConvertArgs{Src: src.pointer(), Dst: &dst[0], DstStep: 64, Rows: 1, Cols: 3, Scale: inf})
 		require.Equal(t, make([]float32, 13), dst[3:])
 	})
 }

@@ -345,7 +345,7 @@ func panelScore(t *testing.T, k asm.Kernel, d, panels int) {
 			for r := range k.Rows {
 				var want sum
 				for i := range d {
-					want.add(float64(q[r*d+i]) * kk.at(j/asm.Lane*d+i, j%asm.Lane))
+					want.add(float64(q[blockAt(k.Rows, r, i)]) * kk.at(j/asm.Lane*d+i, j%asm.Lane))
 				}
 				got := s[blockAt(k.Rows, r, j)]
 				require.Truef(t, want.within(got), "D=%d panels=%d S[%d][%d] = %v, want %v", d, panels, r, j, got, want.x)

@@ -4,7 +4,7 @@
 
 // panel_score_f16_1x32_avx2
 //
-//	S[p][r][w] = Σ_d Q[r][d]·K[p][d][w]    p < Panels, r < R, w < 16
+//	S[p][r][w] = Σ_d Q[d/16][r][d%16]·K[p][d][w]    p < Panels, r < R, w < 16
 //
 // Tile: 1 × 32.
 //

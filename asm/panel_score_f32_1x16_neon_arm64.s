@@ -4,11 +4,11 @@
 
 // panel_score_f32_1x16_neon
 //
-//	S[p][r][w] = Σ_d Q[r][d]·K[p][d][w]    p < Panels, r < R, w < 16
+//	S[p][r][w] = Σ_d Q[d/16][r][d%16]·K[p][d][w]    p < Panels, r < R, w < 16
 //
 // Tile: 1 × 16.
 //
-// Step: 8 values of d: 256 flops, 544 bytes read.
+// Step: 16 values of d: 512 flops, 1088 bytes read.
 //
 // Vector registers:
 //
@@ -28,8 +28,8 @@
 #define d R4
 #define panels R5
 #define prefetch R6
-#define steps R7
-#define q0 R8
+#define at R7
+#define steps R8
 
 TEXT ·panel_score_f32_1x16_neon(SB), 0, $128-8
 	MOVD	a+0(FP), args
@@ -60,8 +60,8 @@ panel:
 	VMOVI	$0, V13.B16
 	VMOVI	$0, V14.B16
 	VMOVI	$0, V15.B16
-	MOVD	q, q0
-	LSR	$3, d, steps
+	MOVD	q, at
+	LSR	$4, d, steps
 
 step:
 	FLDPQ	(k), (F17, F18)
@@ -69,7 +69,7 @@ step:
 	FLDPQ	64(k), (F21, F22)
 
 	// d+0: S += Q[d]·K[d]
-	FMOVQ.P	16(q0), F16
+	FMOVQ	(at), F16
 	PRFM	(prefetch), PLDL1KEEP
 	WORD	$0x4F901220 // FMLA V0.4S, V17.4S, V16.S[0]
 	WORD	$0x4F901241 // FMLA V1.4S, V18.4S, V16.S[0]
@@ -106,7 +106,7 @@ step:
 	FLDPQ	320(k), (F19, F20)
 
 	// d+4: S += Q[d]·K[d]
-	FMOVQ.P	16(q0), F16
+	FMOVQ	16(at), F16
 	PRFM	256(prefetch), PLDL1KEEP
 	WORD	$0x4F9012A0 // FMLA V0.4S, V21.4S, V16.S[0]
 	WORD	$0x4F9012C1 // FMLA V1.4S, V22.4S, V16.S[0]
@@ -131,15 +131,90 @@ step:
 	FLDPQ	480(k), (F17, F18)
 	WORD	$0x4F901A6A // FMLA V10.4S, V19.4S, V16.S[2]
 	WORD	$0x4F901A8B // FMLA V11.4S, V20.4S, V16.S[2]
+	FLDPQ	512(k), (F19, F20)
 
 	// d+7: S += Q[d]·K[d]
 	PRFM	448(prefetch), PLDL1KEEP
 	WORD	$0x4FB01AAC // FMLA V12.4S, V21.4S, V16.S[3]
 	WORD	$0x4FB01ACD // FMLA V13.4S, V22.4S, V16.S[3]
+	FLDPQ	544(k), (F21, F22)
 	WORD	$0x4FB01A2E // FMLA V14.4S, V17.4S, V16.S[3]
 	WORD	$0x4FB01A4F // FMLA V15.4S, V18.4S, V16.S[3]
-	ADD	$512, k
-	ADD	$512, prefetch
+	FLDPQ	576(k), (F17, F18)
+
+	// d+8: S += Q[d]·K[d]
+	FMOVQ	32(at), F16
+	PRFM	512(prefetch), PLDL1KEEP
+	WORD	$0x4F901260 // FMLA V0.4S, V19.4S, V16.S[0]
+	WORD	$0x4F901281 // FMLA V1.4S, V20.4S, V16.S[0]
+	FLDPQ	608(k), (F19, F20)
+	WORD	$0x4F9012A2 // FMLA V2.4S, V21.4S, V16.S[0]
+	WORD	$0x4F9012C3 // FMLA V3.4S, V22.4S, V16.S[0]
+	FLDPQ	640(k), (F21, F22)
+
+	// d+9: S += Q[d]·K[d]
+	PRFM	576(prefetch), PLDL1KEEP
+	WORD	$0x4FB01224 // FMLA V4.4S, V17.4S, V16.S[1]
+	WORD	$0x4FB01245 // FMLA V5.4S, V18.4S, V16.S[1]
+	FLDPQ	672(k), (F17, F18)
+	WORD	$0x4FB01266 // FMLA V6.4S, V19.4S, V16.S[1]
+	WORD	$0x4FB01287 // FMLA V7.4S, V20.4S, V16.S[1]
+	FLDPQ	704(k), (F19, F20)
+
+	// d+10: S += Q[d]·K[d]
+	PRFM	640(prefetch), PLDL1KEEP
+	WORD	$0x4F901AA8 // FMLA V8.4S, V21.4S, V16.S[2]
+	WORD	$0x4F901AC9 // FMLA V9.4S, V22.4S, V16.S[2]
+	FLDPQ	736(k), (F21, F22)
+	WORD	$0x4F901A2A // FMLA V10.4S, V17.4S, V16.S[2]
+	WORD	$0x4F901A4B // FMLA V11.4S, V18.4S, V16.S[2]
+	FLDPQ	768(k), (F17, F18)
+
+	// d+11: S += Q[d]·K[d]
+	PRFM	704(prefetch), PLDL1KEEP
+	WORD	$0x4FB01A6C // FMLA V12.4S, V19.4S, V16.S[3]
+	WORD	$0x4FB01A8D // FMLA V13.4S, V20.4S, V16.S[3]
+	FLDPQ	800(k), (F19, F20)
+	WORD	$0x4FB01AAE // FMLA V14.4S, V21.4S, V16.S[3]
+	WORD	$0x4FB01ACF // FMLA V15.4S, V22.4S, V16.S[3]
+	FLDPQ	832(k), (F21, F22)
+
+	// d+12: S += Q[d]·K[d]
+	FMOVQ	48(at), F16
+	PRFM	768(prefetch), PLDL1KEEP
+	WORD	$0x4F901220 // FMLA V0.4S, V17.4S, V16.S[0]
+	WORD	$0x4F901241 // FMLA V1.4S, V18.4S, V16.S[0]
+	FLDPQ	864(k), (F17, F18)
+	WORD	$0x4F901262 // FMLA V2.4S, V19.4S, V16.S[0]
+	WORD	$0x4F901283 // FMLA V3.4S, V20.4S, V16.S[0]
+	FLDPQ	896(k), (F19, F20)
+
+	// d+13: S += Q[d]·K[d]
+	PRFM	832(prefetch), PLDL1KEEP
+	WORD	$0x4FB012A4 // FMLA V4.4S, V21.4S, V16.S[1]
+	WORD	$0x4FB012C5 // FMLA V5.4S, V22.4S, V16.S[1]
+	FLDPQ	928(k), (F21, F22)
+	WORD	$0x4FB01226 // FMLA V6.4S, V17.4S, V16.S[1]
+	WORD	$0x4FB01247 // FMLA V7.4S, V18.4S, V16.S[1]
+	FLDPQ	960(k), (F17, F18)
+
+	// d+14: S += Q[d]·K[d]
+	PRFM	896(prefetch), PLDL1KEEP
+	WORD	$0x4F901A68 // FMLA V8.4S, V19.4S, V16.S[2]
+	WORD	$0x4F901A89 // FMLA V9.4S, V20.4S, V16.S[2]
+	FLDPQ	992(k), (F19, F20)
+	WORD	$0x4F901AAA // FMLA V10.4S, V21.4S, V16.S[2]
+	WORD	$0x4F901ACB // FMLA V11.4S, V22.4S, V16.S[2]
+
+	// d+15: S += Q[d]·K[d]
+	PRFM	960(prefetch), PLDL1KEEP
+	WORD	$0x4FB01A2C // FMLA V12.4S, V17.4S, V16.S[3]
+	WORD	$0x4FB01A4D // FMLA V13.4S, V18.4S, V16.S[3]
+	WORD	$0x4FB01A6E // FMLA V14.4S, V19.4S, V16.S[3]
+	WORD	$0x4FB01A8F // FMLA V15.4S, V20.4S, V16.S[3]
+	ADD	$64, at
+	ADD	$1024, k
+	ADD	$1024, prefetch
 	SUB	$1, steps
 	CBNZ	steps, step
 

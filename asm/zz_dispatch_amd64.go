@@ -277,6 +277,14 @@ func PanelScore(id ID, a *PanelScoreArgs) {
 		panel_score_f32_7x32_avx512(a)
 	case id_panel_score_f32_8x32_avx512:
 		panel_score_f32_8x32_avx512(a)
+	case id_panel_score_f32_9x32_avx512:
+		panel_score_f32_9x32_avx512(a)
+	case id_panel_score_f32_10x32_avx512:
+		panel_score_f32_10x32_avx512(a)
+	case id_panel_score_f32_11x32_avx512:
+		panel_score_f32_11x32_avx512(a)
+	case id_panel_score_f32_12x32_avx512:
+		panel_score_f32_12x32_avx512(a)
 	case id_panel_score_f16_1x32_avx512:
 		panel_score_f16_1x32_avx512(a)
 	case id_panel_score_f16_2x32_avx512:
@@ -293,6 +301,14 @@ func PanelScore(id ID, a *PanelScoreArgs) {
 		panel_score_f16_7x32_avx512(a)
 	case id_panel_score_f16_8x32_avx512:
 		panel_score_f16_8x32_avx512(a)
+	case id_panel_score_f16_9x32_avx512:
+		panel_score_f16_9x32_avx512(a)
+	case id_panel_score_f16_10x32_avx512:
+		panel_score_f16_10x32_avx512(a)
+	case id_panel_score_f16_11x32_avx512:
+		panel_score_f16_11x32_avx512(a)
+	case id_panel_score_f16_12x32_avx512:
+		panel_score_f16_12x32_avx512(a)
 	case id_panel_score_bf16_1x32_avx512:
 		panel_score_bf16_1x32_avx512(a)
 	case id_panel_score_bf16_2x32_avx512:
@@ -309,6 +325,14 @@ func PanelScore(id ID, a *PanelScoreArgs) {
 		panel_score_bf16_7x32_avx512(a)
 	case id_panel_score_bf16_8x32_avx512:
 		panel_score_bf16_8x32_avx512(a)
+	case id_panel_score_bf16_9x32_avx512:
+		panel_score_bf16_9x32_avx512(a)
+	case id_panel_score_bf16_10x32_avx512:
+		panel_score_bf16_10x32_avx512(a)
+	case id_panel_score_bf16_11x32_avx512:
+		panel_score_bf16_11x32_avx512(a)
+	case id_panel_score_bf16_12x32_avx512:
+		panel_score_bf16_12x32_avx512(a)
 	case id_panel_score_f32_1x32_avx2:
 		panel_score_f32_1x32_avx2(a)
 	case id_panel_score_f32_2x32_avx2:
@@ -357,6 +381,14 @@ func PanelValue(id ID, a *PanelValueArgs) {
 		panel_value_f32_7x32_avx512(a)
 	case id_panel_value_f32_8x32_avx512:
 		panel_value_f32_8x32_avx512(a)
+	case id_panel_value_f32_9x32_avx512:
+		panel_value_f32_9x32_avx512(a)
+	case id_panel_value_f32_10x32_avx512:
+		panel_value_f32_10x32_avx512(a)
+	case id_panel_value_f32_11x32_avx512:
+		panel_value_f32_11x32_avx512(a)
+	case id_panel_value_f32_12x32_avx512:
+		panel_value_f32_12x32_avx512(a)
 	case id_panel_value_f16_1x32_avx512:
 		panel_value_f16_1x32_avx512(a)
 	case id_panel_value_f16_2x32_avx512:
@@ -373,6 +405,14 @@ func PanelValue(id ID, a *PanelValueArgs) {
 		panel_value_f16_7x32_avx512(a)
 	case id_panel_value_f16_8x32_avx512:
 		panel_value_f16_8x32_avx512(a)
+	case id_panel_value_f16_9x32_avx512:
+		panel_value_f16_9x32_avx512(a)
+	case id_panel_value_f16_10x32_avx512:
+		panel_value_f16_10x32_avx512(a)
+	case id_panel_value_f16_11x32_avx512:
+		panel_value_f16_11x32_avx512(a)
+	case id_panel_value_f16_12x32_avx512:
+		panel_value_f16_12x32_avx512(a)
 	case id_panel_value_bf16_1x32_avx512:
 		panel_value_bf16_1x32_avx512(a)
 	case id_panel_value_bf16_2x32_avx512:
@@ -389,6 +429,14 @@ func PanelValue(id ID, a *PanelValueArgs) {
 		panel_value_bf16_7x32_avx512(a)
 	case id_panel_value_bf16_8x32_avx512:
 		panel_value_bf16_8x32_avx512(a)
+	case id_panel_value_bf16_9x32_avx512:
+		panel_value_bf16_9x32_avx512(a)
+	case id_panel_value_bf16_10x32_avx512:
+		panel_value_bf16_10x32_avx512(a)
+	case id_panel_value_bf16_11x32_avx512:
+		panel_value_bf16_11x32_avx512(a)
+	case id_panel_value_bf16_12x32_avx512:
+		panel_value_bf16_12x32_avx512(a)
 	case id_panel_value_f32_1x16_avx2:
 		panel_value_f32_1x16_avx2(a)
 	case id_panel_value_f32_2x16_avx2:

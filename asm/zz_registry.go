@@ -171,6 +171,10 @@ const (
 	id_panel_score_f32_6x32_avx512
 	id_panel_score_f32_7x32_avx512
 	id_panel_score_f32_8x32_avx512
+	id_panel_score_f32_9x32_avx512
+	id_panel_score_f32_10x32_avx512
+	id_panel_score_f32_11x32_avx512
+	id_panel_score_f32_12x32_avx512
 	id_panel_value_f32_1x32_avx512
 	id_panel_value_f32_2x32_avx512
 	id_panel_value_f32_3x32_avx512
@@ -179,6 +183,10 @@ const (
 	id_panel_value_f32_6x32_avx512
 	id_panel_value_f32_7x32_avx512
 	id_panel_value_f32_8x32_avx512
+	id_panel_value_f32_9x32_avx512
+	id_panel_value_f32_10x32_avx512
+	id_panel_value_f32_11x32_avx512
+	id_panel_value_f32_12x32_avx512
 	id_transpose_f32_w16_avx512
 	id_decode_score_f16_1x8_avx512
 	id_decode_score_f16_2x4_avx512
@@ -206,6 +214,10 @@ const (
 	id_panel_score_f16_6x32_avx512
 	id_panel_score_f16_7x32_avx512
 	id_panel_score_f16_8x32_avx512
+	id_panel_score_f16_9x32_avx512
+	id_panel_score_f16_10x32_avx512
+	id_panel_score_f16_11x32_avx512
+	id_panel_score_f16_12x32_avx512
 	id_panel_value_f16_1x32_avx512
 	id_panel_value_f16_2x32_avx512
 	id_panel_value_f16_3x32_avx512
@@ -214,6 +226,10 @@ const (
 	id_panel_value_f16_6x32_avx512
 	id_panel_value_f16_7x32_avx512
 	id_panel_value_f16_8x32_avx512
+	id_panel_value_f16_9x32_avx512
+	id_panel_value_f16_10x32_avx512
+	id_panel_value_f16_11x32_avx512
+	id_panel_value_f16_12x32_avx512
 	id_transpose_f16_w16_avx512
 	id_decode_score_bf16_1x8_avx512
 	id_decode_score_bf16_2x4_avx512
@@ -241,6 +257,10 @@ const (
 	id_panel_score_bf16_6x32_avx512
 	id_panel_score_bf16_7x32_avx512
 	id_panel_score_bf16_8x32_avx512
+	id_panel_score_bf16_9x32_avx512
+	id_panel_score_bf16_10x32_avx512
+	id_panel_score_bf16_11x32_avx512
+	id_panel_score_bf16_12x32_avx512
 	id_panel_value_bf16_1x32_avx512
 	id_panel_value_bf16_2x32_avx512
 	id_panel_value_bf16_3x32_avx512
@@ -249,6 +269,10 @@ const (
 	id_panel_value_bf16_6x32_avx512
 	id_panel_value_bf16_7x32_avx512
 	id_panel_value_bf16_8x32_avx512
+	id_panel_value_bf16_9x32_avx512
+	id_panel_value_bf16_10x32_avx512
+	id_panel_value_bf16_11x32_avx512
+	id_panel_value_bf16_12x32_avx512
 	id_transpose_bf16_w16_avx512
 	id_softmax_f32_avx512
 	id_softcap_f32_avx512
@@ -533,14 +557,18 @@ func List() []Kernel {
 		{id_decode_value_f32_7x32_avx512, "decode_value_f32_7x32_avx512", OpDecodeValue, "f32", "avx512", 7, 32, false, false, []string{"AVX", "AVX512F"}, 448, 156, "ab91aa0d1309"},
 		{id_decode_value_f32_8x32_avx512, "decode_value_f32_8x32_avx512", OpDecodeValue, "f32", "avx512", 8, 32, false, false, []string{"AVX", "AVX512F"}, 512, 160, "4d88e261d50e"},
 		{id_decode_value_f32_4x32_avx512, "decode_value_f32_4x32_avx512", OpDecodeValue, "f32", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 144, "a2dc6e78ccce"},
-		{id_panel_score_f32_1x32_avx512, "panel_score_f32_1x32_avx512", OpPanelScore, "f32", "avx512", 1, 32, false, false, []string{"AVX", "AVX512F"}, 64, 132, "f04e0a0582ce"},
-		{id_panel_score_f32_2x32_avx512, "panel_score_f32_2x32_avx512", OpPanelScore, "f32", "avx512", 2, 32, false, false, []string{"AVX", "AVX512F"}, 128, 136, "b2f12a42b19b"},
-		{id_panel_score_f32_3x32_avx512, "panel_score_f32_3x32_avx512", OpPanelScore, "f32", "avx512", 3, 32, false, false, []string{"AVX", "AVX512F"}, 192, 140, "0bcb3eda45d7"},
-		{id_panel_score_f32_4x32_avx512, "panel_score_f32_4x32_avx512", OpPanelScore, "f32", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 144, "e1d1aa9a857d"},
-		{id_panel_score_f32_5x32_avx512, "panel_score_f32_5x32_avx512", OpPanelScore, "f32", "avx512", 5, 32, false, true, []string{"AVX", "AVX512F"}, 320, 148, "6785763f7e3f"},
-		{id_panel_score_f32_6x32_avx512, "panel_score_f32_6x32_avx512", OpPanelScore, "f32", "avx512", 6, 32, false, true, []string{"AVX", "AVX512F"}, 384, 152, "5262e4fbe5a6"},
-		{id_panel_score_f32_7x32_avx512, "panel_score_f32_7x32_avx512", OpPanelScore, "f32", "avx512", 7, 32, false, true, []string{"AVX", "AVX512F"}, 448, 156, "7afe0881a416"},
-		{id_panel_score_f32_8x32_avx512, "panel_score_f32_8x32_avx512", OpPanelScore, "f32", "avx512", 8, 32, false, true, []string{"AVX", "AVX512F"}, 512, 160, "012a7cc96cec"},
+		{id_panel_score_f32_1x32_avx512, "panel_score_f32_1x32_avx512", OpPanelScore, "f32", "avx512", 1, 32, false, false, []string{"AVX", "AVX512F"}, 64, 132, "b46316d99f93"},
+		{id_panel_score_f32_2x32_avx512, "panel_score_f32_2x32_avx512", OpPanelScore, "f32", "avx512", 2, 32, false, false, []string{"AVX", "AVX512F"}, 128, 136, "e599aafad658"},
+		{id_panel_score_f32_3x32_avx512, "panel_score_f32_3x32_avx512", OpPanelScore, "f32", "avx512", 3, 32, false, false, []string{"AVX", "AVX512F"}, 192, 140, "04044adc728a"},
+		{id_panel_score_f32_4x32_avx512, "panel_score_f32_4x32_avx512", OpPanelScore, "f32", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 144, "079c47b6d683"},
+		{id_panel_score_f32_5x32_avx512, "panel_score_f32_5x32_avx512", OpPanelScore, "f32", "avx512", 5, 32, false, true, []string{"AVX", "AVX512F"}, 320, 148, "542a1b2d2e52"},
+		{id_panel_score_f32_6x32_avx512, "panel_score_f32_6x32_avx512", OpPanelScore, "f32", "avx512", 6, 32, false, true, []string{"AVX", "AVX512F"}, 384, 152, "98e013822cbf"},
+		{id_panel_score_f32_7x32_avx512, "panel_score_f32_7x32_avx512", OpPanelScore, "f32", "avx512", 7, 32, false, true, []string{"AVX", "AVX512F"}, 448, 156, "bd5846ae3f6e"},
+		{id_panel_score_f32_8x32_avx512, "panel_score_f32_8x32_avx512", OpPanelScore, "f32", "avx512", 8, 32, false, true, []string{"AVX", "AVX512F"}, 512, 160, "1afe93bab46a"},
+		{id_panel_score_f32_9x32_avx512, "panel_score_f32_9x32_avx512", OpPanelScore, "f32", "avx512", 9, 32, false, true, []string{"AVX", "AVX512F"}, 576, 164, "b87115702d25"},
+		{id_panel_score_f32_10x32_avx512, "panel_score_f32_10x32_avx512", OpPanelScore, "f32", "avx512", 10, 32, false, true, []string{"AVX", "AVX512F"}, 640, 168, "3fadf4f229ac"},
+		{id_panel_score_f32_11x32_avx512, "panel_score_f32_11x32_avx512", OpPanelScore, "f32", "avx512", 11, 32, false, true, []string{"AVX", "AVX512F"}, 704, 172, "04b874be69b3"},
+		{id_panel_score_f32_12x32_avx512, "panel_score_f32_12x32_avx512", OpPanelScore, "f32", "avx512", 12, 32, false, true, []string{"AVX", "AVX512F"}, 768, 176, "9d9a5bd9f327"},
 		{id_panel_value_f32_1x32_avx512, "panel_value_f32_1x32_avx512", OpPanelValue, "f32", "avx512", 1, 32, false, false, []string{"AVX", "AVX512F"}, 64, 132, "a6e2ed40d6c8"},
 		{id_panel_value_f32_2x32_avx512, "panel_value_f32_2x32_avx512", OpPanelValue, "f32", "avx512", 2, 32, false, false, []string{"AVX", "AVX512F"}, 128, 136, "bd92f82f2941"},
 		{id_panel_value_f32_3x32_avx512, "panel_value_f32_3x32_avx512", OpPanelValue, "f32", "avx512", 3, 32, false, false, []string{"AVX", "AVX512F"}, 192, 140, "45f162464359"},
@@ -549,6 +577,10 @@ func List() []Kernel {
 		{id_panel_value_f32_6x32_avx512, "panel_value_f32_6x32_avx512", OpPanelValue, "f32", "avx512", 6, 32, false, true, []string{"AVX", "AVX512F"}, 384, 152, "518aeb593198"},
 		{id_panel_value_f32_7x32_avx512, "panel_value_f32_7x32_avx512", OpPanelValue, "f32", "avx512", 7, 32, false, true, []string{"AVX", "AVX512F"}, 448, 156, "a40f44713bf6"},
 		{id_panel_value_f32_8x32_avx512, "panel_value_f32_8x32_avx512", OpPanelValue, "f32", "avx512", 8, 32, false, true, []string{"AVX", "AVX512F"}, 512, 160, "4d5fe274a119"},
+		{id_panel_value_f32_9x32_avx512, "panel_value_f32_9x32_avx512", OpPanelValue, "f32", "avx512", 9, 32, false, true, []string{"AVX", "AVX512F"}, 576, 164, "57939df2ca7e"},
+		{id_panel_value_f32_10x32_avx512, "panel_value_f32_10x32_avx512", OpPanelValue, "f32", "avx512", 10, 32, false, true, []string{"AVX", "AVX512F"}, 640, 168, "0bb800f9e129"},
+		{id_panel_value_f32_11x32_avx512, "panel_value_f32_11x32_avx512", OpPanelValue, "f32", "avx512", 11, 32, false, true, []string{"AVX", "AVX512F"}, 704, 172, "18a822e25008"},
+		{id_panel_value_f32_12x32_avx512, "panel_value_f32_12x32_avx512", OpPanelValue, "f32", "avx512", 12, 32, false, true, []string{"AVX", "AVX512F"}, 768, 176, "1e096fb4b397"},
 		{id_transpose_f32_w16_avx512, "transpose_f32_w16_avx512", OpTranspose, "f32", "avx512", 0, 16, false, false, []string{"AVX", "AVX512F"}, 0, 1024, "c6824075d40e"},
 		{id_decode_score_f16_1x8_avx512, "decode_score_f16_1x8_avx512", OpDecodeScore, "f16", "avx512", 1, 8, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "1c737d3c41f0"},
 		{id_decode_score_f16_2x4_avx512, "decode_score_f16_2x4_avx512", OpDecodeScore, "f16", "avx512", 2, 4, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 16, "305600491823"},
@@ -568,14 +600,18 @@ func List() []Kernel {
 		{id_decode_value_f16_7x32_avx512, "decode_value_f16_7x32_avx512", OpDecodeValue, "f16", "avx512", 7, 32, false, false, []string{"AVX", "AVX512F"}, 448, 92, "4d32f352ff86"},
 		{id_decode_value_f16_8x32_avx512, "decode_value_f16_8x32_avx512", OpDecodeValue, "f16", "avx512", 8, 32, false, false, []string{"AVX", "AVX512F"}, 512, 96, "f9a65a6273d4"},
 		{id_decode_value_f16_4x32_avx512, "decode_value_f16_4x32_avx512", OpDecodeValue, "f16", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 80, "629f06762cbf"},
-		{id_panel_score_f16_1x32_avx512, "panel_score_f16_1x32_avx512", OpPanelScore, "f16", "avx512", 1, 32, false, false, []string{"AVX", "AVX512F"}, 64, 68, "eeb51d17de94"},
-		{id_panel_score_f16_2x32_avx512, "panel_score_f16_2x32_avx512", OpPanelScore, "f16", "avx512", 2, 32, false, false, []string{"AVX", "AVX512F"}, 128, 72, "520a6539e6be"},
-		{id_panel_score_f16_3x32_avx512, "panel_score_f16_3x32_avx512", OpPanelScore, "f16", "avx512", 3, 32, false, false, []string{"AVX", "AVX512F"}, 192, 76, "9dbfc53bf85f"},
-		{id_panel_score_f16_4x32_avx512, "panel_score_f16_4x32_avx512", OpPanelScore, "f16", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 80, "c9e2c9f43dfd"},
-		{id_panel_score_f16_5x32_avx512, "panel_score_f16_5x32_avx512", OpPanelScore, "f16", "avx512", 5, 32, false, true, []string{"AVX", "AVX512F"}, 320, 84, "260576f7aca7"},
-		{id_panel_score_f16_6x32_avx512, "panel_score_f16_6x32_avx512", OpPanelScore, "f16", "avx512", 6, 32, false, true, []string{"AVX", "AVX512F"}, 384, 88, "1025e9b37cae"},
-		{id_panel_score_f16_7x32_avx512, "panel_score_f16_7x32_avx512", OpPanelScore, "f16", "avx512", 7, 32, false, true, []string{"AVX", "AVX512F"}, 448, 92, "c3d7ef77f77c"},
-		{id_panel_score_f16_8x32_avx512, "panel_score_f16_8x32_avx512", OpPanelScore, "f16", "avx512", 8, 32, false, true, []string{"AVX", "AVX512F"}, 512, 96, "6f24f2810cf9"},
+		{id_panel_score_f16_1x32_avx512, "panel_score_f16_1x32_avx512", OpPanelScore, "f16", "avx512", 1, 32, false, false, []string{"AVX", "AVX512F"}, 64, 68, "af0f16afb273"},
+		{id_panel_score_f16_2x32_avx512, "panel_score_f16_2x32_avx512", OpPanelScore, "f16", "avx512", 2, 32, false, false, []string{"AVX", "AVX512F"}, 128, 72, "f189bb54c151"},
+		{id_panel_score_f16_3x32_avx512, "panel_score_f16_3x32_avx512", OpPanelScore, "f16", "avx512", 3, 32, false, false, []string{"AVX", "AVX512F"}, 192, 76, "750766719016"},
+		{id_panel_score_f16_4x32_avx512, "panel_score_f16_4x32_avx512", OpPanelScore, "f16", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 80, "0a9e2a6dc8a9"},
+		{id_panel_score_f16_5x32_avx512, "panel_score_f16_5x32_avx512", OpPanelScore, "f16", "avx512", 5, 32, false, true, []string{"AVX", "AVX512F"}, 320, 84, "edb9c0aa00f4"},
+		{id_panel_score_f16_6x32_avx512, "panel_score_f16_6x32_avx512", OpPanelScore, "f16", "avx512", 6, 32, false, true, []string{"AVX", "AVX512F"}, 384, 88, "ee994ccf0098"},
+		{id_panel_score_f16_7x32_avx512, "panel_score_f16_7x32_avx512", OpPanelScore, "f16", "avx512", 7, 32, false, true, []string{"AVX", "AVX512F"}, 448, 92, "f558c1e8ff56"},
+		{id_panel_score_f16_8x32_avx512, "panel_score_f16_8x32_avx512", OpPanelScore, "f16", "avx512", 8, 32, false, true, []string{"AVX", "AVX512F"}, 512, 96, "5e5b19e1c5b6"},
+		{id_panel_score_f16_9x32_avx512, "panel_score_f16_9x32_avx512", OpPanelScore, "f16", "avx512", 9, 32, false, true, []string{"AVX", "AVX512F"}, 576, 100, "72b90d5e98fa"},
+		{id_panel_score_f16_10x32_avx512, "panel_score_f16_10x32_avx512", OpPanelScore, "f16", "avx512", 10, 32, false, true, []string{"AVX", "AVX512F"}, 640, 104, "f4d1fd6a6904"},
+		{id_panel_score_f16_11x32_avx512, "panel_score_f16_11x32_avx512", OpPanelScore, "f16", "avx512", 11, 32, false, true, []string{"AVX", "AVX512F"}, 704, 108, "86ddd413bac0"},
+		{id_panel_score_f16_12x32_avx512, "panel_score_f16_12x32_avx512", OpPanelScore, "f16", "avx512", 12, 32, false, true, []string{"AVX", "AVX512F"}, 768, 112, "f796b7d6c8ef"},
 		{id_panel_value_f16_1x32_avx512, "panel_value_f16_1x32_avx512", OpPanelValue, "f16", "avx512", 1, 32, false, false, []string{"AVX", "AVX512F"}, 64, 68, "8c52fa9c533a"},
 		{id_panel_value_f16_2x32_avx512, "panel_value_f16_2x32_avx512", OpPanelValue, "f16", "avx512", 2, 32, false, false, []string{"AVX", "AVX512F"}, 128, 72, "3c9e63dc528f"},
 		{id_panel_value_f16_3x32_avx512, "panel_value_f16_3x32_avx512", OpPanelValue, "f16", "avx512", 3, 32, false, false, []string{"AVX", "AVX512F"}, 192, 76, "ca2978e135ab"},
@@ -584,6 +620,10 @@ func List() []Kernel {
 		{id_panel_value_f16_6x32_avx512, "panel_value_f16_6x32_avx512", OpPanelValue, "f16", "avx512", 6, 32, false, true, []string{"AVX", "AVX512F"}, 384, 88, "d3e0a9d2ec6b"},
 		{id_panel_value_f16_7x32_avx512, "panel_value_f16_7x32_avx512", OpPanelValue, "f16", "avx512", 7, 32, false, true, []string{"AVX", "AVX512F"}, 448, 92, "b8a340b79cfb"},
 		{id_panel_value_f16_8x32_avx512, "panel_value_f16_8x32_avx512", OpPanelValue, "f16", "avx512", 8, 32, false, true, []string{"AVX", "AVX512F"}, 512, 96, "a0f72fad0aa4"},
+		{id_panel_value_f16_9x32_avx512, "panel_value_f16_9x32_avx512", OpPanelValue, "f16", "avx512", 9, 32, false, true, []string{"AVX", "AVX512F"}, 576, 100, "c28edcd5c0e7"},
+		{id_panel_value_f16_10x32_avx512, "panel_value_f16_10x32_avx512", OpPanelValue, "f16", "avx512", 10, 32, false, true, []string{"AVX", "AVX512F"}, 640, 104, "c8ccbe007f23"},
+		{id_panel_value_f16_11x32_avx512, "panel_value_f16_11x32_avx512", OpPanelValue, "f16", "avx512", 11, 32, false, true, []string{"AVX", "AVX512F"}, 704, 108, "261693108610"},
+		{id_panel_value_f16_12x32_avx512, "panel_value_f16_12x32_avx512", OpPanelValue, "f16", "avx512", 12, 32, false, true, []string{"AVX", "AVX512F"}, 768, 112, "3ce1ebdae4e4"},
 		{id_transpose_f16_w16_avx512, "transpose_f16_w16_avx512", OpTranspose, "f16", "avx512", 0, 16, false, false, []string{"AVX", "AVX2"}, 0, 512, "7c84ab318f86"},
 		{id_decode_score_bf16_1x8_avx512, "decode_score_bf16_1x8_avx512", OpDecodeScore, "bf16", "avx512", 1, 8, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "ec1c466eca93"},
 		{id_decode_score_bf16_2x4_avx512, "decode_score_bf16_2x4_avx512", OpDecodeScore, "bf16", "avx512", 2, 4, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 16, "1413ea2f9cc0"},
@@ -603,14 +643,18 @@ func List() []Kernel {
 		{id_decode_value_bf16_7x32_avx512, "decode_value_bf16_7x32_avx512", OpDecodeValue, "bf16", "avx512", 7, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 448, 92, "d9e94a40e781"},
 		{id_decode_value_bf16_8x32_avx512, "decode_value_bf16_8x32_avx512", OpDecodeValue, "bf16", "avx512", 8, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 96, "eec1cdeb9a43"},
 		{id_decode_value_bf16_4x32_avx512, "decode_value_bf16_4x32_avx512", OpDecodeValue, "bf16", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 80, "d32decae2d63"},
-		{id_panel_score_bf16_1x32_avx512, "panel_score_bf16_1x32_avx512", OpPanelScore, "bf16", "avx512", 1, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 64, 68, "025680457e5d"},
-		{id_panel_score_bf16_2x32_avx512, "panel_score_bf16_2x32_avx512", OpPanelScore, "bf16", "avx512", 2, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 128, 72, "b7643c3f901d"},
-		{id_panel_score_bf16_3x32_avx512, "panel_score_bf16_3x32_avx512", OpPanelScore, "bf16", "avx512", 3, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F"}, 192, 76, "a715410eb521"},
-		{id_panel_score_bf16_4x32_avx512, "panel_score_bf16_4x32_avx512", OpPanelScore, "bf16", "avx512", 4, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 256, 80, "db4d155c202d"},
-		{id_panel_score_bf16_5x32_avx512, "panel_score_bf16_5x32_avx512", OpPanelScore, "bf16", "avx512", 5, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 320, 84, "d14e79f28895"},
-		{id_panel_score_bf16_6x32_avx512, "panel_score_bf16_6x32_avx512", OpPanelScore, "bf16", "avx512", 6, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F"}, 384, 88, "5722c3dfc4a2"},
-		{id_panel_score_bf16_7x32_avx512, "panel_score_bf16_7x32_avx512", OpPanelScore, "bf16", "avx512", 7, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 448, 92, "94f29b038d11"},
-		{id_panel_score_bf16_8x32_avx512, "panel_score_bf16_8x32_avx512", OpPanelScore, "bf16", "avx512", 8, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 96, "4db3959571b9"},
+		{id_panel_score_bf16_1x32_avx512, "panel_score_bf16_1x32_avx512", OpPanelScore, "bf16", "avx512", 1, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 64, 68, "40183353ed39"},
+		{id_panel_score_bf16_2x32_avx512, "panel_score_bf16_2x32_avx512", OpPanelScore, "bf16", "avx512", 2, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 128, 72, "74ae26ec99a0"},
+		{id_panel_score_bf16_3x32_avx512, "panel_score_bf16_3x32_avx512", OpPanelScore, "bf16", "avx512", 3, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F"}, 192, 76, "2b648ef391e4"},
+		{id_panel_score_bf16_4x32_avx512, "panel_score_bf16_4x32_avx512", OpPanelScore, "bf16", "avx512", 4, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 256, 80, "86a1d8e327d3"},
+		{id_panel_score_bf16_5x32_avx512, "panel_score_bf16_5x32_avx512", OpPanelScore, "bf16", "avx512", 5, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 320, 84, "baf4310a71cc"},
+		{id_panel_score_bf16_6x32_avx512, "panel_score_bf16_6x32_avx512", OpPanelScore, "bf16", "avx512", 6, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F"}, 384, 88, "2faeb12fa845"},
+		{id_panel_score_bf16_7x32_avx512, "panel_score_bf16_7x32_avx512", OpPanelScore, "bf16", "avx512", 7, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 448, 92, "611f9e6e6da5"},
+		{id_panel_score_bf16_8x32_avx512, "panel_score_bf16_8x32_avx512", OpPanelScore, "bf16", "avx512", 8, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 96, "60ebfccde3b9"},
+		{id_panel_score_bf16_9x32_avx512, "panel_score_bf16_9x32_avx512", OpPanelScore, "bf16", "avx512", 9, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 576, 100, "66f4443e3c1a"},
+		{id_panel_score_bf16_10x32_avx512, "panel_score_bf16_10x32_avx512", OpPanelScore, "bf16", "avx512", 10, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 640, 104, "ab75e8281d5b"},
+		{id_panel_score_bf16_11x32_avx512, "panel_score_bf16_11x32_avx512", OpPanelScore, "bf16", "avx512", 11, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 704, 108, "625fb0ea12c9"},
+		{id_panel_score_bf16_12x32_avx512, "panel_score_bf16_12x32_avx512", OpPanelScore, "bf16", "avx512", 12, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 768, 112, "8e507bfd4786"},
 		{id_panel_value_bf16_1x32_avx512, "panel_value_bf16_1x32_avx512", OpPanelValue, "bf16", "avx512", 1, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 64, 68, "793c520f267c"},
 		{id_panel_value_bf16_2x32_avx512, "panel_value_bf16_2x32_avx512", OpPanelValue, "bf16", "avx512", 2, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 128, 72, "fbfb5a799ef0"},
 		{id_panel_value_bf16_3x32_avx512, "panel_value_bf16_3x32_avx512", OpPanelValue, "bf16", "avx512", 3, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F"}, 192, 76, "8e11c701362a"},
@@ -619,6 +663,10 @@ func List() []Kernel {
 		{id_panel_value_bf16_6x32_avx512, "panel_value_bf16_6x32_avx512", OpPanelValue, "bf16", "avx512", 6, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F"}, 384, 88, "f2ccf1860327"},
 		{id_panel_value_bf16_7x32_avx512, "panel_value_bf16_7x32_avx512", OpPanelValue, "bf16", "avx512", 7, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 448, 92, "da54367beb6d"},
 		{id_panel_value_bf16_8x32_avx512, "panel_value_bf16_8x32_avx512", OpPanelValue, "bf16", "avx512", 8, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 96, "e187230aed9e"},
+		{id_panel_value_bf16_9x32_avx512, "panel_value_bf16_9x32_avx512", OpPanelValue, "bf16", "avx512", 9, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 576, 100, "7ea391086032"},
+		{id_panel_value_bf16_10x32_avx512, "panel_value_bf16_10x32_avx512", OpPanelValue, "bf16", "avx512", 10, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 640, 104, "75252b1f4560"},
+		{id_panel_value_bf16_11x32_avx512, "panel_value_bf16_11x32_avx512", OpPanelValue, "bf16", "avx512", 11, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 704, 108, "a156377480b2"},
+		{id_panel_value_bf16_12x32_avx512, "panel_value_bf16_12x32_avx512", OpPanelValue, "bf16", "avx512", 12, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 768, 112, "da60053ac740"},
 		{id_transpose_bf16_w16_avx512, "transpose_bf16_w16_avx512", OpTranspose, "bf16", "avx512", 0, 16, false, false, []string{"AVX", "AVX2"}, 0, 512, "1b3b55b0398c"},
 		{id_softmax_f32_avx512, "softmax_f32_avx512", OpSoftmax, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512DQ", "AVX512F", "AVX512VL"}, 272, 128, "1ea6ab326977"},
 		{id_softcap_f32_avx512, "softcap_f32_avx512", OpSoftcap, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 352, 64, "88796ec3fc28"},
@@ -627,9 +675,9 @@ func List() []Kernel {
 		{id_mask_f32_avx512, "mask_f32_avx512", OpMask, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 0, 80, "5cde6961e894"},
 		{id_peak_f32_avx512, "peak_f32_avx512", OpPeak, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 1536, 0, "8eb969ab4410"},
 		{id_maxima_f32_avx512, "maxima_f32_avx512", OpMaxima, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512DQ", "AVX512F", "AVX512VL"}, 16, 64, "caa8badff6d0"},
-		{id_convert_f32_avx512, "convert_f32_avx512", OpConvert, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 16, 64, "7303e4a72dfd"},
-		{id_convert_f16_avx512, "convert_f16_avx512", OpConvert, "f16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 32, "a7678ed265db"},
-		{id_convert_bf16_avx512, "convert_bf16_avx512", OpConvert, "bf16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 32, "ab94bc00bdd2"},
+		{id_convert_f32_avx512, "convert_f32_avx512", OpConvert, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 16, 64, "95eb4826774f"},
+		{id_convert_f16_avx512, "convert_f16_avx512", OpConvert, "f16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 32, "a40db265c295"},
+		{id_convert_bf16_avx512, "convert_bf16_avx512", OpConvert, "bf16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 32, "7ce7908b1a0a"},
 		{id_finish_f32_avx512, "finish_f32_avx512", OpFinish, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 48, 64, "70475b3c9886"},
 		{id_finish_f16_avx512, "finish_f16_avx512", OpFinish, "f16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 48, 64, "4c12331727c7"},
 		{id_finish_bf16_avx512, "finish_bf16_avx512", OpFinish, "bf16", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 48, 64, "98d0b58ab892"},
@@ -664,10 +712,10 @@ func List() []Kernel {
 		{id_decode_value_f32_3x32_avx2, "decode_value_f32_3x32_avx2", OpDecodeValue, "f32", "avx2", 3, 32, false, false, []string{"AVX", "FMA3"}, 192, 140, "d63cc8000946"},
 		{id_decode_value_f32_4x16_avx2, "decode_value_f32_4x16_avx2", OpDecodeValue, "f32", "avx2", 4, 16, false, false, []string{"AVX", "FMA3"}, 128, 80, "3de613e8f987"},
 		{id_decode_value_f32_1x32_avx2, "decode_value_f32_1x32_avx2", OpDecodeValue, "f32", "avx2", 1, 32, false, false, []string{"AVX", "FMA3"}, 64, 132, "203b37bf032f"},
-		{id_panel_score_f32_1x32_avx2, "panel_score_f32_1x32_avx2", OpPanelScore, "f32", "avx2", 1, 32, false, false, []string{"AVX", "FMA3"}, 64, 132, "a302e9f06aaf"},
-		{id_panel_score_f32_2x32_avx2, "panel_score_f32_2x32_avx2", OpPanelScore, "f32", "avx2", 2, 32, false, false, []string{"AVX", "FMA3"}, 128, 136, "747ee9950d21"},
-		{id_panel_score_f32_3x32_avx2, "panel_score_f32_3x32_avx2", OpPanelScore, "f32", "avx2", 3, 32, false, false, []string{"AVX", "FMA3"}, 192, 140, "3ba2c2f4f811"},
-		{id_panel_score_f32_4x16_avx2, "panel_score_f32_4x16_avx2", OpPanelScore, "f32", "avx2", 4, 16, false, false, []string{"AVX", "FMA3"}, 128, 80, "5243e50403b6"},
+		{id_panel_score_f32_1x32_avx2, "panel_score_f32_1x32_avx2", OpPanelScore, "f32", "avx2", 1, 32, false, false, []string{"AVX", "FMA3"}, 64, 132, "fec6b5b9185b"},
+		{id_panel_score_f32_2x32_avx2, "panel_score_f32_2x32_avx2", OpPanelScore, "f32", "avx2", 2, 32, false, false, []string{"AVX", "FMA3"}, 128, 136, "24b87020f5eb"},
+		{id_panel_score_f32_3x32_avx2, "panel_score_f32_3x32_avx2", OpPanelScore, "f32", "avx2", 3, 32, false, false, []string{"AVX", "FMA3"}, 192, 140, "23a333916d6d"},
+		{id_panel_score_f32_4x16_avx2, "panel_score_f32_4x16_avx2", OpPanelScore, "f32", "avx2", 4, 16, false, false, []string{"AVX", "FMA3"}, 128, 80, "1859efa24473"},
 		{id_panel_value_f32_1x16_avx2, "panel_value_f32_1x16_avx2", OpPanelValue, "f32", "avx2", 1, 16, false, false, []string{"AVX", "FMA3"}, 32, 68, "67a1401c2df0"},
 		{id_panel_value_f32_2x16_avx2, "panel_value_f32_2x16_avx2", OpPanelValue, "f32", "avx2", 2, 16, false, false, []string{"AVX", "FMA3"}, 64, 72, "1430df88038a"},
 		{id_panel_value_f32_3x16_avx2, "panel_value_f32_3x16_avx2", OpPanelValue, "f32", "avx2", 3, 16, false, false, []string{"AVX", "FMA3"}, 96, 76, "2b37caa8f29d"},
@@ -683,10 +731,10 @@ func List() []Kernel {
 		{id_decode_value_f16_3x32_avx2, "decode_value_f16_3x32_avx2", OpDecodeValue, "f16", "avx2", 3, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 192, 76, "14221d054cff"},
 		{id_decode_value_f16_4x16_avx2, "decode_value_f16_4x16_avx2", OpDecodeValue, "f16", "avx2", 4, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 48, "b10ad7b016f3"},
 		{id_decode_value_f16_1x32_avx2, "decode_value_f16_1x32_avx2", OpDecodeValue, "f16", "avx2", 1, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 64, 68, "6c31344ebb88"},
-		{id_panel_score_f16_1x32_avx2, "panel_score_f16_1x32_avx2", OpPanelScore, "f16", "avx2", 1, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 64, 68, "f3f5707021c0"},
-		{id_panel_score_f16_2x32_avx2, "panel_score_f16_2x32_avx2", OpPanelScore, "f16", "avx2", 2, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 72, "d141aed2415c"},
-		{id_panel_score_f16_3x32_avx2, "panel_score_f16_3x32_avx2", OpPanelScore, "f16", "avx2", 3, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 192, 76, "d401a0886093"},
-		{id_panel_score_f16_4x16_avx2, "panel_score_f16_4x16_avx2", OpPanelScore, "f16", "avx2", 4, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 48, "7a3893ecafac"},
+		{id_panel_score_f16_1x32_avx2, "panel_score_f16_1x32_avx2", OpPanelScore, "f16", "avx2", 1, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 64, 68, "aa861ac94e17"},
+		{id_panel_score_f16_2x32_avx2, "panel_score_f16_2x32_avx2", OpPanelScore, "f16", "avx2", 2, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 72, "2287349a7cf3"},
+		{id_panel_score_f16_3x32_avx2, "panel_score_f16_3x32_avx2", OpPanelScore, "f16", "avx2", 3, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 192, 76, "474ddf21b55e"},
+		{id_panel_score_f16_4x16_avx2, "panel_score_f16_4x16_avx2", OpPanelScore, "f16", "avx2", 4, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 48, "5a2dd31ff237"},
 		{id_panel_value_f16_1x16_avx2, "panel_value_f16_1x16_avx2", OpPanelValue, "f16", "avx2", 1, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 32, 36, "82eb0a3eb895"},
 		{id_panel_value_f16_2x16_avx2, "panel_value_f16_2x16_avx2", OpPanelValue, "f16", "avx2", 2, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 64, 40, "be4a55b6a6e5"},
 		{id_panel_value_f16_3x16_avx2, "panel_value_f16_3x16_avx2", OpPanelValue, "f16", "avx2", 3, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 96, 44, "aedda211f22a"},
@@ -702,10 +750,10 @@ func List() []Kernel {
 		{id_decode_value_bf16_3x32_avx2, "decode_value_bf16_3x32_avx2", OpDecodeValue, "bf16", "avx2", 3, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 192, 76, "96dc4b247d8c"},
 		{id_decode_value_bf16_4x16_avx2, "decode_value_bf16_4x16_avx2", OpDecodeValue, "bf16", "avx2", 4, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 128, 48, "463f0aed1c4a"},
 		{id_decode_value_bf16_1x32_avx2, "decode_value_bf16_1x32_avx2", OpDecodeValue, "bf16", "avx2", 1, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 64, 68, "996775e25db3"},
-		{id_panel_score_bf16_1x32_avx2, "panel_score_bf16_1x32_avx2", OpPanelScore, "bf16", "avx2", 1, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 64, 68, "fb2673487886"},
-		{id_panel_score_bf16_2x32_avx2, "panel_score_bf16_2x32_avx2", OpPanelScore, "bf16", "avx2", 2, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 128, 72, "52b225815be1"},
-		{id_panel_score_bf16_3x32_avx2, "panel_score_bf16_3x32_avx2", OpPanelScore, "bf16", "avx2", 3, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 192, 76, "ced326a3879d"},
-		{id_panel_score_bf16_4x16_avx2, "panel_score_bf16_4x16_avx2", OpPanelScore, "bf16", "avx2", 4, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 128, 48, "69905795a35c"},
+		{id_panel_score_bf16_1x32_avx2, "panel_score_bf16_1x32_avx2", OpPanelScore, "bf16", "avx2", 1, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 64, 68, "8ef033c4464f"},
+		{id_panel_score_bf16_2x32_avx2, "panel_score_bf16_2x32_avx2", OpPanelScore, "bf16", "avx2", 2, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 128, 72, "8386a2115225"},
+		{id_panel_score_bf16_3x32_avx2, "panel_score_bf16_3x32_avx2", OpPanelScore, "bf16", "avx2", 3, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 192, 76, "8a5e9b706151"},
+		{id_panel_score_bf16_4x16_avx2, "panel_score_bf16_4x16_avx2", OpPanelScore, "bf16", "avx2", 4, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 128, 48, "a5cabc58c53f"},
 		{id_panel_value_bf16_1x16_avx2, "panel_value_bf16_1x16_avx2", OpPanelValue, "bf16", "avx2", 1, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 32, 36, "282397ede364"},
 		{id_panel_value_bf16_2x16_avx2, "panel_value_bf16_2x16_avx2", OpPanelValue, "bf16", "avx2", 2, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 64, 40, "fdc1ac3bc019"},
 		{id_panel_value_bf16_3x16_avx2, "panel_value_bf16_3x16_avx2", OpPanelValue, "bf16", "avx2", 3, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 96, 44, "895c42ea80df"},
@@ -718,9 +766,9 @@ func List() []Kernel {
 		{id_mask_f32_avx2, "mask_f32_avx2", OpMask, "f32", "avx2", 0, 0, false, false, []string{"AVX", "AVX2"}, 0, 40, "0c4c070df8b1"},
 		{id_peak_f32_avx2, "peak_f32_avx2", OpPeak, "f32", "avx2", 0, 0, false, false, []string{"AVX", "AVX2", "FMA3"}, 768, 0, "120be143be49"},
 		{id_maxima_f32_avx2, "maxima_f32_avx2", OpMaxima, "f32", "avx2", 0, 0, false, false, []string{"AVX", "AVX2", "FMA3"}, 16, 64, "b9ac8542742e"},
-		{id_convert_f32_avx2, "convert_f32_avx2", OpConvert, "f32", "avx2", 0, 0, false, false, []string{"AVX"}, 16, 64, "92ccedfc38e5"},
-		{id_convert_f16_avx2, "convert_f16_avx2", OpConvert, "f16", "avx2", 0, 0, false, false, []string{"AVX", "F16C"}, 16, 32, "885248c5e1b3"},
-		{id_convert_bf16_avx2, "convert_bf16_avx2", OpConvert, "bf16", "avx2", 0, 0, false, false, []string{"AVX", "AVX2"}, 16, 32, "6d0ad09b5df4"},
+		{id_convert_f32_avx2, "convert_f32_avx2", OpConvert, "f32", "avx2", 0, 0, false, false, []string{"AVX"}, 16, 64, "0fe3fe539027"},
+		{id_convert_f16_avx2, "convert_f16_avx2", OpConvert, "f16", "avx2", 0, 0, false, false, []string{"AVX", "F16C"}, 16, 32, "45904dfecbfa"},
+		{id_convert_bf16_avx2, "convert_bf16_avx2", OpConvert, "bf16", "avx2", 0, 0, false, false, []string{"AVX", "AVX2"}, 16, 32, "45bec025cfc7"},
 		{id_finish_f32_avx2, "finish_f32_avx2", OpFinish, "f32", "avx2", 0, 0, false, false, []string{"AVX", "FMA3"}, 24, 32, "1b4cdc167f94"},
 		{id_finish_f16_avx2, "finish_f16_avx2", OpFinish, "f16", "avx2", 0, 0, false, false, []string{"AVX", "F16C", "FMA3"}, 24, 32, "ff872d77e744"},
 		{id_finish_bf16_avx2, "finish_bf16_avx2", OpFinish, "bf16", "avx2", 0, 0, false, false, []string{"AVX", "AVX2", "FMA3"}, 24, 32, "5eddba16d081"},
@@ -746,10 +794,10 @@ func List() []Kernel {
 		{id_decode_value_f32_3x32_neon, "decode_value_f32_3x32_neon", OpDecodeValue, "f32", "neon", 3, 32, false, false, []string{"ASIMD"}, 768, 560, "e953bb053023"},
 		{id_decode_value_f32_4x16_neon, "decode_value_f32_4x16_neon", OpDecodeValue, "f32", "neon", 4, 16, false, false, []string{"ASIMD"}, 512, 320, "571cdbe35cf2"},
 		{id_decode_value_f32_1x64_neon, "decode_value_f32_1x64_neon", OpDecodeValue, "f32", "neon", 1, 64, false, false, []string{"ASIMD"}, 512, 1040, "4b350933b72c"},
-		{id_panel_score_f32_1x16_neon, "panel_score_f32_1x16_neon", OpPanelScore, "f32", "neon", 1, 16, false, false, []string{"ASIMD"}, 256, 544, "d12334d28bb8"},
-		{id_panel_score_f32_2x16_neon, "panel_score_f32_2x16_neon", OpPanelScore, "f32", "neon", 2, 16, false, false, []string{"ASIMD"}, 512, 576, "95a01ce37654"},
-		{id_panel_score_f32_3x16_neon, "panel_score_f32_3x16_neon", OpPanelScore, "f32", "neon", 3, 16, false, false, []string{"ASIMD"}, 768, 608, "59e031159a94"},
-		{id_panel_score_f32_4x16_neon, "panel_score_f32_4x16_neon", OpPanelScore, "f32", "neon", 4, 16, false, false, []string{"ASIMD"}, 1024, 640, "521a6443a15c"},
+		{id_panel_score_f32_1x16_neon, "panel_score_f32_1x16_neon", OpPanelScore, "f32", "neon", 1, 16, false, false, []string{"ASIMD"}, 512, 1088, "47de881e10c9"},
+		{id_panel_score_f32_2x16_neon, "panel_score_f32_2x16_neon", OpPanelScore, "f32", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 1152, "e8a0d35bf208"},
+		{id_panel_score_f32_3x16_neon, "panel_score_f32_3x16_neon", OpPanelScore, "f32", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 1216, "85a66709c206"},
+		{id_panel_score_f32_4x16_neon, "panel_score_f32_4x16_neon", OpPanelScore, "f32", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 1280, "8df8d3e3d435"},
 		{id_panel_value_f32_1x16_neon, "panel_value_f32_1x16_neon", OpPanelValue, "f32", "neon", 1, 16, false, false, []string{"ASIMD"}, 512, 1088, "bfe9cd95666f"},
 		{id_panel_value_f32_2x16_neon, "panel_value_f32_2x16_neon", OpPanelValue, "f32", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 1152, "97fbfbbfe002"},
 		{id_panel_value_f32_3x16_neon, "panel_value_f32_3x16_neon", OpPanelValue, "f32", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 1216, "9b30a593f3ca"},
@@ -765,10 +813,10 @@ func List() []Kernel {
 		{id_decode_value_f16_3x32_neon, "decode_value_f16_3x32_neon", OpDecodeValue, "f16", "neon", 3, 32, false, false, []string{"ASIMD"}, 768, 304, "41e1f16a13a5"},
 		{id_decode_value_f16_4x16_neon, "decode_value_f16_4x16_neon", OpDecodeValue, "f16", "neon", 4, 16, false, false, []string{"ASIMD"}, 512, 192, "19351d9fdf1d"},
 		{id_decode_value_f16_1x64_neon, "decode_value_f16_1x64_neon", OpDecodeValue, "f16", "neon", 1, 64, false, false, []string{"ASIMD"}, 512, 528, "a7675949814d"},
-		{id_panel_score_f16_1x16_neon, "panel_score_f16_1x16_neon", OpPanelScore, "f16", "neon", 1, 16, false, false, []string{"ASIMD"}, 256, 288, "c254a2fc57da"},
-		{id_panel_score_f16_2x16_neon, "panel_score_f16_2x16_neon", OpPanelScore, "f16", "neon", 2, 16, false, false, []string{"ASIMD"}, 512, 320, "6e8d8f4a2911"},
-		{id_panel_score_f16_3x16_neon, "panel_score_f16_3x16_neon", OpPanelScore, "f16", "neon", 3, 16, false, false, []string{"ASIMD"}, 768, 352, "c6321588a9f8"},
-		{id_panel_score_f16_4x16_neon, "panel_score_f16_4x16_neon", OpPanelScore, "f16", "neon", 4, 16, false, false, []string{"ASIMD"}, 1024, 384, "f54925c3d96a"},
+		{id_panel_score_f16_1x16_neon, "panel_score_f16_1x16_neon", OpPanelScore, "f16", "neon", 1, 16, false, false, []string{"ASIMD"}, 512, 576, "8fe5adc1950d"},
+		{id_panel_score_f16_2x16_neon, "panel_score_f16_2x16_neon", OpPanelScore, "f16", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 640, "ad149f37495b"},
+		{id_panel_score_f16_3x16_neon, "panel_score_f16_3x16_neon", OpPanelScore, "f16", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 704, "a8c5f6192426"},
+		{id_panel_score_f16_4x16_neon, "panel_score_f16_4x16_neon", OpPanelScore, "f16", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 768, "099f523836ff"},
 		{id_panel_value_f16_1x16_neon, "panel_value_f16_1x16_neon", OpPanelValue, "f16", "neon", 1, 16, false, false, []string{"ASIMD"}, 512, 576, "baaa90343606"},
 		{id_panel_value_f16_2x16_neon, "panel_value_f16_2x16_neon", OpPanelValue, "f16", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 640, "d1f22fddd6a0"},
 		{id_panel_value_f16_3x16_neon, "panel_value_f16_3x16_neon", OpPanelValue, "f16", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 704, "ba1683776932"},
@@ -784,10 +832,10 @@ func List() []Kernel {
 		{id_decode_value_bf16_3x32_neon, "decode_value_bf16_3x32_neon", OpDecodeValue, "bf16", "neon", 3, 32, false, false, []string{"ASIMD"}, 768, 304, "9dca8ab38271"},
 		{id_decode_value_bf16_4x16_neon, "decode_value_bf16_4x16_neon", OpDecodeValue, "bf16", "neon", 4, 16, false, false, []string{"ASIMD"}, 512, 192, "3b90b4a34c2f"},
 		{id_decode_value_bf16_1x64_neon, "decode_value_bf16_1x64_neon", OpDecodeValue, "bf16", "neon", 1, 64, false, false, []string{"ASIMD"}, 512, 528, "edf94bdb4227"},
-		{id_panel_score_bf16_1x16_neon, "panel_score_bf16_1x16_neon", OpPanelScore, "bf16", "neon", 1, 16, false, false, []string{"ASIMD"}, 256, 288, "f8b23077a6c8"},
-		{id_panel_score_bf16_2x16_neon, "panel_score_bf16_2x16_neon", OpPanelScore, "bf16", "neon", 2, 16, false, false, []string{"ASIMD"}, 512, 320, "f7c2163dd70e"},
-		{id_panel_score_bf16_3x16_neon, "panel_score_bf16_3x16_neon", OpPanelScore, "bf16", "neon", 3, 16, false, false, []string{"ASIMD"}, 768, 352, "9fc3e33cb719"},
-		{id_panel_score_bf16_4x16_neon, "panel_score_bf16_4x16_neon", OpPanelScore, "bf16", "neon", 4, 16, false, false, []string{"ASIMD"}, 1024, 384, "b4d122f6a836"},
+		{id_panel_score_bf16_1x16_neon, "panel_score_bf16_1x16_neon", OpPanelScore, "bf16", "neon", 1, 16, false, false, []string{"ASIMD"}, 512, 576, "34f918baa534"},
+		{id_panel_score_bf16_2x16_neon, "panel_score_bf16_2x16_neon", OpPanelScore, "bf16", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 640, "c890768c5052"},
+		{id_panel_score_bf16_3x16_neon, "panel_score_bf16_3x16_neon", OpPanelScore, "bf16", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 704, "9f9f3904c97b"},
+		{id_panel_score_bf16_4x16_neon, "panel_score_bf16_4x16_neon", OpPanelScore, "bf16", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 768, "c2c40341972a"},
 		{id_panel_value_bf16_1x16_neon, "panel_value_bf16_1x16_neon", OpPanelValue, "bf16", "neon", 1, 16, false, false, []string{"ASIMD"}, 512, 576, "33ed41cbb5f4"},
 		{id_panel_value_bf16_2x16_neon, "panel_value_bf16_2x16_neon", OpPanelValue, "bf16", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 640, "760e67e8de2b"},
 		{id_panel_value_bf16_3x16_neon, "panel_value_bf16_3x16_neon", OpPanelValue, "bf16", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 704, "55f7f85c1082"},
@@ -799,9 +847,9 @@ func List() []Kernel {
 		{id_bias_f32_neon, "bias_f32_neon", OpBias, "f32", "neon", 0, 0, false, false, []string{"ASIMD"}, 32, 128, "1813d23abcf5"},
 		{id_mask_f32_neon, "mask_f32_neon", OpMask, "f32", "neon", 0, 0, false, false, []string{"ASIMD"}, 0, 80, "bdb1cf4b872f"},
 		{id_peak_f32_neon, "peak_f32_neon", OpPeak, "f32", "neon", 0, 0, false, false, []string{"ASIMD"}, 192, 0, "efa873eff1c2"},
-		{id_convert_f32_neon, "convert_f32_neon", OpConvert, "f32", "neon", 0, 0, false, false, []string{"ASIMD"}, 16, 64, "25bb2b16b9e7"},
-		{id_convert_f16_neon, "convert_f16_neon", OpConvert, "f16", "neon", 0, 0, false, false, []string{"ASIMD"}, 16, 32, "a6aafbb20c0f"},
-		{id_convert_bf16_neon, "convert_bf16_neon", OpConvert, "bf16", "neon", 0, 0, false, false, []string{"ASIMD"}, 16, 32, "adfd167fc9b0"},
+		{id_convert_f32_neon, "convert_f32_neon", OpConvert, "f32", "neon", 0, 0, false, false, []string{"ASIMD"}, 16, 64, "ef3c6203a64a"},
+		{id_convert_f16_neon, "convert_f16_neon", OpConvert, "f16", "neon", 0, 0, false, false, []string{"ASIMD"}, 16, 32, "f41f3c802933"},
+		{id_convert_bf16_neon, "convert_bf16_neon", OpConvert, "bf16", "neon", 0, 0, false, false, []string{"ASIMD"}, 16, 32, "7d52afd93cca"},
 		{id_finish_f32_neon, "finish_f32_neon", OpFinish, "f32", "neon", 0, 0, false, false, []string{"ASIMD"}, 48, 64, "5777214f4ad9"},
 		{id_finish_f16_neon, "finish_f16_neon", OpFinish, "f16", "neon", 0, 0, false, false, []string{"ASIMD"}, 48, 64, "bd7cbfd3c2fb"},
 		{id_finish_bf16_neon, "finish_bf16_neon", OpFinish, "bf16", "neon", 0, 0, false, false, []string{"ASIMD"}, 48, 64, "368aa55c86b1"},

@@ -251,6 +251,18 @@ func panel_score_f32_7x32_avx512(a *PanelScoreArgs)
 func panel_score_f32_8x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
+func panel_score_f32_9x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_10x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_11x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f32_12x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f32_1x32_avx512(a *PanelValueArgs)
 
 //go:noescape
@@ -273,6 +285,18 @@ func panel_value_f32_7x32_avx512(a *PanelValueArgs)
 
 //go:noescape
 func panel_value_f32_8x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_9x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_10x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_11x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f32_12x32_avx512(a *PanelValueArgs)
 
 //go:noescape
 func transpose_f32_w16_avx512(a *TransposeArgs)
@@ -356,6 +380,18 @@ func panel_score_f16_7x32_avx512(a *PanelScoreArgs)
 func panel_score_f16_8x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
+func panel_score_f16_9x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_10x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_11x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_f16_12x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f16_1x32_avx512(a *PanelValueArgs)
 
 //go:noescape
@@ -378,6 +414,18 @@ func panel_value_f16_7x32_avx512(a *PanelValueArgs)
 
 //go:noescape
 func panel_value_f16_8x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_9x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_10x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_11x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_f16_12x32_avx512(a *PanelValueArgs)
 
 //go:noescape
 func transpose_f16_w16_avx512(a *TransposeArgs)
@@ -461,6 +509,18 @@ func panel_score_bf16_7x32_avx512(a *PanelScoreArgs)
 func panel_score_bf16_8x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
+func panel_score_bf16_9x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_10x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_11x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_score_bf16_12x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_bf16_1x32_avx512(a *PanelValueArgs)
 
 //go:noescape
@@ -483,6 +543,18 @@ func panel_value_bf16_7x32_avx512(a *PanelValueArgs)
 
 //go:noescape
 func panel_value_bf16_8x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_9x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_10x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_11x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_value_bf16_12x32_avx512(a *PanelValueArgs)
 
 //go:noescape
 func transpose_bf16_w16_avx512(a *TransposeArgs)

@@ -454,7 +454,7 @@ func (c *Cache) convert(to DType, dim int, t DType, src unsafe.Pointer, stride, 
 		c.stage, c.narrow = make([]float32, n), make([]uint16, n)
 	}
 	a := &c.cv
-	a.Src, a.SrcStride, a.Dst, a.DstStride = src, stride, &c.stage[0], width*4
+	a.Src, a.SrcStride, a.Dst, a.DstStride, a.DstStep = src, stride, &c.stage[0], width*4, asm.Lane*4
 	a.Rows, a.Cols, a.Scale = rows, dim, 1
 	v.convert[t].convert(a)
 	if to == F32 {

@@ -12,9 +12,13 @@ const cacheBlock = 512
 
 // fewCache is few for a cache.
 func (p *Plan) fewCache(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
-	p.convertQuery(w, s, it, 0, it.rows, w.query)
-	g := &s.Cache.pool.config
-	tiles := fewTiles(it.rows, c.fewHeight())
+	g, height := &s.Cache.pool.config, c.panelHeight()
+	tiles := ceil(it.rows, height)
+	for row := 0; row < it.rows; {
+		rows := evenTile(it.rows, row, height)
+		p.convertQuery(w, s, it, row, rows, blocks(rows), w.query[row*p.kd:], p.queryScale)
+		row += rows
+	}
 	k, v := &p.variant.panelScore[g.Key], &p.variant.panelValue[g.Value]
 	// Of several tiles each prefetches its share of the next page: this one is in cache by then, and memory is
 	// read all the time.
@@ -34,7 +38,7 @@ func (p *Plan) fewCache(w *worker, c *recipe, s *Sequence, it *item, o, m, l []f
 			nextK, nextV = p.nextPage(c, s, it, key+n, n)
 		}
 		for row, tile := 0, 0; row < it.rows; tile++ {
-			rows := fewTile(it.rows, row, c.fewHeight())
+			rows := evenTile(it.rows, row, height)
 			lo, hi := p.bounds(w, s, it.row+row, rows, rows, key, n)
 			if lo < hi {
 				lo = lo / asm.Lane * asm.Lane
@@ -180,14 +184,14 @@ func (p *Plan) cacheBlock(w *worker, c *recipe, s *Sequence, kvHead, key, n int)
 	if cols := c.tile.cols; p.config.Key != F32 || cols != asm.Lane {
 		panels = unsafe.Pointer(&w.panels[0])
 		a, size := &w.convert, p.config.Key.size()
-		a.SrcStride, a.DstStride, a.Rows, a.Cols, a.Scale = asm.Lane*size, cols*4, p.kd, asm.Lane, 1
+		a.SrcStride, a.DstStride, a.DstStep, a.Rows, a.Cols, a.Scale = asm.Lane*size, cols*4, asm.Lane*4, p.kd, asm.Lane, 1
 		for j := 0; j < n; j += asm.Lane {
 			a.Src, a.Dst = unsafe.Add(k, j*p.kd*size), &w.panels[j/cols*cols*p.kd+j%cols]
 			p.variant.convert[p.config.Key].convert(a)
 		}
 	}
 	a, g := &w.convert, &s.Cache.pool.config
-	a.SrcStride, a.DstStride, a.Rows, a.Cols, a.Scale = asm.Lane*g.Value.size(), p.vd*4, n, asm.Lane, 1
+	a.SrcStride, a.DstStride, a.DstStep, a.Rows, a.Cols, a.Scale = asm.Lane*g.Value.size(), p.vd*4, asm.Lane*4, n, asm.Lane, 1
 	for j := 0; j < p.vd; j += asm.Lane {
 		a.Src, a.Dst = unsafe.Add(v, j*g.PageLen*g.Value.size()), &w.values[j]
 		p.variant.convert[g.Value].convert(a)

@@ -140,7 +140,7 @@ func (p *Plan) manyDot(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 func (p *Plan) dotQuery(w *worker, s *Sequence, it *item, row, height int, dst []float32) {
 	pairs := p.pairs()
 	rows := min(height, it.rows-row)
-	p.convertScaled(w, s, it, row, rows, p.kd, w.stage, p.dot.query)
+	p.convertQuery(w, s, it, row, rows, plain(p.kd), w.stage, p.dot.query)
 	clear(dst)
 	f := &w.finish
 	w.one = 1

@@ -81,14 +81,14 @@ func (p *Plan) few(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float3
 func (p *Plan) fewQuery(w *worker, s *Sequence, it *item, lanes int, dst []float32) {
 	a := &w.pack
 	for i := range lanes {
-		p.convertQuery(w, s, it, i*asm.Lane, asm.Lane, w.stage)
+		p.convertQuery(w, s, it, i*asm.Lane, asm.Lane, plain(p.kd), w.stage, p.queryScale)
 		a.Src, a.SrcStride, a.Dst = unsafe.Pointer(&w.stage[0]), p.kd*4, &dst[i*asm.Lane*p.kd]
 		a.D, a.Panels = p.kd, 1
 		p.variant.packLanes.pack(a)
 	}
 	if first := lanes * asm.Lane; first < it.rows {
 		w.convert.Halves = p.streamType(p.config.Key, p.config.KeyDim) == BF16
-		p.convertQuery(w, s, it, first, it.rows-first, dst[first*p.kd:])
+		p.convertQuery(w, s, it, first, it.rows-first, plain(p.kd), dst[first*p.kd:], p.queryScale)
 		w.convert.Halves = false
 	}
 }
@@ -126,6 +126,9 @@ const laneCopy = 32
 // fewHeight is the height of the tallest tile of a softmax or of values.
 func (c *recipe) fewHeight() int { return min(c.DecodeRows, maxDecodeRows) }
 
+// panelHeight is that of the tallest on a Cache.
+func (c *recipe) panelHeight() int { return min(c.DecodeRows, maxPanelRows) }
+
 // abreastLeast is the number of keys from which KV heads that lie side by side go
 // abreast: fewer stay in cache.
 const abreastLeast = 2048
@@ -159,8 +162,7 @@ func (p *Plan) abreastBlock(c *recipe, heads int) int {
 }
 
 // fewTile is the height of the row tile that begins at row. Whole vectors of rows come
-// first, where tiles are that tall; the others are shared evenly between tiles of at most
-// limit rows.
+// first, where tiles are that tall; the others go in even tiles.
 func fewTile(rows, row, limit int) int {
 	if limit >= asm.Lane {
 		if rows-row >= asm.Lane {
@@ -168,14 +170,7 @@ func fewTile(rows, row, limit int) int {
 		}
 		rows, row = rows%asm.Lane, row-rows/asm.Lane*asm.Lane
 	}
-	tiles := ceil(rows, min(limit, maxDecodeRows))
-	size := ceil(rows, tiles)
-	// The first tiles are full, the others one row shorter.
-	full := rows - tiles*(size-1)
-	if row < full*size {
-		return size
-	}
-	return size - 1
+	return evenTile(rows, row, min(limit, maxDecodeRows))
 }
 
 // fewTiles is the number of these tiles.
@@ -185,6 +180,35 @@ func fewTiles(rows, limit int) int {
 		lanes, rows = rows/asm.Lane, rows%asm.Lane
 	}
 	return lanes + ceil(rows, min(limit, maxDecodeRows))
+}
+
+// DecodeTiles is the heights of the row tiles, in turn, between which the few-rows family shares the
+// rows of a KV head where [Tuning.DecodeRows] is limit, both at least 1: on plain rows of K and V, or on
+// a [Cache].
+func DecodeTiles(rows, limit int, cache bool) []int {
+	var tiles []int
+	for row, n := 0, 0; row < rows; row += n {
+		if cache {
+			n = evenTile(rows, row, min(limit, maxPanelRows))
+		} else {
+			n = fewTile(rows, row, limit)
+		}
+		tiles = append(tiles, n)
+	}
+	return tiles
+}
+
+// evenTile is the height of the row tile that begins at row, where rows are shared evenly between
+// tiles of at most limit.
+func evenTile(rows, row, limit int) int {
+	tiles := ceil(rows, limit)
+	size := ceil(rows, tiles)
+	// The first tiles are full, the others one row shorter.
+	full := rows - tiles*(size-1)
+	if row < full*size {
+		return size
+	}
+	return size - 1
 }
 
 // stream is K or V of a KV head on its way to the few-rows kernels.

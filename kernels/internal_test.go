@@ -171,3 +171,17 @@ func TestFewTile(t *testing.T) {
 		}
 	}
 }
+
+func TestDecodeTiles(t *testing.T) {
+	for _, tt := range []struct {
+		rows, limit int
+		cache       bool
+		want        []int
+	}{
+		{4, 4, false, []int{4}}, {7, 4, false, []int{4, 3}}, {3, 2, false, []int{2, 1}}, {1, 4, false, []int{1}},
+		{9, 4, false, []int{3, 3, 3}}, {9, 16, false, []int{5, 4}}, {32, 16, false, []int{16, 16}}, {41, 16, false, []int{16, 16, 5, 4}},
+		{7, 4, true, []int{4, 3}}, {12, 16, true, []int{12}}, {32, 16, true, []int{11, 11, 10}}, {32, 8, true, []int{8, 8, 8, 8}},
+	} {
+		require.Equal(t, tt.want, DecodeTiles(tt.rows, tt.limit, tt.cache), "%+v", tt)
+	}
+}

@@ -172,7 +172,7 @@ func (p *Plan) blockOf(w *worker, c *recipe, s *Sequence, kvHead, key, n int) (p
 func (p *Plan) packQuery(w *worker, c *recipe, s *Sequence, it *item, row int) {
 	height := c.tile.rows
 	rows := min(height, it.rows-row)
-	p.convertQuery(w, s, it, row, rows, w.stage)
+	p.convertQuery(w, s, it, row, rows, plain(p.kd), w.stage, p.queryScale)
 	clear(w.stage[rows*p.kd : height*p.kd])
 	a := &w.pack
 	a.Src, a.SrcStride, a.Dst = unsafe.Pointer(&w.stage[0]), p.kd*4, &w.query[row*p.kd]

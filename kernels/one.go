@@ -58,7 +58,7 @@ func (p *Plan) repeat(w *worker, s *Sequence, key int) {
 		return
 	}
 	stride, a := s.Output.HeadStride*4, &w.convert
-	a.Cols, a.Scale = p.vd, 1
+	a.DstStep, a.Cols, a.Scale = asm.Lane*4, p.vd, 1
 	k := &p.variant.convert[c.Value]
 	if p.group < c.KVHeads {
 		a.Src, a.SrcStride = s.Value.row(0, key), s.Value.HeadStride*c.Value.size()

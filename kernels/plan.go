@@ -32,8 +32,8 @@ type recipe struct {
 	tile        *tile
 	decodeScore [maxDecodeRows + 1]kernel
 	decodeValue [maxDecodeRows + 1]kernel
-	panelScore  [maxDecodeRows + 1]kernel // from a Cache
-	panelValue  [maxDecodeRows + 1]kernel
+	panelScore  [maxPanelRows + 1]kernel // from a Cache
+	panelValue  [maxPanelRows + 1]kernel
 }
 
 type options struct {
@@ -209,18 +209,15 @@ func (p *Plan) Explain(seqs []Sequence) Explanation {
 				x.KeyBlock = min(s.Cache.pool.config.PageLen, cacheBlock)
 			}
 			var tiles []string
-			for first := 0; first < rows; {
-				n := fewTile(rows, first, c.DecodeRows)
+			for _, n := range DecodeTiles(rows, c.DecodeRows, s.Cache != nil) {
 				switch {
 				case s.Cache != nil:
-					n = fewTile(rows, first, c.fewHeight())
 					tiles = append(tiles, c.panelScore[n].name)
 				case n > c.fewHeight():
 					tiles = append(tiles, p.variant.laneScore.name)
 				default:
 					tiles = append(tiles, c.decodeScore[n].name)
 				}
-				first += n
 			}
 			x.Tile = strings.Join(tiles, " ")
 		} else {

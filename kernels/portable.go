@@ -123,7 +123,8 @@ func (k kernel) portablePanelScore(a *asm.PanelScoreArgs) {
 	for i := range a.Panels * a.D {
 		widen(row[:], unsafe.Add(a.K, i*asm.Lane*k.dtype.size()), k.dtype)
 		for r := range k.rows {
-			x := q[r*a.D+i%a.D]
+			d := i % a.D
+			x := q[(d/asm.Lane*k.rows+r)*asm.Lane+d%asm.Lane]
 			block := s[(i/a.D*k.rows+r)*asm.Lane:][:asm.Lane]
 			for j, y := range row {
 				block[j] += x * y
@@ -237,12 +238,15 @@ func (k kernel) portableTranspose(a *asm.TransposeArgs) {
 
 func (k kernel) portableConvert(a *asm.ConvertArgs) {
 	for r := range a.Rows {
-		dst := unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(a.Dst), r*a.DstStride)), pad(a.Cols))
-		widen(dst[:a.Cols], unsafe.Add(a.Src, r*a.SrcStride), k.dtype)
-		for c := range dst[:a.Cols] {
-			dst[c] *= a.Scale
+		for c := 0; c < a.Cols; c += asm.Lane {
+			dst := (*[asm.Lane]float32)(unsafe.Add(unsafe.Pointer(a.Dst), r*a.DstStride+c/asm.Lane*a.DstStep))
+			n := min(asm.Lane, a.Cols-c)
+			widen(dst[:n], unsafe.Add(a.Src, r*a.SrcStride+c*k.dtype.size()), k.dtype)
+			for i := range dst[:n] {
+				dst[i] *= a.Scale
+			}
+			clear(dst[n:])
 		}
-		clear(dst[a.Cols:])
 	}
 }
 

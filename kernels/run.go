@@ -322,23 +322,28 @@ func (p *Plan) denominator(head int, m, l float32) (top float64, scale float32, 
 	return top, float32(e / sum), sum
 }
 
-// convertQuery converts rows of an item's queries to float32, scaled, [n][kd].
-func (p *Plan) convertQuery(w *worker, s *Sequence, it *item, row, n int, dst []float32) {
-	p.convertScaled(w, s, it, row, n, p.kd, dst, p.queryScale)
-}
+// layout is where elements of rows lie, in float32: rows width apart, of each 16 columns step
+// after the 16 before.
+type layout struct{ width, step int }
 
-// convertScaled is convertQuery with another scale, to rows that are width apart.
-func (p *Plan) convertScaled(w *worker, s *Sequence, it *item, row, n, width int, dst []float32, scale float32) {
+// plain is rows of so many columns without gaps.
+func plain(columns int) layout { return layout{columns, asm.Lane} }
+
+// blocks is [columns/16][rows][16].
+func blocks(rows int) layout { return layout{asm.Lane, rows * asm.Lane} }
+
+// convertQuery converts rows of an item's queries to float32, scaled.
+func (p *Plan) convertQuery(w *worker, s *Sequence, it *item, row, n int, to layout, dst []float32, scale float32) {
 	c := &w.convert
 	size := p.config.Query.size()
-	c.SrcStride, c.DstStride = s.Query.HeadStride*size, width*4
+	c.SrcStride, c.DstStride, c.DstStep = s.Query.HeadStride*size, to.width*4, to.step*4
 	c.Cols, c.Scale = p.config.KeyDim, scale
 	for done := 0; done < n; done += c.Rows {
 		r := it.row + row + done
 		head := r % p.group
 		c.Rows = min(n-done, p.group-head)
 		c.Src = s.Query.row(it.kvHead*p.group+head, r/p.group)
-		c.Dst = &dst[done*width]
+		c.Dst = &dst[done*to.width]
 		p.variant.convert[p.config.Query].convert(c)
 	}
 }
@@ -346,7 +351,7 @@ func (p *Plan) convertScaled(w *worker, s *Sequence, it *item, row, n, width int
 // convertRows converts n rows of K or V to padded float32 rows.
 func (p *Plan) convertRows(w *worker, t DType, src unsafe.Pointer, stride, n, dim int, dst []float32) {
 	c := &w.convert
-	c.Src, c.SrcStride, c.Dst, c.DstStride = src, stride, &dst[0], pad(dim)*4
+	c.Src, c.SrcStride, c.Dst, c.DstStride, c.DstStep = src, stride, &dst[0], pad(dim)*4, asm.Lane*4
 	c.Rows, c.Cols, c.Scale = n, dim, 1
 	p.variant.convert[t].convert(c)
 }

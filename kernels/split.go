@@ -37,7 +37,7 @@ func (p *Plan) splitQuery(w *worker, s *Sequence, it *item, row, height int, dst
 		return
 	}
 	clear(w.stage[:height*dim])
-	p.convertScaled(w, s, it, row, rows, dim, w.stage, p.queryScale)
+	p.convertQuery(w, s, it, row, rows, plain(dim), w.stage, p.queryScale)
 	p.splitRows(w, F32, unsafe.Pointer(&w.stage[0]), dim*4, height, 0, 1, dst)
 }
 

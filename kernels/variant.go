@@ -16,8 +16,11 @@ const PureGo = "purego"
 // AMX is the variant of avx512 that multiplies many rows in tile registers: float32 as sums of bf16.
 const AMX = "amx"
 
-// maxDecodeRows bounds the row tiles of the few-rows family.
-const maxDecodeRows = 8
+// maxDecodeRows bounds the row tiles of the few-rows family, maxPanelRows those on a Cache.
+const (
+	maxDecodeRows = 8
+	maxPanelRows  = 12
+)
 
 // kernel is one kernel of a variant: assembly, or portable Go.
 type kernel struct {
@@ -60,8 +63,8 @@ type variant struct {
 	decodeValue [nTypes][maxDecodeRows + 1][]kernel
 	laneScore   kernel // portableID: there is none
 	packLanes   kernel
-	panelScore  [nTypes][maxDecodeRows + 1]kernel
-	panelValue  [nTypes][maxDecodeRows + 1]kernel
+	panelScore  [nTypes][maxPanelRows + 1]kernel
+	panelValue  [nTypes][maxPanelRows + 1]kernel
 	softmax     kernel
 	maxima      kernel // portableID: the variant cannot interleave
 	softcap     kernel

@@ -108,7 +108,7 @@ func decodeValues(s *space, t kernels.Tuning) []kernels.Tuning {
 func (s *space) alternatives(names []string, t kernels.Tuning) []string {
 	list := []string{""}
 	seen := map[int]bool{}
-	heights := tileHeights(s.rows(), t.DecodeRows)
+	heights := kernels.DecodeTiles(s.rows(), t.DecodeRows, s.problem.cache)
 	for _, name := range names {
 		h := height(name)
 		if seen[h] && slices.Contains(heights, h) {
@@ -117,25 +117,6 @@ func (s *space) alternatives(names []string, t kernels.Tuning) []string {
 		seen[h] = true
 	}
 	return list
-}
-
-// tileHeights are those that rows are shared between: tiles of a vector's rows if they may be
-// that tall, and for the others tiles of at most so many, evenly.
-func tileHeights(rows, limit int) []int {
-	const lanes, most = 16, 8
-	if limit >= lanes && rows >= lanes {
-		if rows %= lanes; rows == 0 {
-			return []int{lanes}
-		}
-		return append([]int{lanes}, tileHeights(rows, most)...)
-	}
-	limit = min(limit, most)
-	n := (rows + limit - 1) / limit
-	size := (rows + n - 1) / n
-	if size*n == rows {
-		return []int{size}
-	}
-	return []int{size, size - 1}
 }
 
 // height is the number of rows of a tile named "6x16"; 0 if it is named otherwise.
@@ -154,7 +135,7 @@ func (s *space) effect(t kernels.Tuning) kernels.Tuning {
 	keys := (s.problem.keys + 15) / 16 * 16
 	t.Split = min(t.Split, keys)
 	if s.rows() <= t.FewRows {
-		t.DecodeRows = tileHeights(s.rows(), t.DecodeRows)[0]
+		t.DecodeRows = kernels.DecodeTiles(s.rows(), t.DecodeRows, s.problem.cache)[0]
 		if s.problem.cache {
 			return kernels.Tuning{FewRows: maxFewRows, Split: t.Split, MinItems: t.MinItems, DecodeRows: t.DecodeRows, CachePrefetch: t.CachePrefetch}
 		}

@@ -374,17 +374,6 @@ func TestCandidatesOfTheSameEffectAreOne(t *testing.T) {
 	require.Len(t, s.candidates(prefetches, many), 1)
 }
 
-func TestTileHeights(t *testing.T) {
-	require.Equal(t, []int{4}, tileHeights(4, 4))
-	require.Equal(t, []int{4, 3}, tileHeights(7, 4))
-	require.Equal(t, []int{2, 1}, tileHeights(3, 2))
-	require.Equal(t, []int{1}, tileHeights(1, 4))
-	require.Equal(t, []int{3}, tileHeights(9, 4))
-	require.Equal(t, []int{5, 4}, tileHeights(9, 16))
-	require.Equal(t, []int{16}, tileHeights(32, 16))
-	require.Equal(t, []int{16, 5, 4}, tileHeights(41, 16))
-}
-
 func TestProblemsLieInTheirBucket(t *testing.T) {
 	req := Request{Heads: 64, KVHeads: 8, KeyDim: 256, ValueDim: 256, Threads: 4, Phases: kernels.Phases(), Buckets: kernels.Buckets()}
 	for _, c := range req.cases() {

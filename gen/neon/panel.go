@@ -79,43 +79,34 @@ func (g *panels) done() {
 
 // panelScore: panels of keys grow along D.
 func (a *asm) panelScore() {
-	const unroll = 8
+	const unroll = 16
 	rows, cols, size := a.spec.Rows, a.spec.Cols, a.spec.DType.Size()
-	a.maths = "S[p][r][w] = Σ_d Q[r][d]·K[p][d][w]    p < Panels, r < R, w < 16"
+	a.maths = "S[p][r][w] = Σ_d Q[d/16][r][d%16]·K[p][d][w]    p < Panels, r < R, w < 16"
 	a.step = fmt.Sprintf("%d values of d", unroll)
 	a.flops, a.bytes = unroll*2*rows*cols, unroll*(4*rows+size*cols)
 
 	q, k, s, d, left := a.Param("Q"), a.Param("K"), a.Param("S"), a.Param("D"), a.Param("Panels")
-	ahead, steps := a.Param("Prefetch"), a.Reg("steps")
+	ahead, at, steps := a.Param("Prefetch"), a.Reg("at"), a.Reg("steps")
 	g := a.panels(k)
-	qrow := make([]R, g.rows)
-	for r := range qrow {
-		qrow[r] = a.Reg(fmt.Sprintf("q%d", r))
-	}
 
 	a.Note("without prefetching, the lines that are read anyway")
 	a.ins("ADD %s, %s", k, ahead)
 	a.Label("panel")
 	a.Zero(g.acc...)
-	for r := range qrow {
-		if r == 0 {
-			a.ins("MOVD %s, %s", q, qrow[0])
-		} else {
-			a.ins("ADD %s<<2, %s, %s", d, qrow[r-1], qrow[r])
-		}
-	}
-	a.ins("LSR $3, %s, %s", d, steps)
+	a.ins("MOVD %s, %s", q, at)
+	a.ins("LSR $4, %s, %s", d, steps)
 
 	a.Label("step")
 	g.steps(unroll, func(i int) {
 		a.Note("d+%d: S += Q[d]·K[d]", i)
-		for r, x := range qrow {
+		for r, x := range g.av {
 			if i%4 == 0 {
-				a.ins("FMOVQ.P 16(%s), %s", x, g.av[r].F())
+				a.ins("FMOVQ %s, %s", mem(r*64+4*i, at), x.F())
 			}
 		}
 		g.fetch(i, ahead)
 	})
+	a.ins("ADD $%d, %s", 64*rows, at)
 	a.ins("ADD $%d, %s", unroll*cols*size, k)
 	a.ins("ADD $%d, %s", unroll*cols*size, ahead)
 	a.ins("SUB $1, %s", steps)
@@ -127,8 +118,7 @@ func (a *asm) panelScore() {
 	a.ins("SUB $1, %s", left)
 	a.ins("CBNZ %s, panel", left)
 
-	a.Free(q, k, s, d, left, ahead, steps)
-	a.Free(qrow...)
+	a.Free(q, k, s, d, left, ahead, at, steps)
 	g.done()
 }
 

@@ -174,12 +174,12 @@ func (a *asm) transpose(v, t []V) {
 
 func (a *asm) convert() {
 	t := a.spec.DType
-	a.maths = "Dst[r][c] = Scale·Src[r][c], 0 up to a multiple of 16 columns"
+	a.maths = "Dst[r][c] = Scale·Src[r][c], 0 up to a multiple of 16 columns, 16 of them DstStep bytes after the 16 before"
 	a.step = "16 elements"
 	a.flops, a.bytes = 16, 16*t.Size()
 
 	src, sstride, dst, dstride := a.Param("Src"), a.Param("SrcStride"), a.Param("Dst"), a.Param("DstStride")
-	rows, cols := a.Param("Rows"), a.Param("Cols")
+	rows, cols, step := a.Param("Rows"), a.Param("Cols"), a.Param("DstStep")
 	from, to, n, pad := a.Reg("from"), a.Reg("to"), a.Reg("n"), a.Reg("pad")
 	zero, free := a.zeroFor(t)
 	x, scale := a.Vecs("elements", 4), a.Vec("Scale")
@@ -198,7 +198,7 @@ func (a *asm) convert() {
 	}
 	a.Store(x, 0, to)
 	a.ins("ADD $%d, %s", 16*t.Size(), from)
-	a.ins("ADD $64, %s", to)
+	a.ins("ADD %s, %s", step, to)
 	a.ins("SUB $1, %s", n)
 	a.ins("CBNZ %s, sixteen", n)
 
@@ -228,7 +228,7 @@ func (a *asm) convert() {
 	a.ins("CBNZ %s, row", rows)
 
 	free()
-	a.Free(src, sstride, dst, dstride, rows, cols, from, to, n, pad)
+	a.Free(src, sstride, dst, dstride, rows, cols, step, from, to, n, pad)
 	a.FreeVec(x...)
 	a.FreeVec(scale)
 }

@@ -196,18 +196,12 @@ func (g *panels) fetchShared(ahead reg.GPPhysical, n int, suffix string) {
 func (e *emitter) panelScore() {
 	const unroll = lane
 	rows, cols, size := e.spec.Rows, e.spec.Cols, e.spec.DType.Size()
-	e.maths = "S[p][r][w] = Σ_d Q[r][d]·K[p][d][w]    p < Panels, r < R, w < 16"
+	e.maths = "S[p][r][w] = Σ_d Q[d/16][r][d%16]·K[p][d][w]    p < Panels, r < R, w < 16"
 	e.step, e.flops, e.bytes = "one d", 2*rows*cols, 4*rows+size*cols
 
+	// Q at constant offsets: an FMA whose operand is indexed counts twice where operations are renamed.
 	q, k, s, d, ahead := e.gp("Q, at d"), e.param("K"), e.param("S"), e.gp("elements of D left"), e.gp("next line to prefetch")
 	left := e.param("Panels")
-	var rowStride strides
-	if rows > 1 {
-		rowStride = newStrides(e, "4·D", rows, func(r reg.GPPhysical) {
-			e.MOVQ(e.arg("D"), r)
-			e.SHLQ(operand.Imm(2), r)
-		})
-	}
 	g := e.newPanels("S[r][key]", "Q[r][d]", "K[d][key]")
 	g.at = k
 	if cols > lane {
@@ -239,9 +233,9 @@ func (e *emitter) panelScore() {
 				for ; line < (i+1)*n*lane*size && !shared; line += 64 {
 					e.PREFETCHT0(at(ahead, line))
 				}
-				g.step(sets[i%len(sets)], i, unroll, func(r int) operand.Mem { return rowStride.mem(q, r, 4*i) })
+				g.step(sets[i%len(sets)], i, unroll, func(r int) operand.Mem { return at(q, 4*(r*lane+i)) })
 			}
-			e.ADDQ(imm(4*unroll), q)
+			e.ADDQ(imm(4*lane*rows), q)
 			e.ADDQ(imm(size*unroll*lane), k)
 			if !shared {
 				e.ADDQ(imm(size*unroll*lane*n), ahead)

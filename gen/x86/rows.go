@@ -15,6 +15,7 @@ func (e *emitter) convert() {
 	const wide = 4 * lane // columns of one turn
 	size := e.spec.DType.Size()
 	e.maths = "Dst[r][c] = Scale·Src[r][c] (c < Cols), 0 (Cols ≤ c < ⌈Cols/16⌉·16)"
+	e.maths += "\n16 columns DstStep bytes after the 16 before"
 	e.maths += "\nHalves: the columns of every two vectors in the order of two loadHalf"
 	e.step, e.flops, e.bytes = "16 columns", lane, lane*size
 
@@ -52,8 +53,13 @@ func (e *emitter) convert() {
 	e.Label("no_pair")
 	e.ADDQ(imm(2*e.lanes), left)
 	e.Label("in_order")
+	e.CMPQ(e.arg("DstStep"), imm(4*lane))
+	e.JNE(operand.LabelRef("apart"))
 	for n := wide; n >= lane; n -= wide - lane {
 		name := fmt.Sprintf("columns_%d", n)
+		if n == lane {
+			e.Label("apart")
+		}
 		e.SUBQ(imm(n), left)
 		e.JLT(operand.LabelRef("no_" + name))
 		e.Label(name)
@@ -64,7 +70,11 @@ func (e *emitter) convert() {
 			e.VMOVUPS(x, at(q, 4*e.lanes*i))
 		}
 		e.ADDQ(imm(n*size), p)
-		e.ADDQ(imm(4*n), q)
+		if n == lane {
+			e.ADDQ(e.arg("DstStep"), q)
+		} else {
+			e.ADDQ(imm(4*n), q)
+		}
 		e.SUBQ(imm(n), left)
 		e.JGE(operand.LabelRef(name))
 		e.Label("no_" + name)
