@@ -537,7 +537,7 @@ func List() []Kernel {
 		{id_amx_split_score_bf16_16x32_avx512, "amx_split_score_bf16_16x32_avx512", OpAMXSplitScore, "bf16", "avx512", 16, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 32768, 5120, "ca918a7aa53d"},
 		{id_amx_split_value_bf16_16x32_avx512, "amx_split_value_bf16_16x32_avx512", OpAMXSplitValue, "bf16", "avx512", 16, 32, false, false, []string{"AMX_BF16", "AMX_TILE", "AVX", "AVX512F"}, 32768, 5120, "bc453e796d88"},
 		{id_amx_split_exp_f32_16x32_avx512, "amx_split_exp_f32_16x32_avx512", OpAMXSplitExp, "f32", "avx512", 16, 32, false, false, []string{"AVX", "AVX512DQ", "AVX512F"}, 1024, 256, "7e780e93cb3c"},
-		{id_lane_score_f32_16x16_avx512, "lane_score_f32_16x16_avx512", OpLaneScore, "f32", "avx512", 16, 16, false, false, []string{"AVX", "AVX512F"}, 512, 128, "0c041ea6eb8d"},
+		{id_lane_score_f32_16x16_avx512, "lane_score_f32_16x16_avx512", OpLaneScore, "f32", "avx512", 16, 16, false, false, []string{"AVX", "AVX512F"}, 512, 128, "4b83eda7ee5d"},
 		{id_pack_f32_w16_avx512, "pack_f32_w16_avx512", OpPack, "f32", "avx512", 0, 16, false, false, []string{"AVX", "AVX512F"}, 0, 1024, "21ce6ebe131c"},
 		{id_decode_score_f32_1x8_avx512, "decode_score_f32_1x8_avx512", OpDecodeScore, "f32", "avx512", 1, 8, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 36, "b2bba8bd7e67"},
 		{id_decode_score_f32_2x4_avx512, "decode_score_f32_2x4_avx512", OpDecodeScore, "f32", "avx512", 2, 4, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "a1ec09ac6329"},

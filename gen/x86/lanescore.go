@@ -19,49 +19,79 @@ func (e *emitter) laneScore() {
 		e.fail(fmt.Errorf("a tile of %d×%d, expected %d×%[3]d", rows, e.spec.Cols, lane))
 	}
 
-	q, k, s := e.gp("Q, at d"), e.param("K"), e.param("S")
-	ahead := e.newStream(k, "PrefetchStride", e.frame)
-	left, d := e.frame.Offset(32), e.gp("elements of D left")
+	// The rows of K, half of them at a time, in a register each: an FMA whose operand is indexed counts twice
+	// where operations are renamed.
+	var k [8]reg.GPPhysical
+	for i := range k {
+		k[i] = e.gp(fmt.Sprintf("K[%d] or K[%d], at d", i, i+len(k)))
+	}
+	q, d := e.gp("Q, at d"), e.gp("elements of D left")
+	e.MOVQ(e.arg("K"), k[0])
+	ahead := e.newStream(k[0], "PrefetchStride", e.frame)
+	left, s, s2 := e.frame.Offset(32), e.frame.Offset(40), e.frame.Offset(48)
+	on, back := e.frame.Offset(56), e.frame.Offset(64)
+	e.note("left: keys; s, s2: where the S tiles go on")
 	e.MOVQ(e.arg("Keys"), d)
 	e.MOVQ(d, left)
-	s2 := e.param("NextTile")
-	e.ADDQ(s, s2)
-	k8 := e.gp("K, 8 rows on")
-	stride := newStrides(e, "KStride", 8, func(r reg.GPPhysical) { e.MOVQ(e.arg("KStride"), r) })
+	e.MOVQ(e.arg("S"), d)
+	e.MOVQ(d, s)
+	e.ADDQ(e.arg("NextTile"), d)
+	e.MOVQ(d, s2)
+	e.note("on: to the other rows; back: from them, %d elements on", unroll)
+	e.MOVQ(e.arg("KStride"), q)
+	for i := 1; i < len(k); i++ {
+		e.LEAQ(indexed(k[i-1], q, 1, 0), k[i])
+	}
+	e.SHLQ(operand.Imm(3), q)
+	e.MOVQ(q, on)
+	e.NEGQ(q)
+	e.ADDQ(imm(4*unroll), q)
+	e.MOVQ(q, back)
 	sums := e.vec("S[key][r]", lane)
-	x := e.vec("Q[d]", 2)
-	turned := e.vec("S on its way out", 8)
+	x := e.vec("Q[d], …; S on its way out", unroll)
 
 	e.Label("keys")
-	e.LEAQ(indexed(k, stride.once, 8, 0), k8)
 	e.MOVQ(e.arg("Q"), q)
 	e.MOVQ(e.arg("D"), d)
 	e.zero(sums...)
 	e.Label("steps")
 	ahead.fetch(4*unroll*lane, "")
-	for i := range unroll {
-		e.note("S[0..%d] += Q[d+%d]·K[0..%d][d+%d]", rows-1, i, lane-1, i)
-		e.VMOVUPS(at(q, 4*rows*i), x[i%2])
-		for key, sum := range sums {
-			e.VFMADD231PS_BCST(stride.mem([]reg.GPPhysical{k, k8}[key/8], key%8, 4*i), x[i%2], sum)
+	for i, x := range x {
+		e.VMOVUPS(at(q, 4*rows*i), x)
+	}
+	for half, move := range []operand.Mem{on, back} {
+		for i, x := range x {
+			e.note("S[%d..%d] += Q[d+%d]·K[%[1]d..%[2]d][d+%[3]d]", 8*half, 8*half+7, i)
+			for key, k := range k {
+				e.VFMADD231PS_BCST(at(k, 4*i), x, sums[8*half+key])
+			}
+		}
+		for _, k := range k {
+			e.ADDQ(move, k)
 		}
 	}
 	e.ADDQ(imm(4*unroll*rows), q)
-	e.ADDQ(imm(4*unroll), k)
-	e.ADDQ(imm(4*unroll), k8)
 	e.SUBQ(imm(unroll), d)
 	e.JNZ(operand.LabelRef("steps"))
 	e.note("K on to the next keys")
 	e.MOVQ(e.arg("D"), d)
 	e.SHLQ(operand.Imm(2), d)
-	e.SUBQ(d, k8)
-	e.LEAQ(indexed(k8, stride.once, 8, 0), k)
+	e.NEGQ(d)
+	e.ADDQ(on, d)
+	e.ADDQ(on, d)
+	for _, k := range k {
+		e.ADDQ(d, k)
+	}
 	e.note("turned, out")
-	e.turn(sums, turned, func(r int) operand.Mem {
-		return at([]reg.GPPhysical{s, s2}[r/(rows/2)], 4*lane*(r%(rows/2)))
+	e.MOVQ(s, q)
+	e.MOVQ(s2, d)
+	e.turn(sums, x, func(r int) operand.Mem {
+		return at([]reg.GPPhysical{q, d}[r/(rows/2)], 4*lane*(r%(rows/2)))
 	})
-	e.ADDQ(imm(4*lane*rows/2), s)
-	e.ADDQ(imm(4*lane*rows/2), s2)
+	e.ADDQ(imm(4*lane*rows/2), q)
+	e.ADDQ(imm(4*lane*rows/2), d)
+	e.MOVQ(q, s)
+	e.MOVQ(d, s2)
 	e.SUBQ(imm(lane), left)
 	e.JNZ(operand.LabelRef("keys"))
 	e.ret()
