@@ -14,29 +14,33 @@
 //
 //	DI       a
 //	AX       Q, at d
-//	BX       K
-//	CX       S
-//	DX       elements of D left
-//	SI       next line to prefetch
-//	R8       Panels
+//	BX       S
+//	CX       elements of D left
+//	DX       next line to prefetch
+//	SI       Panels
 //	Z0–Z19   S[r][key]
 //	Z20–Z21  K[d][key]
 //	Z22–Z25  Q[r][d]
-//	R9       bytes of a panel
+//	R8       K
+//	R9       the same in the next panel
 
 // func panel_score_f32_10x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·panel_score_f32_10x32_avx512(SB), $128-8
-	MOVQ   a+0(FP), DI
-	MOVQ   8(DI), BX
-	MOVQ   16(DI), CX
-	MOVQ   32(DI), R8
-	MOVQ   24(DI), R9
-	IMUL3Q $+64, R9, R9
+	MOVQ a+0(FP), DI
+	MOVQ 16(DI), BX
+	MOVQ 32(DI), SI
+
+	// bytes of a panel
+	MOVQ   24(DI), CX
+	IMUL3Q $+64, CX, CX
+	MOVQ   CX, 8(SP)
+	MOVQ   8(DI), R8
+	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
-	MOVQ BX, SI
-	ADDQ 40(DI), SI
+	MOVQ R8, DX
+	ADDQ 40(DI), DX
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
@@ -44,7 +48,7 @@ TEXT ·panel_score_f32_10x32_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 
 panels_2:
-	CMPQ   R8, $0x02
+	CMPQ   SI, $0x02
 	JLT    fewer_2
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
@@ -67,16 +71,16 @@ panels_2:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
 	JNE    steps_2_shared
 
 steps_2:
 	// S[0..9] += Q[d+0]·K[d+0]
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	VMOVUPS          (BX), Z20
-	VMOVUPS          (BX)(R9*1), Z21
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	VMOVUPS          (R8), Z20
+	VMOVUPS          (R9), Z21
 	VBROADCASTSS     (AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -103,10 +107,10 @@ steps_2:
 	VFMADD231PS.BCST 576(AX), Z21, Z19
 
 	// S[0..9] += Q[d+1]·K[d+1]
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	VMOVUPS          64(BX), Z20
-	VMOVUPS          64(BX)(R9*1), Z21
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	VMOVUPS          64(R8), Z20
+	VMOVUPS          64(R9), Z21
 	VBROADCASTSS     4(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -133,10 +137,10 @@ steps_2:
 	VFMADD231PS.BCST 580(AX), Z21, Z19
 
 	// S[0..9] += Q[d+2]·K[d+2]
-	PREFETCHT0       256(SI)
-	PREFETCHT0       320(SI)
-	VMOVUPS          128(BX), Z20
-	VMOVUPS          128(BX)(R9*1), Z21
+	PREFETCHT0       256(DX)
+	PREFETCHT0       320(DX)
+	VMOVUPS          128(R8), Z20
+	VMOVUPS          128(R9), Z21
 	VBROADCASTSS     8(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -163,10 +167,10 @@ steps_2:
 	VFMADD231PS.BCST 584(AX), Z21, Z19
 
 	// S[0..9] += Q[d+3]·K[d+3]
-	PREFETCHT0       384(SI)
-	PREFETCHT0       448(SI)
-	VMOVUPS          192(BX), Z20
-	VMOVUPS          192(BX)(R9*1), Z21
+	PREFETCHT0       384(DX)
+	PREFETCHT0       448(DX)
+	VMOVUPS          192(R8), Z20
+	VMOVUPS          192(R9), Z21
 	VBROADCASTSS     12(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -193,10 +197,10 @@ steps_2:
 	VFMADD231PS.BCST 588(AX), Z21, Z19
 
 	// S[0..9] += Q[d+4]·K[d+4]
-	PREFETCHT0       512(SI)
-	PREFETCHT0       576(SI)
-	VMOVUPS          256(BX), Z20
-	VMOVUPS          256(BX)(R9*1), Z21
+	PREFETCHT0       512(DX)
+	PREFETCHT0       576(DX)
+	VMOVUPS          256(R8), Z20
+	VMOVUPS          256(R9), Z21
 	VBROADCASTSS     16(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -223,10 +227,10 @@ steps_2:
 	VFMADD231PS.BCST 592(AX), Z21, Z19
 
 	// S[0..9] += Q[d+5]·K[d+5]
-	PREFETCHT0       640(SI)
-	PREFETCHT0       704(SI)
-	VMOVUPS          320(BX), Z20
-	VMOVUPS          320(BX)(R9*1), Z21
+	PREFETCHT0       640(DX)
+	PREFETCHT0       704(DX)
+	VMOVUPS          320(R8), Z20
+	VMOVUPS          320(R9), Z21
 	VBROADCASTSS     20(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -253,10 +257,10 @@ steps_2:
 	VFMADD231PS.BCST 596(AX), Z21, Z19
 
 	// S[0..9] += Q[d+6]·K[d+6]
-	PREFETCHT0       768(SI)
-	PREFETCHT0       832(SI)
-	VMOVUPS          384(BX), Z20
-	VMOVUPS          384(BX)(R9*1), Z21
+	PREFETCHT0       768(DX)
+	PREFETCHT0       832(DX)
+	VMOVUPS          384(R8), Z20
+	VMOVUPS          384(R9), Z21
 	VBROADCASTSS     24(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -283,10 +287,10 @@ steps_2:
 	VFMADD231PS.BCST 600(AX), Z21, Z19
 
 	// S[0..9] += Q[d+7]·K[d+7]
-	PREFETCHT0       896(SI)
-	PREFETCHT0       960(SI)
-	VMOVUPS          448(BX), Z20
-	VMOVUPS          448(BX)(R9*1), Z21
+	PREFETCHT0       896(DX)
+	PREFETCHT0       960(DX)
+	VMOVUPS          448(R8), Z20
+	VMOVUPS          448(R9), Z21
 	VBROADCASTSS     28(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -313,10 +317,10 @@ steps_2:
 	VFMADD231PS.BCST 604(AX), Z21, Z19
 
 	// S[0..9] += Q[d+8]·K[d+8]
-	PREFETCHT0       1024(SI)
-	PREFETCHT0       1088(SI)
-	VMOVUPS          512(BX), Z20
-	VMOVUPS          512(BX)(R9*1), Z21
+	PREFETCHT0       1024(DX)
+	PREFETCHT0       1088(DX)
+	VMOVUPS          512(R8), Z20
+	VMOVUPS          512(R9), Z21
 	VBROADCASTSS     32(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -343,10 +347,10 @@ steps_2:
 	VFMADD231PS.BCST 608(AX), Z21, Z19
 
 	// S[0..9] += Q[d+9]·K[d+9]
-	PREFETCHT0       1152(SI)
-	PREFETCHT0       1216(SI)
-	VMOVUPS          576(BX), Z20
-	VMOVUPS          576(BX)(R9*1), Z21
+	PREFETCHT0       1152(DX)
+	PREFETCHT0       1216(DX)
+	VMOVUPS          576(R8), Z20
+	VMOVUPS          576(R9), Z21
 	VBROADCASTSS     36(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -373,10 +377,10 @@ steps_2:
 	VFMADD231PS.BCST 612(AX), Z21, Z19
 
 	// S[0..9] += Q[d+10]·K[d+10]
-	PREFETCHT0       1280(SI)
-	PREFETCHT0       1344(SI)
-	VMOVUPS          640(BX), Z20
-	VMOVUPS          640(BX)(R9*1), Z21
+	PREFETCHT0       1280(DX)
+	PREFETCHT0       1344(DX)
+	VMOVUPS          640(R8), Z20
+	VMOVUPS          640(R9), Z21
 	VBROADCASTSS     40(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -403,10 +407,10 @@ steps_2:
 	VFMADD231PS.BCST 616(AX), Z21, Z19
 
 	// S[0..9] += Q[d+11]·K[d+11]
-	PREFETCHT0       1408(SI)
-	PREFETCHT0       1472(SI)
-	VMOVUPS          704(BX), Z20
-	VMOVUPS          704(BX)(R9*1), Z21
+	PREFETCHT0       1408(DX)
+	PREFETCHT0       1472(DX)
+	VMOVUPS          704(R8), Z20
+	VMOVUPS          704(R9), Z21
 	VBROADCASTSS     44(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -433,10 +437,10 @@ steps_2:
 	VFMADD231PS.BCST 620(AX), Z21, Z19
 
 	// S[0..9] += Q[d+12]·K[d+12]
-	PREFETCHT0       1536(SI)
-	PREFETCHT0       1600(SI)
-	VMOVUPS          768(BX), Z20
-	VMOVUPS          768(BX)(R9*1), Z21
+	PREFETCHT0       1536(DX)
+	PREFETCHT0       1600(DX)
+	VMOVUPS          768(R8), Z20
+	VMOVUPS          768(R9), Z21
 	VBROADCASTSS     48(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -463,10 +467,10 @@ steps_2:
 	VFMADD231PS.BCST 624(AX), Z21, Z19
 
 	// S[0..9] += Q[d+13]·K[d+13]
-	PREFETCHT0       1664(SI)
-	PREFETCHT0       1728(SI)
-	VMOVUPS          832(BX), Z20
-	VMOVUPS          832(BX)(R9*1), Z21
+	PREFETCHT0       1664(DX)
+	PREFETCHT0       1728(DX)
+	VMOVUPS          832(R8), Z20
+	VMOVUPS          832(R9), Z21
 	VBROADCASTSS     52(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -493,10 +497,10 @@ steps_2:
 	VFMADD231PS.BCST 628(AX), Z21, Z19
 
 	// S[0..9] += Q[d+14]·K[d+14]
-	PREFETCHT0       1792(SI)
-	PREFETCHT0       1856(SI)
-	VMOVUPS          896(BX), Z20
-	VMOVUPS          896(BX)(R9*1), Z21
+	PREFETCHT0       1792(DX)
+	PREFETCHT0       1856(DX)
+	VMOVUPS          896(R8), Z20
+	VMOVUPS          896(R9), Z21
 	VBROADCASTSS     56(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -523,10 +527,10 @@ steps_2:
 	VFMADD231PS.BCST 632(AX), Z21, Z19
 
 	// S[0..9] += Q[d+15]·K[d+15]
-	PREFETCHT0       1920(SI)
-	PREFETCHT0       1984(SI)
-	VMOVUPS          960(BX), Z20
-	VMOVUPS          960(BX)(R9*1), Z21
+	PREFETCHT0       1920(DX)
+	PREFETCHT0       1984(DX)
+	VMOVUPS          960(R8), Z20
+	VMOVUPS          960(R9), Z21
 	VBROADCASTSS     60(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -552,9 +556,10 @@ steps_2:
 	VFMADD231PS.BCST 636(AX), Z20, Z18
 	VFMADD231PS.BCST 636(AX), Z21, Z19
 	ADDQ             $+640, AX
-	ADDQ             $+1024, BX
-	ADDQ             $+2048, SI
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
+	ADDQ             $+2048, DX
+	SUBQ             $0x10, CX
 	JNZ              steps_2
 	JMP              steps_2_end
 
@@ -562,19 +567,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       $+256, SI
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// S[0..9] += Q[d+0]·K[d+0]
-	VMOVUPS          (BX), Z20
-	VMOVUPS          (BX)(R9*1), Z21
+	VMOVUPS          (R8), Z20
+	VMOVUPS          (R9), Z21
 	VBROADCASTSS     (AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -601,8 +606,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 576(AX), Z21, Z19
 
 	// S[0..9] += Q[d+1]·K[d+1]
-	VMOVUPS          64(BX), Z20
-	VMOVUPS          64(BX)(R9*1), Z21
+	VMOVUPS          64(R8), Z20
+	VMOVUPS          64(R9), Z21
 	VBROADCASTSS     4(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -629,19 +634,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 580(AX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// S[0..9] += Q[d+2]·K[d+2]
-	VMOVUPS          128(BX), Z20
-	VMOVUPS          128(BX)(R9*1), Z21
+	VMOVUPS          128(R8), Z20
+	VMOVUPS          128(R9), Z21
 	VBROADCASTSS     8(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -668,8 +673,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 584(AX), Z21, Z19
 
 	// S[0..9] += Q[d+3]·K[d+3]
-	VMOVUPS          192(BX), Z20
-	VMOVUPS          192(BX)(R9*1), Z21
+	VMOVUPS          192(R8), Z20
+	VMOVUPS          192(R9), Z21
 	VBROADCASTSS     12(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -696,19 +701,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 588(AX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// S[0..9] += Q[d+4]·K[d+4]
-	VMOVUPS          256(BX), Z20
-	VMOVUPS          256(BX)(R9*1), Z21
+	VMOVUPS          256(R8), Z20
+	VMOVUPS          256(R9), Z21
 	VBROADCASTSS     16(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -735,8 +740,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 592(AX), Z21, Z19
 
 	// S[0..9] += Q[d+5]·K[d+5]
-	VMOVUPS          320(BX), Z20
-	VMOVUPS          320(BX)(R9*1), Z21
+	VMOVUPS          320(R8), Z20
+	VMOVUPS          320(R9), Z21
 	VBROADCASTSS     20(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -763,19 +768,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 596(AX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// S[0..9] += Q[d+6]·K[d+6]
-	VMOVUPS          384(BX), Z20
-	VMOVUPS          384(BX)(R9*1), Z21
+	VMOVUPS          384(R8), Z20
+	VMOVUPS          384(R9), Z21
 	VBROADCASTSS     24(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -802,8 +807,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 600(AX), Z21, Z19
 
 	// S[0..9] += Q[d+7]·K[d+7]
-	VMOVUPS          448(BX), Z20
-	VMOVUPS          448(BX)(R9*1), Z21
+	VMOVUPS          448(R8), Z20
+	VMOVUPS          448(R9), Z21
 	VBROADCASTSS     28(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -830,19 +835,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 604(AX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// S[0..9] += Q[d+8]·K[d+8]
-	VMOVUPS          512(BX), Z20
-	VMOVUPS          512(BX)(R9*1), Z21
+	VMOVUPS          512(R8), Z20
+	VMOVUPS          512(R9), Z21
 	VBROADCASTSS     32(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -869,8 +874,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 608(AX), Z21, Z19
 
 	// S[0..9] += Q[d+9]·K[d+9]
-	VMOVUPS          576(BX), Z20
-	VMOVUPS          576(BX)(R9*1), Z21
+	VMOVUPS          576(R8), Z20
+	VMOVUPS          576(R9), Z21
 	VBROADCASTSS     36(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -897,19 +902,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 612(AX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// S[0..9] += Q[d+10]·K[d+10]
-	VMOVUPS          640(BX), Z20
-	VMOVUPS          640(BX)(R9*1), Z21
+	VMOVUPS          640(R8), Z20
+	VMOVUPS          640(R9), Z21
 	VBROADCASTSS     40(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -936,8 +941,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 616(AX), Z21, Z19
 
 	// S[0..9] += Q[d+11]·K[d+11]
-	VMOVUPS          704(BX), Z20
-	VMOVUPS          704(BX)(R9*1), Z21
+	VMOVUPS          704(R8), Z20
+	VMOVUPS          704(R9), Z21
 	VBROADCASTSS     44(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -964,19 +969,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 620(AX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// S[0..9] += Q[d+12]·K[d+12]
-	VMOVUPS          768(BX), Z20
-	VMOVUPS          768(BX)(R9*1), Z21
+	VMOVUPS          768(R8), Z20
+	VMOVUPS          768(R9), Z21
 	VBROADCASTSS     48(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -1003,8 +1008,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 624(AX), Z21, Z19
 
 	// S[0..9] += Q[d+13]·K[d+13]
-	VMOVUPS          832(BX), Z20
-	VMOVUPS          832(BX)(R9*1), Z21
+	VMOVUPS          832(R8), Z20
+	VMOVUPS          832(R9), Z21
 	VBROADCASTSS     52(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -1031,19 +1036,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 628(AX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// S[0..9] += Q[d+14]·K[d+14]
-	VMOVUPS          896(BX), Z20
-	VMOVUPS          896(BX)(R9*1), Z21
+	VMOVUPS          896(R8), Z20
+	VMOVUPS          896(R9), Z21
 	VBROADCASTSS     56(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -1070,8 +1075,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 632(AX), Z21, Z19
 
 	// S[0..9] += Q[d+15]·K[d+15]
-	VMOVUPS          960(BX), Z20
-	VMOVUPS          960(BX)(R9*1), Z21
+	VMOVUPS          960(R8), Z20
+	VMOVUPS          960(R9), Z21
 	VBROADCASTSS     60(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -1097,40 +1102,44 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 636(AX), Z20, Z18
 	VFMADD231PS.BCST 636(AX), Z21, Z19
 	ADDQ             $+640, AX
-	ADDQ             $+1024, BX
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
+	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
 steps_2_end:
 	// S out
-	VMOVUPS Z0, (CX)
-	VMOVUPS Z1, 640(CX)
-	VMOVUPS Z2, 64(CX)
-	VMOVUPS Z3, 704(CX)
-	VMOVUPS Z4, 128(CX)
-	VMOVUPS Z5, 768(CX)
-	VMOVUPS Z6, 192(CX)
-	VMOVUPS Z7, 832(CX)
-	VMOVUPS Z8, 256(CX)
-	VMOVUPS Z9, 896(CX)
-	VMOVUPS Z10, 320(CX)
-	VMOVUPS Z11, 960(CX)
-	VMOVUPS Z12, 384(CX)
-	VMOVUPS Z13, 1024(CX)
-	VMOVUPS Z14, 448(CX)
-	VMOVUPS Z15, 1088(CX)
-	VMOVUPS Z16, 512(CX)
-	VMOVUPS Z17, 1152(CX)
-	VMOVUPS Z18, 576(CX)
-	VMOVUPS Z19, 1216(CX)
-	ADDQ    $+1280, CX
-	LEAQ    (BX)(R9*1), BX
-	SUBQ    $0x02, R8
-	JMP     panels_2
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z1, 640(BX)
+	VMOVUPS Z2, 64(BX)
+	VMOVUPS Z3, 704(BX)
+	VMOVUPS Z4, 128(BX)
+	VMOVUPS Z5, 768(BX)
+	VMOVUPS Z6, 192(BX)
+	VMOVUPS Z7, 832(BX)
+	VMOVUPS Z8, 256(BX)
+	VMOVUPS Z9, 896(BX)
+	VMOVUPS Z10, 320(BX)
+	VMOVUPS Z11, 960(BX)
+	VMOVUPS Z12, 384(BX)
+	VMOVUPS Z13, 1024(BX)
+	VMOVUPS Z14, 448(BX)
+	VMOVUPS Z15, 1088(BX)
+	VMOVUPS Z16, 512(BX)
+	VMOVUPS Z17, 1152(BX)
+	VMOVUPS Z18, 576(BX)
+	VMOVUPS Z19, 1216(BX)
+	ADDQ    $+1280, BX
+
+	// the next panels
+	ADDQ 8(SP), R8
+	ADDQ 8(SP), R9
+	SUBQ $0x02, SI
+	JMP  panels_2
 
 fewer_2:
 panels_1:
-	CMPQ   R8, $0x01
+	CMPQ   SI, $0x01
 	JLT    fewer_1
 	VPXORD Z0, Z0, Z0
 	VPXORD Z2, Z2, Z2
@@ -1143,14 +1152,14 @@ panels_1:
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
 	JNE    steps_1_shared
 
 steps_1:
 	// S[0..9] += Q[d+0]·K[d+0]
-	PREFETCHT0       (SI)
-	VMOVUPS          (BX), Z20
+	PREFETCHT0       (DX)
+	VMOVUPS          (R8), Z20
 	VFMADD231PS.BCST (AX), Z20, Z0
 	VFMADD231PS.BCST 64(AX), Z20, Z2
 	VFMADD231PS.BCST 128(AX), Z20, Z4
@@ -1163,8 +1172,8 @@ steps_1:
 	VFMADD231PS.BCST 576(AX), Z20, Z18
 
 	// S[0..9] += Q[d+1]·K[d+1]
-	PREFETCHT0       64(SI)
-	VMOVUPS          64(BX), Z20
+	PREFETCHT0       64(DX)
+	VMOVUPS          64(R8), Z20
 	VFMADD231PS.BCST 4(AX), Z20, Z0
 	VFMADD231PS.BCST 68(AX), Z20, Z2
 	VFMADD231PS.BCST 132(AX), Z20, Z4
@@ -1177,8 +1186,8 @@ steps_1:
 	VFMADD231PS.BCST 580(AX), Z20, Z18
 
 	// S[0..9] += Q[d+2]·K[d+2]
-	PREFETCHT0       128(SI)
-	VMOVUPS          128(BX), Z20
+	PREFETCHT0       128(DX)
+	VMOVUPS          128(R8), Z20
 	VFMADD231PS.BCST 8(AX), Z20, Z0
 	VFMADD231PS.BCST 72(AX), Z20, Z2
 	VFMADD231PS.BCST 136(AX), Z20, Z4
@@ -1191,8 +1200,8 @@ steps_1:
 	VFMADD231PS.BCST 584(AX), Z20, Z18
 
 	// S[0..9] += Q[d+3]·K[d+3]
-	PREFETCHT0       192(SI)
-	VMOVUPS          192(BX), Z20
+	PREFETCHT0       192(DX)
+	VMOVUPS          192(R8), Z20
 	VFMADD231PS.BCST 12(AX), Z20, Z0
 	VFMADD231PS.BCST 76(AX), Z20, Z2
 	VFMADD231PS.BCST 140(AX), Z20, Z4
@@ -1205,8 +1214,8 @@ steps_1:
 	VFMADD231PS.BCST 588(AX), Z20, Z18
 
 	// S[0..9] += Q[d+4]·K[d+4]
-	PREFETCHT0       256(SI)
-	VMOVUPS          256(BX), Z20
+	PREFETCHT0       256(DX)
+	VMOVUPS          256(R8), Z20
 	VFMADD231PS.BCST 16(AX), Z20, Z0
 	VFMADD231PS.BCST 80(AX), Z20, Z2
 	VFMADD231PS.BCST 144(AX), Z20, Z4
@@ -1219,8 +1228,8 @@ steps_1:
 	VFMADD231PS.BCST 592(AX), Z20, Z18
 
 	// S[0..9] += Q[d+5]·K[d+5]
-	PREFETCHT0       320(SI)
-	VMOVUPS          320(BX), Z20
+	PREFETCHT0       320(DX)
+	VMOVUPS          320(R8), Z20
 	VFMADD231PS.BCST 20(AX), Z20, Z0
 	VFMADD231PS.BCST 84(AX), Z20, Z2
 	VFMADD231PS.BCST 148(AX), Z20, Z4
@@ -1233,8 +1242,8 @@ steps_1:
 	VFMADD231PS.BCST 596(AX), Z20, Z18
 
 	// S[0..9] += Q[d+6]·K[d+6]
-	PREFETCHT0       384(SI)
-	VMOVUPS          384(BX), Z20
+	PREFETCHT0       384(DX)
+	VMOVUPS          384(R8), Z20
 	VFMADD231PS.BCST 24(AX), Z20, Z0
 	VFMADD231PS.BCST 88(AX), Z20, Z2
 	VFMADD231PS.BCST 152(AX), Z20, Z4
@@ -1247,8 +1256,8 @@ steps_1:
 	VFMADD231PS.BCST 600(AX), Z20, Z18
 
 	// S[0..9] += Q[d+7]·K[d+7]
-	PREFETCHT0       448(SI)
-	VMOVUPS          448(BX), Z20
+	PREFETCHT0       448(DX)
+	VMOVUPS          448(R8), Z20
 	VFMADD231PS.BCST 28(AX), Z20, Z0
 	VFMADD231PS.BCST 92(AX), Z20, Z2
 	VFMADD231PS.BCST 156(AX), Z20, Z4
@@ -1261,8 +1270,8 @@ steps_1:
 	VFMADD231PS.BCST 604(AX), Z20, Z18
 
 	// S[0..9] += Q[d+8]·K[d+8]
-	PREFETCHT0       512(SI)
-	VMOVUPS          512(BX), Z20
+	PREFETCHT0       512(DX)
+	VMOVUPS          512(R8), Z20
 	VFMADD231PS.BCST 32(AX), Z20, Z0
 	VFMADD231PS.BCST 96(AX), Z20, Z2
 	VFMADD231PS.BCST 160(AX), Z20, Z4
@@ -1275,8 +1284,8 @@ steps_1:
 	VFMADD231PS.BCST 608(AX), Z20, Z18
 
 	// S[0..9] += Q[d+9]·K[d+9]
-	PREFETCHT0       576(SI)
-	VMOVUPS          576(BX), Z20
+	PREFETCHT0       576(DX)
+	VMOVUPS          576(R8), Z20
 	VFMADD231PS.BCST 36(AX), Z20, Z0
 	VFMADD231PS.BCST 100(AX), Z20, Z2
 	VFMADD231PS.BCST 164(AX), Z20, Z4
@@ -1289,8 +1298,8 @@ steps_1:
 	VFMADD231PS.BCST 612(AX), Z20, Z18
 
 	// S[0..9] += Q[d+10]·K[d+10]
-	PREFETCHT0       640(SI)
-	VMOVUPS          640(BX), Z20
+	PREFETCHT0       640(DX)
+	VMOVUPS          640(R8), Z20
 	VFMADD231PS.BCST 40(AX), Z20, Z0
 	VFMADD231PS.BCST 104(AX), Z20, Z2
 	VFMADD231PS.BCST 168(AX), Z20, Z4
@@ -1303,8 +1312,8 @@ steps_1:
 	VFMADD231PS.BCST 616(AX), Z20, Z18
 
 	// S[0..9] += Q[d+11]·K[d+11]
-	PREFETCHT0       704(SI)
-	VMOVUPS          704(BX), Z20
+	PREFETCHT0       704(DX)
+	VMOVUPS          704(R8), Z20
 	VFMADD231PS.BCST 44(AX), Z20, Z0
 	VFMADD231PS.BCST 108(AX), Z20, Z2
 	VFMADD231PS.BCST 172(AX), Z20, Z4
@@ -1317,8 +1326,8 @@ steps_1:
 	VFMADD231PS.BCST 620(AX), Z20, Z18
 
 	// S[0..9] += Q[d+12]·K[d+12]
-	PREFETCHT0       768(SI)
-	VMOVUPS          768(BX), Z20
+	PREFETCHT0       768(DX)
+	VMOVUPS          768(R8), Z20
 	VFMADD231PS.BCST 48(AX), Z20, Z0
 	VFMADD231PS.BCST 112(AX), Z20, Z2
 	VFMADD231PS.BCST 176(AX), Z20, Z4
@@ -1331,8 +1340,8 @@ steps_1:
 	VFMADD231PS.BCST 624(AX), Z20, Z18
 
 	// S[0..9] += Q[d+13]·K[d+13]
-	PREFETCHT0       832(SI)
-	VMOVUPS          832(BX), Z20
+	PREFETCHT0       832(DX)
+	VMOVUPS          832(R8), Z20
 	VFMADD231PS.BCST 52(AX), Z20, Z0
 	VFMADD231PS.BCST 116(AX), Z20, Z2
 	VFMADD231PS.BCST 180(AX), Z20, Z4
@@ -1345,8 +1354,8 @@ steps_1:
 	VFMADD231PS.BCST 628(AX), Z20, Z18
 
 	// S[0..9] += Q[d+14]·K[d+14]
-	PREFETCHT0       896(SI)
-	VMOVUPS          896(BX), Z20
+	PREFETCHT0       896(DX)
+	VMOVUPS          896(R8), Z20
 	VFMADD231PS.BCST 56(AX), Z20, Z0
 	VFMADD231PS.BCST 120(AX), Z20, Z2
 	VFMADD231PS.BCST 184(AX), Z20, Z4
@@ -1359,8 +1368,8 @@ steps_1:
 	VFMADD231PS.BCST 632(AX), Z20, Z18
 
 	// S[0..9] += Q[d+15]·K[d+15]
-	PREFETCHT0       960(SI)
-	VMOVUPS          960(BX), Z20
+	PREFETCHT0       960(DX)
+	VMOVUPS          960(R8), Z20
 	VFMADD231PS.BCST 60(AX), Z20, Z0
 	VFMADD231PS.BCST 124(AX), Z20, Z2
 	VFMADD231PS.BCST 188(AX), Z20, Z4
@@ -1372,9 +1381,9 @@ steps_1:
 	VFMADD231PS.BCST 572(AX), Z20, Z16
 	VFMADD231PS.BCST 636(AX), Z20, Z18
 	ADDQ             $+640, AX
-	ADDQ             $+1024, BX
-	ADDQ             $+1024, SI
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, DX
+	SUBQ             $0x10, CX
 	JNZ              steps_1
 	JMP              steps_1_end
 
@@ -1382,16 +1391,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       $+128, SI
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $+128, DX
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// S[0..9] += Q[d+0]·K[d+0]
-	VMOVUPS          (BX), Z20
+	VMOVUPS          (R8), Z20
 	VFMADD231PS.BCST (AX), Z20, Z0
 	VFMADD231PS.BCST 64(AX), Z20, Z2
 	VFMADD231PS.BCST 128(AX), Z20, Z4
@@ -1404,7 +1413,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 576(AX), Z20, Z18
 
 	// S[0..9] += Q[d+1]·K[d+1]
-	VMOVUPS          64(BX), Z20
+	VMOVUPS          64(R8), Z20
 	VFMADD231PS.BCST 4(AX), Z20, Z0
 	VFMADD231PS.BCST 68(AX), Z20, Z2
 	VFMADD231PS.BCST 132(AX), Z20, Z4
@@ -1417,16 +1426,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 580(AX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// S[0..9] += Q[d+2]·K[d+2]
-	VMOVUPS          128(BX), Z20
+	VMOVUPS          128(R8), Z20
 	VFMADD231PS.BCST 8(AX), Z20, Z0
 	VFMADD231PS.BCST 72(AX), Z20, Z2
 	VFMADD231PS.BCST 136(AX), Z20, Z4
@@ -1439,7 +1448,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 584(AX), Z20, Z18
 
 	// S[0..9] += Q[d+3]·K[d+3]
-	VMOVUPS          192(BX), Z20
+	VMOVUPS          192(R8), Z20
 	VFMADD231PS.BCST 12(AX), Z20, Z0
 	VFMADD231PS.BCST 76(AX), Z20, Z2
 	VFMADD231PS.BCST 140(AX), Z20, Z4
@@ -1452,16 +1461,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 588(AX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// S[0..9] += Q[d+4]·K[d+4]
-	VMOVUPS          256(BX), Z20
+	VMOVUPS          256(R8), Z20
 	VFMADD231PS.BCST 16(AX), Z20, Z0
 	VFMADD231PS.BCST 80(AX), Z20, Z2
 	VFMADD231PS.BCST 144(AX), Z20, Z4
@@ -1474,7 +1483,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 592(AX), Z20, Z18
 
 	// S[0..9] += Q[d+5]·K[d+5]
-	VMOVUPS          320(BX), Z20
+	VMOVUPS          320(R8), Z20
 	VFMADD231PS.BCST 20(AX), Z20, Z0
 	VFMADD231PS.BCST 84(AX), Z20, Z2
 	VFMADD231PS.BCST 148(AX), Z20, Z4
@@ -1487,16 +1496,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 596(AX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// S[0..9] += Q[d+6]·K[d+6]
-	VMOVUPS          384(BX), Z20
+	VMOVUPS          384(R8), Z20
 	VFMADD231PS.BCST 24(AX), Z20, Z0
 	VFMADD231PS.BCST 88(AX), Z20, Z2
 	VFMADD231PS.BCST 152(AX), Z20, Z4
@@ -1509,7 +1518,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 600(AX), Z20, Z18
 
 	// S[0..9] += Q[d+7]·K[d+7]
-	VMOVUPS          448(BX), Z20
+	VMOVUPS          448(R8), Z20
 	VFMADD231PS.BCST 28(AX), Z20, Z0
 	VFMADD231PS.BCST 92(AX), Z20, Z2
 	VFMADD231PS.BCST 156(AX), Z20, Z4
@@ -1522,16 +1531,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 604(AX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// S[0..9] += Q[d+8]·K[d+8]
-	VMOVUPS          512(BX), Z20
+	VMOVUPS          512(R8), Z20
 	VFMADD231PS.BCST 32(AX), Z20, Z0
 	VFMADD231PS.BCST 96(AX), Z20, Z2
 	VFMADD231PS.BCST 160(AX), Z20, Z4
@@ -1544,7 +1553,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 608(AX), Z20, Z18
 
 	// S[0..9] += Q[d+9]·K[d+9]
-	VMOVUPS          576(BX), Z20
+	VMOVUPS          576(R8), Z20
 	VFMADD231PS.BCST 36(AX), Z20, Z0
 	VFMADD231PS.BCST 100(AX), Z20, Z2
 	VFMADD231PS.BCST 164(AX), Z20, Z4
@@ -1557,16 +1566,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 612(AX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// S[0..9] += Q[d+10]·K[d+10]
-	VMOVUPS          640(BX), Z20
+	VMOVUPS          640(R8), Z20
 	VFMADD231PS.BCST 40(AX), Z20, Z0
 	VFMADD231PS.BCST 104(AX), Z20, Z2
 	VFMADD231PS.BCST 168(AX), Z20, Z4
@@ -1579,7 +1588,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 616(AX), Z20, Z18
 
 	// S[0..9] += Q[d+11]·K[d+11]
-	VMOVUPS          704(BX), Z20
+	VMOVUPS          704(R8), Z20
 	VFMADD231PS.BCST 44(AX), Z20, Z0
 	VFMADD231PS.BCST 108(AX), Z20, Z2
 	VFMADD231PS.BCST 172(AX), Z20, Z4
@@ -1592,16 +1601,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 620(AX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// S[0..9] += Q[d+12]·K[d+12]
-	VMOVUPS          768(BX), Z20
+	VMOVUPS          768(R8), Z20
 	VFMADD231PS.BCST 48(AX), Z20, Z0
 	VFMADD231PS.BCST 112(AX), Z20, Z2
 	VFMADD231PS.BCST 176(AX), Z20, Z4
@@ -1614,7 +1623,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 624(AX), Z20, Z18
 
 	// S[0..9] += Q[d+13]·K[d+13]
-	VMOVUPS          832(BX), Z20
+	VMOVUPS          832(R8), Z20
 	VFMADD231PS.BCST 52(AX), Z20, Z0
 	VFMADD231PS.BCST 116(AX), Z20, Z2
 	VFMADD231PS.BCST 180(AX), Z20, Z4
@@ -1627,16 +1636,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 628(AX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// S[0..9] += Q[d+14]·K[d+14]
-	VMOVUPS          896(BX), Z20
+	VMOVUPS          896(R8), Z20
 	VFMADD231PS.BCST 56(AX), Z20, Z0
 	VFMADD231PS.BCST 120(AX), Z20, Z2
 	VFMADD231PS.BCST 184(AX), Z20, Z4
@@ -1649,7 +1658,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 632(AX), Z20, Z18
 
 	// S[0..9] += Q[d+15]·K[d+15]
-	VMOVUPS          960(BX), Z20
+	VMOVUPS          960(R8), Z20
 	VFMADD231PS.BCST 60(AX), Z20, Z0
 	VFMADD231PS.BCST 124(AX), Z20, Z2
 	VFMADD231PS.BCST 188(AX), Z20, Z4
@@ -1661,25 +1670,28 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 572(AX), Z20, Z16
 	VFMADD231PS.BCST 636(AX), Z20, Z18
 	ADDQ             $+640, AX
-	ADDQ             $+1024, BX
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
 steps_1_end:
 	// S out
-	VMOVUPS Z0, (CX)
-	VMOVUPS Z2, 64(CX)
-	VMOVUPS Z4, 128(CX)
-	VMOVUPS Z6, 192(CX)
-	VMOVUPS Z8, 256(CX)
-	VMOVUPS Z10, 320(CX)
-	VMOVUPS Z12, 384(CX)
-	VMOVUPS Z14, 448(CX)
-	VMOVUPS Z16, 512(CX)
-	VMOVUPS Z18, 576(CX)
-	ADDQ    $+640, CX
-	SUBQ    $0x01, R8
-	JMP     panels_1
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z2, 64(BX)
+	VMOVUPS Z4, 128(BX)
+	VMOVUPS Z6, 192(BX)
+	VMOVUPS Z8, 256(BX)
+	VMOVUPS Z10, 320(BX)
+	VMOVUPS Z12, 384(BX)
+	VMOVUPS Z14, 448(BX)
+	VMOVUPS Z16, 512(BX)
+	VMOVUPS Z18, 576(BX)
+	ADDQ    $+640, BX
+
+	// the next panels
+	ADDQ 8(SP), R9
+	SUBQ $0x01, SI
+	JMP  panels_1
 
 fewer_1:
 	VZEROUPPER

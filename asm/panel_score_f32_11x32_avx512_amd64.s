@@ -14,29 +14,33 @@
 //
 //	DI       a
 //	AX       Q, at d
-//	BX       K
-//	CX       S
-//	DX       elements of D left
-//	SI       next line to prefetch
-//	R8       Panels
+//	BX       S
+//	CX       elements of D left
+//	DX       next line to prefetch
+//	SI       Panels
 //	Z0–Z21   S[r][key]
 //	Z22–Z23  K[d][key]
 //	Z24–Z27  Q[r][d]
-//	R9       bytes of a panel
+//	R8       K
+//	R9       the same in the next panel
 
 // func panel_score_f32_11x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·panel_score_f32_11x32_avx512(SB), $128-8
-	MOVQ   a+0(FP), DI
-	MOVQ   8(DI), BX
-	MOVQ   16(DI), CX
-	MOVQ   32(DI), R8
-	MOVQ   24(DI), R9
-	IMUL3Q $+64, R9, R9
+	MOVQ a+0(FP), DI
+	MOVQ 16(DI), BX
+	MOVQ 32(DI), SI
+
+	// bytes of a panel
+	MOVQ   24(DI), CX
+	IMUL3Q $+64, CX, CX
+	MOVQ   CX, 8(SP)
+	MOVQ   8(DI), R8
+	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
-	MOVQ BX, SI
-	ADDQ 40(DI), SI
+	MOVQ R8, DX
+	ADDQ 40(DI), DX
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
@@ -44,7 +48,7 @@ TEXT ·panel_score_f32_11x32_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 
 panels_2:
-	CMPQ   R8, $0x02
+	CMPQ   SI, $0x02
 	JLT    fewer_2
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
@@ -69,16 +73,16 @@ panels_2:
 	VPXORD Z20, Z20, Z20
 	VPXORD Z21, Z21, Z21
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
 	JNE    steps_2_shared
 
 steps_2:
 	// S[0..10] += Q[d+0]·K[d+0]
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	VMOVUPS          (BX), Z22
-	VMOVUPS          (BX)(R9*1), Z23
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	VMOVUPS          (R8), Z22
+	VMOVUPS          (R9), Z23
 	VBROADCASTSS     (AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -107,10 +111,10 @@ steps_2:
 	VFMADD231PS.BCST 640(AX), Z23, Z21
 
 	// S[0..10] += Q[d+1]·K[d+1]
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	VMOVUPS          64(BX), Z22
-	VMOVUPS          64(BX)(R9*1), Z23
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	VMOVUPS          64(R8), Z22
+	VMOVUPS          64(R9), Z23
 	VBROADCASTSS     4(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -139,10 +143,10 @@ steps_2:
 	VFMADD231PS.BCST 644(AX), Z23, Z21
 
 	// S[0..10] += Q[d+2]·K[d+2]
-	PREFETCHT0       256(SI)
-	PREFETCHT0       320(SI)
-	VMOVUPS          128(BX), Z22
-	VMOVUPS          128(BX)(R9*1), Z23
+	PREFETCHT0       256(DX)
+	PREFETCHT0       320(DX)
+	VMOVUPS          128(R8), Z22
+	VMOVUPS          128(R9), Z23
 	VBROADCASTSS     8(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -171,10 +175,10 @@ steps_2:
 	VFMADD231PS.BCST 648(AX), Z23, Z21
 
 	// S[0..10] += Q[d+3]·K[d+3]
-	PREFETCHT0       384(SI)
-	PREFETCHT0       448(SI)
-	VMOVUPS          192(BX), Z22
-	VMOVUPS          192(BX)(R9*1), Z23
+	PREFETCHT0       384(DX)
+	PREFETCHT0       448(DX)
+	VMOVUPS          192(R8), Z22
+	VMOVUPS          192(R9), Z23
 	VBROADCASTSS     12(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -203,10 +207,10 @@ steps_2:
 	VFMADD231PS.BCST 652(AX), Z23, Z21
 
 	// S[0..10] += Q[d+4]·K[d+4]
-	PREFETCHT0       512(SI)
-	PREFETCHT0       576(SI)
-	VMOVUPS          256(BX), Z22
-	VMOVUPS          256(BX)(R9*1), Z23
+	PREFETCHT0       512(DX)
+	PREFETCHT0       576(DX)
+	VMOVUPS          256(R8), Z22
+	VMOVUPS          256(R9), Z23
 	VBROADCASTSS     16(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -235,10 +239,10 @@ steps_2:
 	VFMADD231PS.BCST 656(AX), Z23, Z21
 
 	// S[0..10] += Q[d+5]·K[d+5]
-	PREFETCHT0       640(SI)
-	PREFETCHT0       704(SI)
-	VMOVUPS          320(BX), Z22
-	VMOVUPS          320(BX)(R9*1), Z23
+	PREFETCHT0       640(DX)
+	PREFETCHT0       704(DX)
+	VMOVUPS          320(R8), Z22
+	VMOVUPS          320(R9), Z23
 	VBROADCASTSS     20(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -267,10 +271,10 @@ steps_2:
 	VFMADD231PS.BCST 660(AX), Z23, Z21
 
 	// S[0..10] += Q[d+6]·K[d+6]
-	PREFETCHT0       768(SI)
-	PREFETCHT0       832(SI)
-	VMOVUPS          384(BX), Z22
-	VMOVUPS          384(BX)(R9*1), Z23
+	PREFETCHT0       768(DX)
+	PREFETCHT0       832(DX)
+	VMOVUPS          384(R8), Z22
+	VMOVUPS          384(R9), Z23
 	VBROADCASTSS     24(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -299,10 +303,10 @@ steps_2:
 	VFMADD231PS.BCST 664(AX), Z23, Z21
 
 	// S[0..10] += Q[d+7]·K[d+7]
-	PREFETCHT0       896(SI)
-	PREFETCHT0       960(SI)
-	VMOVUPS          448(BX), Z22
-	VMOVUPS          448(BX)(R9*1), Z23
+	PREFETCHT0       896(DX)
+	PREFETCHT0       960(DX)
+	VMOVUPS          448(R8), Z22
+	VMOVUPS          448(R9), Z23
 	VBROADCASTSS     28(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -331,10 +335,10 @@ steps_2:
 	VFMADD231PS.BCST 668(AX), Z23, Z21
 
 	// S[0..10] += Q[d+8]·K[d+8]
-	PREFETCHT0       1024(SI)
-	PREFETCHT0       1088(SI)
-	VMOVUPS          512(BX), Z22
-	VMOVUPS          512(BX)(R9*1), Z23
+	PREFETCHT0       1024(DX)
+	PREFETCHT0       1088(DX)
+	VMOVUPS          512(R8), Z22
+	VMOVUPS          512(R9), Z23
 	VBROADCASTSS     32(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -363,10 +367,10 @@ steps_2:
 	VFMADD231PS.BCST 672(AX), Z23, Z21
 
 	// S[0..10] += Q[d+9]·K[d+9]
-	PREFETCHT0       1152(SI)
-	PREFETCHT0       1216(SI)
-	VMOVUPS          576(BX), Z22
-	VMOVUPS          576(BX)(R9*1), Z23
+	PREFETCHT0       1152(DX)
+	PREFETCHT0       1216(DX)
+	VMOVUPS          576(R8), Z22
+	VMOVUPS          576(R9), Z23
 	VBROADCASTSS     36(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -395,10 +399,10 @@ steps_2:
 	VFMADD231PS.BCST 676(AX), Z23, Z21
 
 	// S[0..10] += Q[d+10]·K[d+10]
-	PREFETCHT0       1280(SI)
-	PREFETCHT0       1344(SI)
-	VMOVUPS          640(BX), Z22
-	VMOVUPS          640(BX)(R9*1), Z23
+	PREFETCHT0       1280(DX)
+	PREFETCHT0       1344(DX)
+	VMOVUPS          640(R8), Z22
+	VMOVUPS          640(R9), Z23
 	VBROADCASTSS     40(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -427,10 +431,10 @@ steps_2:
 	VFMADD231PS.BCST 680(AX), Z23, Z21
 
 	// S[0..10] += Q[d+11]·K[d+11]
-	PREFETCHT0       1408(SI)
-	PREFETCHT0       1472(SI)
-	VMOVUPS          704(BX), Z22
-	VMOVUPS          704(BX)(R9*1), Z23
+	PREFETCHT0       1408(DX)
+	PREFETCHT0       1472(DX)
+	VMOVUPS          704(R8), Z22
+	VMOVUPS          704(R9), Z23
 	VBROADCASTSS     44(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -459,10 +463,10 @@ steps_2:
 	VFMADD231PS.BCST 684(AX), Z23, Z21
 
 	// S[0..10] += Q[d+12]·K[d+12]
-	PREFETCHT0       1536(SI)
-	PREFETCHT0       1600(SI)
-	VMOVUPS          768(BX), Z22
-	VMOVUPS          768(BX)(R9*1), Z23
+	PREFETCHT0       1536(DX)
+	PREFETCHT0       1600(DX)
+	VMOVUPS          768(R8), Z22
+	VMOVUPS          768(R9), Z23
 	VBROADCASTSS     48(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -491,10 +495,10 @@ steps_2:
 	VFMADD231PS.BCST 688(AX), Z23, Z21
 
 	// S[0..10] += Q[d+13]·K[d+13]
-	PREFETCHT0       1664(SI)
-	PREFETCHT0       1728(SI)
-	VMOVUPS          832(BX), Z22
-	VMOVUPS          832(BX)(R9*1), Z23
+	PREFETCHT0       1664(DX)
+	PREFETCHT0       1728(DX)
+	VMOVUPS          832(R8), Z22
+	VMOVUPS          832(R9), Z23
 	VBROADCASTSS     52(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -523,10 +527,10 @@ steps_2:
 	VFMADD231PS.BCST 692(AX), Z23, Z21
 
 	// S[0..10] += Q[d+14]·K[d+14]
-	PREFETCHT0       1792(SI)
-	PREFETCHT0       1856(SI)
-	VMOVUPS          896(BX), Z22
-	VMOVUPS          896(BX)(R9*1), Z23
+	PREFETCHT0       1792(DX)
+	PREFETCHT0       1856(DX)
+	VMOVUPS          896(R8), Z22
+	VMOVUPS          896(R9), Z23
 	VBROADCASTSS     56(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -555,10 +559,10 @@ steps_2:
 	VFMADD231PS.BCST 696(AX), Z23, Z21
 
 	// S[0..10] += Q[d+15]·K[d+15]
-	PREFETCHT0       1920(SI)
-	PREFETCHT0       1984(SI)
-	VMOVUPS          960(BX), Z22
-	VMOVUPS          960(BX)(R9*1), Z23
+	PREFETCHT0       1920(DX)
+	PREFETCHT0       1984(DX)
+	VMOVUPS          960(R8), Z22
+	VMOVUPS          960(R9), Z23
 	VBROADCASTSS     60(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -586,9 +590,10 @@ steps_2:
 	VFMADD231PS.BCST 700(AX), Z22, Z20
 	VFMADD231PS.BCST 700(AX), Z23, Z21
 	ADDQ             $+704, AX
-	ADDQ             $+1024, BX
-	ADDQ             $+2048, SI
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
+	ADDQ             $+2048, DX
+	SUBQ             $0x10, CX
 	JNZ              steps_2
 	JMP              steps_2_end
 
@@ -596,19 +601,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       $+256, SI
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// S[0..10] += Q[d+0]·K[d+0]
-	VMOVUPS          (BX), Z22
-	VMOVUPS          (BX)(R9*1), Z23
+	VMOVUPS          (R8), Z22
+	VMOVUPS          (R9), Z23
 	VBROADCASTSS     (AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -637,8 +642,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 640(AX), Z23, Z21
 
 	// S[0..10] += Q[d+1]·K[d+1]
-	VMOVUPS          64(BX), Z22
-	VMOVUPS          64(BX)(R9*1), Z23
+	VMOVUPS          64(R8), Z22
+	VMOVUPS          64(R9), Z23
 	VBROADCASTSS     4(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -667,19 +672,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 644(AX), Z23, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// S[0..10] += Q[d+2]·K[d+2]
-	VMOVUPS          128(BX), Z22
-	VMOVUPS          128(BX)(R9*1), Z23
+	VMOVUPS          128(R8), Z22
+	VMOVUPS          128(R9), Z23
 	VBROADCASTSS     8(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -708,8 +713,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 648(AX), Z23, Z21
 
 	// S[0..10] += Q[d+3]·K[d+3]
-	VMOVUPS          192(BX), Z22
-	VMOVUPS          192(BX)(R9*1), Z23
+	VMOVUPS          192(R8), Z22
+	VMOVUPS          192(R9), Z23
 	VBROADCASTSS     12(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -738,19 +743,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 652(AX), Z23, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// S[0..10] += Q[d+4]·K[d+4]
-	VMOVUPS          256(BX), Z22
-	VMOVUPS          256(BX)(R9*1), Z23
+	VMOVUPS          256(R8), Z22
+	VMOVUPS          256(R9), Z23
 	VBROADCASTSS     16(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -779,8 +784,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 656(AX), Z23, Z21
 
 	// S[0..10] += Q[d+5]·K[d+5]
-	VMOVUPS          320(BX), Z22
-	VMOVUPS          320(BX)(R9*1), Z23
+	VMOVUPS          320(R8), Z22
+	VMOVUPS          320(R9), Z23
 	VBROADCASTSS     20(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -809,19 +814,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 660(AX), Z23, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// S[0..10] += Q[d+6]·K[d+6]
-	VMOVUPS          384(BX), Z22
-	VMOVUPS          384(BX)(R9*1), Z23
+	VMOVUPS          384(R8), Z22
+	VMOVUPS          384(R9), Z23
 	VBROADCASTSS     24(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -850,8 +855,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 664(AX), Z23, Z21
 
 	// S[0..10] += Q[d+7]·K[d+7]
-	VMOVUPS          448(BX), Z22
-	VMOVUPS          448(BX)(R9*1), Z23
+	VMOVUPS          448(R8), Z22
+	VMOVUPS          448(R9), Z23
 	VBROADCASTSS     28(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -880,19 +885,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 668(AX), Z23, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// S[0..10] += Q[d+8]·K[d+8]
-	VMOVUPS          512(BX), Z22
-	VMOVUPS          512(BX)(R9*1), Z23
+	VMOVUPS          512(R8), Z22
+	VMOVUPS          512(R9), Z23
 	VBROADCASTSS     32(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -921,8 +926,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 672(AX), Z23, Z21
 
 	// S[0..10] += Q[d+9]·K[d+9]
-	VMOVUPS          576(BX), Z22
-	VMOVUPS          576(BX)(R9*1), Z23
+	VMOVUPS          576(R8), Z22
+	VMOVUPS          576(R9), Z23
 	VBROADCASTSS     36(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -951,19 +956,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 676(AX), Z23, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// S[0..10] += Q[d+10]·K[d+10]
-	VMOVUPS          640(BX), Z22
-	VMOVUPS          640(BX)(R9*1), Z23
+	VMOVUPS          640(R8), Z22
+	VMOVUPS          640(R9), Z23
 	VBROADCASTSS     40(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -992,8 +997,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 680(AX), Z23, Z21
 
 	// S[0..10] += Q[d+11]·K[d+11]
-	VMOVUPS          704(BX), Z22
-	VMOVUPS          704(BX)(R9*1), Z23
+	VMOVUPS          704(R8), Z22
+	VMOVUPS          704(R9), Z23
 	VBROADCASTSS     44(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1022,19 +1027,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 684(AX), Z23, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// S[0..10] += Q[d+12]·K[d+12]
-	VMOVUPS          768(BX), Z22
-	VMOVUPS          768(BX)(R9*1), Z23
+	VMOVUPS          768(R8), Z22
+	VMOVUPS          768(R9), Z23
 	VBROADCASTSS     48(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1063,8 +1068,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 688(AX), Z23, Z21
 
 	// S[0..10] += Q[d+13]·K[d+13]
-	VMOVUPS          832(BX), Z22
-	VMOVUPS          832(BX)(R9*1), Z23
+	VMOVUPS          832(R8), Z22
+	VMOVUPS          832(R9), Z23
 	VBROADCASTSS     52(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1093,19 +1098,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 692(AX), Z23, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// S[0..10] += Q[d+14]·K[d+14]
-	VMOVUPS          896(BX), Z22
-	VMOVUPS          896(BX)(R9*1), Z23
+	VMOVUPS          896(R8), Z22
+	VMOVUPS          896(R9), Z23
 	VBROADCASTSS     56(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1134,8 +1139,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 696(AX), Z23, Z21
 
 	// S[0..10] += Q[d+15]·K[d+15]
-	VMOVUPS          960(BX), Z22
-	VMOVUPS          960(BX)(R9*1), Z23
+	VMOVUPS          960(R8), Z22
+	VMOVUPS          960(R9), Z23
 	VBROADCASTSS     60(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1163,42 +1168,46 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 700(AX), Z22, Z20
 	VFMADD231PS.BCST 700(AX), Z23, Z21
 	ADDQ             $+704, AX
-	ADDQ             $+1024, BX
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
+	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
 steps_2_end:
 	// S out
-	VMOVUPS Z0, (CX)
-	VMOVUPS Z1, 704(CX)
-	VMOVUPS Z2, 64(CX)
-	VMOVUPS Z3, 768(CX)
-	VMOVUPS Z4, 128(CX)
-	VMOVUPS Z5, 832(CX)
-	VMOVUPS Z6, 192(CX)
-	VMOVUPS Z7, 896(CX)
-	VMOVUPS Z8, 256(CX)
-	VMOVUPS Z9, 960(CX)
-	VMOVUPS Z10, 320(CX)
-	VMOVUPS Z11, 1024(CX)
-	VMOVUPS Z12, 384(CX)
-	VMOVUPS Z13, 1088(CX)
-	VMOVUPS Z14, 448(CX)
-	VMOVUPS Z15, 1152(CX)
-	VMOVUPS Z16, 512(CX)
-	VMOVUPS Z17, 1216(CX)
-	VMOVUPS Z18, 576(CX)
-	VMOVUPS Z19, 1280(CX)
-	VMOVUPS Z20, 640(CX)
-	VMOVUPS Z21, 1344(CX)
-	ADDQ    $+1408, CX
-	LEAQ    (BX)(R9*1), BX
-	SUBQ    $0x02, R8
-	JMP     panels_2
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z1, 704(BX)
+	VMOVUPS Z2, 64(BX)
+	VMOVUPS Z3, 768(BX)
+	VMOVUPS Z4, 128(BX)
+	VMOVUPS Z5, 832(BX)
+	VMOVUPS Z6, 192(BX)
+	VMOVUPS Z7, 896(BX)
+	VMOVUPS Z8, 256(BX)
+	VMOVUPS Z9, 960(BX)
+	VMOVUPS Z10, 320(BX)
+	VMOVUPS Z11, 1024(BX)
+	VMOVUPS Z12, 384(BX)
+	VMOVUPS Z13, 1088(BX)
+	VMOVUPS Z14, 448(BX)
+	VMOVUPS Z15, 1152(BX)
+	VMOVUPS Z16, 512(BX)
+	VMOVUPS Z17, 1216(BX)
+	VMOVUPS Z18, 576(BX)
+	VMOVUPS Z19, 1280(BX)
+	VMOVUPS Z20, 640(BX)
+	VMOVUPS Z21, 1344(BX)
+	ADDQ    $+1408, BX
+
+	// the next panels
+	ADDQ 8(SP), R8
+	ADDQ 8(SP), R9
+	SUBQ $0x02, SI
+	JMP  panels_2
 
 fewer_2:
 panels_1:
-	CMPQ   R8, $0x01
+	CMPQ   SI, $0x01
 	JLT    fewer_1
 	VPXORD Z0, Z0, Z0
 	VPXORD Z2, Z2, Z2
@@ -1212,14 +1221,14 @@ panels_1:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z20, Z20, Z20
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
 	JNE    steps_1_shared
 
 steps_1:
 	// S[0..10] += Q[d+0]·K[d+0]
-	PREFETCHT0       (SI)
-	VMOVUPS          (BX), Z22
+	PREFETCHT0       (DX)
+	VMOVUPS          (R8), Z22
 	VFMADD231PS.BCST (AX), Z22, Z0
 	VFMADD231PS.BCST 64(AX), Z22, Z2
 	VFMADD231PS.BCST 128(AX), Z22, Z4
@@ -1233,8 +1242,8 @@ steps_1:
 	VFMADD231PS.BCST 640(AX), Z22, Z20
 
 	// S[0..10] += Q[d+1]·K[d+1]
-	PREFETCHT0       64(SI)
-	VMOVUPS          64(BX), Z22
+	PREFETCHT0       64(DX)
+	VMOVUPS          64(R8), Z22
 	VFMADD231PS.BCST 4(AX), Z22, Z0
 	VFMADD231PS.BCST 68(AX), Z22, Z2
 	VFMADD231PS.BCST 132(AX), Z22, Z4
@@ -1248,8 +1257,8 @@ steps_1:
 	VFMADD231PS.BCST 644(AX), Z22, Z20
 
 	// S[0..10] += Q[d+2]·K[d+2]
-	PREFETCHT0       128(SI)
-	VMOVUPS          128(BX), Z22
+	PREFETCHT0       128(DX)
+	VMOVUPS          128(R8), Z22
 	VFMADD231PS.BCST 8(AX), Z22, Z0
 	VFMADD231PS.BCST 72(AX), Z22, Z2
 	VFMADD231PS.BCST 136(AX), Z22, Z4
@@ -1263,8 +1272,8 @@ steps_1:
 	VFMADD231PS.BCST 648(AX), Z22, Z20
 
 	// S[0..10] += Q[d+3]·K[d+3]
-	PREFETCHT0       192(SI)
-	VMOVUPS          192(BX), Z22
+	PREFETCHT0       192(DX)
+	VMOVUPS          192(R8), Z22
 	VFMADD231PS.BCST 12(AX), Z22, Z0
 	VFMADD231PS.BCST 76(AX), Z22, Z2
 	VFMADD231PS.BCST 140(AX), Z22, Z4
@@ -1278,8 +1287,8 @@ steps_1:
 	VFMADD231PS.BCST 652(AX), Z22, Z20
 
 	// S[0..10] += Q[d+4]·K[d+4]
-	PREFETCHT0       256(SI)
-	VMOVUPS          256(BX), Z22
+	PREFETCHT0       256(DX)
+	VMOVUPS          256(R8), Z22
 	VFMADD231PS.BCST 16(AX), Z22, Z0
 	VFMADD231PS.BCST 80(AX), Z22, Z2
 	VFMADD231PS.BCST 144(AX), Z22, Z4
@@ -1293,8 +1302,8 @@ steps_1:
 	VFMADD231PS.BCST 656(AX), Z22, Z20
 
 	// S[0..10] += Q[d+5]·K[d+5]
-	PREFETCHT0       320(SI)
-	VMOVUPS          320(BX), Z22
+	PREFETCHT0       320(DX)
+	VMOVUPS          320(R8), Z22
 	VFMADD231PS.BCST 20(AX), Z22, Z0
 	VFMADD231PS.BCST 84(AX), Z22, Z2
 	VFMADD231PS.BCST 148(AX), Z22, Z4
@@ -1308,8 +1317,8 @@ steps_1:
 	VFMADD231PS.BCST 660(AX), Z22, Z20
 
 	// S[0..10] += Q[d+6]·K[d+6]
-	PREFETCHT0       384(SI)
-	VMOVUPS          384(BX), Z22
+	PREFETCHT0       384(DX)
+	VMOVUPS          384(R8), Z22
 	VFMADD231PS.BCST 24(AX), Z22, Z0
 	VFMADD231PS.BCST 88(AX), Z22, Z2
 	VFMADD231PS.BCST 152(AX), Z22, Z4
@@ -1323,8 +1332,8 @@ steps_1:
 	VFMADD231PS.BCST 664(AX), Z22, Z20
 
 	// S[0..10] += Q[d+7]·K[d+7]
-	PREFETCHT0       448(SI)
-	VMOVUPS          448(BX), Z22
+	PREFETCHT0       448(DX)
+	VMOVUPS          448(R8), Z22
 	VFMADD231PS.BCST 28(AX), Z22, Z0
 	VFMADD231PS.BCST 92(AX), Z22, Z2
 	VFMADD231PS.BCST 156(AX), Z22, Z4
@@ -1338,8 +1347,8 @@ steps_1:
 	VFMADD231PS.BCST 668(AX), Z22, Z20
 
 	// S[0..10] += Q[d+8]·K[d+8]
-	PREFETCHT0       512(SI)
-	VMOVUPS          512(BX), Z22
+	PREFETCHT0       512(DX)
+	VMOVUPS          512(R8), Z22
 	VFMADD231PS.BCST 32(AX), Z22, Z0
 	VFMADD231PS.BCST 96(AX), Z22, Z2
 	VFMADD231PS.BCST 160(AX), Z22, Z4
@@ -1353,8 +1362,8 @@ steps_1:
 	VFMADD231PS.BCST 672(AX), Z22, Z20
 
 	// S[0..10] += Q[d+9]·K[d+9]
-	PREFETCHT0       576(SI)
-	VMOVUPS          576(BX), Z22
+	PREFETCHT0       576(DX)
+	VMOVUPS          576(R8), Z22
 	VFMADD231PS.BCST 36(AX), Z22, Z0
 	VFMADD231PS.BCST 100(AX), Z22, Z2
 	VFMADD231PS.BCST 164(AX), Z22, Z4
@@ -1368,8 +1377,8 @@ steps_1:
 	VFMADD231PS.BCST 676(AX), Z22, Z20
 
 	// S[0..10] += Q[d+10]·K[d+10]
-	PREFETCHT0       640(SI)
-	VMOVUPS          640(BX), Z22
+	PREFETCHT0       640(DX)
+	VMOVUPS          640(R8), Z22
 	VFMADD231PS.BCST 40(AX), Z22, Z0
 	VFMADD231PS.BCST 104(AX), Z22, Z2
 	VFMADD231PS.BCST 168(AX), Z22, Z4
@@ -1383,8 +1392,8 @@ steps_1:
 	VFMADD231PS.BCST 680(AX), Z22, Z20
 
 	// S[0..10] += Q[d+11]·K[d+11]
-	PREFETCHT0       704(SI)
-	VMOVUPS          704(BX), Z22
+	PREFETCHT0       704(DX)
+	VMOVUPS          704(R8), Z22
 	VFMADD231PS.BCST 44(AX), Z22, Z0
 	VFMADD231PS.BCST 108(AX), Z22, Z2
 	VFMADD231PS.BCST 172(AX), Z22, Z4
@@ -1398,8 +1407,8 @@ steps_1:
 	VFMADD231PS.BCST 684(AX), Z22, Z20
 
 	// S[0..10] += Q[d+12]·K[d+12]
-	PREFETCHT0       768(SI)
-	VMOVUPS          768(BX), Z22
+	PREFETCHT0       768(DX)
+	VMOVUPS          768(R8), Z22
 	VFMADD231PS.BCST 48(AX), Z22, Z0
 	VFMADD231PS.BCST 112(AX), Z22, Z2
 	VFMADD231PS.BCST 176(AX), Z22, Z4
@@ -1413,8 +1422,8 @@ steps_1:
 	VFMADD231PS.BCST 688(AX), Z22, Z20
 
 	// S[0..10] += Q[d+13]·K[d+13]
-	PREFETCHT0       832(SI)
-	VMOVUPS          832(BX), Z22
+	PREFETCHT0       832(DX)
+	VMOVUPS          832(R8), Z22
 	VFMADD231PS.BCST 52(AX), Z22, Z0
 	VFMADD231PS.BCST 116(AX), Z22, Z2
 	VFMADD231PS.BCST 180(AX), Z22, Z4
@@ -1428,8 +1437,8 @@ steps_1:
 	VFMADD231PS.BCST 692(AX), Z22, Z20
 
 	// S[0..10] += Q[d+14]·K[d+14]
-	PREFETCHT0       896(SI)
-	VMOVUPS          896(BX), Z22
+	PREFETCHT0       896(DX)
+	VMOVUPS          896(R8), Z22
 	VFMADD231PS.BCST 56(AX), Z22, Z0
 	VFMADD231PS.BCST 120(AX), Z22, Z2
 	VFMADD231PS.BCST 184(AX), Z22, Z4
@@ -1443,8 +1452,8 @@ steps_1:
 	VFMADD231PS.BCST 696(AX), Z22, Z20
 
 	// S[0..10] += Q[d+15]·K[d+15]
-	PREFETCHT0       960(SI)
-	VMOVUPS          960(BX), Z22
+	PREFETCHT0       960(DX)
+	VMOVUPS          960(R8), Z22
 	VFMADD231PS.BCST 60(AX), Z22, Z0
 	VFMADD231PS.BCST 124(AX), Z22, Z2
 	VFMADD231PS.BCST 188(AX), Z22, Z4
@@ -1457,9 +1466,9 @@ steps_1:
 	VFMADD231PS.BCST 636(AX), Z22, Z18
 	VFMADD231PS.BCST 700(AX), Z22, Z20
 	ADDQ             $+704, AX
-	ADDQ             $+1024, BX
-	ADDQ             $+1024, SI
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, DX
+	SUBQ             $0x10, CX
 	JNZ              steps_1
 	JMP              steps_1_end
 
@@ -1467,16 +1476,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       $+128, SI
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $+128, DX
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// S[0..10] += Q[d+0]·K[d+0]
-	VMOVUPS          (BX), Z22
+	VMOVUPS          (R8), Z22
 	VFMADD231PS.BCST (AX), Z22, Z0
 	VFMADD231PS.BCST 64(AX), Z22, Z2
 	VFMADD231PS.BCST 128(AX), Z22, Z4
@@ -1490,7 +1499,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 640(AX), Z22, Z20
 
 	// S[0..10] += Q[d+1]·K[d+1]
-	VMOVUPS          64(BX), Z22
+	VMOVUPS          64(R8), Z22
 	VFMADD231PS.BCST 4(AX), Z22, Z0
 	VFMADD231PS.BCST 68(AX), Z22, Z2
 	VFMADD231PS.BCST 132(AX), Z22, Z4
@@ -1504,16 +1513,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 644(AX), Z22, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// S[0..10] += Q[d+2]·K[d+2]
-	VMOVUPS          128(BX), Z22
+	VMOVUPS          128(R8), Z22
 	VFMADD231PS.BCST 8(AX), Z22, Z0
 	VFMADD231PS.BCST 72(AX), Z22, Z2
 	VFMADD231PS.BCST 136(AX), Z22, Z4
@@ -1527,7 +1536,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 648(AX), Z22, Z20
 
 	// S[0..10] += Q[d+3]·K[d+3]
-	VMOVUPS          192(BX), Z22
+	VMOVUPS          192(R8), Z22
 	VFMADD231PS.BCST 12(AX), Z22, Z0
 	VFMADD231PS.BCST 76(AX), Z22, Z2
 	VFMADD231PS.BCST 140(AX), Z22, Z4
@@ -1541,16 +1550,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 652(AX), Z22, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// S[0..10] += Q[d+4]·K[d+4]
-	VMOVUPS          256(BX), Z22
+	VMOVUPS          256(R8), Z22
 	VFMADD231PS.BCST 16(AX), Z22, Z0
 	VFMADD231PS.BCST 80(AX), Z22, Z2
 	VFMADD231PS.BCST 144(AX), Z22, Z4
@@ -1564,7 +1573,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 656(AX), Z22, Z20
 
 	// S[0..10] += Q[d+5]·K[d+5]
-	VMOVUPS          320(BX), Z22
+	VMOVUPS          320(R8), Z22
 	VFMADD231PS.BCST 20(AX), Z22, Z0
 	VFMADD231PS.BCST 84(AX), Z22, Z2
 	VFMADD231PS.BCST 148(AX), Z22, Z4
@@ -1578,16 +1587,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 660(AX), Z22, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// S[0..10] += Q[d+6]·K[d+6]
-	VMOVUPS          384(BX), Z22
+	VMOVUPS          384(R8), Z22
 	VFMADD231PS.BCST 24(AX), Z22, Z0
 	VFMADD231PS.BCST 88(AX), Z22, Z2
 	VFMADD231PS.BCST 152(AX), Z22, Z4
@@ -1601,7 +1610,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 664(AX), Z22, Z20
 
 	// S[0..10] += Q[d+7]·K[d+7]
-	VMOVUPS          448(BX), Z22
+	VMOVUPS          448(R8), Z22
 	VFMADD231PS.BCST 28(AX), Z22, Z0
 	VFMADD231PS.BCST 92(AX), Z22, Z2
 	VFMADD231PS.BCST 156(AX), Z22, Z4
@@ -1615,16 +1624,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 668(AX), Z22, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// S[0..10] += Q[d+8]·K[d+8]
-	VMOVUPS          512(BX), Z22
+	VMOVUPS          512(R8), Z22
 	VFMADD231PS.BCST 32(AX), Z22, Z0
 	VFMADD231PS.BCST 96(AX), Z22, Z2
 	VFMADD231PS.BCST 160(AX), Z22, Z4
@@ -1638,7 +1647,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 672(AX), Z22, Z20
 
 	// S[0..10] += Q[d+9]·K[d+9]
-	VMOVUPS          576(BX), Z22
+	VMOVUPS          576(R8), Z22
 	VFMADD231PS.BCST 36(AX), Z22, Z0
 	VFMADD231PS.BCST 100(AX), Z22, Z2
 	VFMADD231PS.BCST 164(AX), Z22, Z4
@@ -1652,16 +1661,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 676(AX), Z22, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// S[0..10] += Q[d+10]·K[d+10]
-	VMOVUPS          640(BX), Z22
+	VMOVUPS          640(R8), Z22
 	VFMADD231PS.BCST 40(AX), Z22, Z0
 	VFMADD231PS.BCST 104(AX), Z22, Z2
 	VFMADD231PS.BCST 168(AX), Z22, Z4
@@ -1675,7 +1684,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 680(AX), Z22, Z20
 
 	// S[0..10] += Q[d+11]·K[d+11]
-	VMOVUPS          704(BX), Z22
+	VMOVUPS          704(R8), Z22
 	VFMADD231PS.BCST 44(AX), Z22, Z0
 	VFMADD231PS.BCST 108(AX), Z22, Z2
 	VFMADD231PS.BCST 172(AX), Z22, Z4
@@ -1689,16 +1698,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 684(AX), Z22, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// S[0..10] += Q[d+12]·K[d+12]
-	VMOVUPS          768(BX), Z22
+	VMOVUPS          768(R8), Z22
 	VFMADD231PS.BCST 48(AX), Z22, Z0
 	VFMADD231PS.BCST 112(AX), Z22, Z2
 	VFMADD231PS.BCST 176(AX), Z22, Z4
@@ -1712,7 +1721,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 688(AX), Z22, Z20
 
 	// S[0..10] += Q[d+13]·K[d+13]
-	VMOVUPS          832(BX), Z22
+	VMOVUPS          832(R8), Z22
 	VFMADD231PS.BCST 52(AX), Z22, Z0
 	VFMADD231PS.BCST 116(AX), Z22, Z2
 	VFMADD231PS.BCST 180(AX), Z22, Z4
@@ -1726,16 +1735,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 692(AX), Z22, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// S[0..10] += Q[d+14]·K[d+14]
-	VMOVUPS          896(BX), Z22
+	VMOVUPS          896(R8), Z22
 	VFMADD231PS.BCST 56(AX), Z22, Z0
 	VFMADD231PS.BCST 120(AX), Z22, Z2
 	VFMADD231PS.BCST 184(AX), Z22, Z4
@@ -1749,7 +1758,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 696(AX), Z22, Z20
 
 	// S[0..10] += Q[d+15]·K[d+15]
-	VMOVUPS          960(BX), Z22
+	VMOVUPS          960(R8), Z22
 	VFMADD231PS.BCST 60(AX), Z22, Z0
 	VFMADD231PS.BCST 124(AX), Z22, Z2
 	VFMADD231PS.BCST 188(AX), Z22, Z4
@@ -1762,26 +1771,29 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 636(AX), Z22, Z18
 	VFMADD231PS.BCST 700(AX), Z22, Z20
 	ADDQ             $+704, AX
-	ADDQ             $+1024, BX
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
 steps_1_end:
 	// S out
-	VMOVUPS Z0, (CX)
-	VMOVUPS Z2, 64(CX)
-	VMOVUPS Z4, 128(CX)
-	VMOVUPS Z6, 192(CX)
-	VMOVUPS Z8, 256(CX)
-	VMOVUPS Z10, 320(CX)
-	VMOVUPS Z12, 384(CX)
-	VMOVUPS Z14, 448(CX)
-	VMOVUPS Z16, 512(CX)
-	VMOVUPS Z18, 576(CX)
-	VMOVUPS Z20, 640(CX)
-	ADDQ    $+704, CX
-	SUBQ    $0x01, R8
-	JMP     panels_1
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z2, 64(BX)
+	VMOVUPS Z4, 128(BX)
+	VMOVUPS Z6, 192(BX)
+	VMOVUPS Z8, 256(BX)
+	VMOVUPS Z10, 320(BX)
+	VMOVUPS Z12, 384(BX)
+	VMOVUPS Z14, 448(BX)
+	VMOVUPS Z16, 512(BX)
+	VMOVUPS Z18, 576(BX)
+	VMOVUPS Z20, 640(BX)
+	ADDQ    $+704, BX
+
+	// the next panels
+	ADDQ 8(SP), R9
+	SUBQ $0x01, SI
+	JMP  panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -14,29 +14,33 @@
 //
 //	DI       a
 //	AX       Q, at d
-//	BX       K
-//	CX       S
-//	DX       elements of D left
-//	SI       next line to prefetch
-//	R8       Panels
+//	BX       S
+//	CX       elements of D left
+//	DX       next line to prefetch
+//	SI       Panels
 //	Z0–Z23   S[r][key]
 //	Z24–Z25  K[d][key]
 //	Z26–Z29  Q[r][d]
-//	R9       bytes of a panel
+//	R8       K
+//	R9       the same in the next panel
 
 // func panel_score_f32_12x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·panel_score_f32_12x32_avx512(SB), $128-8
-	MOVQ   a+0(FP), DI
-	MOVQ   8(DI), BX
-	MOVQ   16(DI), CX
-	MOVQ   32(DI), R8
-	MOVQ   24(DI), R9
-	IMUL3Q $+64, R9, R9
+	MOVQ a+0(FP), DI
+	MOVQ 16(DI), BX
+	MOVQ 32(DI), SI
+
+	// bytes of a panel
+	MOVQ   24(DI), CX
+	IMUL3Q $+64, CX, CX
+	MOVQ   CX, 8(SP)
+	MOVQ   8(DI), R8
+	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
-	MOVQ BX, SI
-	ADDQ 40(DI), SI
+	MOVQ R8, DX
+	ADDQ 40(DI), DX
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
@@ -44,7 +48,7 @@ TEXT ·panel_score_f32_12x32_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 
 panels_2:
-	CMPQ   R8, $0x02
+	CMPQ   SI, $0x02
 	JLT    fewer_2
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
@@ -71,16 +75,16 @@ panels_2:
 	VPXORD Z22, Z22, Z22
 	VPXORD Z23, Z23, Z23
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
 	JNE    steps_2_shared
 
 steps_2:
 	// S[0..11] += Q[d+0]·K[d+0]
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	VMOVUPS          (BX), Z24
-	VMOVUPS          (BX)(R9*1), Z25
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	VMOVUPS          (R8), Z24
+	VMOVUPS          (R9), Z25
 	VBROADCASTSS     (AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -111,10 +115,10 @@ steps_2:
 	VFMADD231PS.BCST 704(AX), Z25, Z23
 
 	// S[0..11] += Q[d+1]·K[d+1]
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	VMOVUPS          64(BX), Z24
-	VMOVUPS          64(BX)(R9*1), Z25
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	VMOVUPS          64(R8), Z24
+	VMOVUPS          64(R9), Z25
 	VBROADCASTSS     4(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -145,10 +149,10 @@ steps_2:
 	VFMADD231PS.BCST 708(AX), Z25, Z23
 
 	// S[0..11] += Q[d+2]·K[d+2]
-	PREFETCHT0       256(SI)
-	PREFETCHT0       320(SI)
-	VMOVUPS          128(BX), Z24
-	VMOVUPS          128(BX)(R9*1), Z25
+	PREFETCHT0       256(DX)
+	PREFETCHT0       320(DX)
+	VMOVUPS          128(R8), Z24
+	VMOVUPS          128(R9), Z25
 	VBROADCASTSS     8(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -179,10 +183,10 @@ steps_2:
 	VFMADD231PS.BCST 712(AX), Z25, Z23
 
 	// S[0..11] += Q[d+3]·K[d+3]
-	PREFETCHT0       384(SI)
-	PREFETCHT0       448(SI)
-	VMOVUPS          192(BX), Z24
-	VMOVUPS          192(BX)(R9*1), Z25
+	PREFETCHT0       384(DX)
+	PREFETCHT0       448(DX)
+	VMOVUPS          192(R8), Z24
+	VMOVUPS          192(R9), Z25
 	VBROADCASTSS     12(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -213,10 +217,10 @@ steps_2:
 	VFMADD231PS.BCST 716(AX), Z25, Z23
 
 	// S[0..11] += Q[d+4]·K[d+4]
-	PREFETCHT0       512(SI)
-	PREFETCHT0       576(SI)
-	VMOVUPS          256(BX), Z24
-	VMOVUPS          256(BX)(R9*1), Z25
+	PREFETCHT0       512(DX)
+	PREFETCHT0       576(DX)
+	VMOVUPS          256(R8), Z24
+	VMOVUPS          256(R9), Z25
 	VBROADCASTSS     16(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -247,10 +251,10 @@ steps_2:
 	VFMADD231PS.BCST 720(AX), Z25, Z23
 
 	// S[0..11] += Q[d+5]·K[d+5]
-	PREFETCHT0       640(SI)
-	PREFETCHT0       704(SI)
-	VMOVUPS          320(BX), Z24
-	VMOVUPS          320(BX)(R9*1), Z25
+	PREFETCHT0       640(DX)
+	PREFETCHT0       704(DX)
+	VMOVUPS          320(R8), Z24
+	VMOVUPS          320(R9), Z25
 	VBROADCASTSS     20(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -281,10 +285,10 @@ steps_2:
 	VFMADD231PS.BCST 724(AX), Z25, Z23
 
 	// S[0..11] += Q[d+6]·K[d+6]
-	PREFETCHT0       768(SI)
-	PREFETCHT0       832(SI)
-	VMOVUPS          384(BX), Z24
-	VMOVUPS          384(BX)(R9*1), Z25
+	PREFETCHT0       768(DX)
+	PREFETCHT0       832(DX)
+	VMOVUPS          384(R8), Z24
+	VMOVUPS          384(R9), Z25
 	VBROADCASTSS     24(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -315,10 +319,10 @@ steps_2:
 	VFMADD231PS.BCST 728(AX), Z25, Z23
 
 	// S[0..11] += Q[d+7]·K[d+7]
-	PREFETCHT0       896(SI)
-	PREFETCHT0       960(SI)
-	VMOVUPS          448(BX), Z24
-	VMOVUPS          448(BX)(R9*1), Z25
+	PREFETCHT0       896(DX)
+	PREFETCHT0       960(DX)
+	VMOVUPS          448(R8), Z24
+	VMOVUPS          448(R9), Z25
 	VBROADCASTSS     28(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -349,10 +353,10 @@ steps_2:
 	VFMADD231PS.BCST 732(AX), Z25, Z23
 
 	// S[0..11] += Q[d+8]·K[d+8]
-	PREFETCHT0       1024(SI)
-	PREFETCHT0       1088(SI)
-	VMOVUPS          512(BX), Z24
-	VMOVUPS          512(BX)(R9*1), Z25
+	PREFETCHT0       1024(DX)
+	PREFETCHT0       1088(DX)
+	VMOVUPS          512(R8), Z24
+	VMOVUPS          512(R9), Z25
 	VBROADCASTSS     32(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -383,10 +387,10 @@ steps_2:
 	VFMADD231PS.BCST 736(AX), Z25, Z23
 
 	// S[0..11] += Q[d+9]·K[d+9]
-	PREFETCHT0       1152(SI)
-	PREFETCHT0       1216(SI)
-	VMOVUPS          576(BX), Z24
-	VMOVUPS          576(BX)(R9*1), Z25
+	PREFETCHT0       1152(DX)
+	PREFETCHT0       1216(DX)
+	VMOVUPS          576(R8), Z24
+	VMOVUPS          576(R9), Z25
 	VBROADCASTSS     36(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -417,10 +421,10 @@ steps_2:
 	VFMADD231PS.BCST 740(AX), Z25, Z23
 
 	// S[0..11] += Q[d+10]·K[d+10]
-	PREFETCHT0       1280(SI)
-	PREFETCHT0       1344(SI)
-	VMOVUPS          640(BX), Z24
-	VMOVUPS          640(BX)(R9*1), Z25
+	PREFETCHT0       1280(DX)
+	PREFETCHT0       1344(DX)
+	VMOVUPS          640(R8), Z24
+	VMOVUPS          640(R9), Z25
 	VBROADCASTSS     40(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -451,10 +455,10 @@ steps_2:
 	VFMADD231PS.BCST 744(AX), Z25, Z23
 
 	// S[0..11] += Q[d+11]·K[d+11]
-	PREFETCHT0       1408(SI)
-	PREFETCHT0       1472(SI)
-	VMOVUPS          704(BX), Z24
-	VMOVUPS          704(BX)(R9*1), Z25
+	PREFETCHT0       1408(DX)
+	PREFETCHT0       1472(DX)
+	VMOVUPS          704(R8), Z24
+	VMOVUPS          704(R9), Z25
 	VBROADCASTSS     44(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -485,10 +489,10 @@ steps_2:
 	VFMADD231PS.BCST 748(AX), Z25, Z23
 
 	// S[0..11] += Q[d+12]·K[d+12]
-	PREFETCHT0       1536(SI)
-	PREFETCHT0       1600(SI)
-	VMOVUPS          768(BX), Z24
-	VMOVUPS          768(BX)(R9*1), Z25
+	PREFETCHT0       1536(DX)
+	PREFETCHT0       1600(DX)
+	VMOVUPS          768(R8), Z24
+	VMOVUPS          768(R9), Z25
 	VBROADCASTSS     48(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -519,10 +523,10 @@ steps_2:
 	VFMADD231PS.BCST 752(AX), Z25, Z23
 
 	// S[0..11] += Q[d+13]·K[d+13]
-	PREFETCHT0       1664(SI)
-	PREFETCHT0       1728(SI)
-	VMOVUPS          832(BX), Z24
-	VMOVUPS          832(BX)(R9*1), Z25
+	PREFETCHT0       1664(DX)
+	PREFETCHT0       1728(DX)
+	VMOVUPS          832(R8), Z24
+	VMOVUPS          832(R9), Z25
 	VBROADCASTSS     52(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -553,10 +557,10 @@ steps_2:
 	VFMADD231PS.BCST 756(AX), Z25, Z23
 
 	// S[0..11] += Q[d+14]·K[d+14]
-	PREFETCHT0       1792(SI)
-	PREFETCHT0       1856(SI)
-	VMOVUPS          896(BX), Z24
-	VMOVUPS          896(BX)(R9*1), Z25
+	PREFETCHT0       1792(DX)
+	PREFETCHT0       1856(DX)
+	VMOVUPS          896(R8), Z24
+	VMOVUPS          896(R9), Z25
 	VBROADCASTSS     56(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -587,10 +591,10 @@ steps_2:
 	VFMADD231PS.BCST 760(AX), Z25, Z23
 
 	// S[0..11] += Q[d+15]·K[d+15]
-	PREFETCHT0       1920(SI)
-	PREFETCHT0       1984(SI)
-	VMOVUPS          960(BX), Z24
-	VMOVUPS          960(BX)(R9*1), Z25
+	PREFETCHT0       1920(DX)
+	PREFETCHT0       1984(DX)
+	VMOVUPS          960(R8), Z24
+	VMOVUPS          960(R9), Z25
 	VBROADCASTSS     60(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -620,9 +624,10 @@ steps_2:
 	VFMADD231PS.BCST 764(AX), Z24, Z22
 	VFMADD231PS.BCST 764(AX), Z25, Z23
 	ADDQ             $+768, AX
-	ADDQ             $+1024, BX
-	ADDQ             $+2048, SI
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
+	ADDQ             $+2048, DX
+	SUBQ             $0x10, CX
 	JNZ              steps_2
 	JMP              steps_2_end
 
@@ -630,19 +635,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       $+256, SI
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// S[0..11] += Q[d+0]·K[d+0]
-	VMOVUPS          (BX), Z24
-	VMOVUPS          (BX)(R9*1), Z25
+	VMOVUPS          (R8), Z24
+	VMOVUPS          (R9), Z25
 	VBROADCASTSS     (AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -673,8 +678,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 704(AX), Z25, Z23
 
 	// S[0..11] += Q[d+1]·K[d+1]
-	VMOVUPS          64(BX), Z24
-	VMOVUPS          64(BX)(R9*1), Z25
+	VMOVUPS          64(R8), Z24
+	VMOVUPS          64(R9), Z25
 	VBROADCASTSS     4(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -705,19 +710,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 708(AX), Z25, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// S[0..11] += Q[d+2]·K[d+2]
-	VMOVUPS          128(BX), Z24
-	VMOVUPS          128(BX)(R9*1), Z25
+	VMOVUPS          128(R8), Z24
+	VMOVUPS          128(R9), Z25
 	VBROADCASTSS     8(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -748,8 +753,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 712(AX), Z25, Z23
 
 	// S[0..11] += Q[d+3]·K[d+3]
-	VMOVUPS          192(BX), Z24
-	VMOVUPS          192(BX)(R9*1), Z25
+	VMOVUPS          192(R8), Z24
+	VMOVUPS          192(R9), Z25
 	VBROADCASTSS     12(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -780,19 +785,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 716(AX), Z25, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// S[0..11] += Q[d+4]·K[d+4]
-	VMOVUPS          256(BX), Z24
-	VMOVUPS          256(BX)(R9*1), Z25
+	VMOVUPS          256(R8), Z24
+	VMOVUPS          256(R9), Z25
 	VBROADCASTSS     16(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -823,8 +828,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 720(AX), Z25, Z23
 
 	// S[0..11] += Q[d+5]·K[d+5]
-	VMOVUPS          320(BX), Z24
-	VMOVUPS          320(BX)(R9*1), Z25
+	VMOVUPS          320(R8), Z24
+	VMOVUPS          320(R9), Z25
 	VBROADCASTSS     20(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -855,19 +860,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 724(AX), Z25, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// S[0..11] += Q[d+6]·K[d+6]
-	VMOVUPS          384(BX), Z24
-	VMOVUPS          384(BX)(R9*1), Z25
+	VMOVUPS          384(R8), Z24
+	VMOVUPS          384(R9), Z25
 	VBROADCASTSS     24(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -898,8 +903,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 728(AX), Z25, Z23
 
 	// S[0..11] += Q[d+7]·K[d+7]
-	VMOVUPS          448(BX), Z24
-	VMOVUPS          448(BX)(R9*1), Z25
+	VMOVUPS          448(R8), Z24
+	VMOVUPS          448(R9), Z25
 	VBROADCASTSS     28(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -930,19 +935,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 732(AX), Z25, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// S[0..11] += Q[d+8]·K[d+8]
-	VMOVUPS          512(BX), Z24
-	VMOVUPS          512(BX)(R9*1), Z25
+	VMOVUPS          512(R8), Z24
+	VMOVUPS          512(R9), Z25
 	VBROADCASTSS     32(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -973,8 +978,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 736(AX), Z25, Z23
 
 	// S[0..11] += Q[d+9]·K[d+9]
-	VMOVUPS          576(BX), Z24
-	VMOVUPS          576(BX)(R9*1), Z25
+	VMOVUPS          576(R8), Z24
+	VMOVUPS          576(R9), Z25
 	VBROADCASTSS     36(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1005,19 +1010,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 740(AX), Z25, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// S[0..11] += Q[d+10]·K[d+10]
-	VMOVUPS          640(BX), Z24
-	VMOVUPS          640(BX)(R9*1), Z25
+	VMOVUPS          640(R8), Z24
+	VMOVUPS          640(R9), Z25
 	VBROADCASTSS     40(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1048,8 +1053,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 744(AX), Z25, Z23
 
 	// S[0..11] += Q[d+11]·K[d+11]
-	VMOVUPS          704(BX), Z24
-	VMOVUPS          704(BX)(R9*1), Z25
+	VMOVUPS          704(R8), Z24
+	VMOVUPS          704(R9), Z25
 	VBROADCASTSS     44(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1080,19 +1085,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 748(AX), Z25, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// S[0..11] += Q[d+12]·K[d+12]
-	VMOVUPS          768(BX), Z24
-	VMOVUPS          768(BX)(R9*1), Z25
+	VMOVUPS          768(R8), Z24
+	VMOVUPS          768(R9), Z25
 	VBROADCASTSS     48(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1123,8 +1128,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 752(AX), Z25, Z23
 
 	// S[0..11] += Q[d+13]·K[d+13]
-	VMOVUPS          832(BX), Z24
-	VMOVUPS          832(BX)(R9*1), Z25
+	VMOVUPS          832(R8), Z24
+	VMOVUPS          832(R9), Z25
 	VBROADCASTSS     52(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1155,19 +1160,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 756(AX), Z25, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// S[0..11] += Q[d+14]·K[d+14]
-	VMOVUPS          896(BX), Z24
-	VMOVUPS          896(BX)(R9*1), Z25
+	VMOVUPS          896(R8), Z24
+	VMOVUPS          896(R9), Z25
 	VBROADCASTSS     56(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1198,8 +1203,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 760(AX), Z25, Z23
 
 	// S[0..11] += Q[d+15]·K[d+15]
-	VMOVUPS          960(BX), Z24
-	VMOVUPS          960(BX)(R9*1), Z25
+	VMOVUPS          960(R8), Z24
+	VMOVUPS          960(R9), Z25
 	VBROADCASTSS     60(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1229,44 +1234,48 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 764(AX), Z24, Z22
 	VFMADD231PS.BCST 764(AX), Z25, Z23
 	ADDQ             $+768, AX
-	ADDQ             $+1024, BX
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
+	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
 steps_2_end:
 	// S out
-	VMOVUPS Z0, (CX)
-	VMOVUPS Z1, 768(CX)
-	VMOVUPS Z2, 64(CX)
-	VMOVUPS Z3, 832(CX)
-	VMOVUPS Z4, 128(CX)
-	VMOVUPS Z5, 896(CX)
-	VMOVUPS Z6, 192(CX)
-	VMOVUPS Z7, 960(CX)
-	VMOVUPS Z8, 256(CX)
-	VMOVUPS Z9, 1024(CX)
-	VMOVUPS Z10, 320(CX)
-	VMOVUPS Z11, 1088(CX)
-	VMOVUPS Z12, 384(CX)
-	VMOVUPS Z13, 1152(CX)
-	VMOVUPS Z14, 448(CX)
-	VMOVUPS Z15, 1216(CX)
-	VMOVUPS Z16, 512(CX)
-	VMOVUPS Z17, 1280(CX)
-	VMOVUPS Z18, 576(CX)
-	VMOVUPS Z19, 1344(CX)
-	VMOVUPS Z20, 640(CX)
-	VMOVUPS Z21, 1408(CX)
-	VMOVUPS Z22, 704(CX)
-	VMOVUPS Z23, 1472(CX)
-	ADDQ    $+1536, CX
-	LEAQ    (BX)(R9*1), BX
-	SUBQ    $0x02, R8
-	JMP     panels_2
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z1, 768(BX)
+	VMOVUPS Z2, 64(BX)
+	VMOVUPS Z3, 832(BX)
+	VMOVUPS Z4, 128(BX)
+	VMOVUPS Z5, 896(BX)
+	VMOVUPS Z6, 192(BX)
+	VMOVUPS Z7, 960(BX)
+	VMOVUPS Z8, 256(BX)
+	VMOVUPS Z9, 1024(BX)
+	VMOVUPS Z10, 320(BX)
+	VMOVUPS Z11, 1088(BX)
+	VMOVUPS Z12, 384(BX)
+	VMOVUPS Z13, 1152(BX)
+	VMOVUPS Z14, 448(BX)
+	VMOVUPS Z15, 1216(BX)
+	VMOVUPS Z16, 512(BX)
+	VMOVUPS Z17, 1280(BX)
+	VMOVUPS Z18, 576(BX)
+	VMOVUPS Z19, 1344(BX)
+	VMOVUPS Z20, 640(BX)
+	VMOVUPS Z21, 1408(BX)
+	VMOVUPS Z22, 704(BX)
+	VMOVUPS Z23, 1472(BX)
+	ADDQ    $+1536, BX
+
+	// the next panels
+	ADDQ 8(SP), R8
+	ADDQ 8(SP), R9
+	SUBQ $0x02, SI
+	JMP  panels_2
 
 fewer_2:
 panels_1:
-	CMPQ   R8, $0x01
+	CMPQ   SI, $0x01
 	JLT    fewer_1
 	VPXORD Z0, Z0, Z0
 	VPXORD Z2, Z2, Z2
@@ -1281,14 +1290,14 @@ panels_1:
 	VPXORD Z20, Z20, Z20
 	VPXORD Z22, Z22, Z22
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
 	JNE    steps_1_shared
 
 steps_1:
 	// S[0..11] += Q[d+0]·K[d+0]
-	PREFETCHT0       (SI)
-	VMOVUPS          (BX), Z24
+	PREFETCHT0       (DX)
+	VMOVUPS          (R8), Z24
 	VFMADD231PS.BCST (AX), Z24, Z0
 	VFMADD231PS.BCST 64(AX), Z24, Z2
 	VFMADD231PS.BCST 128(AX), Z24, Z4
@@ -1303,8 +1312,8 @@ steps_1:
 	VFMADD231PS.BCST 704(AX), Z24, Z22
 
 	// S[0..11] += Q[d+1]·K[d+1]
-	PREFETCHT0       64(SI)
-	VMOVUPS          64(BX), Z24
+	PREFETCHT0       64(DX)
+	VMOVUPS          64(R8), Z24
 	VFMADD231PS.BCST 4(AX), Z24, Z0
 	VFMADD231PS.BCST 68(AX), Z24, Z2
 	VFMADD231PS.BCST 132(AX), Z24, Z4
@@ -1319,8 +1328,8 @@ steps_1:
 	VFMADD231PS.BCST 708(AX), Z24, Z22
 
 	// S[0..11] += Q[d+2]·K[d+2]
-	PREFETCHT0       128(SI)
-	VMOVUPS          128(BX), Z24
+	PREFETCHT0       128(DX)
+	VMOVUPS          128(R8), Z24
 	VFMADD231PS.BCST 8(AX), Z24, Z0
 	VFMADD231PS.BCST 72(AX), Z24, Z2
 	VFMADD231PS.BCST 136(AX), Z24, Z4
@@ -1335,8 +1344,8 @@ steps_1:
 	VFMADD231PS.BCST 712(AX), Z24, Z22
 
 	// S[0..11] += Q[d+3]·K[d+3]
-	PREFETCHT0       192(SI)
-	VMOVUPS          192(BX), Z24
+	PREFETCHT0       192(DX)
+	VMOVUPS          192(R8), Z24
 	VFMADD231PS.BCST 12(AX), Z24, Z0
 	VFMADD231PS.BCST 76(AX), Z24, Z2
 	VFMADD231PS.BCST 140(AX), Z24, Z4
@@ -1351,8 +1360,8 @@ steps_1:
 	VFMADD231PS.BCST 716(AX), Z24, Z22
 
 	// S[0..11] += Q[d+4]·K[d+4]
-	PREFETCHT0       256(SI)
-	VMOVUPS          256(BX), Z24
+	PREFETCHT0       256(DX)
+	VMOVUPS          256(R8), Z24
 	VFMADD231PS.BCST 16(AX), Z24, Z0
 	VFMADD231PS.BCST 80(AX), Z24, Z2
 	VFMADD231PS.BCST 144(AX), Z24, Z4
@@ -1367,8 +1376,8 @@ steps_1:
 	VFMADD231PS.BCST 720(AX), Z24, Z22
 
 	// S[0..11] += Q[d+5]·K[d+5]
-	PREFETCHT0       320(SI)
-	VMOVUPS          320(BX), Z24
+	PREFETCHT0       320(DX)
+	VMOVUPS          320(R8), Z24
 	VFMADD231PS.BCST 20(AX), Z24, Z0
 	VFMADD231PS.BCST 84(AX), Z24, Z2
 	VFMADD231PS.BCST 148(AX), Z24, Z4
@@ -1383,8 +1392,8 @@ steps_1:
 	VFMADD231PS.BCST 724(AX), Z24, Z22
 
 	// S[0..11] += Q[d+6]·K[d+6]
-	PREFETCHT0       384(SI)
-	VMOVUPS          384(BX), Z24
+	PREFETCHT0       384(DX)
+	VMOVUPS          384(R8), Z24
 	VFMADD231PS.BCST 24(AX), Z24, Z0
 	VFMADD231PS.BCST 88(AX), Z24, Z2
 	VFMADD231PS.BCST 152(AX), Z24, Z4
@@ -1399,8 +1408,8 @@ steps_1:
 	VFMADD231PS.BCST 728(AX), Z24, Z22
 
 	// S[0..11] += Q[d+7]·K[d+7]
-	PREFETCHT0       448(SI)
-	VMOVUPS          448(BX), Z24
+	PREFETCHT0       448(DX)
+	VMOVUPS          448(R8), Z24
 	VFMADD231PS.BCST 28(AX), Z24, Z0
 	VFMADD231PS.BCST 92(AX), Z24, Z2
 	VFMADD231PS.BCST 156(AX), Z24, Z4
@@ -1415,8 +1424,8 @@ steps_1:
 	VFMADD231PS.BCST 732(AX), Z24, Z22
 
 	// S[0..11] += Q[d+8]·K[d+8]
-	PREFETCHT0       512(SI)
-	VMOVUPS          512(BX), Z24
+	PREFETCHT0       512(DX)
+	VMOVUPS          512(R8), Z24
 	VFMADD231PS.BCST 32(AX), Z24, Z0
 	VFMADD231PS.BCST 96(AX), Z24, Z2
 	VFMADD231PS.BCST 160(AX), Z24, Z4
@@ -1431,8 +1440,8 @@ steps_1:
 	VFMADD231PS.BCST 736(AX), Z24, Z22
 
 	// S[0..11] += Q[d+9]·K[d+9]
-	PREFETCHT0       576(SI)
-	VMOVUPS          576(BX), Z24
+	PREFETCHT0       576(DX)
+	VMOVUPS          576(R8), Z24
 	VFMADD231PS.BCST 36(AX), Z24, Z0
 	VFMADD231PS.BCST 100(AX), Z24, Z2
 	VFMADD231PS.BCST 164(AX), Z24, Z4
@@ -1447,8 +1456,8 @@ steps_1:
 	VFMADD231PS.BCST 740(AX), Z24, Z22
 
 	// S[0..11] += Q[d+10]·K[d+10]
-	PREFETCHT0       640(SI)
-	VMOVUPS          640(BX), Z24
+	PREFETCHT0       640(DX)
+	VMOVUPS          640(R8), Z24
 	VFMADD231PS.BCST 40(AX), Z24, Z0
 	VFMADD231PS.BCST 104(AX), Z24, Z2
 	VFMADD231PS.BCST 168(AX), Z24, Z4
@@ -1463,8 +1472,8 @@ steps_1:
 	VFMADD231PS.BCST 744(AX), Z24, Z22
 
 	// S[0..11] += Q[d+11]·K[d+11]
-	PREFETCHT0       704(SI)
-	VMOVUPS          704(BX), Z24
+	PREFETCHT0       704(DX)
+	VMOVUPS          704(R8), Z24
 	VFMADD231PS.BCST 44(AX), Z24, Z0
 	VFMADD231PS.BCST 108(AX), Z24, Z2
 	VFMADD231PS.BCST 172(AX), Z24, Z4
@@ -1479,8 +1488,8 @@ steps_1:
 	VFMADD231PS.BCST 748(AX), Z24, Z22
 
 	// S[0..11] += Q[d+12]·K[d+12]
-	PREFETCHT0       768(SI)
-	VMOVUPS          768(BX), Z24
+	PREFETCHT0       768(DX)
+	VMOVUPS          768(R8), Z24
 	VFMADD231PS.BCST 48(AX), Z24, Z0
 	VFMADD231PS.BCST 112(AX), Z24, Z2
 	VFMADD231PS.BCST 176(AX), Z24, Z4
@@ -1495,8 +1504,8 @@ steps_1:
 	VFMADD231PS.BCST 752(AX), Z24, Z22
 
 	// S[0..11] += Q[d+13]·K[d+13]
-	PREFETCHT0       832(SI)
-	VMOVUPS          832(BX), Z24
+	PREFETCHT0       832(DX)
+	VMOVUPS          832(R8), Z24
 	VFMADD231PS.BCST 52(AX), Z24, Z0
 	VFMADD231PS.BCST 116(AX), Z24, Z2
 	VFMADD231PS.BCST 180(AX), Z24, Z4
@@ -1511,8 +1520,8 @@ steps_1:
 	VFMADD231PS.BCST 756(AX), Z24, Z22
 
 	// S[0..11] += Q[d+14]·K[d+14]
-	PREFETCHT0       896(SI)
-	VMOVUPS          896(BX), Z24
+	PREFETCHT0       896(DX)
+	VMOVUPS          896(R8), Z24
 	VFMADD231PS.BCST 56(AX), Z24, Z0
 	VFMADD231PS.BCST 120(AX), Z24, Z2
 	VFMADD231PS.BCST 184(AX), Z24, Z4
@@ -1527,8 +1536,8 @@ steps_1:
 	VFMADD231PS.BCST 760(AX), Z24, Z22
 
 	// S[0..11] += Q[d+15]·K[d+15]
-	PREFETCHT0       960(SI)
-	VMOVUPS          960(BX), Z24
+	PREFETCHT0       960(DX)
+	VMOVUPS          960(R8), Z24
 	VFMADD231PS.BCST 60(AX), Z24, Z0
 	VFMADD231PS.BCST 124(AX), Z24, Z2
 	VFMADD231PS.BCST 188(AX), Z24, Z4
@@ -1542,9 +1551,9 @@ steps_1:
 	VFMADD231PS.BCST 700(AX), Z24, Z20
 	VFMADD231PS.BCST 764(AX), Z24, Z22
 	ADDQ             $+768, AX
-	ADDQ             $+1024, BX
-	ADDQ             $+1024, SI
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, DX
+	SUBQ             $0x10, CX
 	JNZ              steps_1
 	JMP              steps_1_end
 
@@ -1552,16 +1561,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       $+128, SI
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $+128, DX
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// S[0..11] += Q[d+0]·K[d+0]
-	VMOVUPS          (BX), Z24
+	VMOVUPS          (R8), Z24
 	VFMADD231PS.BCST (AX), Z24, Z0
 	VFMADD231PS.BCST 64(AX), Z24, Z2
 	VFMADD231PS.BCST 128(AX), Z24, Z4
@@ -1576,7 +1585,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 704(AX), Z24, Z22
 
 	// S[0..11] += Q[d+1]·K[d+1]
-	VMOVUPS          64(BX), Z24
+	VMOVUPS          64(R8), Z24
 	VFMADD231PS.BCST 4(AX), Z24, Z0
 	VFMADD231PS.BCST 68(AX), Z24, Z2
 	VFMADD231PS.BCST 132(AX), Z24, Z4
@@ -1591,16 +1600,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 708(AX), Z24, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// S[0..11] += Q[d+2]·K[d+2]
-	VMOVUPS          128(BX), Z24
+	VMOVUPS          128(R8), Z24
 	VFMADD231PS.BCST 8(AX), Z24, Z0
 	VFMADD231PS.BCST 72(AX), Z24, Z2
 	VFMADD231PS.BCST 136(AX), Z24, Z4
@@ -1615,7 +1624,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 712(AX), Z24, Z22
 
 	// S[0..11] += Q[d+3]·K[d+3]
-	VMOVUPS          192(BX), Z24
+	VMOVUPS          192(R8), Z24
 	VFMADD231PS.BCST 12(AX), Z24, Z0
 	VFMADD231PS.BCST 76(AX), Z24, Z2
 	VFMADD231PS.BCST 140(AX), Z24, Z4
@@ -1630,16 +1639,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 716(AX), Z24, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// S[0..11] += Q[d+4]·K[d+4]
-	VMOVUPS          256(BX), Z24
+	VMOVUPS          256(R8), Z24
 	VFMADD231PS.BCST 16(AX), Z24, Z0
 	VFMADD231PS.BCST 80(AX), Z24, Z2
 	VFMADD231PS.BCST 144(AX), Z24, Z4
@@ -1654,7 +1663,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 720(AX), Z24, Z22
 
 	// S[0..11] += Q[d+5]·K[d+5]
-	VMOVUPS          320(BX), Z24
+	VMOVUPS          320(R8), Z24
 	VFMADD231PS.BCST 20(AX), Z24, Z0
 	VFMADD231PS.BCST 84(AX), Z24, Z2
 	VFMADD231PS.BCST 148(AX), Z24, Z4
@@ -1669,16 +1678,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 724(AX), Z24, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// S[0..11] += Q[d+6]·K[d+6]
-	VMOVUPS          384(BX), Z24
+	VMOVUPS          384(R8), Z24
 	VFMADD231PS.BCST 24(AX), Z24, Z0
 	VFMADD231PS.BCST 88(AX), Z24, Z2
 	VFMADD231PS.BCST 152(AX), Z24, Z4
@@ -1693,7 +1702,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 728(AX), Z24, Z22
 
 	// S[0..11] += Q[d+7]·K[d+7]
-	VMOVUPS          448(BX), Z24
+	VMOVUPS          448(R8), Z24
 	VFMADD231PS.BCST 28(AX), Z24, Z0
 	VFMADD231PS.BCST 92(AX), Z24, Z2
 	VFMADD231PS.BCST 156(AX), Z24, Z4
@@ -1708,16 +1717,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 732(AX), Z24, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// S[0..11] += Q[d+8]·K[d+8]
-	VMOVUPS          512(BX), Z24
+	VMOVUPS          512(R8), Z24
 	VFMADD231PS.BCST 32(AX), Z24, Z0
 	VFMADD231PS.BCST 96(AX), Z24, Z2
 	VFMADD231PS.BCST 160(AX), Z24, Z4
@@ -1732,7 +1741,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 736(AX), Z24, Z22
 
 	// S[0..11] += Q[d+9]·K[d+9]
-	VMOVUPS          576(BX), Z24
+	VMOVUPS          576(R8), Z24
 	VFMADD231PS.BCST 36(AX), Z24, Z0
 	VFMADD231PS.BCST 100(AX), Z24, Z2
 	VFMADD231PS.BCST 164(AX), Z24, Z4
@@ -1747,16 +1756,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 740(AX), Z24, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// S[0..11] += Q[d+10]·K[d+10]
-	VMOVUPS          640(BX), Z24
+	VMOVUPS          640(R8), Z24
 	VFMADD231PS.BCST 40(AX), Z24, Z0
 	VFMADD231PS.BCST 104(AX), Z24, Z2
 	VFMADD231PS.BCST 168(AX), Z24, Z4
@@ -1771,7 +1780,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 744(AX), Z24, Z22
 
 	// S[0..11] += Q[d+11]·K[d+11]
-	VMOVUPS          704(BX), Z24
+	VMOVUPS          704(R8), Z24
 	VFMADD231PS.BCST 44(AX), Z24, Z0
 	VFMADD231PS.BCST 108(AX), Z24, Z2
 	VFMADD231PS.BCST 172(AX), Z24, Z4
@@ -1786,16 +1795,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 748(AX), Z24, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// S[0..11] += Q[d+12]·K[d+12]
-	VMOVUPS          768(BX), Z24
+	VMOVUPS          768(R8), Z24
 	VFMADD231PS.BCST 48(AX), Z24, Z0
 	VFMADD231PS.BCST 112(AX), Z24, Z2
 	VFMADD231PS.BCST 176(AX), Z24, Z4
@@ -1810,7 +1819,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 752(AX), Z24, Z22
 
 	// S[0..11] += Q[d+13]·K[d+13]
-	VMOVUPS          832(BX), Z24
+	VMOVUPS          832(R8), Z24
 	VFMADD231PS.BCST 52(AX), Z24, Z0
 	VFMADD231PS.BCST 116(AX), Z24, Z2
 	VFMADD231PS.BCST 180(AX), Z24, Z4
@@ -1825,16 +1834,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 756(AX), Z24, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// S[0..11] += Q[d+14]·K[d+14]
-	VMOVUPS          896(BX), Z24
+	VMOVUPS          896(R8), Z24
 	VFMADD231PS.BCST 56(AX), Z24, Z0
 	VFMADD231PS.BCST 120(AX), Z24, Z2
 	VFMADD231PS.BCST 184(AX), Z24, Z4
@@ -1849,7 +1858,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 760(AX), Z24, Z22
 
 	// S[0..11] += Q[d+15]·K[d+15]
-	VMOVUPS          960(BX), Z24
+	VMOVUPS          960(R8), Z24
 	VFMADD231PS.BCST 60(AX), Z24, Z0
 	VFMADD231PS.BCST 124(AX), Z24, Z2
 	VFMADD231PS.BCST 188(AX), Z24, Z4
@@ -1863,27 +1872,30 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 700(AX), Z24, Z20
 	VFMADD231PS.BCST 764(AX), Z24, Z22
 	ADDQ             $+768, AX
-	ADDQ             $+1024, BX
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
 steps_1_end:
 	// S out
-	VMOVUPS Z0, (CX)
-	VMOVUPS Z2, 64(CX)
-	VMOVUPS Z4, 128(CX)
-	VMOVUPS Z6, 192(CX)
-	VMOVUPS Z8, 256(CX)
-	VMOVUPS Z10, 320(CX)
-	VMOVUPS Z12, 384(CX)
-	VMOVUPS Z14, 448(CX)
-	VMOVUPS Z16, 512(CX)
-	VMOVUPS Z18, 576(CX)
-	VMOVUPS Z20, 640(CX)
-	VMOVUPS Z22, 704(CX)
-	ADDQ    $+768, CX
-	SUBQ    $0x01, R8
-	JMP     panels_1
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z2, 64(BX)
+	VMOVUPS Z4, 128(BX)
+	VMOVUPS Z6, 192(BX)
+	VMOVUPS Z8, 256(BX)
+	VMOVUPS Z10, 320(BX)
+	VMOVUPS Z12, 384(BX)
+	VMOVUPS Z14, 448(BX)
+	VMOVUPS Z16, 512(BX)
+	VMOVUPS Z18, 576(BX)
+	VMOVUPS Z20, 640(BX)
+	VMOVUPS Z22, 704(BX)
+	ADDQ    $+768, BX
+
+	// the next panels
+	ADDQ 8(SP), R9
+	SUBQ $0x01, SI
+	JMP  panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -14,29 +14,34 @@
 //
 //	DI       a
 //	AX       Q, at d
-//	BX       K
-//	CX       S
-//	DX       elements of D left
-//	SI       next line to prefetch
-//	R8       Panels
+//	BX       S
+//	CX       elements of D left
+//	DX       next line to prefetch
+//	SI       Panels
 //	Y0–Y7    S[r][key]
 //	Y8–Y9    K[d][key]
 //	Y10–Y13  Q[r][d]
+//	R8       K
 
 // func panel_score_f32_4x16_avx2(a *PanelScoreArgs)
 // Requires: AVX, FMA3, MMX+
 TEXT ·panel_score_f32_4x16_avx2(SB), $128-8
 	MOVQ a+0(FP), DI
-	MOVQ 8(DI), BX
-	MOVQ 16(DI), CX
-	MOVQ 32(DI), R8
+	MOVQ 16(DI), BX
+	MOVQ 32(DI), SI
+
+	// bytes of a panel
+	MOVQ   24(DI), CX
+	IMUL3Q $+64, CX, CX
+	MOVQ   CX, 8(SP)
+	MOVQ   8(DI), R8
 
 	// without prefetching, the lines that are read anyway
-	MOVQ BX, SI
-	ADDQ 40(DI), SI
+	MOVQ R8, DX
+	ADDQ 40(DI), DX
 
 panels_1:
-	CMPQ   R8, $0x01
+	CMPQ   SI, $0x01
 	JLT    fewer_1
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
@@ -47,13 +52,13 @@ panels_1:
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 
 steps_1:
 	// S[0..3] += Q[d+0]·K[d+0]
-	PREFETCHT0   (SI)
-	VMOVUPS      (BX), Y8
-	VMOVUPS      32(BX), Y9
+	PREFETCHT0   (DX)
+	VMOVUPS      (R8), Y8
+	VMOVUPS      32(R8), Y9
 	VBROADCASTSS (AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -68,9 +73,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+1]·K[d+1]
-	PREFETCHT0   64(SI)
-	VMOVUPS      64(BX), Y8
-	VMOVUPS      96(BX), Y9
+	PREFETCHT0   64(DX)
+	VMOVUPS      64(R8), Y8
+	VMOVUPS      96(R8), Y9
 	VBROADCASTSS 4(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -85,9 +90,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+2]·K[d+2]
-	PREFETCHT0   128(SI)
-	VMOVUPS      128(BX), Y8
-	VMOVUPS      160(BX), Y9
+	PREFETCHT0   128(DX)
+	VMOVUPS      128(R8), Y8
+	VMOVUPS      160(R8), Y9
 	VBROADCASTSS 8(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -102,9 +107,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+3]·K[d+3]
-	PREFETCHT0   192(SI)
-	VMOVUPS      192(BX), Y8
-	VMOVUPS      224(BX), Y9
+	PREFETCHT0   192(DX)
+	VMOVUPS      192(R8), Y8
+	VMOVUPS      224(R8), Y9
 	VBROADCASTSS 12(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -119,9 +124,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+4]·K[d+4]
-	PREFETCHT0   256(SI)
-	VMOVUPS      256(BX), Y8
-	VMOVUPS      288(BX), Y9
+	PREFETCHT0   256(DX)
+	VMOVUPS      256(R8), Y8
+	VMOVUPS      288(R8), Y9
 	VBROADCASTSS 16(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -136,9 +141,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+5]·K[d+5]
-	PREFETCHT0   320(SI)
-	VMOVUPS      320(BX), Y8
-	VMOVUPS      352(BX), Y9
+	PREFETCHT0   320(DX)
+	VMOVUPS      320(R8), Y8
+	VMOVUPS      352(R8), Y9
 	VBROADCASTSS 20(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -153,9 +158,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+6]·K[d+6]
-	PREFETCHT0   384(SI)
-	VMOVUPS      384(BX), Y8
-	VMOVUPS      416(BX), Y9
+	PREFETCHT0   384(DX)
+	VMOVUPS      384(R8), Y8
+	VMOVUPS      416(R8), Y9
 	VBROADCASTSS 24(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -170,9 +175,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+7]·K[d+7]
-	PREFETCHT0   448(SI)
-	VMOVUPS      448(BX), Y8
-	VMOVUPS      480(BX), Y9
+	PREFETCHT0   448(DX)
+	VMOVUPS      448(R8), Y8
+	VMOVUPS      480(R8), Y9
 	VBROADCASTSS 28(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -187,9 +192,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+8]·K[d+8]
-	PREFETCHT0   512(SI)
-	VMOVUPS      512(BX), Y8
-	VMOVUPS      544(BX), Y9
+	PREFETCHT0   512(DX)
+	VMOVUPS      512(R8), Y8
+	VMOVUPS      544(R8), Y9
 	VBROADCASTSS 32(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -204,9 +209,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+9]·K[d+9]
-	PREFETCHT0   576(SI)
-	VMOVUPS      576(BX), Y8
-	VMOVUPS      608(BX), Y9
+	PREFETCHT0   576(DX)
+	VMOVUPS      576(R8), Y8
+	VMOVUPS      608(R8), Y9
 	VBROADCASTSS 36(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -221,9 +226,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+10]·K[d+10]
-	PREFETCHT0   640(SI)
-	VMOVUPS      640(BX), Y8
-	VMOVUPS      672(BX), Y9
+	PREFETCHT0   640(DX)
+	VMOVUPS      640(R8), Y8
+	VMOVUPS      672(R8), Y9
 	VBROADCASTSS 40(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -238,9 +243,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+11]·K[d+11]
-	PREFETCHT0   704(SI)
-	VMOVUPS      704(BX), Y8
-	VMOVUPS      736(BX), Y9
+	PREFETCHT0   704(DX)
+	VMOVUPS      704(R8), Y8
+	VMOVUPS      736(R8), Y9
 	VBROADCASTSS 44(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -255,9 +260,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+12]·K[d+12]
-	PREFETCHT0   768(SI)
-	VMOVUPS      768(BX), Y8
-	VMOVUPS      800(BX), Y9
+	PREFETCHT0   768(DX)
+	VMOVUPS      768(R8), Y8
+	VMOVUPS      800(R8), Y9
 	VBROADCASTSS 48(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -272,9 +277,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+13]·K[d+13]
-	PREFETCHT0   832(SI)
-	VMOVUPS      832(BX), Y8
-	VMOVUPS      864(BX), Y9
+	PREFETCHT0   832(DX)
+	VMOVUPS      832(R8), Y8
+	VMOVUPS      864(R8), Y9
 	VBROADCASTSS 52(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -289,9 +294,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+14]·K[d+14]
-	PREFETCHT0   896(SI)
-	VMOVUPS      896(BX), Y8
-	VMOVUPS      928(BX), Y9
+	PREFETCHT0   896(DX)
+	VMOVUPS      896(R8), Y8
+	VMOVUPS      928(R8), Y9
 	VBROADCASTSS 56(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -306,9 +311,9 @@ steps_1:
 	VFMADD231PS  Y9, Y13, Y7
 
 	// S[0..3] += Q[d+15]·K[d+15]
-	PREFETCHT0   960(SI)
-	VMOVUPS      960(BX), Y8
-	VMOVUPS      992(BX), Y9
+	PREFETCHT0   960(DX)
+	VMOVUPS      960(R8), Y8
+	VMOVUPS      992(R8), Y9
 	VBROADCASTSS 60(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -322,23 +327,25 @@ steps_1:
 	VFMADD231PS  Y8, Y13, Y6
 	VFMADD231PS  Y9, Y13, Y7
 	ADDQ         $+256, AX
-	ADDQ         $+1024, BX
-	ADDQ         $+1024, SI
-	SUBQ         $0x10, DX
+	ADDQ         $+1024, R8
+	ADDQ         $+1024, DX
+	SUBQ         $0x10, CX
 	JNZ          steps_1
 
 	// S out
-	VMOVUPS Y0, (CX)
-	VMOVUPS Y1, 32(CX)
-	VMOVUPS Y2, 64(CX)
-	VMOVUPS Y3, 96(CX)
-	VMOVUPS Y4, 128(CX)
-	VMOVUPS Y5, 160(CX)
-	VMOVUPS Y6, 192(CX)
-	VMOVUPS Y7, 224(CX)
-	ADDQ    $+256, CX
-	SUBQ    $0x01, R8
-	JMP     panels_1
+	VMOVUPS Y0, (BX)
+	VMOVUPS Y1, 32(BX)
+	VMOVUPS Y2, 64(BX)
+	VMOVUPS Y3, 96(BX)
+	VMOVUPS Y4, 128(BX)
+	VMOVUPS Y5, 160(BX)
+	VMOVUPS Y6, 192(BX)
+	VMOVUPS Y7, 224(BX)
+	ADDQ    $+256, BX
+
+	// the next panels
+	SUBQ $0x01, SI
+	JMP  panels_1
 
 fewer_1:
 	VZEROUPPER

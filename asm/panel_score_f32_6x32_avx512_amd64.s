@@ -14,29 +14,33 @@
 //
 //	DI       a
 //	AX       Q, at d
-//	BX       K
-//	CX       S
-//	DX       elements of D left
-//	SI       next line to prefetch
-//	R8       Panels
+//	BX       S
+//	CX       elements of D left
+//	DX       next line to prefetch
+//	SI       Panels
 //	Z0–Z11   S[r][key]
 //	Z12–Z13  K[d][key]
 //	Z14–Z17  Q[r][d]
-//	R9       bytes of a panel
+//	R8       K
+//	R9       the same in the next panel
 
 // func panel_score_f32_6x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·panel_score_f32_6x32_avx512(SB), $128-8
-	MOVQ   a+0(FP), DI
-	MOVQ   8(DI), BX
-	MOVQ   16(DI), CX
-	MOVQ   32(DI), R8
-	MOVQ   24(DI), R9
-	IMUL3Q $+64, R9, R9
+	MOVQ a+0(FP), DI
+	MOVQ 16(DI), BX
+	MOVQ 32(DI), SI
+
+	// bytes of a panel
+	MOVQ   24(DI), CX
+	IMUL3Q $+64, CX, CX
+	MOVQ   CX, 8(SP)
+	MOVQ   8(DI), R8
+	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
-	MOVQ BX, SI
-	ADDQ 40(DI), SI
+	MOVQ R8, DX
+	ADDQ 40(DI), DX
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
@@ -44,7 +48,7 @@ TEXT ·panel_score_f32_6x32_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 
 panels_2:
-	CMPQ   R8, $0x02
+	CMPQ   SI, $0x02
 	JLT    fewer_2
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
@@ -59,16 +63,16 @@ panels_2:
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
 	JNE    steps_2_shared
 
 steps_2:
 	// S[0..5] += Q[d+0]·K[d+0]
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	VMOVUPS          (BX), Z12
-	VMOVUPS          (BX)(R9*1), Z13
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	VMOVUPS          (R8), Z12
+	VMOVUPS          (R9), Z13
 	VBROADCASTSS     (AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -87,10 +91,10 @@ steps_2:
 	VFMADD231PS.BCST 320(AX), Z13, Z11
 
 	// S[0..5] += Q[d+1]·K[d+1]
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	VMOVUPS          64(BX), Z12
-	VMOVUPS          64(BX)(R9*1), Z13
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	VMOVUPS          64(R8), Z12
+	VMOVUPS          64(R9), Z13
 	VBROADCASTSS     4(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -109,10 +113,10 @@ steps_2:
 	VFMADD231PS.BCST 324(AX), Z13, Z11
 
 	// S[0..5] += Q[d+2]·K[d+2]
-	PREFETCHT0       256(SI)
-	PREFETCHT0       320(SI)
-	VMOVUPS          128(BX), Z12
-	VMOVUPS          128(BX)(R9*1), Z13
+	PREFETCHT0       256(DX)
+	PREFETCHT0       320(DX)
+	VMOVUPS          128(R8), Z12
+	VMOVUPS          128(R9), Z13
 	VBROADCASTSS     8(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -131,10 +135,10 @@ steps_2:
 	VFMADD231PS.BCST 328(AX), Z13, Z11
 
 	// S[0..5] += Q[d+3]·K[d+3]
-	PREFETCHT0       384(SI)
-	PREFETCHT0       448(SI)
-	VMOVUPS          192(BX), Z12
-	VMOVUPS          192(BX)(R9*1), Z13
+	PREFETCHT0       384(DX)
+	PREFETCHT0       448(DX)
+	VMOVUPS          192(R8), Z12
+	VMOVUPS          192(R9), Z13
 	VBROADCASTSS     12(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -153,10 +157,10 @@ steps_2:
 	VFMADD231PS.BCST 332(AX), Z13, Z11
 
 	// S[0..5] += Q[d+4]·K[d+4]
-	PREFETCHT0       512(SI)
-	PREFETCHT0       576(SI)
-	VMOVUPS          256(BX), Z12
-	VMOVUPS          256(BX)(R9*1), Z13
+	PREFETCHT0       512(DX)
+	PREFETCHT0       576(DX)
+	VMOVUPS          256(R8), Z12
+	VMOVUPS          256(R9), Z13
 	VBROADCASTSS     16(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -175,10 +179,10 @@ steps_2:
 	VFMADD231PS.BCST 336(AX), Z13, Z11
 
 	// S[0..5] += Q[d+5]·K[d+5]
-	PREFETCHT0       640(SI)
-	PREFETCHT0       704(SI)
-	VMOVUPS          320(BX), Z12
-	VMOVUPS          320(BX)(R9*1), Z13
+	PREFETCHT0       640(DX)
+	PREFETCHT0       704(DX)
+	VMOVUPS          320(R8), Z12
+	VMOVUPS          320(R9), Z13
 	VBROADCASTSS     20(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -197,10 +201,10 @@ steps_2:
 	VFMADD231PS.BCST 340(AX), Z13, Z11
 
 	// S[0..5] += Q[d+6]·K[d+6]
-	PREFETCHT0       768(SI)
-	PREFETCHT0       832(SI)
-	VMOVUPS          384(BX), Z12
-	VMOVUPS          384(BX)(R9*1), Z13
+	PREFETCHT0       768(DX)
+	PREFETCHT0       832(DX)
+	VMOVUPS          384(R8), Z12
+	VMOVUPS          384(R9), Z13
 	VBROADCASTSS     24(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -219,10 +223,10 @@ steps_2:
 	VFMADD231PS.BCST 344(AX), Z13, Z11
 
 	// S[0..5] += Q[d+7]·K[d+7]
-	PREFETCHT0       896(SI)
-	PREFETCHT0       960(SI)
-	VMOVUPS          448(BX), Z12
-	VMOVUPS          448(BX)(R9*1), Z13
+	PREFETCHT0       896(DX)
+	PREFETCHT0       960(DX)
+	VMOVUPS          448(R8), Z12
+	VMOVUPS          448(R9), Z13
 	VBROADCASTSS     28(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -241,10 +245,10 @@ steps_2:
 	VFMADD231PS.BCST 348(AX), Z13, Z11
 
 	// S[0..5] += Q[d+8]·K[d+8]
-	PREFETCHT0       1024(SI)
-	PREFETCHT0       1088(SI)
-	VMOVUPS          512(BX), Z12
-	VMOVUPS          512(BX)(R9*1), Z13
+	PREFETCHT0       1024(DX)
+	PREFETCHT0       1088(DX)
+	VMOVUPS          512(R8), Z12
+	VMOVUPS          512(R9), Z13
 	VBROADCASTSS     32(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -263,10 +267,10 @@ steps_2:
 	VFMADD231PS.BCST 352(AX), Z13, Z11
 
 	// S[0..5] += Q[d+9]·K[d+9]
-	PREFETCHT0       1152(SI)
-	PREFETCHT0       1216(SI)
-	VMOVUPS          576(BX), Z12
-	VMOVUPS          576(BX)(R9*1), Z13
+	PREFETCHT0       1152(DX)
+	PREFETCHT0       1216(DX)
+	VMOVUPS          576(R8), Z12
+	VMOVUPS          576(R9), Z13
 	VBROADCASTSS     36(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -285,10 +289,10 @@ steps_2:
 	VFMADD231PS.BCST 356(AX), Z13, Z11
 
 	// S[0..5] += Q[d+10]·K[d+10]
-	PREFETCHT0       1280(SI)
-	PREFETCHT0       1344(SI)
-	VMOVUPS          640(BX), Z12
-	VMOVUPS          640(BX)(R9*1), Z13
+	PREFETCHT0       1280(DX)
+	PREFETCHT0       1344(DX)
+	VMOVUPS          640(R8), Z12
+	VMOVUPS          640(R9), Z13
 	VBROADCASTSS     40(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -307,10 +311,10 @@ steps_2:
 	VFMADD231PS.BCST 360(AX), Z13, Z11
 
 	// S[0..5] += Q[d+11]·K[d+11]
-	PREFETCHT0       1408(SI)
-	PREFETCHT0       1472(SI)
-	VMOVUPS          704(BX), Z12
-	VMOVUPS          704(BX)(R9*1), Z13
+	PREFETCHT0       1408(DX)
+	PREFETCHT0       1472(DX)
+	VMOVUPS          704(R8), Z12
+	VMOVUPS          704(R9), Z13
 	VBROADCASTSS     44(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -329,10 +333,10 @@ steps_2:
 	VFMADD231PS.BCST 364(AX), Z13, Z11
 
 	// S[0..5] += Q[d+12]·K[d+12]
-	PREFETCHT0       1536(SI)
-	PREFETCHT0       1600(SI)
-	VMOVUPS          768(BX), Z12
-	VMOVUPS          768(BX)(R9*1), Z13
+	PREFETCHT0       1536(DX)
+	PREFETCHT0       1600(DX)
+	VMOVUPS          768(R8), Z12
+	VMOVUPS          768(R9), Z13
 	VBROADCASTSS     48(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -351,10 +355,10 @@ steps_2:
 	VFMADD231PS.BCST 368(AX), Z13, Z11
 
 	// S[0..5] += Q[d+13]·K[d+13]
-	PREFETCHT0       1664(SI)
-	PREFETCHT0       1728(SI)
-	VMOVUPS          832(BX), Z12
-	VMOVUPS          832(BX)(R9*1), Z13
+	PREFETCHT0       1664(DX)
+	PREFETCHT0       1728(DX)
+	VMOVUPS          832(R8), Z12
+	VMOVUPS          832(R9), Z13
 	VBROADCASTSS     52(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -373,10 +377,10 @@ steps_2:
 	VFMADD231PS.BCST 372(AX), Z13, Z11
 
 	// S[0..5] += Q[d+14]·K[d+14]
-	PREFETCHT0       1792(SI)
-	PREFETCHT0       1856(SI)
-	VMOVUPS          896(BX), Z12
-	VMOVUPS          896(BX)(R9*1), Z13
+	PREFETCHT0       1792(DX)
+	PREFETCHT0       1856(DX)
+	VMOVUPS          896(R8), Z12
+	VMOVUPS          896(R9), Z13
 	VBROADCASTSS     56(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -395,10 +399,10 @@ steps_2:
 	VFMADD231PS.BCST 376(AX), Z13, Z11
 
 	// S[0..5] += Q[d+15]·K[d+15]
-	PREFETCHT0       1920(SI)
-	PREFETCHT0       1984(SI)
-	VMOVUPS          960(BX), Z12
-	VMOVUPS          960(BX)(R9*1), Z13
+	PREFETCHT0       1920(DX)
+	PREFETCHT0       1984(DX)
+	VMOVUPS          960(R8), Z12
+	VMOVUPS          960(R9), Z13
 	VBROADCASTSS     60(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -416,9 +420,10 @@ steps_2:
 	VFMADD231PS.BCST 380(AX), Z12, Z10
 	VFMADD231PS.BCST 380(AX), Z13, Z11
 	ADDQ             $+384, AX
-	ADDQ             $+1024, BX
-	ADDQ             $+2048, SI
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
+	ADDQ             $+2048, DX
+	SUBQ             $0x10, CX
 	JNZ              steps_2
 	JMP              steps_2_end
 
@@ -426,19 +431,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       $+256, SI
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// S[0..5] += Q[d+0]·K[d+0]
-	VMOVUPS          (BX), Z12
-	VMOVUPS          (BX)(R9*1), Z13
+	VMOVUPS          (R8), Z12
+	VMOVUPS          (R9), Z13
 	VBROADCASTSS     (AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -457,8 +462,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 320(AX), Z13, Z11
 
 	// S[0..5] += Q[d+1]·K[d+1]
-	VMOVUPS          64(BX), Z12
-	VMOVUPS          64(BX)(R9*1), Z13
+	VMOVUPS          64(R8), Z12
+	VMOVUPS          64(R9), Z13
 	VBROADCASTSS     4(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -477,19 +482,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 324(AX), Z13, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// S[0..5] += Q[d+2]·K[d+2]
-	VMOVUPS          128(BX), Z12
-	VMOVUPS          128(BX)(R9*1), Z13
+	VMOVUPS          128(R8), Z12
+	VMOVUPS          128(R9), Z13
 	VBROADCASTSS     8(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -508,8 +513,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 328(AX), Z13, Z11
 
 	// S[0..5] += Q[d+3]·K[d+3]
-	VMOVUPS          192(BX), Z12
-	VMOVUPS          192(BX)(R9*1), Z13
+	VMOVUPS          192(R8), Z12
+	VMOVUPS          192(R9), Z13
 	VBROADCASTSS     12(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -528,19 +533,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 332(AX), Z13, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// S[0..5] += Q[d+4]·K[d+4]
-	VMOVUPS          256(BX), Z12
-	VMOVUPS          256(BX)(R9*1), Z13
+	VMOVUPS          256(R8), Z12
+	VMOVUPS          256(R9), Z13
 	VBROADCASTSS     16(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -559,8 +564,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 336(AX), Z13, Z11
 
 	// S[0..5] += Q[d+5]·K[d+5]
-	VMOVUPS          320(BX), Z12
-	VMOVUPS          320(BX)(R9*1), Z13
+	VMOVUPS          320(R8), Z12
+	VMOVUPS          320(R9), Z13
 	VBROADCASTSS     20(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -579,19 +584,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 340(AX), Z13, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// S[0..5] += Q[d+6]·K[d+6]
-	VMOVUPS          384(BX), Z12
-	VMOVUPS          384(BX)(R9*1), Z13
+	VMOVUPS          384(R8), Z12
+	VMOVUPS          384(R9), Z13
 	VBROADCASTSS     24(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -610,8 +615,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 344(AX), Z13, Z11
 
 	// S[0..5] += Q[d+7]·K[d+7]
-	VMOVUPS          448(BX), Z12
-	VMOVUPS          448(BX)(R9*1), Z13
+	VMOVUPS          448(R8), Z12
+	VMOVUPS          448(R9), Z13
 	VBROADCASTSS     28(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -630,19 +635,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 348(AX), Z13, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// S[0..5] += Q[d+8]·K[d+8]
-	VMOVUPS          512(BX), Z12
-	VMOVUPS          512(BX)(R9*1), Z13
+	VMOVUPS          512(R8), Z12
+	VMOVUPS          512(R9), Z13
 	VBROADCASTSS     32(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -661,8 +666,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 352(AX), Z13, Z11
 
 	// S[0..5] += Q[d+9]·K[d+9]
-	VMOVUPS          576(BX), Z12
-	VMOVUPS          576(BX)(R9*1), Z13
+	VMOVUPS          576(R8), Z12
+	VMOVUPS          576(R9), Z13
 	VBROADCASTSS     36(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -681,19 +686,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 356(AX), Z13, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// S[0..5] += Q[d+10]·K[d+10]
-	VMOVUPS          640(BX), Z12
-	VMOVUPS          640(BX)(R9*1), Z13
+	VMOVUPS          640(R8), Z12
+	VMOVUPS          640(R9), Z13
 	VBROADCASTSS     40(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -712,8 +717,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 360(AX), Z13, Z11
 
 	// S[0..5] += Q[d+11]·K[d+11]
-	VMOVUPS          704(BX), Z12
-	VMOVUPS          704(BX)(R9*1), Z13
+	VMOVUPS          704(R8), Z12
+	VMOVUPS          704(R9), Z13
 	VBROADCASTSS     44(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -732,19 +737,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 364(AX), Z13, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// S[0..5] += Q[d+12]·K[d+12]
-	VMOVUPS          768(BX), Z12
-	VMOVUPS          768(BX)(R9*1), Z13
+	VMOVUPS          768(R8), Z12
+	VMOVUPS          768(R9), Z13
 	VBROADCASTSS     48(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -763,8 +768,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 368(AX), Z13, Z11
 
 	// S[0..5] += Q[d+13]·K[d+13]
-	VMOVUPS          832(BX), Z12
-	VMOVUPS          832(BX)(R9*1), Z13
+	VMOVUPS          832(R8), Z12
+	VMOVUPS          832(R9), Z13
 	VBROADCASTSS     52(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -783,19 +788,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 372(AX), Z13, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// S[0..5] += Q[d+14]·K[d+14]
-	VMOVUPS          896(BX), Z12
-	VMOVUPS          896(BX)(R9*1), Z13
+	VMOVUPS          896(R8), Z12
+	VMOVUPS          896(R9), Z13
 	VBROADCASTSS     56(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -814,8 +819,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 376(AX), Z13, Z11
 
 	// S[0..5] += Q[d+15]·K[d+15]
-	VMOVUPS          960(BX), Z12
-	VMOVUPS          960(BX)(R9*1), Z13
+	VMOVUPS          960(R8), Z12
+	VMOVUPS          960(R9), Z13
 	VBROADCASTSS     60(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -833,32 +838,36 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 380(AX), Z12, Z10
 	VFMADD231PS.BCST 380(AX), Z13, Z11
 	ADDQ             $+384, AX
-	ADDQ             $+1024, BX
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
+	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
 steps_2_end:
 	// S out
-	VMOVUPS Z0, (CX)
-	VMOVUPS Z1, 384(CX)
-	VMOVUPS Z2, 64(CX)
-	VMOVUPS Z3, 448(CX)
-	VMOVUPS Z4, 128(CX)
-	VMOVUPS Z5, 512(CX)
-	VMOVUPS Z6, 192(CX)
-	VMOVUPS Z7, 576(CX)
-	VMOVUPS Z8, 256(CX)
-	VMOVUPS Z9, 640(CX)
-	VMOVUPS Z10, 320(CX)
-	VMOVUPS Z11, 704(CX)
-	ADDQ    $+768, CX
-	LEAQ    (BX)(R9*1), BX
-	SUBQ    $0x02, R8
-	JMP     panels_2
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z1, 384(BX)
+	VMOVUPS Z2, 64(BX)
+	VMOVUPS Z3, 448(BX)
+	VMOVUPS Z4, 128(BX)
+	VMOVUPS Z5, 512(BX)
+	VMOVUPS Z6, 192(BX)
+	VMOVUPS Z7, 576(BX)
+	VMOVUPS Z8, 256(BX)
+	VMOVUPS Z9, 640(BX)
+	VMOVUPS Z10, 320(BX)
+	VMOVUPS Z11, 704(BX)
+	ADDQ    $+768, BX
+
+	// the next panels
+	ADDQ 8(SP), R8
+	ADDQ 8(SP), R9
+	SUBQ $0x02, SI
+	JMP  panels_2
 
 fewer_2:
 panels_1:
-	CMPQ   R8, $0x01
+	CMPQ   SI, $0x01
 	JLT    fewer_1
 	VPXORD Z0, Z0, Z0
 	VPXORD Z2, Z2, Z2
@@ -867,14 +876,14 @@ panels_1:
 	VPXORD Z8, Z8, Z8
 	VPXORD Z10, Z10, Z10
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
 	JNE    steps_1_shared
 
 steps_1:
 	// S[0..5] += Q[d+0]·K[d+0]
-	PREFETCHT0       (SI)
-	VMOVUPS          (BX), Z12
+	PREFETCHT0       (DX)
+	VMOVUPS          (R8), Z12
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 64(AX), Z12, Z2
 	VFMADD231PS.BCST 128(AX), Z12, Z4
@@ -883,8 +892,8 @@ steps_1:
 	VFMADD231PS.BCST 320(AX), Z12, Z10
 
 	// S[0..5] += Q[d+1]·K[d+1]
-	PREFETCHT0       64(SI)
-	VMOVUPS          64(BX), Z12
+	PREFETCHT0       64(DX)
+	VMOVUPS          64(R8), Z12
 	VFMADD231PS.BCST 4(AX), Z12, Z0
 	VFMADD231PS.BCST 68(AX), Z12, Z2
 	VFMADD231PS.BCST 132(AX), Z12, Z4
@@ -893,8 +902,8 @@ steps_1:
 	VFMADD231PS.BCST 324(AX), Z12, Z10
 
 	// S[0..5] += Q[d+2]·K[d+2]
-	PREFETCHT0       128(SI)
-	VMOVUPS          128(BX), Z12
+	PREFETCHT0       128(DX)
+	VMOVUPS          128(R8), Z12
 	VFMADD231PS.BCST 8(AX), Z12, Z0
 	VFMADD231PS.BCST 72(AX), Z12, Z2
 	VFMADD231PS.BCST 136(AX), Z12, Z4
@@ -903,8 +912,8 @@ steps_1:
 	VFMADD231PS.BCST 328(AX), Z12, Z10
 
 	// S[0..5] += Q[d+3]·K[d+3]
-	PREFETCHT0       192(SI)
-	VMOVUPS          192(BX), Z12
+	PREFETCHT0       192(DX)
+	VMOVUPS          192(R8), Z12
 	VFMADD231PS.BCST 12(AX), Z12, Z0
 	VFMADD231PS.BCST 76(AX), Z12, Z2
 	VFMADD231PS.BCST 140(AX), Z12, Z4
@@ -913,8 +922,8 @@ steps_1:
 	VFMADD231PS.BCST 332(AX), Z12, Z10
 
 	// S[0..5] += Q[d+4]·K[d+4]
-	PREFETCHT0       256(SI)
-	VMOVUPS          256(BX), Z12
+	PREFETCHT0       256(DX)
+	VMOVUPS          256(R8), Z12
 	VFMADD231PS.BCST 16(AX), Z12, Z0
 	VFMADD231PS.BCST 80(AX), Z12, Z2
 	VFMADD231PS.BCST 144(AX), Z12, Z4
@@ -923,8 +932,8 @@ steps_1:
 	VFMADD231PS.BCST 336(AX), Z12, Z10
 
 	// S[0..5] += Q[d+5]·K[d+5]
-	PREFETCHT0       320(SI)
-	VMOVUPS          320(BX), Z12
+	PREFETCHT0       320(DX)
+	VMOVUPS          320(R8), Z12
 	VFMADD231PS.BCST 20(AX), Z12, Z0
 	VFMADD231PS.BCST 84(AX), Z12, Z2
 	VFMADD231PS.BCST 148(AX), Z12, Z4
@@ -933,8 +942,8 @@ steps_1:
 	VFMADD231PS.BCST 340(AX), Z12, Z10
 
 	// S[0..5] += Q[d+6]·K[d+6]
-	PREFETCHT0       384(SI)
-	VMOVUPS          384(BX), Z12
+	PREFETCHT0       384(DX)
+	VMOVUPS          384(R8), Z12
 	VFMADD231PS.BCST 24(AX), Z12, Z0
 	VFMADD231PS.BCST 88(AX), Z12, Z2
 	VFMADD231PS.BCST 152(AX), Z12, Z4
@@ -943,8 +952,8 @@ steps_1:
 	VFMADD231PS.BCST 344(AX), Z12, Z10
 
 	// S[0..5] += Q[d+7]·K[d+7]
-	PREFETCHT0       448(SI)
-	VMOVUPS          448(BX), Z12
+	PREFETCHT0       448(DX)
+	VMOVUPS          448(R8), Z12
 	VFMADD231PS.BCST 28(AX), Z12, Z0
 	VFMADD231PS.BCST 92(AX), Z12, Z2
 	VFMADD231PS.BCST 156(AX), Z12, Z4
@@ -953,8 +962,8 @@ steps_1:
 	VFMADD231PS.BCST 348(AX), Z12, Z10
 
 	// S[0..5] += Q[d+8]·K[d+8]
-	PREFETCHT0       512(SI)
-	VMOVUPS          512(BX), Z12
+	PREFETCHT0       512(DX)
+	VMOVUPS          512(R8), Z12
 	VFMADD231PS.BCST 32(AX), Z12, Z0
 	VFMADD231PS.BCST 96(AX), Z12, Z2
 	VFMADD231PS.BCST 160(AX), Z12, Z4
@@ -963,8 +972,8 @@ steps_1:
 	VFMADD231PS.BCST 352(AX), Z12, Z10
 
 	// S[0..5] += Q[d+9]·K[d+9]
-	PREFETCHT0       576(SI)
-	VMOVUPS          576(BX), Z12
+	PREFETCHT0       576(DX)
+	VMOVUPS          576(R8), Z12
 	VFMADD231PS.BCST 36(AX), Z12, Z0
 	VFMADD231PS.BCST 100(AX), Z12, Z2
 	VFMADD231PS.BCST 164(AX), Z12, Z4
@@ -973,8 +982,8 @@ steps_1:
 	VFMADD231PS.BCST 356(AX), Z12, Z10
 
 	// S[0..5] += Q[d+10]·K[d+10]
-	PREFETCHT0       640(SI)
-	VMOVUPS          640(BX), Z12
+	PREFETCHT0       640(DX)
+	VMOVUPS          640(R8), Z12
 	VFMADD231PS.BCST 40(AX), Z12, Z0
 	VFMADD231PS.BCST 104(AX), Z12, Z2
 	VFMADD231PS.BCST 168(AX), Z12, Z4
@@ -983,8 +992,8 @@ steps_1:
 	VFMADD231PS.BCST 360(AX), Z12, Z10
 
 	// S[0..5] += Q[d+11]·K[d+11]
-	PREFETCHT0       704(SI)
-	VMOVUPS          704(BX), Z12
+	PREFETCHT0       704(DX)
+	VMOVUPS          704(R8), Z12
 	VFMADD231PS.BCST 44(AX), Z12, Z0
 	VFMADD231PS.BCST 108(AX), Z12, Z2
 	VFMADD231PS.BCST 172(AX), Z12, Z4
@@ -993,8 +1002,8 @@ steps_1:
 	VFMADD231PS.BCST 364(AX), Z12, Z10
 
 	// S[0..5] += Q[d+12]·K[d+12]
-	PREFETCHT0       768(SI)
-	VMOVUPS          768(BX), Z12
+	PREFETCHT0       768(DX)
+	VMOVUPS          768(R8), Z12
 	VFMADD231PS.BCST 48(AX), Z12, Z0
 	VFMADD231PS.BCST 112(AX), Z12, Z2
 	VFMADD231PS.BCST 176(AX), Z12, Z4
@@ -1003,8 +1012,8 @@ steps_1:
 	VFMADD231PS.BCST 368(AX), Z12, Z10
 
 	// S[0..5] += Q[d+13]·K[d+13]
-	PREFETCHT0       832(SI)
-	VMOVUPS          832(BX), Z12
+	PREFETCHT0       832(DX)
+	VMOVUPS          832(R8), Z12
 	VFMADD231PS.BCST 52(AX), Z12, Z0
 	VFMADD231PS.BCST 116(AX), Z12, Z2
 	VFMADD231PS.BCST 180(AX), Z12, Z4
@@ -1013,8 +1022,8 @@ steps_1:
 	VFMADD231PS.BCST 372(AX), Z12, Z10
 
 	// S[0..5] += Q[d+14]·K[d+14]
-	PREFETCHT0       896(SI)
-	VMOVUPS          896(BX), Z12
+	PREFETCHT0       896(DX)
+	VMOVUPS          896(R8), Z12
 	VFMADD231PS.BCST 56(AX), Z12, Z0
 	VFMADD231PS.BCST 120(AX), Z12, Z2
 	VFMADD231PS.BCST 184(AX), Z12, Z4
@@ -1023,8 +1032,8 @@ steps_1:
 	VFMADD231PS.BCST 376(AX), Z12, Z10
 
 	// S[0..5] += Q[d+15]·K[d+15]
-	PREFETCHT0       960(SI)
-	VMOVUPS          960(BX), Z12
+	PREFETCHT0       960(DX)
+	VMOVUPS          960(R8), Z12
 	VFMADD231PS.BCST 60(AX), Z12, Z0
 	VFMADD231PS.BCST 124(AX), Z12, Z2
 	VFMADD231PS.BCST 188(AX), Z12, Z4
@@ -1032,9 +1041,9 @@ steps_1:
 	VFMADD231PS.BCST 316(AX), Z12, Z8
 	VFMADD231PS.BCST 380(AX), Z12, Z10
 	ADDQ             $+384, AX
-	ADDQ             $+1024, BX
-	ADDQ             $+1024, SI
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, DX
+	SUBQ             $0x10, CX
 	JNZ              steps_1
 	JMP              steps_1_end
 
@@ -1042,16 +1051,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       $+128, SI
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $+128, DX
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// S[0..5] += Q[d+0]·K[d+0]
-	VMOVUPS          (BX), Z12
+	VMOVUPS          (R8), Z12
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 64(AX), Z12, Z2
 	VFMADD231PS.BCST 128(AX), Z12, Z4
@@ -1060,7 +1069,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 320(AX), Z12, Z10
 
 	// S[0..5] += Q[d+1]·K[d+1]
-	VMOVUPS          64(BX), Z12
+	VMOVUPS          64(R8), Z12
 	VFMADD231PS.BCST 4(AX), Z12, Z0
 	VFMADD231PS.BCST 68(AX), Z12, Z2
 	VFMADD231PS.BCST 132(AX), Z12, Z4
@@ -1069,16 +1078,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 324(AX), Z12, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// S[0..5] += Q[d+2]·K[d+2]
-	VMOVUPS          128(BX), Z12
+	VMOVUPS          128(R8), Z12
 	VFMADD231PS.BCST 8(AX), Z12, Z0
 	VFMADD231PS.BCST 72(AX), Z12, Z2
 	VFMADD231PS.BCST 136(AX), Z12, Z4
@@ -1087,7 +1096,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 328(AX), Z12, Z10
 
 	// S[0..5] += Q[d+3]·K[d+3]
-	VMOVUPS          192(BX), Z12
+	VMOVUPS          192(R8), Z12
 	VFMADD231PS.BCST 12(AX), Z12, Z0
 	VFMADD231PS.BCST 76(AX), Z12, Z2
 	VFMADD231PS.BCST 140(AX), Z12, Z4
@@ -1096,16 +1105,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 332(AX), Z12, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// S[0..5] += Q[d+4]·K[d+4]
-	VMOVUPS          256(BX), Z12
+	VMOVUPS          256(R8), Z12
 	VFMADD231PS.BCST 16(AX), Z12, Z0
 	VFMADD231PS.BCST 80(AX), Z12, Z2
 	VFMADD231PS.BCST 144(AX), Z12, Z4
@@ -1114,7 +1123,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 336(AX), Z12, Z10
 
 	// S[0..5] += Q[d+5]·K[d+5]
-	VMOVUPS          320(BX), Z12
+	VMOVUPS          320(R8), Z12
 	VFMADD231PS.BCST 20(AX), Z12, Z0
 	VFMADD231PS.BCST 84(AX), Z12, Z2
 	VFMADD231PS.BCST 148(AX), Z12, Z4
@@ -1123,16 +1132,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 340(AX), Z12, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// S[0..5] += Q[d+6]·K[d+6]
-	VMOVUPS          384(BX), Z12
+	VMOVUPS          384(R8), Z12
 	VFMADD231PS.BCST 24(AX), Z12, Z0
 	VFMADD231PS.BCST 88(AX), Z12, Z2
 	VFMADD231PS.BCST 152(AX), Z12, Z4
@@ -1141,7 +1150,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 344(AX), Z12, Z10
 
 	// S[0..5] += Q[d+7]·K[d+7]
-	VMOVUPS          448(BX), Z12
+	VMOVUPS          448(R8), Z12
 	VFMADD231PS.BCST 28(AX), Z12, Z0
 	VFMADD231PS.BCST 92(AX), Z12, Z2
 	VFMADD231PS.BCST 156(AX), Z12, Z4
@@ -1150,16 +1159,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 348(AX), Z12, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// S[0..5] += Q[d+8]·K[d+8]
-	VMOVUPS          512(BX), Z12
+	VMOVUPS          512(R8), Z12
 	VFMADD231PS.BCST 32(AX), Z12, Z0
 	VFMADD231PS.BCST 96(AX), Z12, Z2
 	VFMADD231PS.BCST 160(AX), Z12, Z4
@@ -1168,7 +1177,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 352(AX), Z12, Z10
 
 	// S[0..5] += Q[d+9]·K[d+9]
-	VMOVUPS          576(BX), Z12
+	VMOVUPS          576(R8), Z12
 	VFMADD231PS.BCST 36(AX), Z12, Z0
 	VFMADD231PS.BCST 100(AX), Z12, Z2
 	VFMADD231PS.BCST 164(AX), Z12, Z4
@@ -1177,16 +1186,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 356(AX), Z12, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// S[0..5] += Q[d+10]·K[d+10]
-	VMOVUPS          640(BX), Z12
+	VMOVUPS          640(R8), Z12
 	VFMADD231PS.BCST 40(AX), Z12, Z0
 	VFMADD231PS.BCST 104(AX), Z12, Z2
 	VFMADD231PS.BCST 168(AX), Z12, Z4
@@ -1195,7 +1204,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 360(AX), Z12, Z10
 
 	// S[0..5] += Q[d+11]·K[d+11]
-	VMOVUPS          704(BX), Z12
+	VMOVUPS          704(R8), Z12
 	VFMADD231PS.BCST 44(AX), Z12, Z0
 	VFMADD231PS.BCST 108(AX), Z12, Z2
 	VFMADD231PS.BCST 172(AX), Z12, Z4
@@ -1204,16 +1213,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 364(AX), Z12, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// S[0..5] += Q[d+12]·K[d+12]
-	VMOVUPS          768(BX), Z12
+	VMOVUPS          768(R8), Z12
 	VFMADD231PS.BCST 48(AX), Z12, Z0
 	VFMADD231PS.BCST 112(AX), Z12, Z2
 	VFMADD231PS.BCST 176(AX), Z12, Z4
@@ -1222,7 +1231,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 368(AX), Z12, Z10
 
 	// S[0..5] += Q[d+13]·K[d+13]
-	VMOVUPS          832(BX), Z12
+	VMOVUPS          832(R8), Z12
 	VFMADD231PS.BCST 52(AX), Z12, Z0
 	VFMADD231PS.BCST 116(AX), Z12, Z2
 	VFMADD231PS.BCST 180(AX), Z12, Z4
@@ -1231,16 +1240,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 372(AX), Z12, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// S[0..5] += Q[d+14]·K[d+14]
-	VMOVUPS          896(BX), Z12
+	VMOVUPS          896(R8), Z12
 	VFMADD231PS.BCST 56(AX), Z12, Z0
 	VFMADD231PS.BCST 120(AX), Z12, Z2
 	VFMADD231PS.BCST 184(AX), Z12, Z4
@@ -1249,7 +1258,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 376(AX), Z12, Z10
 
 	// S[0..5] += Q[d+15]·K[d+15]
-	VMOVUPS          960(BX), Z12
+	VMOVUPS          960(R8), Z12
 	VFMADD231PS.BCST 60(AX), Z12, Z0
 	VFMADD231PS.BCST 124(AX), Z12, Z2
 	VFMADD231PS.BCST 188(AX), Z12, Z4
@@ -1257,21 +1266,24 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 316(AX), Z12, Z8
 	VFMADD231PS.BCST 380(AX), Z12, Z10
 	ADDQ             $+384, AX
-	ADDQ             $+1024, BX
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
 steps_1_end:
 	// S out
-	VMOVUPS Z0, (CX)
-	VMOVUPS Z2, 64(CX)
-	VMOVUPS Z4, 128(CX)
-	VMOVUPS Z6, 192(CX)
-	VMOVUPS Z8, 256(CX)
-	VMOVUPS Z10, 320(CX)
-	ADDQ    $+384, CX
-	SUBQ    $0x01, R8
-	JMP     panels_1
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z2, 64(BX)
+	VMOVUPS Z4, 128(BX)
+	VMOVUPS Z6, 192(BX)
+	VMOVUPS Z8, 256(BX)
+	VMOVUPS Z10, 320(BX)
+	ADDQ    $+384, BX
+
+	// the next panels
+	ADDQ 8(SP), R9
+	SUBQ $0x01, SI
+	JMP  panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -14,29 +14,33 @@
 //
 //	DI       a
 //	AX       Q, at d
-//	BX       K
-//	CX       S
-//	DX       elements of D left
-//	SI       next line to prefetch
-//	R8       Panels
+//	BX       S
+//	CX       elements of D left
+//	DX       next line to prefetch
+//	SI       Panels
 //	Z0–Z13   S[r][key]
 //	Z14–Z15  K[d][key]
 //	Z16–Z19  Q[r][d]
-//	R9       bytes of a panel
+//	R8       K
+//	R9       the same in the next panel
 
 // func panel_score_f32_7x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·panel_score_f32_7x32_avx512(SB), $128-8
-	MOVQ   a+0(FP), DI
-	MOVQ   8(DI), BX
-	MOVQ   16(DI), CX
-	MOVQ   32(DI), R8
-	MOVQ   24(DI), R9
-	IMUL3Q $+64, R9, R9
+	MOVQ a+0(FP), DI
+	MOVQ 16(DI), BX
+	MOVQ 32(DI), SI
+
+	// bytes of a panel
+	MOVQ   24(DI), CX
+	IMUL3Q $+64, CX, CX
+	MOVQ   CX, 8(SP)
+	MOVQ   8(DI), R8
+	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
-	MOVQ BX, SI
-	ADDQ 40(DI), SI
+	MOVQ R8, DX
+	ADDQ 40(DI), DX
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
@@ -44,7 +48,7 @@ TEXT ·panel_score_f32_7x32_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 
 panels_2:
-	CMPQ   R8, $0x02
+	CMPQ   SI, $0x02
 	JLT    fewer_2
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
@@ -61,16 +65,16 @@ panels_2:
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
 	JNE    steps_2_shared
 
 steps_2:
 	// S[0..6] += Q[d+0]·K[d+0]
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	VMOVUPS          (BX), Z14
-	VMOVUPS          (BX)(R9*1), Z15
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	VMOVUPS          (R8), Z14
+	VMOVUPS          (R9), Z15
 	VBROADCASTSS     (AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -91,10 +95,10 @@ steps_2:
 	VFMADD231PS.BCST 384(AX), Z15, Z13
 
 	// S[0..6] += Q[d+1]·K[d+1]
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	VMOVUPS          64(BX), Z14
-	VMOVUPS          64(BX)(R9*1), Z15
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	VMOVUPS          64(R8), Z14
+	VMOVUPS          64(R9), Z15
 	VBROADCASTSS     4(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -115,10 +119,10 @@ steps_2:
 	VFMADD231PS.BCST 388(AX), Z15, Z13
 
 	// S[0..6] += Q[d+2]·K[d+2]
-	PREFETCHT0       256(SI)
-	PREFETCHT0       320(SI)
-	VMOVUPS          128(BX), Z14
-	VMOVUPS          128(BX)(R9*1), Z15
+	PREFETCHT0       256(DX)
+	PREFETCHT0       320(DX)
+	VMOVUPS          128(R8), Z14
+	VMOVUPS          128(R9), Z15
 	VBROADCASTSS     8(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -139,10 +143,10 @@ steps_2:
 	VFMADD231PS.BCST 392(AX), Z15, Z13
 
 	// S[0..6] += Q[d+3]·K[d+3]
-	PREFETCHT0       384(SI)
-	PREFETCHT0       448(SI)
-	VMOVUPS          192(BX), Z14
-	VMOVUPS          192(BX)(R9*1), Z15
+	PREFETCHT0       384(DX)
+	PREFETCHT0       448(DX)
+	VMOVUPS          192(R8), Z14
+	VMOVUPS          192(R9), Z15
 	VBROADCASTSS     12(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -163,10 +167,10 @@ steps_2:
 	VFMADD231PS.BCST 396(AX), Z15, Z13
 
 	// S[0..6] += Q[d+4]·K[d+4]
-	PREFETCHT0       512(SI)
-	PREFETCHT0       576(SI)
-	VMOVUPS          256(BX), Z14
-	VMOVUPS          256(BX)(R9*1), Z15
+	PREFETCHT0       512(DX)
+	PREFETCHT0       576(DX)
+	VMOVUPS          256(R8), Z14
+	VMOVUPS          256(R9), Z15
 	VBROADCASTSS     16(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -187,10 +191,10 @@ steps_2:
 	VFMADD231PS.BCST 400(AX), Z15, Z13
 
 	// S[0..6] += Q[d+5]·K[d+5]
-	PREFETCHT0       640(SI)
-	PREFETCHT0       704(SI)
-	VMOVUPS          320(BX), Z14
-	VMOVUPS          320(BX)(R9*1), Z15
+	PREFETCHT0       640(DX)
+	PREFETCHT0       704(DX)
+	VMOVUPS          320(R8), Z14
+	VMOVUPS          320(R9), Z15
 	VBROADCASTSS     20(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -211,10 +215,10 @@ steps_2:
 	VFMADD231PS.BCST 404(AX), Z15, Z13
 
 	// S[0..6] += Q[d+6]·K[d+6]
-	PREFETCHT0       768(SI)
-	PREFETCHT0       832(SI)
-	VMOVUPS          384(BX), Z14
-	VMOVUPS          384(BX)(R9*1), Z15
+	PREFETCHT0       768(DX)
+	PREFETCHT0       832(DX)
+	VMOVUPS          384(R8), Z14
+	VMOVUPS          384(R9), Z15
 	VBROADCASTSS     24(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -235,10 +239,10 @@ steps_2:
 	VFMADD231PS.BCST 408(AX), Z15, Z13
 
 	// S[0..6] += Q[d+7]·K[d+7]
-	PREFETCHT0       896(SI)
-	PREFETCHT0       960(SI)
-	VMOVUPS          448(BX), Z14
-	VMOVUPS          448(BX)(R9*1), Z15
+	PREFETCHT0       896(DX)
+	PREFETCHT0       960(DX)
+	VMOVUPS          448(R8), Z14
+	VMOVUPS          448(R9), Z15
 	VBROADCASTSS     28(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -259,10 +263,10 @@ steps_2:
 	VFMADD231PS.BCST 412(AX), Z15, Z13
 
 	// S[0..6] += Q[d+8]·K[d+8]
-	PREFETCHT0       1024(SI)
-	PREFETCHT0       1088(SI)
-	VMOVUPS          512(BX), Z14
-	VMOVUPS          512(BX)(R9*1), Z15
+	PREFETCHT0       1024(DX)
+	PREFETCHT0       1088(DX)
+	VMOVUPS          512(R8), Z14
+	VMOVUPS          512(R9), Z15
 	VBROADCASTSS     32(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -283,10 +287,10 @@ steps_2:
 	VFMADD231PS.BCST 416(AX), Z15, Z13
 
 	// S[0..6] += Q[d+9]·K[d+9]
-	PREFETCHT0       1152(SI)
-	PREFETCHT0       1216(SI)
-	VMOVUPS          576(BX), Z14
-	VMOVUPS          576(BX)(R9*1), Z15
+	PREFETCHT0       1152(DX)
+	PREFETCHT0       1216(DX)
+	VMOVUPS          576(R8), Z14
+	VMOVUPS          576(R9), Z15
 	VBROADCASTSS     36(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -307,10 +311,10 @@ steps_2:
 	VFMADD231PS.BCST 420(AX), Z15, Z13
 
 	// S[0..6] += Q[d+10]·K[d+10]
-	PREFETCHT0       1280(SI)
-	PREFETCHT0       1344(SI)
-	VMOVUPS          640(BX), Z14
-	VMOVUPS          640(BX)(R9*1), Z15
+	PREFETCHT0       1280(DX)
+	PREFETCHT0       1344(DX)
+	VMOVUPS          640(R8), Z14
+	VMOVUPS          640(R9), Z15
 	VBROADCASTSS     40(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -331,10 +335,10 @@ steps_2:
 	VFMADD231PS.BCST 424(AX), Z15, Z13
 
 	// S[0..6] += Q[d+11]·K[d+11]
-	PREFETCHT0       1408(SI)
-	PREFETCHT0       1472(SI)
-	VMOVUPS          704(BX), Z14
-	VMOVUPS          704(BX)(R9*1), Z15
+	PREFETCHT0       1408(DX)
+	PREFETCHT0       1472(DX)
+	VMOVUPS          704(R8), Z14
+	VMOVUPS          704(R9), Z15
 	VBROADCASTSS     44(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -355,10 +359,10 @@ steps_2:
 	VFMADD231PS.BCST 428(AX), Z15, Z13
 
 	// S[0..6] += Q[d+12]·K[d+12]
-	PREFETCHT0       1536(SI)
-	PREFETCHT0       1600(SI)
-	VMOVUPS          768(BX), Z14
-	VMOVUPS          768(BX)(R9*1), Z15
+	PREFETCHT0       1536(DX)
+	PREFETCHT0       1600(DX)
+	VMOVUPS          768(R8), Z14
+	VMOVUPS          768(R9), Z15
 	VBROADCASTSS     48(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -379,10 +383,10 @@ steps_2:
 	VFMADD231PS.BCST 432(AX), Z15, Z13
 
 	// S[0..6] += Q[d+13]·K[d+13]
-	PREFETCHT0       1664(SI)
-	PREFETCHT0       1728(SI)
-	VMOVUPS          832(BX), Z14
-	VMOVUPS          832(BX)(R9*1), Z15
+	PREFETCHT0       1664(DX)
+	PREFETCHT0       1728(DX)
+	VMOVUPS          832(R8), Z14
+	VMOVUPS          832(R9), Z15
 	VBROADCASTSS     52(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -403,10 +407,10 @@ steps_2:
 	VFMADD231PS.BCST 436(AX), Z15, Z13
 
 	// S[0..6] += Q[d+14]·K[d+14]
-	PREFETCHT0       1792(SI)
-	PREFETCHT0       1856(SI)
-	VMOVUPS          896(BX), Z14
-	VMOVUPS          896(BX)(R9*1), Z15
+	PREFETCHT0       1792(DX)
+	PREFETCHT0       1856(DX)
+	VMOVUPS          896(R8), Z14
+	VMOVUPS          896(R9), Z15
 	VBROADCASTSS     56(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -427,10 +431,10 @@ steps_2:
 	VFMADD231PS.BCST 440(AX), Z15, Z13
 
 	// S[0..6] += Q[d+15]·K[d+15]
-	PREFETCHT0       1920(SI)
-	PREFETCHT0       1984(SI)
-	VMOVUPS          960(BX), Z14
-	VMOVUPS          960(BX)(R9*1), Z15
+	PREFETCHT0       1920(DX)
+	PREFETCHT0       1984(DX)
+	VMOVUPS          960(R8), Z14
+	VMOVUPS          960(R9), Z15
 	VBROADCASTSS     60(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -450,9 +454,10 @@ steps_2:
 	VFMADD231PS.BCST 444(AX), Z14, Z12
 	VFMADD231PS.BCST 444(AX), Z15, Z13
 	ADDQ             $+448, AX
-	ADDQ             $+1024, BX
-	ADDQ             $+2048, SI
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
+	ADDQ             $+2048, DX
+	SUBQ             $0x10, CX
 	JNZ              steps_2
 	JMP              steps_2_end
 
@@ -460,19 +465,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       $+256, SI
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// S[0..6] += Q[d+0]·K[d+0]
-	VMOVUPS          (BX), Z14
-	VMOVUPS          (BX)(R9*1), Z15
+	VMOVUPS          (R8), Z14
+	VMOVUPS          (R9), Z15
 	VBROADCASTSS     (AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -493,8 +498,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 384(AX), Z15, Z13
 
 	// S[0..6] += Q[d+1]·K[d+1]
-	VMOVUPS          64(BX), Z14
-	VMOVUPS          64(BX)(R9*1), Z15
+	VMOVUPS          64(R8), Z14
+	VMOVUPS          64(R9), Z15
 	VBROADCASTSS     4(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -515,19 +520,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 388(AX), Z15, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// S[0..6] += Q[d+2]·K[d+2]
-	VMOVUPS          128(BX), Z14
-	VMOVUPS          128(BX)(R9*1), Z15
+	VMOVUPS          128(R8), Z14
+	VMOVUPS          128(R9), Z15
 	VBROADCASTSS     8(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -548,8 +553,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 392(AX), Z15, Z13
 
 	// S[0..6] += Q[d+3]·K[d+3]
-	VMOVUPS          192(BX), Z14
-	VMOVUPS          192(BX)(R9*1), Z15
+	VMOVUPS          192(R8), Z14
+	VMOVUPS          192(R9), Z15
 	VBROADCASTSS     12(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -570,19 +575,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 396(AX), Z15, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// S[0..6] += Q[d+4]·K[d+4]
-	VMOVUPS          256(BX), Z14
-	VMOVUPS          256(BX)(R9*1), Z15
+	VMOVUPS          256(R8), Z14
+	VMOVUPS          256(R9), Z15
 	VBROADCASTSS     16(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -603,8 +608,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 400(AX), Z15, Z13
 
 	// S[0..6] += Q[d+5]·K[d+5]
-	VMOVUPS          320(BX), Z14
-	VMOVUPS          320(BX)(R9*1), Z15
+	VMOVUPS          320(R8), Z14
+	VMOVUPS          320(R9), Z15
 	VBROADCASTSS     20(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -625,19 +630,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 404(AX), Z15, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// S[0..6] += Q[d+6]·K[d+6]
-	VMOVUPS          384(BX), Z14
-	VMOVUPS          384(BX)(R9*1), Z15
+	VMOVUPS          384(R8), Z14
+	VMOVUPS          384(R9), Z15
 	VBROADCASTSS     24(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -658,8 +663,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 408(AX), Z15, Z13
 
 	// S[0..6] += Q[d+7]·K[d+7]
-	VMOVUPS          448(BX), Z14
-	VMOVUPS          448(BX)(R9*1), Z15
+	VMOVUPS          448(R8), Z14
+	VMOVUPS          448(R9), Z15
 	VBROADCASTSS     28(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -680,19 +685,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 412(AX), Z15, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// S[0..6] += Q[d+8]·K[d+8]
-	VMOVUPS          512(BX), Z14
-	VMOVUPS          512(BX)(R9*1), Z15
+	VMOVUPS          512(R8), Z14
+	VMOVUPS          512(R9), Z15
 	VBROADCASTSS     32(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -713,8 +718,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 416(AX), Z15, Z13
 
 	// S[0..6] += Q[d+9]·K[d+9]
-	VMOVUPS          576(BX), Z14
-	VMOVUPS          576(BX)(R9*1), Z15
+	VMOVUPS          576(R8), Z14
+	VMOVUPS          576(R9), Z15
 	VBROADCASTSS     36(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -735,19 +740,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 420(AX), Z15, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// S[0..6] += Q[d+10]·K[d+10]
-	VMOVUPS          640(BX), Z14
-	VMOVUPS          640(BX)(R9*1), Z15
+	VMOVUPS          640(R8), Z14
+	VMOVUPS          640(R9), Z15
 	VBROADCASTSS     40(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -768,8 +773,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 424(AX), Z15, Z13
 
 	// S[0..6] += Q[d+11]·K[d+11]
-	VMOVUPS          704(BX), Z14
-	VMOVUPS          704(BX)(R9*1), Z15
+	VMOVUPS          704(R8), Z14
+	VMOVUPS          704(R9), Z15
 	VBROADCASTSS     44(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -790,19 +795,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 428(AX), Z15, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// S[0..6] += Q[d+12]·K[d+12]
-	VMOVUPS          768(BX), Z14
-	VMOVUPS          768(BX)(R9*1), Z15
+	VMOVUPS          768(R8), Z14
+	VMOVUPS          768(R9), Z15
 	VBROADCASTSS     48(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -823,8 +828,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 432(AX), Z15, Z13
 
 	// S[0..6] += Q[d+13]·K[d+13]
-	VMOVUPS          832(BX), Z14
-	VMOVUPS          832(BX)(R9*1), Z15
+	VMOVUPS          832(R8), Z14
+	VMOVUPS          832(R9), Z15
 	VBROADCASTSS     52(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -845,19 +850,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 436(AX), Z15, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// S[0..6] += Q[d+14]·K[d+14]
-	VMOVUPS          896(BX), Z14
-	VMOVUPS          896(BX)(R9*1), Z15
+	VMOVUPS          896(R8), Z14
+	VMOVUPS          896(R9), Z15
 	VBROADCASTSS     56(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -878,8 +883,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 440(AX), Z15, Z13
 
 	// S[0..6] += Q[d+15]·K[d+15]
-	VMOVUPS          960(BX), Z14
-	VMOVUPS          960(BX)(R9*1), Z15
+	VMOVUPS          960(R8), Z14
+	VMOVUPS          960(R9), Z15
 	VBROADCASTSS     60(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -899,34 +904,38 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 444(AX), Z14, Z12
 	VFMADD231PS.BCST 444(AX), Z15, Z13
 	ADDQ             $+448, AX
-	ADDQ             $+1024, BX
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
+	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
 steps_2_end:
 	// S out
-	VMOVUPS Z0, (CX)
-	VMOVUPS Z1, 448(CX)
-	VMOVUPS Z2, 64(CX)
-	VMOVUPS Z3, 512(CX)
-	VMOVUPS Z4, 128(CX)
-	VMOVUPS Z5, 576(CX)
-	VMOVUPS Z6, 192(CX)
-	VMOVUPS Z7, 640(CX)
-	VMOVUPS Z8, 256(CX)
-	VMOVUPS Z9, 704(CX)
-	VMOVUPS Z10, 320(CX)
-	VMOVUPS Z11, 768(CX)
-	VMOVUPS Z12, 384(CX)
-	VMOVUPS Z13, 832(CX)
-	ADDQ    $+896, CX
-	LEAQ    (BX)(R9*1), BX
-	SUBQ    $0x02, R8
-	JMP     panels_2
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z1, 448(BX)
+	VMOVUPS Z2, 64(BX)
+	VMOVUPS Z3, 512(BX)
+	VMOVUPS Z4, 128(BX)
+	VMOVUPS Z5, 576(BX)
+	VMOVUPS Z6, 192(BX)
+	VMOVUPS Z7, 640(BX)
+	VMOVUPS Z8, 256(BX)
+	VMOVUPS Z9, 704(BX)
+	VMOVUPS Z10, 320(BX)
+	VMOVUPS Z11, 768(BX)
+	VMOVUPS Z12, 384(BX)
+	VMOVUPS Z13, 832(BX)
+	ADDQ    $+896, BX
+
+	// the next panels
+	ADDQ 8(SP), R8
+	ADDQ 8(SP), R9
+	SUBQ $0x02, SI
+	JMP  panels_2
 
 fewer_2:
 panels_1:
-	CMPQ   R8, $0x01
+	CMPQ   SI, $0x01
 	JLT    fewer_1
 	VPXORD Z0, Z0, Z0
 	VPXORD Z2, Z2, Z2
@@ -936,14 +945,14 @@ panels_1:
 	VPXORD Z10, Z10, Z10
 	VPXORD Z12, Z12, Z12
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
 	JNE    steps_1_shared
 
 steps_1:
 	// S[0..6] += Q[d+0]·K[d+0]
-	PREFETCHT0       (SI)
-	VMOVUPS          (BX), Z14
+	PREFETCHT0       (DX)
+	VMOVUPS          (R8), Z14
 	VFMADD231PS.BCST (AX), Z14, Z0
 	VFMADD231PS.BCST 64(AX), Z14, Z2
 	VFMADD231PS.BCST 128(AX), Z14, Z4
@@ -953,8 +962,8 @@ steps_1:
 	VFMADD231PS.BCST 384(AX), Z14, Z12
 
 	// S[0..6] += Q[d+1]·K[d+1]
-	PREFETCHT0       64(SI)
-	VMOVUPS          64(BX), Z14
+	PREFETCHT0       64(DX)
+	VMOVUPS          64(R8), Z14
 	VFMADD231PS.BCST 4(AX), Z14, Z0
 	VFMADD231PS.BCST 68(AX), Z14, Z2
 	VFMADD231PS.BCST 132(AX), Z14, Z4
@@ -964,8 +973,8 @@ steps_1:
 	VFMADD231PS.BCST 388(AX), Z14, Z12
 
 	// S[0..6] += Q[d+2]·K[d+2]
-	PREFETCHT0       128(SI)
-	VMOVUPS          128(BX), Z14
+	PREFETCHT0       128(DX)
+	VMOVUPS          128(R8), Z14
 	VFMADD231PS.BCST 8(AX), Z14, Z0
 	VFMADD231PS.BCST 72(AX), Z14, Z2
 	VFMADD231PS.BCST 136(AX), Z14, Z4
@@ -975,8 +984,8 @@ steps_1:
 	VFMADD231PS.BCST 392(AX), Z14, Z12
 
 	// S[0..6] += Q[d+3]·K[d+3]
-	PREFETCHT0       192(SI)
-	VMOVUPS          192(BX), Z14
+	PREFETCHT0       192(DX)
+	VMOVUPS          192(R8), Z14
 	VFMADD231PS.BCST 12(AX), Z14, Z0
 	VFMADD231PS.BCST 76(AX), Z14, Z2
 	VFMADD231PS.BCST 140(AX), Z14, Z4
@@ -986,8 +995,8 @@ steps_1:
 	VFMADD231PS.BCST 396(AX), Z14, Z12
 
 	// S[0..6] += Q[d+4]·K[d+4]
-	PREFETCHT0       256(SI)
-	VMOVUPS          256(BX), Z14
+	PREFETCHT0       256(DX)
+	VMOVUPS          256(R8), Z14
 	VFMADD231PS.BCST 16(AX), Z14, Z0
 	VFMADD231PS.BCST 80(AX), Z14, Z2
 	VFMADD231PS.BCST 144(AX), Z14, Z4
@@ -997,8 +1006,8 @@ steps_1:
 	VFMADD231PS.BCST 400(AX), Z14, Z12
 
 	// S[0..6] += Q[d+5]·K[d+5]
-	PREFETCHT0       320(SI)
-	VMOVUPS          320(BX), Z14
+	PREFETCHT0       320(DX)
+	VMOVUPS          320(R8), Z14
 	VFMADD231PS.BCST 20(AX), Z14, Z0
 	VFMADD231PS.BCST 84(AX), Z14, Z2
 	VFMADD231PS.BCST 148(AX), Z14, Z4
@@ -1008,8 +1017,8 @@ steps_1:
 	VFMADD231PS.BCST 404(AX), Z14, Z12
 
 	// S[0..6] += Q[d+6]·K[d+6]
-	PREFETCHT0       384(SI)
-	VMOVUPS          384(BX), Z14
+	PREFETCHT0       384(DX)
+	VMOVUPS          384(R8), Z14
 	VFMADD231PS.BCST 24(AX), Z14, Z0
 	VFMADD231PS.BCST 88(AX), Z14, Z2
 	VFMADD231PS.BCST 152(AX), Z14, Z4
@@ -1019,8 +1028,8 @@ steps_1:
 	VFMADD231PS.BCST 408(AX), Z14, Z12
 
 	// S[0..6] += Q[d+7]·K[d+7]
-	PREFETCHT0       448(SI)
-	VMOVUPS          448(BX), Z14
+	PREFETCHT0       448(DX)
+	VMOVUPS          448(R8), Z14
 	VFMADD231PS.BCST 28(AX), Z14, Z0
 	VFMADD231PS.BCST 92(AX), Z14, Z2
 	VFMADD231PS.BCST 156(AX), Z14, Z4
@@ -1030,8 +1039,8 @@ steps_1:
 	VFMADD231PS.BCST 412(AX), Z14, Z12
 
 	// S[0..6] += Q[d+8]·K[d+8]
-	PREFETCHT0       512(SI)
-	VMOVUPS          512(BX), Z14
+	PREFETCHT0       512(DX)
+	VMOVUPS          512(R8), Z14
 	VFMADD231PS.BCST 32(AX), Z14, Z0
 	VFMADD231PS.BCST 96(AX), Z14, Z2
 	VFMADD231PS.BCST 160(AX), Z14, Z4
@@ -1041,8 +1050,8 @@ steps_1:
 	VFMADD231PS.BCST 416(AX), Z14, Z12
 
 	// S[0..6] += Q[d+9]·K[d+9]
-	PREFETCHT0       576(SI)
-	VMOVUPS          576(BX), Z14
+	PREFETCHT0       576(DX)
+	VMOVUPS          576(R8), Z14
 	VFMADD231PS.BCST 36(AX), Z14, Z0
 	VFMADD231PS.BCST 100(AX), Z14, Z2
 	VFMADD231PS.BCST 164(AX), Z14, Z4
@@ -1052,8 +1061,8 @@ steps_1:
 	VFMADD231PS.BCST 420(AX), Z14, Z12
 
 	// S[0..6] += Q[d+10]·K[d+10]
-	PREFETCHT0       640(SI)
-	VMOVUPS          640(BX), Z14
+	PREFETCHT0       640(DX)
+	VMOVUPS          640(R8), Z14
 	VFMADD231PS.BCST 40(AX), Z14, Z0
 	VFMADD231PS.BCST 104(AX), Z14, Z2
 	VFMADD231PS.BCST 168(AX), Z14, Z4
@@ -1063,8 +1072,8 @@ steps_1:
 	VFMADD231PS.BCST 424(AX), Z14, Z12
 
 	// S[0..6] += Q[d+11]·K[d+11]
-	PREFETCHT0       704(SI)
-	VMOVUPS          704(BX), Z14
+	PREFETCHT0       704(DX)
+	VMOVUPS          704(R8), Z14
 	VFMADD231PS.BCST 44(AX), Z14, Z0
 	VFMADD231PS.BCST 108(AX), Z14, Z2
 	VFMADD231PS.BCST 172(AX), Z14, Z4
@@ -1074,8 +1083,8 @@ steps_1:
 	VFMADD231PS.BCST 428(AX), Z14, Z12
 
 	// S[0..6] += Q[d+12]·K[d+12]
-	PREFETCHT0       768(SI)
-	VMOVUPS          768(BX), Z14
+	PREFETCHT0       768(DX)
+	VMOVUPS          768(R8), Z14
 	VFMADD231PS.BCST 48(AX), Z14, Z0
 	VFMADD231PS.BCST 112(AX), Z14, Z2
 	VFMADD231PS.BCST 176(AX), Z14, Z4
@@ -1085,8 +1094,8 @@ steps_1:
 	VFMADD231PS.BCST 432(AX), Z14, Z12
 
 	// S[0..6] += Q[d+13]·K[d+13]
-	PREFETCHT0       832(SI)
-	VMOVUPS          832(BX), Z14
+	PREFETCHT0       832(DX)
+	VMOVUPS          832(R8), Z14
 	VFMADD231PS.BCST 52(AX), Z14, Z0
 	VFMADD231PS.BCST 116(AX), Z14, Z2
 	VFMADD231PS.BCST 180(AX), Z14, Z4
@@ -1096,8 +1105,8 @@ steps_1:
 	VFMADD231PS.BCST 436(AX), Z14, Z12
 
 	// S[0..6] += Q[d+14]·K[d+14]
-	PREFETCHT0       896(SI)
-	VMOVUPS          896(BX), Z14
+	PREFETCHT0       896(DX)
+	VMOVUPS          896(R8), Z14
 	VFMADD231PS.BCST 56(AX), Z14, Z0
 	VFMADD231PS.BCST 120(AX), Z14, Z2
 	VFMADD231PS.BCST 184(AX), Z14, Z4
@@ -1107,8 +1116,8 @@ steps_1:
 	VFMADD231PS.BCST 440(AX), Z14, Z12
 
 	// S[0..6] += Q[d+15]·K[d+15]
-	PREFETCHT0       960(SI)
-	VMOVUPS          960(BX), Z14
+	PREFETCHT0       960(DX)
+	VMOVUPS          960(R8), Z14
 	VFMADD231PS.BCST 60(AX), Z14, Z0
 	VFMADD231PS.BCST 124(AX), Z14, Z2
 	VFMADD231PS.BCST 188(AX), Z14, Z4
@@ -1117,9 +1126,9 @@ steps_1:
 	VFMADD231PS.BCST 380(AX), Z14, Z10
 	VFMADD231PS.BCST 444(AX), Z14, Z12
 	ADDQ             $+448, AX
-	ADDQ             $+1024, BX
-	ADDQ             $+1024, SI
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, DX
+	SUBQ             $0x10, CX
 	JNZ              steps_1
 	JMP              steps_1_end
 
@@ -1127,16 +1136,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       $+128, SI
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $+128, DX
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// S[0..6] += Q[d+0]·K[d+0]
-	VMOVUPS          (BX), Z14
+	VMOVUPS          (R8), Z14
 	VFMADD231PS.BCST (AX), Z14, Z0
 	VFMADD231PS.BCST 64(AX), Z14, Z2
 	VFMADD231PS.BCST 128(AX), Z14, Z4
@@ -1146,7 +1155,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 384(AX), Z14, Z12
 
 	// S[0..6] += Q[d+1]·K[d+1]
-	VMOVUPS          64(BX), Z14
+	VMOVUPS          64(R8), Z14
 	VFMADD231PS.BCST 4(AX), Z14, Z0
 	VFMADD231PS.BCST 68(AX), Z14, Z2
 	VFMADD231PS.BCST 132(AX), Z14, Z4
@@ -1156,16 +1165,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 388(AX), Z14, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// S[0..6] += Q[d+2]·K[d+2]
-	VMOVUPS          128(BX), Z14
+	VMOVUPS          128(R8), Z14
 	VFMADD231PS.BCST 8(AX), Z14, Z0
 	VFMADD231PS.BCST 72(AX), Z14, Z2
 	VFMADD231PS.BCST 136(AX), Z14, Z4
@@ -1175,7 +1184,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 392(AX), Z14, Z12
 
 	// S[0..6] += Q[d+3]·K[d+3]
-	VMOVUPS          192(BX), Z14
+	VMOVUPS          192(R8), Z14
 	VFMADD231PS.BCST 12(AX), Z14, Z0
 	VFMADD231PS.BCST 76(AX), Z14, Z2
 	VFMADD231PS.BCST 140(AX), Z14, Z4
@@ -1185,16 +1194,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 396(AX), Z14, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// S[0..6] += Q[d+4]·K[d+4]
-	VMOVUPS          256(BX), Z14
+	VMOVUPS          256(R8), Z14
 	VFMADD231PS.BCST 16(AX), Z14, Z0
 	VFMADD231PS.BCST 80(AX), Z14, Z2
 	VFMADD231PS.BCST 144(AX), Z14, Z4
@@ -1204,7 +1213,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 400(AX), Z14, Z12
 
 	// S[0..6] += Q[d+5]·K[d+5]
-	VMOVUPS          320(BX), Z14
+	VMOVUPS          320(R8), Z14
 	VFMADD231PS.BCST 20(AX), Z14, Z0
 	VFMADD231PS.BCST 84(AX), Z14, Z2
 	VFMADD231PS.BCST 148(AX), Z14, Z4
@@ -1214,16 +1223,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 404(AX), Z14, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// S[0..6] += Q[d+6]·K[d+6]
-	VMOVUPS          384(BX), Z14
+	VMOVUPS          384(R8), Z14
 	VFMADD231PS.BCST 24(AX), Z14, Z0
 	VFMADD231PS.BCST 88(AX), Z14, Z2
 	VFMADD231PS.BCST 152(AX), Z14, Z4
@@ -1233,7 +1242,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 408(AX), Z14, Z12
 
 	// S[0..6] += Q[d+7]·K[d+7]
-	VMOVUPS          448(BX), Z14
+	VMOVUPS          448(R8), Z14
 	VFMADD231PS.BCST 28(AX), Z14, Z0
 	VFMADD231PS.BCST 92(AX), Z14, Z2
 	VFMADD231PS.BCST 156(AX), Z14, Z4
@@ -1243,16 +1252,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 412(AX), Z14, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// S[0..6] += Q[d+8]·K[d+8]
-	VMOVUPS          512(BX), Z14
+	VMOVUPS          512(R8), Z14
 	VFMADD231PS.BCST 32(AX), Z14, Z0
 	VFMADD231PS.BCST 96(AX), Z14, Z2
 	VFMADD231PS.BCST 160(AX), Z14, Z4
@@ -1262,7 +1271,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 416(AX), Z14, Z12
 
 	// S[0..6] += Q[d+9]·K[d+9]
-	VMOVUPS          576(BX), Z14
+	VMOVUPS          576(R8), Z14
 	VFMADD231PS.BCST 36(AX), Z14, Z0
 	VFMADD231PS.BCST 100(AX), Z14, Z2
 	VFMADD231PS.BCST 164(AX), Z14, Z4
@@ -1272,16 +1281,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 420(AX), Z14, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// S[0..6] += Q[d+10]·K[d+10]
-	VMOVUPS          640(BX), Z14
+	VMOVUPS          640(R8), Z14
 	VFMADD231PS.BCST 40(AX), Z14, Z0
 	VFMADD231PS.BCST 104(AX), Z14, Z2
 	VFMADD231PS.BCST 168(AX), Z14, Z4
@@ -1291,7 +1300,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 424(AX), Z14, Z12
 
 	// S[0..6] += Q[d+11]·K[d+11]
-	VMOVUPS          704(BX), Z14
+	VMOVUPS          704(R8), Z14
 	VFMADD231PS.BCST 44(AX), Z14, Z0
 	VFMADD231PS.BCST 108(AX), Z14, Z2
 	VFMADD231PS.BCST 172(AX), Z14, Z4
@@ -1301,16 +1310,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 428(AX), Z14, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// S[0..6] += Q[d+12]·K[d+12]
-	VMOVUPS          768(BX), Z14
+	VMOVUPS          768(R8), Z14
 	VFMADD231PS.BCST 48(AX), Z14, Z0
 	VFMADD231PS.BCST 112(AX), Z14, Z2
 	VFMADD231PS.BCST 176(AX), Z14, Z4
@@ -1320,7 +1329,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 432(AX), Z14, Z12
 
 	// S[0..6] += Q[d+13]·K[d+13]
-	VMOVUPS          832(BX), Z14
+	VMOVUPS          832(R8), Z14
 	VFMADD231PS.BCST 52(AX), Z14, Z0
 	VFMADD231PS.BCST 116(AX), Z14, Z2
 	VFMADD231PS.BCST 180(AX), Z14, Z4
@@ -1330,16 +1339,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 436(AX), Z14, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// S[0..6] += Q[d+14]·K[d+14]
-	VMOVUPS          896(BX), Z14
+	VMOVUPS          896(R8), Z14
 	VFMADD231PS.BCST 56(AX), Z14, Z0
 	VFMADD231PS.BCST 120(AX), Z14, Z2
 	VFMADD231PS.BCST 184(AX), Z14, Z4
@@ -1349,7 +1358,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 440(AX), Z14, Z12
 
 	// S[0..6] += Q[d+15]·K[d+15]
-	VMOVUPS          960(BX), Z14
+	VMOVUPS          960(R8), Z14
 	VFMADD231PS.BCST 60(AX), Z14, Z0
 	VFMADD231PS.BCST 124(AX), Z14, Z2
 	VFMADD231PS.BCST 188(AX), Z14, Z4
@@ -1358,22 +1367,25 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 380(AX), Z14, Z10
 	VFMADD231PS.BCST 444(AX), Z14, Z12
 	ADDQ             $+448, AX
-	ADDQ             $+1024, BX
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
 steps_1_end:
 	// S out
-	VMOVUPS Z0, (CX)
-	VMOVUPS Z2, 64(CX)
-	VMOVUPS Z4, 128(CX)
-	VMOVUPS Z6, 192(CX)
-	VMOVUPS Z8, 256(CX)
-	VMOVUPS Z10, 320(CX)
-	VMOVUPS Z12, 384(CX)
-	ADDQ    $+448, CX
-	SUBQ    $0x01, R8
-	JMP     panels_1
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z2, 64(BX)
+	VMOVUPS Z4, 128(BX)
+	VMOVUPS Z6, 192(BX)
+	VMOVUPS Z8, 256(BX)
+	VMOVUPS Z10, 320(BX)
+	VMOVUPS Z12, 384(BX)
+	ADDQ    $+448, BX
+
+	// the next panels
+	ADDQ 8(SP), R9
+	SUBQ $0x01, SI
+	JMP  panels_1
 
 fewer_1:
 	VZEROUPPER

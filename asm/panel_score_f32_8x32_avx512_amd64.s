@@ -14,29 +14,33 @@
 //
 //	DI       a
 //	AX       Q, at d
-//	BX       K
-//	CX       S
-//	DX       elements of D left
-//	SI       next line to prefetch
-//	R8       Panels
+//	BX       S
+//	CX       elements of D left
+//	DX       next line to prefetch
+//	SI       Panels
 //	Z0–Z15   S[r][key]
 //	Z16–Z17  K[d][key]
 //	Z18–Z21  Q[r][d]
-//	R9       bytes of a panel
+//	R8       K
+//	R9       the same in the next panel
 
 // func panel_score_f32_8x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·panel_score_f32_8x32_avx512(SB), $128-8
-	MOVQ   a+0(FP), DI
-	MOVQ   8(DI), BX
-	MOVQ   16(DI), CX
-	MOVQ   32(DI), R8
-	MOVQ   24(DI), R9
-	IMUL3Q $+64, R9, R9
+	MOVQ a+0(FP), DI
+	MOVQ 16(DI), BX
+	MOVQ 32(DI), SI
+
+	// bytes of a panel
+	MOVQ   24(DI), CX
+	IMUL3Q $+64, CX, CX
+	MOVQ   CX, 8(SP)
+	MOVQ   8(DI), R8
+	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
-	MOVQ BX, SI
-	ADDQ 40(DI), SI
+	MOVQ R8, DX
+	ADDQ 40(DI), DX
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
@@ -44,7 +48,7 @@ TEXT ·panel_score_f32_8x32_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 
 panels_2:
-	CMPQ   R8, $0x02
+	CMPQ   SI, $0x02
 	JLT    fewer_2
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
@@ -63,16 +67,16 @@ panels_2:
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
 	JNE    steps_2_shared
 
 steps_2:
 	// S[0..7] += Q[d+0]·K[d+0]
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	VMOVUPS          (BX), Z16
-	VMOVUPS          (BX)(R9*1), Z17
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	VMOVUPS          (R8), Z16
+	VMOVUPS          (R9), Z17
 	VBROADCASTSS     (AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -95,10 +99,10 @@ steps_2:
 	VFMADD231PS.BCST 448(AX), Z17, Z15
 
 	// S[0..7] += Q[d+1]·K[d+1]
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	VMOVUPS          64(BX), Z16
-	VMOVUPS          64(BX)(R9*1), Z17
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	VMOVUPS          64(R8), Z16
+	VMOVUPS          64(R9), Z17
 	VBROADCASTSS     4(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -121,10 +125,10 @@ steps_2:
 	VFMADD231PS.BCST 452(AX), Z17, Z15
 
 	// S[0..7] += Q[d+2]·K[d+2]
-	PREFETCHT0       256(SI)
-	PREFETCHT0       320(SI)
-	VMOVUPS          128(BX), Z16
-	VMOVUPS          128(BX)(R9*1), Z17
+	PREFETCHT0       256(DX)
+	PREFETCHT0       320(DX)
+	VMOVUPS          128(R8), Z16
+	VMOVUPS          128(R9), Z17
 	VBROADCASTSS     8(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -147,10 +151,10 @@ steps_2:
 	VFMADD231PS.BCST 456(AX), Z17, Z15
 
 	// S[0..7] += Q[d+3]·K[d+3]
-	PREFETCHT0       384(SI)
-	PREFETCHT0       448(SI)
-	VMOVUPS          192(BX), Z16
-	VMOVUPS          192(BX)(R9*1), Z17
+	PREFETCHT0       384(DX)
+	PREFETCHT0       448(DX)
+	VMOVUPS          192(R8), Z16
+	VMOVUPS          192(R9), Z17
 	VBROADCASTSS     12(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -173,10 +177,10 @@ steps_2:
 	VFMADD231PS.BCST 460(AX), Z17, Z15
 
 	// S[0..7] += Q[d+4]·K[d+4]
-	PREFETCHT0       512(SI)
-	PREFETCHT0       576(SI)
-	VMOVUPS          256(BX), Z16
-	VMOVUPS          256(BX)(R9*1), Z17
+	PREFETCHT0       512(DX)
+	PREFETCHT0       576(DX)
+	VMOVUPS          256(R8), Z16
+	VMOVUPS          256(R9), Z17
 	VBROADCASTSS     16(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -199,10 +203,10 @@ steps_2:
 	VFMADD231PS.BCST 464(AX), Z17, Z15
 
 	// S[0..7] += Q[d+5]·K[d+5]
-	PREFETCHT0       640(SI)
-	PREFETCHT0       704(SI)
-	VMOVUPS          320(BX), Z16
-	VMOVUPS          320(BX)(R9*1), Z17
+	PREFETCHT0       640(DX)
+	PREFETCHT0       704(DX)
+	VMOVUPS          320(R8), Z16
+	VMOVUPS          320(R9), Z17
 	VBROADCASTSS     20(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -225,10 +229,10 @@ steps_2:
 	VFMADD231PS.BCST 468(AX), Z17, Z15
 
 	// S[0..7] += Q[d+6]·K[d+6]
-	PREFETCHT0       768(SI)
-	PREFETCHT0       832(SI)
-	VMOVUPS          384(BX), Z16
-	VMOVUPS          384(BX)(R9*1), Z17
+	PREFETCHT0       768(DX)
+	PREFETCHT0       832(DX)
+	VMOVUPS          384(R8), Z16
+	VMOVUPS          384(R9), Z17
 	VBROADCASTSS     24(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -251,10 +255,10 @@ steps_2:
 	VFMADD231PS.BCST 472(AX), Z17, Z15
 
 	// S[0..7] += Q[d+7]·K[d+7]
-	PREFETCHT0       896(SI)
-	PREFETCHT0       960(SI)
-	VMOVUPS          448(BX), Z16
-	VMOVUPS          448(BX)(R9*1), Z17
+	PREFETCHT0       896(DX)
+	PREFETCHT0       960(DX)
+	VMOVUPS          448(R8), Z16
+	VMOVUPS          448(R9), Z17
 	VBROADCASTSS     28(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -277,10 +281,10 @@ steps_2:
 	VFMADD231PS.BCST 476(AX), Z17, Z15
 
 	// S[0..7] += Q[d+8]·K[d+8]
-	PREFETCHT0       1024(SI)
-	PREFETCHT0       1088(SI)
-	VMOVUPS          512(BX), Z16
-	VMOVUPS          512(BX)(R9*1), Z17
+	PREFETCHT0       1024(DX)
+	PREFETCHT0       1088(DX)
+	VMOVUPS          512(R8), Z16
+	VMOVUPS          512(R9), Z17
 	VBROADCASTSS     32(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -303,10 +307,10 @@ steps_2:
 	VFMADD231PS.BCST 480(AX), Z17, Z15
 
 	// S[0..7] += Q[d+9]·K[d+9]
-	PREFETCHT0       1152(SI)
-	PREFETCHT0       1216(SI)
-	VMOVUPS          576(BX), Z16
-	VMOVUPS          576(BX)(R9*1), Z17
+	PREFETCHT0       1152(DX)
+	PREFETCHT0       1216(DX)
+	VMOVUPS          576(R8), Z16
+	VMOVUPS          576(R9), Z17
 	VBROADCASTSS     36(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -329,10 +333,10 @@ steps_2:
 	VFMADD231PS.BCST 484(AX), Z17, Z15
 
 	// S[0..7] += Q[d+10]·K[d+10]
-	PREFETCHT0       1280(SI)
-	PREFETCHT0       1344(SI)
-	VMOVUPS          640(BX), Z16
-	VMOVUPS          640(BX)(R9*1), Z17
+	PREFETCHT0       1280(DX)
+	PREFETCHT0       1344(DX)
+	VMOVUPS          640(R8), Z16
+	VMOVUPS          640(R9), Z17
 	VBROADCASTSS     40(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -355,10 +359,10 @@ steps_2:
 	VFMADD231PS.BCST 488(AX), Z17, Z15
 
 	// S[0..7] += Q[d+11]·K[d+11]
-	PREFETCHT0       1408(SI)
-	PREFETCHT0       1472(SI)
-	VMOVUPS          704(BX), Z16
-	VMOVUPS          704(BX)(R9*1), Z17
+	PREFETCHT0       1408(DX)
+	PREFETCHT0       1472(DX)
+	VMOVUPS          704(R8), Z16
+	VMOVUPS          704(R9), Z17
 	VBROADCASTSS     44(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -381,10 +385,10 @@ steps_2:
 	VFMADD231PS.BCST 492(AX), Z17, Z15
 
 	// S[0..7] += Q[d+12]·K[d+12]
-	PREFETCHT0       1536(SI)
-	PREFETCHT0       1600(SI)
-	VMOVUPS          768(BX), Z16
-	VMOVUPS          768(BX)(R9*1), Z17
+	PREFETCHT0       1536(DX)
+	PREFETCHT0       1600(DX)
+	VMOVUPS          768(R8), Z16
+	VMOVUPS          768(R9), Z17
 	VBROADCASTSS     48(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -407,10 +411,10 @@ steps_2:
 	VFMADD231PS.BCST 496(AX), Z17, Z15
 
 	// S[0..7] += Q[d+13]·K[d+13]
-	PREFETCHT0       1664(SI)
-	PREFETCHT0       1728(SI)
-	VMOVUPS          832(BX), Z16
-	VMOVUPS          832(BX)(R9*1), Z17
+	PREFETCHT0       1664(DX)
+	PREFETCHT0       1728(DX)
+	VMOVUPS          832(R8), Z16
+	VMOVUPS          832(R9), Z17
 	VBROADCASTSS     52(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -433,10 +437,10 @@ steps_2:
 	VFMADD231PS.BCST 500(AX), Z17, Z15
 
 	// S[0..7] += Q[d+14]·K[d+14]
-	PREFETCHT0       1792(SI)
-	PREFETCHT0       1856(SI)
-	VMOVUPS          896(BX), Z16
-	VMOVUPS          896(BX)(R9*1), Z17
+	PREFETCHT0       1792(DX)
+	PREFETCHT0       1856(DX)
+	VMOVUPS          896(R8), Z16
+	VMOVUPS          896(R9), Z17
 	VBROADCASTSS     56(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -459,10 +463,10 @@ steps_2:
 	VFMADD231PS.BCST 504(AX), Z17, Z15
 
 	// S[0..7] += Q[d+15]·K[d+15]
-	PREFETCHT0       1920(SI)
-	PREFETCHT0       1984(SI)
-	VMOVUPS          960(BX), Z16
-	VMOVUPS          960(BX)(R9*1), Z17
+	PREFETCHT0       1920(DX)
+	PREFETCHT0       1984(DX)
+	VMOVUPS          960(R8), Z16
+	VMOVUPS          960(R9), Z17
 	VBROADCASTSS     60(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -484,9 +488,10 @@ steps_2:
 	VFMADD231PS.BCST 508(AX), Z16, Z14
 	VFMADD231PS.BCST 508(AX), Z17, Z15
 	ADDQ             $+512, AX
-	ADDQ             $+1024, BX
-	ADDQ             $+2048, SI
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
+	ADDQ             $+2048, DX
+	SUBQ             $0x10, CX
 	JNZ              steps_2
 	JMP              steps_2_end
 
@@ -494,19 +499,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       $+256, SI
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// S[0..7] += Q[d+0]·K[d+0]
-	VMOVUPS          (BX), Z16
-	VMOVUPS          (BX)(R9*1), Z17
+	VMOVUPS          (R8), Z16
+	VMOVUPS          (R9), Z17
 	VBROADCASTSS     (AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -529,8 +534,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 448(AX), Z17, Z15
 
 	// S[0..7] += Q[d+1]·K[d+1]
-	VMOVUPS          64(BX), Z16
-	VMOVUPS          64(BX)(R9*1), Z17
+	VMOVUPS          64(R8), Z16
+	VMOVUPS          64(R9), Z17
 	VBROADCASTSS     4(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -553,19 +558,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 452(AX), Z17, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// S[0..7] += Q[d+2]·K[d+2]
-	VMOVUPS          128(BX), Z16
-	VMOVUPS          128(BX)(R9*1), Z17
+	VMOVUPS          128(R8), Z16
+	VMOVUPS          128(R9), Z17
 	VBROADCASTSS     8(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -588,8 +593,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 456(AX), Z17, Z15
 
 	// S[0..7] += Q[d+3]·K[d+3]
-	VMOVUPS          192(BX), Z16
-	VMOVUPS          192(BX)(R9*1), Z17
+	VMOVUPS          192(R8), Z16
+	VMOVUPS          192(R9), Z17
 	VBROADCASTSS     12(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -612,19 +617,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 460(AX), Z17, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// S[0..7] += Q[d+4]·K[d+4]
-	VMOVUPS          256(BX), Z16
-	VMOVUPS          256(BX)(R9*1), Z17
+	VMOVUPS          256(R8), Z16
+	VMOVUPS          256(R9), Z17
 	VBROADCASTSS     16(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -647,8 +652,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 464(AX), Z17, Z15
 
 	// S[0..7] += Q[d+5]·K[d+5]
-	VMOVUPS          320(BX), Z16
-	VMOVUPS          320(BX)(R9*1), Z17
+	VMOVUPS          320(R8), Z16
+	VMOVUPS          320(R9), Z17
 	VBROADCASTSS     20(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -671,19 +676,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 468(AX), Z17, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// S[0..7] += Q[d+6]·K[d+6]
-	VMOVUPS          384(BX), Z16
-	VMOVUPS          384(BX)(R9*1), Z17
+	VMOVUPS          384(R8), Z16
+	VMOVUPS          384(R9), Z17
 	VBROADCASTSS     24(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -706,8 +711,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 472(AX), Z17, Z15
 
 	// S[0..7] += Q[d+7]·K[d+7]
-	VMOVUPS          448(BX), Z16
-	VMOVUPS          448(BX)(R9*1), Z17
+	VMOVUPS          448(R8), Z16
+	VMOVUPS          448(R9), Z17
 	VBROADCASTSS     28(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -730,19 +735,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 476(AX), Z17, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// S[0..7] += Q[d+8]·K[d+8]
-	VMOVUPS          512(BX), Z16
-	VMOVUPS          512(BX)(R9*1), Z17
+	VMOVUPS          512(R8), Z16
+	VMOVUPS          512(R9), Z17
 	VBROADCASTSS     32(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -765,8 +770,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 480(AX), Z17, Z15
 
 	// S[0..7] += Q[d+9]·K[d+9]
-	VMOVUPS          576(BX), Z16
-	VMOVUPS          576(BX)(R9*1), Z17
+	VMOVUPS          576(R8), Z16
+	VMOVUPS          576(R9), Z17
 	VBROADCASTSS     36(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -789,19 +794,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 484(AX), Z17, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// S[0..7] += Q[d+10]·K[d+10]
-	VMOVUPS          640(BX), Z16
-	VMOVUPS          640(BX)(R9*1), Z17
+	VMOVUPS          640(R8), Z16
+	VMOVUPS          640(R9), Z17
 	VBROADCASTSS     40(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -824,8 +829,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 488(AX), Z17, Z15
 
 	// S[0..7] += Q[d+11]·K[d+11]
-	VMOVUPS          704(BX), Z16
-	VMOVUPS          704(BX)(R9*1), Z17
+	VMOVUPS          704(R8), Z16
+	VMOVUPS          704(R9), Z17
 	VBROADCASTSS     44(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -848,19 +853,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 492(AX), Z17, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// S[0..7] += Q[d+12]·K[d+12]
-	VMOVUPS          768(BX), Z16
-	VMOVUPS          768(BX)(R9*1), Z17
+	VMOVUPS          768(R8), Z16
+	VMOVUPS          768(R9), Z17
 	VBROADCASTSS     48(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -883,8 +888,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 496(AX), Z17, Z15
 
 	// S[0..7] += Q[d+13]·K[d+13]
-	VMOVUPS          832(BX), Z16
-	VMOVUPS          832(BX)(R9*1), Z17
+	VMOVUPS          832(R8), Z16
+	VMOVUPS          832(R9), Z17
 	VBROADCASTSS     52(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -907,19 +912,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 500(AX), Z17, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// S[0..7] += Q[d+14]·K[d+14]
-	VMOVUPS          896(BX), Z16
-	VMOVUPS          896(BX)(R9*1), Z17
+	VMOVUPS          896(R8), Z16
+	VMOVUPS          896(R9), Z17
 	VBROADCASTSS     56(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -942,8 +947,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 504(AX), Z17, Z15
 
 	// S[0..7] += Q[d+15]·K[d+15]
-	VMOVUPS          960(BX), Z16
-	VMOVUPS          960(BX)(R9*1), Z17
+	VMOVUPS          960(R8), Z16
+	VMOVUPS          960(R9), Z17
 	VBROADCASTSS     60(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -965,36 +970,40 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 508(AX), Z16, Z14
 	VFMADD231PS.BCST 508(AX), Z17, Z15
 	ADDQ             $+512, AX
-	ADDQ             $+1024, BX
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
+	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
 steps_2_end:
 	// S out
-	VMOVUPS Z0, (CX)
-	VMOVUPS Z1, 512(CX)
-	VMOVUPS Z2, 64(CX)
-	VMOVUPS Z3, 576(CX)
-	VMOVUPS Z4, 128(CX)
-	VMOVUPS Z5, 640(CX)
-	VMOVUPS Z6, 192(CX)
-	VMOVUPS Z7, 704(CX)
-	VMOVUPS Z8, 256(CX)
-	VMOVUPS Z9, 768(CX)
-	VMOVUPS Z10, 320(CX)
-	VMOVUPS Z11, 832(CX)
-	VMOVUPS Z12, 384(CX)
-	VMOVUPS Z13, 896(CX)
-	VMOVUPS Z14, 448(CX)
-	VMOVUPS Z15, 960(CX)
-	ADDQ    $+1024, CX
-	LEAQ    (BX)(R9*1), BX
-	SUBQ    $0x02, R8
-	JMP     panels_2
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z1, 512(BX)
+	VMOVUPS Z2, 64(BX)
+	VMOVUPS Z3, 576(BX)
+	VMOVUPS Z4, 128(BX)
+	VMOVUPS Z5, 640(BX)
+	VMOVUPS Z6, 192(BX)
+	VMOVUPS Z7, 704(BX)
+	VMOVUPS Z8, 256(BX)
+	VMOVUPS Z9, 768(BX)
+	VMOVUPS Z10, 320(BX)
+	VMOVUPS Z11, 832(BX)
+	VMOVUPS Z12, 384(BX)
+	VMOVUPS Z13, 896(BX)
+	VMOVUPS Z14, 448(BX)
+	VMOVUPS Z15, 960(BX)
+	ADDQ    $+1024, BX
+
+	// the next panels
+	ADDQ 8(SP), R8
+	ADDQ 8(SP), R9
+	SUBQ $0x02, SI
+	JMP  panels_2
 
 fewer_2:
 panels_1:
-	CMPQ   R8, $0x01
+	CMPQ   SI, $0x01
 	JLT    fewer_1
 	VPXORD Z0, Z0, Z0
 	VPXORD Z2, Z2, Z2
@@ -1005,14 +1014,14 @@ panels_1:
 	VPXORD Z12, Z12, Z12
 	VPXORD Z14, Z14, Z14
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
 	JNE    steps_1_shared
 
 steps_1:
 	// S[0..7] += Q[d+0]·K[d+0]
-	PREFETCHT0       (SI)
-	VMOVUPS          (BX), Z16
+	PREFETCHT0       (DX)
+	VMOVUPS          (R8), Z16
 	VFMADD231PS.BCST (AX), Z16, Z0
 	VFMADD231PS.BCST 64(AX), Z16, Z2
 	VFMADD231PS.BCST 128(AX), Z16, Z4
@@ -1023,8 +1032,8 @@ steps_1:
 	VFMADD231PS.BCST 448(AX), Z16, Z14
 
 	// S[0..7] += Q[d+1]·K[d+1]
-	PREFETCHT0       64(SI)
-	VMOVUPS          64(BX), Z16
+	PREFETCHT0       64(DX)
+	VMOVUPS          64(R8), Z16
 	VFMADD231PS.BCST 4(AX), Z16, Z0
 	VFMADD231PS.BCST 68(AX), Z16, Z2
 	VFMADD231PS.BCST 132(AX), Z16, Z4
@@ -1035,8 +1044,8 @@ steps_1:
 	VFMADD231PS.BCST 452(AX), Z16, Z14
 
 	// S[0..7] += Q[d+2]·K[d+2]
-	PREFETCHT0       128(SI)
-	VMOVUPS          128(BX), Z16
+	PREFETCHT0       128(DX)
+	VMOVUPS          128(R8), Z16
 	VFMADD231PS.BCST 8(AX), Z16, Z0
 	VFMADD231PS.BCST 72(AX), Z16, Z2
 	VFMADD231PS.BCST 136(AX), Z16, Z4
@@ -1047,8 +1056,8 @@ steps_1:
 	VFMADD231PS.BCST 456(AX), Z16, Z14
 
 	// S[0..7] += Q[d+3]·K[d+3]
-	PREFETCHT0       192(SI)
-	VMOVUPS          192(BX), Z16
+	PREFETCHT0       192(DX)
+	VMOVUPS          192(R8), Z16
 	VFMADD231PS.BCST 12(AX), Z16, Z0
 	VFMADD231PS.BCST 76(AX), Z16, Z2
 	VFMADD231PS.BCST 140(AX), Z16, Z4
@@ -1059,8 +1068,8 @@ steps_1:
 	VFMADD231PS.BCST 460(AX), Z16, Z14
 
 	// S[0..7] += Q[d+4]·K[d+4]
-	PREFETCHT0       256(SI)
-	VMOVUPS          256(BX), Z16
+	PREFETCHT0       256(DX)
+	VMOVUPS          256(R8), Z16
 	VFMADD231PS.BCST 16(AX), Z16, Z0
 	VFMADD231PS.BCST 80(AX), Z16, Z2
 	VFMADD231PS.BCST 144(AX), Z16, Z4
@@ -1071,8 +1080,8 @@ steps_1:
 	VFMADD231PS.BCST 464(AX), Z16, Z14
 
 	// S[0..7] += Q[d+5]·K[d+5]
-	PREFETCHT0       320(SI)
-	VMOVUPS          320(BX), Z16
+	PREFETCHT0       320(DX)
+	VMOVUPS          320(R8), Z16
 	VFMADD231PS.BCST 20(AX), Z16, Z0
 	VFMADD231PS.BCST 84(AX), Z16, Z2
 	VFMADD231PS.BCST 148(AX), Z16, Z4
@@ -1083,8 +1092,8 @@ steps_1:
 	VFMADD231PS.BCST 468(AX), Z16, Z14
 
 	// S[0..7] += Q[d+6]·K[d+6]
-	PREFETCHT0       384(SI)
-	VMOVUPS          384(BX), Z16
+	PREFETCHT0       384(DX)
+	VMOVUPS          384(R8), Z16
 	VFMADD231PS.BCST 24(AX), Z16, Z0
 	VFMADD231PS.BCST 88(AX), Z16, Z2
 	VFMADD231PS.BCST 152(AX), Z16, Z4
@@ -1095,8 +1104,8 @@ steps_1:
 	VFMADD231PS.BCST 472(AX), Z16, Z14
 
 	// S[0..7] += Q[d+7]·K[d+7]
-	PREFETCHT0       448(SI)
-	VMOVUPS          448(BX), Z16
+	PREFETCHT0       448(DX)
+	VMOVUPS          448(R8), Z16
 	VFMADD231PS.BCST 28(AX), Z16, Z0
 	VFMADD231PS.BCST 92(AX), Z16, Z2
 	VFMADD231PS.BCST 156(AX), Z16, Z4
@@ -1107,8 +1116,8 @@ steps_1:
 	VFMADD231PS.BCST 476(AX), Z16, Z14
 
 	// S[0..7] += Q[d+8]·K[d+8]
-	PREFETCHT0       512(SI)
-	VMOVUPS          512(BX), Z16
+	PREFETCHT0       512(DX)
+	VMOVUPS          512(R8), Z16
 	VFMADD231PS.BCST 32(AX), Z16, Z0
 	VFMADD231PS.BCST 96(AX), Z16, Z2
 	VFMADD231PS.BCST 160(AX), Z16, Z4
@@ -1119,8 +1128,8 @@ steps_1:
 	VFMADD231PS.BCST 480(AX), Z16, Z14
 
 	// S[0..7] += Q[d+9]·K[d+9]
-	PREFETCHT0       576(SI)
-	VMOVUPS          576(BX), Z16
+	PREFETCHT0       576(DX)
+	VMOVUPS          576(R8), Z16
 	VFMADD231PS.BCST 36(AX), Z16, Z0
 	VFMADD231PS.BCST 100(AX), Z16, Z2
 	VFMADD231PS.BCST 164(AX), Z16, Z4
@@ -1131,8 +1140,8 @@ steps_1:
 	VFMADD231PS.BCST 484(AX), Z16, Z14
 
 	// S[0..7] += Q[d+10]·K[d+10]
-	PREFETCHT0       640(SI)
-	VMOVUPS          640(BX), Z16
+	PREFETCHT0       640(DX)
+	VMOVUPS          640(R8), Z16
 	VFMADD231PS.BCST 40(AX), Z16, Z0
 	VFMADD231PS.BCST 104(AX), Z16, Z2
 	VFMADD231PS.BCST 168(AX), Z16, Z4
@@ -1143,8 +1152,8 @@ steps_1:
 	VFMADD231PS.BCST 488(AX), Z16, Z14
 
 	// S[0..7] += Q[d+11]·K[d+11]
-	PREFETCHT0       704(SI)
-	VMOVUPS          704(BX), Z16
+	PREFETCHT0       704(DX)
+	VMOVUPS          704(R8), Z16
 	VFMADD231PS.BCST 44(AX), Z16, Z0
 	VFMADD231PS.BCST 108(AX), Z16, Z2
 	VFMADD231PS.BCST 172(AX), Z16, Z4
@@ -1155,8 +1164,8 @@ steps_1:
 	VFMADD231PS.BCST 492(AX), Z16, Z14
 
 	// S[0..7] += Q[d+12]·K[d+12]
-	PREFETCHT0       768(SI)
-	VMOVUPS          768(BX), Z16
+	PREFETCHT0       768(DX)
+	VMOVUPS          768(R8), Z16
 	VFMADD231PS.BCST 48(AX), Z16, Z0
 	VFMADD231PS.BCST 112(AX), Z16, Z2
 	VFMADD231PS.BCST 176(AX), Z16, Z4
@@ -1167,8 +1176,8 @@ steps_1:
 	VFMADD231PS.BCST 496(AX), Z16, Z14
 
 	// S[0..7] += Q[d+13]·K[d+13]
-	PREFETCHT0       832(SI)
-	VMOVUPS          832(BX), Z16
+	PREFETCHT0       832(DX)
+	VMOVUPS          832(R8), Z16
 	VFMADD231PS.BCST 52(AX), Z16, Z0
 	VFMADD231PS.BCST 116(AX), Z16, Z2
 	VFMADD231PS.BCST 180(AX), Z16, Z4
@@ -1179,8 +1188,8 @@ steps_1:
 	VFMADD231PS.BCST 500(AX), Z16, Z14
 
 	// S[0..7] += Q[d+14]·K[d+14]
-	PREFETCHT0       896(SI)
-	VMOVUPS          896(BX), Z16
+	PREFETCHT0       896(DX)
+	VMOVUPS          896(R8), Z16
 	VFMADD231PS.BCST 56(AX), Z16, Z0
 	VFMADD231PS.BCST 120(AX), Z16, Z2
 	VFMADD231PS.BCST 184(AX), Z16, Z4
@@ -1191,8 +1200,8 @@ steps_1:
 	VFMADD231PS.BCST 504(AX), Z16, Z14
 
 	// S[0..7] += Q[d+15]·K[d+15]
-	PREFETCHT0       960(SI)
-	VMOVUPS          960(BX), Z16
+	PREFETCHT0       960(DX)
+	VMOVUPS          960(R8), Z16
 	VFMADD231PS.BCST 60(AX), Z16, Z0
 	VFMADD231PS.BCST 124(AX), Z16, Z2
 	VFMADD231PS.BCST 188(AX), Z16, Z4
@@ -1202,9 +1211,9 @@ steps_1:
 	VFMADD231PS.BCST 444(AX), Z16, Z12
 	VFMADD231PS.BCST 508(AX), Z16, Z14
 	ADDQ             $+512, AX
-	ADDQ             $+1024, BX
-	ADDQ             $+1024, SI
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, DX
+	SUBQ             $0x10, CX
 	JNZ              steps_1
 	JMP              steps_1_end
 
@@ -1212,16 +1221,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       $+128, SI
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $+128, DX
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// S[0..7] += Q[d+0]·K[d+0]
-	VMOVUPS          (BX), Z16
+	VMOVUPS          (R8), Z16
 	VFMADD231PS.BCST (AX), Z16, Z0
 	VFMADD231PS.BCST 64(AX), Z16, Z2
 	VFMADD231PS.BCST 128(AX), Z16, Z4
@@ -1232,7 +1241,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 448(AX), Z16, Z14
 
 	// S[0..7] += Q[d+1]·K[d+1]
-	VMOVUPS          64(BX), Z16
+	VMOVUPS          64(R8), Z16
 	VFMADD231PS.BCST 4(AX), Z16, Z0
 	VFMADD231PS.BCST 68(AX), Z16, Z2
 	VFMADD231PS.BCST 132(AX), Z16, Z4
@@ -1243,16 +1252,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 452(AX), Z16, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// S[0..7] += Q[d+2]·K[d+2]
-	VMOVUPS          128(BX), Z16
+	VMOVUPS          128(R8), Z16
 	VFMADD231PS.BCST 8(AX), Z16, Z0
 	VFMADD231PS.BCST 72(AX), Z16, Z2
 	VFMADD231PS.BCST 136(AX), Z16, Z4
@@ -1263,7 +1272,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 456(AX), Z16, Z14
 
 	// S[0..7] += Q[d+3]·K[d+3]
-	VMOVUPS          192(BX), Z16
+	VMOVUPS          192(R8), Z16
 	VFMADD231PS.BCST 12(AX), Z16, Z0
 	VFMADD231PS.BCST 76(AX), Z16, Z2
 	VFMADD231PS.BCST 140(AX), Z16, Z4
@@ -1274,16 +1283,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 460(AX), Z16, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// S[0..7] += Q[d+4]·K[d+4]
-	VMOVUPS          256(BX), Z16
+	VMOVUPS          256(R8), Z16
 	VFMADD231PS.BCST 16(AX), Z16, Z0
 	VFMADD231PS.BCST 80(AX), Z16, Z2
 	VFMADD231PS.BCST 144(AX), Z16, Z4
@@ -1294,7 +1303,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 464(AX), Z16, Z14
 
 	// S[0..7] += Q[d+5]·K[d+5]
-	VMOVUPS          320(BX), Z16
+	VMOVUPS          320(R8), Z16
 	VFMADD231PS.BCST 20(AX), Z16, Z0
 	VFMADD231PS.BCST 84(AX), Z16, Z2
 	VFMADD231PS.BCST 148(AX), Z16, Z4
@@ -1305,16 +1314,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 468(AX), Z16, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// S[0..7] += Q[d+6]·K[d+6]
-	VMOVUPS          384(BX), Z16
+	VMOVUPS          384(R8), Z16
 	VFMADD231PS.BCST 24(AX), Z16, Z0
 	VFMADD231PS.BCST 88(AX), Z16, Z2
 	VFMADD231PS.BCST 152(AX), Z16, Z4
@@ -1325,7 +1334,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 472(AX), Z16, Z14
 
 	// S[0..7] += Q[d+7]·K[d+7]
-	VMOVUPS          448(BX), Z16
+	VMOVUPS          448(R8), Z16
 	VFMADD231PS.BCST 28(AX), Z16, Z0
 	VFMADD231PS.BCST 92(AX), Z16, Z2
 	VFMADD231PS.BCST 156(AX), Z16, Z4
@@ -1336,16 +1345,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 476(AX), Z16, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// S[0..7] += Q[d+8]·K[d+8]
-	VMOVUPS          512(BX), Z16
+	VMOVUPS          512(R8), Z16
 	VFMADD231PS.BCST 32(AX), Z16, Z0
 	VFMADD231PS.BCST 96(AX), Z16, Z2
 	VFMADD231PS.BCST 160(AX), Z16, Z4
@@ -1356,7 +1365,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 480(AX), Z16, Z14
 
 	// S[0..7] += Q[d+9]·K[d+9]
-	VMOVUPS          576(BX), Z16
+	VMOVUPS          576(R8), Z16
 	VFMADD231PS.BCST 36(AX), Z16, Z0
 	VFMADD231PS.BCST 100(AX), Z16, Z2
 	VFMADD231PS.BCST 164(AX), Z16, Z4
@@ -1367,16 +1376,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 484(AX), Z16, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// S[0..7] += Q[d+10]·K[d+10]
-	VMOVUPS          640(BX), Z16
+	VMOVUPS          640(R8), Z16
 	VFMADD231PS.BCST 40(AX), Z16, Z0
 	VFMADD231PS.BCST 104(AX), Z16, Z2
 	VFMADD231PS.BCST 168(AX), Z16, Z4
@@ -1387,7 +1396,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 488(AX), Z16, Z14
 
 	// S[0..7] += Q[d+11]·K[d+11]
-	VMOVUPS          704(BX), Z16
+	VMOVUPS          704(R8), Z16
 	VFMADD231PS.BCST 44(AX), Z16, Z0
 	VFMADD231PS.BCST 108(AX), Z16, Z2
 	VFMADD231PS.BCST 172(AX), Z16, Z4
@@ -1398,16 +1407,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 492(AX), Z16, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// S[0..7] += Q[d+12]·K[d+12]
-	VMOVUPS          768(BX), Z16
+	VMOVUPS          768(R8), Z16
 	VFMADD231PS.BCST 48(AX), Z16, Z0
 	VFMADD231PS.BCST 112(AX), Z16, Z2
 	VFMADD231PS.BCST 176(AX), Z16, Z4
@@ -1418,7 +1427,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 496(AX), Z16, Z14
 
 	// S[0..7] += Q[d+13]·K[d+13]
-	VMOVUPS          832(BX), Z16
+	VMOVUPS          832(R8), Z16
 	VFMADD231PS.BCST 52(AX), Z16, Z0
 	VFMADD231PS.BCST 116(AX), Z16, Z2
 	VFMADD231PS.BCST 180(AX), Z16, Z4
@@ -1429,16 +1438,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 500(AX), Z16, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// S[0..7] += Q[d+14]·K[d+14]
-	VMOVUPS          896(BX), Z16
+	VMOVUPS          896(R8), Z16
 	VFMADD231PS.BCST 56(AX), Z16, Z0
 	VFMADD231PS.BCST 120(AX), Z16, Z2
 	VFMADD231PS.BCST 184(AX), Z16, Z4
@@ -1449,7 +1458,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 504(AX), Z16, Z14
 
 	// S[0..7] += Q[d+15]·K[d+15]
-	VMOVUPS          960(BX), Z16
+	VMOVUPS          960(R8), Z16
 	VFMADD231PS.BCST 60(AX), Z16, Z0
 	VFMADD231PS.BCST 124(AX), Z16, Z2
 	VFMADD231PS.BCST 188(AX), Z16, Z4
@@ -1459,23 +1468,26 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 444(AX), Z16, Z12
 	VFMADD231PS.BCST 508(AX), Z16, Z14
 	ADDQ             $+512, AX
-	ADDQ             $+1024, BX
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
 steps_1_end:
 	// S out
-	VMOVUPS Z0, (CX)
-	VMOVUPS Z2, 64(CX)
-	VMOVUPS Z4, 128(CX)
-	VMOVUPS Z6, 192(CX)
-	VMOVUPS Z8, 256(CX)
-	VMOVUPS Z10, 320(CX)
-	VMOVUPS Z12, 384(CX)
-	VMOVUPS Z14, 448(CX)
-	ADDQ    $+512, CX
-	SUBQ    $0x01, R8
-	JMP     panels_1
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z2, 64(BX)
+	VMOVUPS Z4, 128(BX)
+	VMOVUPS Z6, 192(BX)
+	VMOVUPS Z8, 256(BX)
+	VMOVUPS Z10, 320(BX)
+	VMOVUPS Z12, 384(BX)
+	VMOVUPS Z14, 448(BX)
+	ADDQ    $+512, BX
+
+	// the next panels
+	ADDQ 8(SP), R9
+	SUBQ $0x01, SI
+	JMP  panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -14,29 +14,33 @@
 //
 //	DI       a
 //	AX       Q, at d
-//	BX       K
-//	CX       S
-//	DX       elements of D left
-//	SI       next line to prefetch
-//	R8       Panels
+//	BX       S
+//	CX       elements of D left
+//	DX       next line to prefetch
+//	SI       Panels
 //	Z0–Z17   S[r][key]
 //	Z18–Z19  K[d][key]
 //	Z20–Z23  Q[r][d]
-//	R9       bytes of a panel
+//	R8       K
+//	R9       the same in the next panel
 
 // func panel_score_f32_9x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·panel_score_f32_9x32_avx512(SB), $128-8
-	MOVQ   a+0(FP), DI
-	MOVQ   8(DI), BX
-	MOVQ   16(DI), CX
-	MOVQ   32(DI), R8
-	MOVQ   24(DI), R9
-	IMUL3Q $+64, R9, R9
+	MOVQ a+0(FP), DI
+	MOVQ 16(DI), BX
+	MOVQ 32(DI), SI
+
+	// bytes of a panel
+	MOVQ   24(DI), CX
+	IMUL3Q $+64, CX, CX
+	MOVQ   CX, 8(SP)
+	MOVQ   8(DI), R8
+	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
-	MOVQ BX, SI
-	ADDQ 40(DI), SI
+	MOVQ R8, DX
+	ADDQ 40(DI), DX
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
@@ -44,7 +48,7 @@ TEXT ·panel_score_f32_9x32_avx512(SB), $128-8
 	MOVQ a+0(FP), DI
 
 panels_2:
-	CMPQ   R8, $0x02
+	CMPQ   SI, $0x02
 	JLT    fewer_2
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
@@ -65,16 +69,16 @@ panels_2:
 	VPXORD Z16, Z16, Z16
 	VPXORD Z17, Z17, Z17
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
 	JNE    steps_2_shared
 
 steps_2:
 	// S[0..8] += Q[d+0]·K[d+0]
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	VMOVUPS          (BX), Z18
-	VMOVUPS          (BX)(R9*1), Z19
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	VMOVUPS          (R8), Z18
+	VMOVUPS          (R9), Z19
 	VBROADCASTSS     (AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -99,10 +103,10 @@ steps_2:
 	VFMADD231PS.BCST 512(AX), Z19, Z17
 
 	// S[0..8] += Q[d+1]·K[d+1]
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	VMOVUPS          64(BX), Z18
-	VMOVUPS          64(BX)(R9*1), Z19
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	VMOVUPS          64(R8), Z18
+	VMOVUPS          64(R9), Z19
 	VBROADCASTSS     4(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -127,10 +131,10 @@ steps_2:
 	VFMADD231PS.BCST 516(AX), Z19, Z17
 
 	// S[0..8] += Q[d+2]·K[d+2]
-	PREFETCHT0       256(SI)
-	PREFETCHT0       320(SI)
-	VMOVUPS          128(BX), Z18
-	VMOVUPS          128(BX)(R9*1), Z19
+	PREFETCHT0       256(DX)
+	PREFETCHT0       320(DX)
+	VMOVUPS          128(R8), Z18
+	VMOVUPS          128(R9), Z19
 	VBROADCASTSS     8(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -155,10 +159,10 @@ steps_2:
 	VFMADD231PS.BCST 520(AX), Z19, Z17
 
 	// S[0..8] += Q[d+3]·K[d+3]
-	PREFETCHT0       384(SI)
-	PREFETCHT0       448(SI)
-	VMOVUPS          192(BX), Z18
-	VMOVUPS          192(BX)(R9*1), Z19
+	PREFETCHT0       384(DX)
+	PREFETCHT0       448(DX)
+	VMOVUPS          192(R8), Z18
+	VMOVUPS          192(R9), Z19
 	VBROADCASTSS     12(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -183,10 +187,10 @@ steps_2:
 	VFMADD231PS.BCST 524(AX), Z19, Z17
 
 	// S[0..8] += Q[d+4]·K[d+4]
-	PREFETCHT0       512(SI)
-	PREFETCHT0       576(SI)
-	VMOVUPS          256(BX), Z18
-	VMOVUPS          256(BX)(R9*1), Z19
+	PREFETCHT0       512(DX)
+	PREFETCHT0       576(DX)
+	VMOVUPS          256(R8), Z18
+	VMOVUPS          256(R9), Z19
 	VBROADCASTSS     16(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -211,10 +215,10 @@ steps_2:
 	VFMADD231PS.BCST 528(AX), Z19, Z17
 
 	// S[0..8] += Q[d+5]·K[d+5]
-	PREFETCHT0       640(SI)
-	PREFETCHT0       704(SI)
-	VMOVUPS          320(BX), Z18
-	VMOVUPS          320(BX)(R9*1), Z19
+	PREFETCHT0       640(DX)
+	PREFETCHT0       704(DX)
+	VMOVUPS          320(R8), Z18
+	VMOVUPS          320(R9), Z19
 	VBROADCASTSS     20(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -239,10 +243,10 @@ steps_2:
 	VFMADD231PS.BCST 532(AX), Z19, Z17
 
 	// S[0..8] += Q[d+6]·K[d+6]
-	PREFETCHT0       768(SI)
-	PREFETCHT0       832(SI)
-	VMOVUPS          384(BX), Z18
-	VMOVUPS          384(BX)(R9*1), Z19
+	PREFETCHT0       768(DX)
+	PREFETCHT0       832(DX)
+	VMOVUPS          384(R8), Z18
+	VMOVUPS          384(R9), Z19
 	VBROADCASTSS     24(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -267,10 +271,10 @@ steps_2:
 	VFMADD231PS.BCST 536(AX), Z19, Z17
 
 	// S[0..8] += Q[d+7]·K[d+7]
-	PREFETCHT0       896(SI)
-	PREFETCHT0       960(SI)
-	VMOVUPS          448(BX), Z18
-	VMOVUPS          448(BX)(R9*1), Z19
+	PREFETCHT0       896(DX)
+	PREFETCHT0       960(DX)
+	VMOVUPS          448(R8), Z18
+	VMOVUPS          448(R9), Z19
 	VBROADCASTSS     28(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -295,10 +299,10 @@ steps_2:
 	VFMADD231PS.BCST 540(AX), Z19, Z17
 
 	// S[0..8] += Q[d+8]·K[d+8]
-	PREFETCHT0       1024(SI)
-	PREFETCHT0       1088(SI)
-	VMOVUPS          512(BX), Z18
-	VMOVUPS          512(BX)(R9*1), Z19
+	PREFETCHT0       1024(DX)
+	PREFETCHT0       1088(DX)
+	VMOVUPS          512(R8), Z18
+	VMOVUPS          512(R9), Z19
 	VBROADCASTSS     32(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -323,10 +327,10 @@ steps_2:
 	VFMADD231PS.BCST 544(AX), Z19, Z17
 
 	// S[0..8] += Q[d+9]·K[d+9]
-	PREFETCHT0       1152(SI)
-	PREFETCHT0       1216(SI)
-	VMOVUPS          576(BX), Z18
-	VMOVUPS          576(BX)(R9*1), Z19
+	PREFETCHT0       1152(DX)
+	PREFETCHT0       1216(DX)
+	VMOVUPS          576(R8), Z18
+	VMOVUPS          576(R9), Z19
 	VBROADCASTSS     36(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -351,10 +355,10 @@ steps_2:
 	VFMADD231PS.BCST 548(AX), Z19, Z17
 
 	// S[0..8] += Q[d+10]·K[d+10]
-	PREFETCHT0       1280(SI)
-	PREFETCHT0       1344(SI)
-	VMOVUPS          640(BX), Z18
-	VMOVUPS          640(BX)(R9*1), Z19
+	PREFETCHT0       1280(DX)
+	PREFETCHT0       1344(DX)
+	VMOVUPS          640(R8), Z18
+	VMOVUPS          640(R9), Z19
 	VBROADCASTSS     40(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -379,10 +383,10 @@ steps_2:
 	VFMADD231PS.BCST 552(AX), Z19, Z17
 
 	// S[0..8] += Q[d+11]·K[d+11]
-	PREFETCHT0       1408(SI)
-	PREFETCHT0       1472(SI)
-	VMOVUPS          704(BX), Z18
-	VMOVUPS          704(BX)(R9*1), Z19
+	PREFETCHT0       1408(DX)
+	PREFETCHT0       1472(DX)
+	VMOVUPS          704(R8), Z18
+	VMOVUPS          704(R9), Z19
 	VBROADCASTSS     44(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -407,10 +411,10 @@ steps_2:
 	VFMADD231PS.BCST 556(AX), Z19, Z17
 
 	// S[0..8] += Q[d+12]·K[d+12]
-	PREFETCHT0       1536(SI)
-	PREFETCHT0       1600(SI)
-	VMOVUPS          768(BX), Z18
-	VMOVUPS          768(BX)(R9*1), Z19
+	PREFETCHT0       1536(DX)
+	PREFETCHT0       1600(DX)
+	VMOVUPS          768(R8), Z18
+	VMOVUPS          768(R9), Z19
 	VBROADCASTSS     48(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -435,10 +439,10 @@ steps_2:
 	VFMADD231PS.BCST 560(AX), Z19, Z17
 
 	// S[0..8] += Q[d+13]·K[d+13]
-	PREFETCHT0       1664(SI)
-	PREFETCHT0       1728(SI)
-	VMOVUPS          832(BX), Z18
-	VMOVUPS          832(BX)(R9*1), Z19
+	PREFETCHT0       1664(DX)
+	PREFETCHT0       1728(DX)
+	VMOVUPS          832(R8), Z18
+	VMOVUPS          832(R9), Z19
 	VBROADCASTSS     52(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -463,10 +467,10 @@ steps_2:
 	VFMADD231PS.BCST 564(AX), Z19, Z17
 
 	// S[0..8] += Q[d+14]·K[d+14]
-	PREFETCHT0       1792(SI)
-	PREFETCHT0       1856(SI)
-	VMOVUPS          896(BX), Z18
-	VMOVUPS          896(BX)(R9*1), Z19
+	PREFETCHT0       1792(DX)
+	PREFETCHT0       1856(DX)
+	VMOVUPS          896(R8), Z18
+	VMOVUPS          896(R9), Z19
 	VBROADCASTSS     56(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -491,10 +495,10 @@ steps_2:
 	VFMADD231PS.BCST 568(AX), Z19, Z17
 
 	// S[0..8] += Q[d+15]·K[d+15]
-	PREFETCHT0       1920(SI)
-	PREFETCHT0       1984(SI)
-	VMOVUPS          960(BX), Z18
-	VMOVUPS          960(BX)(R9*1), Z19
+	PREFETCHT0       1920(DX)
+	PREFETCHT0       1984(DX)
+	VMOVUPS          960(R8), Z18
+	VMOVUPS          960(R9), Z19
 	VBROADCASTSS     60(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -518,9 +522,10 @@ steps_2:
 	VFMADD231PS.BCST 572(AX), Z18, Z16
 	VFMADD231PS.BCST 572(AX), Z19, Z17
 	ADDQ             $+576, AX
-	ADDQ             $+1024, BX
-	ADDQ             $+2048, SI
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
+	ADDQ             $+2048, DX
+	SUBQ             $0x10, CX
 	JNZ              steps_2
 	JMP              steps_2_end
 
@@ -528,19 +533,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       $+256, SI
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// S[0..8] += Q[d+0]·K[d+0]
-	VMOVUPS          (BX), Z18
-	VMOVUPS          (BX)(R9*1), Z19
+	VMOVUPS          (R8), Z18
+	VMOVUPS          (R9), Z19
 	VBROADCASTSS     (AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -565,8 +570,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 512(AX), Z19, Z17
 
 	// S[0..8] += Q[d+1]·K[d+1]
-	VMOVUPS          64(BX), Z18
-	VMOVUPS          64(BX)(R9*1), Z19
+	VMOVUPS          64(R8), Z18
+	VMOVUPS          64(R9), Z19
 	VBROADCASTSS     4(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -591,19 +596,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 516(AX), Z19, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// S[0..8] += Q[d+2]·K[d+2]
-	VMOVUPS          128(BX), Z18
-	VMOVUPS          128(BX)(R9*1), Z19
+	VMOVUPS          128(R8), Z18
+	VMOVUPS          128(R9), Z19
 	VBROADCASTSS     8(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -628,8 +633,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 520(AX), Z19, Z17
 
 	// S[0..8] += Q[d+3]·K[d+3]
-	VMOVUPS          192(BX), Z18
-	VMOVUPS          192(BX)(R9*1), Z19
+	VMOVUPS          192(R8), Z18
+	VMOVUPS          192(R9), Z19
 	VBROADCASTSS     12(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -654,19 +659,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 524(AX), Z19, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// S[0..8] += Q[d+4]·K[d+4]
-	VMOVUPS          256(BX), Z18
-	VMOVUPS          256(BX)(R9*1), Z19
+	VMOVUPS          256(R8), Z18
+	VMOVUPS          256(R9), Z19
 	VBROADCASTSS     16(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -691,8 +696,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 528(AX), Z19, Z17
 
 	// S[0..8] += Q[d+5]·K[d+5]
-	VMOVUPS          320(BX), Z18
-	VMOVUPS          320(BX)(R9*1), Z19
+	VMOVUPS          320(R8), Z18
+	VMOVUPS          320(R9), Z19
 	VBROADCASTSS     20(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -717,19 +722,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 532(AX), Z19, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// S[0..8] += Q[d+6]·K[d+6]
-	VMOVUPS          384(BX), Z18
-	VMOVUPS          384(BX)(R9*1), Z19
+	VMOVUPS          384(R8), Z18
+	VMOVUPS          384(R9), Z19
 	VBROADCASTSS     24(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -754,8 +759,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 536(AX), Z19, Z17
 
 	// S[0..8] += Q[d+7]·K[d+7]
-	VMOVUPS          448(BX), Z18
-	VMOVUPS          448(BX)(R9*1), Z19
+	VMOVUPS          448(R8), Z18
+	VMOVUPS          448(R9), Z19
 	VBROADCASTSS     28(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -780,19 +785,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 540(AX), Z19, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// S[0..8] += Q[d+8]·K[d+8]
-	VMOVUPS          512(BX), Z18
-	VMOVUPS          512(BX)(R9*1), Z19
+	VMOVUPS          512(R8), Z18
+	VMOVUPS          512(R9), Z19
 	VBROADCASTSS     32(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -817,8 +822,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 544(AX), Z19, Z17
 
 	// S[0..8] += Q[d+9]·K[d+9]
-	VMOVUPS          576(BX), Z18
-	VMOVUPS          576(BX)(R9*1), Z19
+	VMOVUPS          576(R8), Z18
+	VMOVUPS          576(R9), Z19
 	VBROADCASTSS     36(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -843,19 +848,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 548(AX), Z19, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// S[0..8] += Q[d+10]·K[d+10]
-	VMOVUPS          640(BX), Z18
-	VMOVUPS          640(BX)(R9*1), Z19
+	VMOVUPS          640(R8), Z18
+	VMOVUPS          640(R9), Z19
 	VBROADCASTSS     40(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -880,8 +885,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 552(AX), Z19, Z17
 
 	// S[0..8] += Q[d+11]·K[d+11]
-	VMOVUPS          704(BX), Z18
-	VMOVUPS          704(BX)(R9*1), Z19
+	VMOVUPS          704(R8), Z18
+	VMOVUPS          704(R9), Z19
 	VBROADCASTSS     44(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -906,19 +911,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 556(AX), Z19, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// S[0..8] += Q[d+12]·K[d+12]
-	VMOVUPS          768(BX), Z18
-	VMOVUPS          768(BX)(R9*1), Z19
+	VMOVUPS          768(R8), Z18
+	VMOVUPS          768(R9), Z19
 	VBROADCASTSS     48(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -943,8 +948,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 560(AX), Z19, Z17
 
 	// S[0..8] += Q[d+13]·K[d+13]
-	VMOVUPS          832(BX), Z18
-	VMOVUPS          832(BX)(R9*1), Z19
+	VMOVUPS          832(R8), Z18
+	VMOVUPS          832(R9), Z19
 	VBROADCASTSS     52(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -969,19 +974,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 564(AX), Z19, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	PREFETCHT0       128(SI)
-	PREFETCHT0       192(SI)
-	ADDQ             $+256, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	PREFETCHT0       128(DX)
+	PREFETCHT0       192(DX)
+	ADDQ             $+256, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// S[0..8] += Q[d+14]·K[d+14]
-	VMOVUPS          896(BX), Z18
-	VMOVUPS          896(BX)(R9*1), Z19
+	VMOVUPS          896(R8), Z18
+	VMOVUPS          896(R9), Z19
 	VBROADCASTSS     56(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -1006,8 +1011,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 568(AX), Z19, Z17
 
 	// S[0..8] += Q[d+15]·K[d+15]
-	VMOVUPS          960(BX), Z18
-	VMOVUPS          960(BX)(R9*1), Z19
+	VMOVUPS          960(R8), Z18
+	VMOVUPS          960(R9), Z19
 	VBROADCASTSS     60(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -1031,38 +1036,42 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 572(AX), Z18, Z16
 	VFMADD231PS.BCST 572(AX), Z19, Z17
 	ADDQ             $+576, AX
-	ADDQ             $+1024, BX
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
+	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
 steps_2_end:
 	// S out
-	VMOVUPS Z0, (CX)
-	VMOVUPS Z1, 576(CX)
-	VMOVUPS Z2, 64(CX)
-	VMOVUPS Z3, 640(CX)
-	VMOVUPS Z4, 128(CX)
-	VMOVUPS Z5, 704(CX)
-	VMOVUPS Z6, 192(CX)
-	VMOVUPS Z7, 768(CX)
-	VMOVUPS Z8, 256(CX)
-	VMOVUPS Z9, 832(CX)
-	VMOVUPS Z10, 320(CX)
-	VMOVUPS Z11, 896(CX)
-	VMOVUPS Z12, 384(CX)
-	VMOVUPS Z13, 960(CX)
-	VMOVUPS Z14, 448(CX)
-	VMOVUPS Z15, 1024(CX)
-	VMOVUPS Z16, 512(CX)
-	VMOVUPS Z17, 1088(CX)
-	ADDQ    $+1152, CX
-	LEAQ    (BX)(R9*1), BX
-	SUBQ    $0x02, R8
-	JMP     panels_2
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z1, 576(BX)
+	VMOVUPS Z2, 64(BX)
+	VMOVUPS Z3, 640(BX)
+	VMOVUPS Z4, 128(BX)
+	VMOVUPS Z5, 704(BX)
+	VMOVUPS Z6, 192(BX)
+	VMOVUPS Z7, 768(BX)
+	VMOVUPS Z8, 256(BX)
+	VMOVUPS Z9, 832(BX)
+	VMOVUPS Z10, 320(BX)
+	VMOVUPS Z11, 896(BX)
+	VMOVUPS Z12, 384(BX)
+	VMOVUPS Z13, 960(BX)
+	VMOVUPS Z14, 448(BX)
+	VMOVUPS Z15, 1024(BX)
+	VMOVUPS Z16, 512(BX)
+	VMOVUPS Z17, 1088(BX)
+	ADDQ    $+1152, BX
+
+	// the next panels
+	ADDQ 8(SP), R8
+	ADDQ 8(SP), R9
+	SUBQ $0x02, SI
+	JMP  panels_2
 
 fewer_2:
 panels_1:
-	CMPQ   R8, $0x01
+	CMPQ   SI, $0x01
 	JLT    fewer_1
 	VPXORD Z0, Z0, Z0
 	VPXORD Z2, Z2, Z2
@@ -1074,14 +1083,14 @@ panels_1:
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
 	MOVQ   (DI), AX
-	MOVQ   24(DI), DX
+	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
 	JNE    steps_1_shared
 
 steps_1:
 	// S[0..8] += Q[d+0]·K[d+0]
-	PREFETCHT0       (SI)
-	VMOVUPS          (BX), Z18
+	PREFETCHT0       (DX)
+	VMOVUPS          (R8), Z18
 	VFMADD231PS.BCST (AX), Z18, Z0
 	VFMADD231PS.BCST 64(AX), Z18, Z2
 	VFMADD231PS.BCST 128(AX), Z18, Z4
@@ -1093,8 +1102,8 @@ steps_1:
 	VFMADD231PS.BCST 512(AX), Z18, Z16
 
 	// S[0..8] += Q[d+1]·K[d+1]
-	PREFETCHT0       64(SI)
-	VMOVUPS          64(BX), Z18
+	PREFETCHT0       64(DX)
+	VMOVUPS          64(R8), Z18
 	VFMADD231PS.BCST 4(AX), Z18, Z0
 	VFMADD231PS.BCST 68(AX), Z18, Z2
 	VFMADD231PS.BCST 132(AX), Z18, Z4
@@ -1106,8 +1115,8 @@ steps_1:
 	VFMADD231PS.BCST 516(AX), Z18, Z16
 
 	// S[0..8] += Q[d+2]·K[d+2]
-	PREFETCHT0       128(SI)
-	VMOVUPS          128(BX), Z18
+	PREFETCHT0       128(DX)
+	VMOVUPS          128(R8), Z18
 	VFMADD231PS.BCST 8(AX), Z18, Z0
 	VFMADD231PS.BCST 72(AX), Z18, Z2
 	VFMADD231PS.BCST 136(AX), Z18, Z4
@@ -1119,8 +1128,8 @@ steps_1:
 	VFMADD231PS.BCST 520(AX), Z18, Z16
 
 	// S[0..8] += Q[d+3]·K[d+3]
-	PREFETCHT0       192(SI)
-	VMOVUPS          192(BX), Z18
+	PREFETCHT0       192(DX)
+	VMOVUPS          192(R8), Z18
 	VFMADD231PS.BCST 12(AX), Z18, Z0
 	VFMADD231PS.BCST 76(AX), Z18, Z2
 	VFMADD231PS.BCST 140(AX), Z18, Z4
@@ -1132,8 +1141,8 @@ steps_1:
 	VFMADD231PS.BCST 524(AX), Z18, Z16
 
 	// S[0..8] += Q[d+4]·K[d+4]
-	PREFETCHT0       256(SI)
-	VMOVUPS          256(BX), Z18
+	PREFETCHT0       256(DX)
+	VMOVUPS          256(R8), Z18
 	VFMADD231PS.BCST 16(AX), Z18, Z0
 	VFMADD231PS.BCST 80(AX), Z18, Z2
 	VFMADD231PS.BCST 144(AX), Z18, Z4
@@ -1145,8 +1154,8 @@ steps_1:
 	VFMADD231PS.BCST 528(AX), Z18, Z16
 
 	// S[0..8] += Q[d+5]·K[d+5]
-	PREFETCHT0       320(SI)
-	VMOVUPS          320(BX), Z18
+	PREFETCHT0       320(DX)
+	VMOVUPS          320(R8), Z18
 	VFMADD231PS.BCST 20(AX), Z18, Z0
 	VFMADD231PS.BCST 84(AX), Z18, Z2
 	VFMADD231PS.BCST 148(AX), Z18, Z4
@@ -1158,8 +1167,8 @@ steps_1:
 	VFMADD231PS.BCST 532(AX), Z18, Z16
 
 	// S[0..8] += Q[d+6]·K[d+6]
-	PREFETCHT0       384(SI)
-	VMOVUPS          384(BX), Z18
+	PREFETCHT0       384(DX)
+	VMOVUPS          384(R8), Z18
 	VFMADD231PS.BCST 24(AX), Z18, Z0
 	VFMADD231PS.BCST 88(AX), Z18, Z2
 	VFMADD231PS.BCST 152(AX), Z18, Z4
@@ -1171,8 +1180,8 @@ steps_1:
 	VFMADD231PS.BCST 536(AX), Z18, Z16
 
 	// S[0..8] += Q[d+7]·K[d+7]
-	PREFETCHT0       448(SI)
-	VMOVUPS          448(BX), Z18
+	PREFETCHT0       448(DX)
+	VMOVUPS          448(R8), Z18
 	VFMADD231PS.BCST 28(AX), Z18, Z0
 	VFMADD231PS.BCST 92(AX), Z18, Z2
 	VFMADD231PS.BCST 156(AX), Z18, Z4
@@ -1184,8 +1193,8 @@ steps_1:
 	VFMADD231PS.BCST 540(AX), Z18, Z16
 
 	// S[0..8] += Q[d+8]·K[d+8]
-	PREFETCHT0       512(SI)
-	VMOVUPS          512(BX), Z18
+	PREFETCHT0       512(DX)
+	VMOVUPS          512(R8), Z18
 	VFMADD231PS.BCST 32(AX), Z18, Z0
 	VFMADD231PS.BCST 96(AX), Z18, Z2
 	VFMADD231PS.BCST 160(AX), Z18, Z4
@@ -1197,8 +1206,8 @@ steps_1:
 	VFMADD231PS.BCST 544(AX), Z18, Z16
 
 	// S[0..8] += Q[d+9]·K[d+9]
-	PREFETCHT0       576(SI)
-	VMOVUPS          576(BX), Z18
+	PREFETCHT0       576(DX)
+	VMOVUPS          576(R8), Z18
 	VFMADD231PS.BCST 36(AX), Z18, Z0
 	VFMADD231PS.BCST 100(AX), Z18, Z2
 	VFMADD231PS.BCST 164(AX), Z18, Z4
@@ -1210,8 +1219,8 @@ steps_1:
 	VFMADD231PS.BCST 548(AX), Z18, Z16
 
 	// S[0..8] += Q[d+10]·K[d+10]
-	PREFETCHT0       640(SI)
-	VMOVUPS          640(BX), Z18
+	PREFETCHT0       640(DX)
+	VMOVUPS          640(R8), Z18
 	VFMADD231PS.BCST 40(AX), Z18, Z0
 	VFMADD231PS.BCST 104(AX), Z18, Z2
 	VFMADD231PS.BCST 168(AX), Z18, Z4
@@ -1223,8 +1232,8 @@ steps_1:
 	VFMADD231PS.BCST 552(AX), Z18, Z16
 
 	// S[0..8] += Q[d+11]·K[d+11]
-	PREFETCHT0       704(SI)
-	VMOVUPS          704(BX), Z18
+	PREFETCHT0       704(DX)
+	VMOVUPS          704(R8), Z18
 	VFMADD231PS.BCST 44(AX), Z18, Z0
 	VFMADD231PS.BCST 108(AX), Z18, Z2
 	VFMADD231PS.BCST 172(AX), Z18, Z4
@@ -1236,8 +1245,8 @@ steps_1:
 	VFMADD231PS.BCST 556(AX), Z18, Z16
 
 	// S[0..8] += Q[d+12]·K[d+12]
-	PREFETCHT0       768(SI)
-	VMOVUPS          768(BX), Z18
+	PREFETCHT0       768(DX)
+	VMOVUPS          768(R8), Z18
 	VFMADD231PS.BCST 48(AX), Z18, Z0
 	VFMADD231PS.BCST 112(AX), Z18, Z2
 	VFMADD231PS.BCST 176(AX), Z18, Z4
@@ -1249,8 +1258,8 @@ steps_1:
 	VFMADD231PS.BCST 560(AX), Z18, Z16
 
 	// S[0..8] += Q[d+13]·K[d+13]
-	PREFETCHT0       832(SI)
-	VMOVUPS          832(BX), Z18
+	PREFETCHT0       832(DX)
+	VMOVUPS          832(R8), Z18
 	VFMADD231PS.BCST 52(AX), Z18, Z0
 	VFMADD231PS.BCST 116(AX), Z18, Z2
 	VFMADD231PS.BCST 180(AX), Z18, Z4
@@ -1262,8 +1271,8 @@ steps_1:
 	VFMADD231PS.BCST 564(AX), Z18, Z16
 
 	// S[0..8] += Q[d+14]·K[d+14]
-	PREFETCHT0       896(SI)
-	VMOVUPS          896(BX), Z18
+	PREFETCHT0       896(DX)
+	VMOVUPS          896(R8), Z18
 	VFMADD231PS.BCST 56(AX), Z18, Z0
 	VFMADD231PS.BCST 120(AX), Z18, Z2
 	VFMADD231PS.BCST 184(AX), Z18, Z4
@@ -1275,8 +1284,8 @@ steps_1:
 	VFMADD231PS.BCST 568(AX), Z18, Z16
 
 	// S[0..8] += Q[d+15]·K[d+15]
-	PREFETCHT0       960(SI)
-	VMOVUPS          960(BX), Z18
+	PREFETCHT0       960(DX)
+	VMOVUPS          960(R8), Z18
 	VFMADD231PS.BCST 60(AX), Z18, Z0
 	VFMADD231PS.BCST 124(AX), Z18, Z2
 	VFMADD231PS.BCST 188(AX), Z18, Z4
@@ -1287,9 +1296,9 @@ steps_1:
 	VFMADD231PS.BCST 508(AX), Z18, Z14
 	VFMADD231PS.BCST 572(AX), Z18, Z16
 	ADDQ             $+576, AX
-	ADDQ             $+1024, BX
-	ADDQ             $+1024, SI
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	ADDQ             $+1024, DX
+	SUBQ             $0x10, CX
 	JNZ              steps_1
 	JMP              steps_1_end
 
@@ -1297,16 +1306,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       $+128, SI
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $+128, DX
 	MOVQ       48(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// S[0..8] += Q[d+0]·K[d+0]
-	VMOVUPS          (BX), Z18
+	VMOVUPS          (R8), Z18
 	VFMADD231PS.BCST (AX), Z18, Z0
 	VFMADD231PS.BCST 64(AX), Z18, Z2
 	VFMADD231PS.BCST 128(AX), Z18, Z4
@@ -1318,7 +1327,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 512(AX), Z18, Z16
 
 	// S[0..8] += Q[d+1]·K[d+1]
-	VMOVUPS          64(BX), Z18
+	VMOVUPS          64(R8), Z18
 	VFMADD231PS.BCST 4(AX), Z18, Z0
 	VFMADD231PS.BCST 68(AX), Z18, Z2
 	VFMADD231PS.BCST 132(AX), Z18, Z4
@@ -1330,16 +1339,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 516(AX), Z18, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// S[0..8] += Q[d+2]·K[d+2]
-	VMOVUPS          128(BX), Z18
+	VMOVUPS          128(R8), Z18
 	VFMADD231PS.BCST 8(AX), Z18, Z0
 	VFMADD231PS.BCST 72(AX), Z18, Z2
 	VFMADD231PS.BCST 136(AX), Z18, Z4
@@ -1351,7 +1360,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 520(AX), Z18, Z16
 
 	// S[0..8] += Q[d+3]·K[d+3]
-	VMOVUPS          192(BX), Z18
+	VMOVUPS          192(R8), Z18
 	VFMADD231PS.BCST 12(AX), Z18, Z0
 	VFMADD231PS.BCST 76(AX), Z18, Z2
 	VFMADD231PS.BCST 140(AX), Z18, Z4
@@ -1363,16 +1372,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 524(AX), Z18, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// S[0..8] += Q[d+4]·K[d+4]
-	VMOVUPS          256(BX), Z18
+	VMOVUPS          256(R8), Z18
 	VFMADD231PS.BCST 16(AX), Z18, Z0
 	VFMADD231PS.BCST 80(AX), Z18, Z2
 	VFMADD231PS.BCST 144(AX), Z18, Z4
@@ -1384,7 +1393,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 528(AX), Z18, Z16
 
 	// S[0..8] += Q[d+5]·K[d+5]
-	VMOVUPS          320(BX), Z18
+	VMOVUPS          320(R8), Z18
 	VFMADD231PS.BCST 20(AX), Z18, Z0
 	VFMADD231PS.BCST 84(AX), Z18, Z2
 	VFMADD231PS.BCST 148(AX), Z18, Z4
@@ -1396,16 +1405,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 532(AX), Z18, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// S[0..8] += Q[d+6]·K[d+6]
-	VMOVUPS          384(BX), Z18
+	VMOVUPS          384(R8), Z18
 	VFMADD231PS.BCST 24(AX), Z18, Z0
 	VFMADD231PS.BCST 88(AX), Z18, Z2
 	VFMADD231PS.BCST 152(AX), Z18, Z4
@@ -1417,7 +1426,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 536(AX), Z18, Z16
 
 	// S[0..8] += Q[d+7]·K[d+7]
-	VMOVUPS          448(BX), Z18
+	VMOVUPS          448(R8), Z18
 	VFMADD231PS.BCST 28(AX), Z18, Z0
 	VFMADD231PS.BCST 92(AX), Z18, Z2
 	VFMADD231PS.BCST 156(AX), Z18, Z4
@@ -1429,16 +1438,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 540(AX), Z18, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// S[0..8] += Q[d+8]·K[d+8]
-	VMOVUPS          512(BX), Z18
+	VMOVUPS          512(R8), Z18
 	VFMADD231PS.BCST 32(AX), Z18, Z0
 	VFMADD231PS.BCST 96(AX), Z18, Z2
 	VFMADD231PS.BCST 160(AX), Z18, Z4
@@ -1450,7 +1459,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 544(AX), Z18, Z16
 
 	// S[0..8] += Q[d+9]·K[d+9]
-	VMOVUPS          576(BX), Z18
+	VMOVUPS          576(R8), Z18
 	VFMADD231PS.BCST 36(AX), Z18, Z0
 	VFMADD231PS.BCST 100(AX), Z18, Z2
 	VFMADD231PS.BCST 164(AX), Z18, Z4
@@ -1462,16 +1471,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 548(AX), Z18, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// S[0..8] += Q[d+10]·K[d+10]
-	VMOVUPS          640(BX), Z18
+	VMOVUPS          640(R8), Z18
 	VFMADD231PS.BCST 40(AX), Z18, Z0
 	VFMADD231PS.BCST 104(AX), Z18, Z2
 	VFMADD231PS.BCST 168(AX), Z18, Z4
@@ -1483,7 +1492,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 552(AX), Z18, Z16
 
 	// S[0..8] += Q[d+11]·K[d+11]
-	VMOVUPS          704(BX), Z18
+	VMOVUPS          704(R8), Z18
 	VFMADD231PS.BCST 44(AX), Z18, Z0
 	VFMADD231PS.BCST 108(AX), Z18, Z2
 	VFMADD231PS.BCST 172(AX), Z18, Z4
@@ -1495,16 +1504,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 556(AX), Z18, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// S[0..8] += Q[d+12]·K[d+12]
-	VMOVUPS          768(BX), Z18
+	VMOVUPS          768(R8), Z18
 	VFMADD231PS.BCST 48(AX), Z18, Z0
 	VFMADD231PS.BCST 112(AX), Z18, Z2
 	VFMADD231PS.BCST 176(AX), Z18, Z4
@@ -1516,7 +1525,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 560(AX), Z18, Z16
 
 	// S[0..8] += Q[d+13]·K[d+13]
-	VMOVUPS          832(BX), Z18
+	VMOVUPS          832(R8), Z18
 	VFMADD231PS.BCST 52(AX), Z18, Z0
 	VFMADD231PS.BCST 116(AX), Z18, Z2
 	VFMADD231PS.BCST 180(AX), Z18, Z4
@@ -1528,16 +1537,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 564(AX), Z18, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (SI)
-	PREFETCHT0       64(SI)
-	ADDQ             $+128, SI
+	PREFETCHT0       (DX)
+	PREFETCHT0       64(DX)
+	ADDQ             $+128, DX
 	MOVQ             48(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// S[0..8] += Q[d+14]·K[d+14]
-	VMOVUPS          896(BX), Z18
+	VMOVUPS          896(R8), Z18
 	VFMADD231PS.BCST 56(AX), Z18, Z0
 	VFMADD231PS.BCST 120(AX), Z18, Z2
 	VFMADD231PS.BCST 184(AX), Z18, Z4
@@ -1549,7 +1558,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 568(AX), Z18, Z16
 
 	// S[0..8] += Q[d+15]·K[d+15]
-	VMOVUPS          960(BX), Z18
+	VMOVUPS          960(R8), Z18
 	VFMADD231PS.BCST 60(AX), Z18, Z0
 	VFMADD231PS.BCST 124(AX), Z18, Z2
 	VFMADD231PS.BCST 188(AX), Z18, Z4
@@ -1560,24 +1569,27 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 508(AX), Z18, Z14
 	VFMADD231PS.BCST 572(AX), Z18, Z16
 	ADDQ             $+576, AX
-	ADDQ             $+1024, BX
-	SUBQ             $0x10, DX
+	ADDQ             $+1024, R8
+	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
 steps_1_end:
 	// S out
-	VMOVUPS Z0, (CX)
-	VMOVUPS Z2, 64(CX)
-	VMOVUPS Z4, 128(CX)
-	VMOVUPS Z6, 192(CX)
-	VMOVUPS Z8, 256(CX)
-	VMOVUPS Z10, 320(CX)
-	VMOVUPS Z12, 384(CX)
-	VMOVUPS Z14, 448(CX)
-	VMOVUPS Z16, 512(CX)
-	ADDQ    $+576, CX
-	SUBQ    $0x01, R8
-	JMP     panels_1
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z2, 64(BX)
+	VMOVUPS Z4, 128(BX)
+	VMOVUPS Z6, 192(BX)
+	VMOVUPS Z8, 256(BX)
+	VMOVUPS Z10, 320(BX)
+	VMOVUPS Z12, 384(BX)
+	VMOVUPS Z14, 448(BX)
+	VMOVUPS Z16, 512(BX)
+	ADDQ    $+576, BX
+
+	// the next panels
+	ADDQ 8(SP), R9
+	SUBQ $0x01, SI
+	JMP  panels_1
 
 fewer_1:
 	VZEROUPPER

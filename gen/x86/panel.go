@@ -22,9 +22,8 @@ import (
 type panels struct {
 	e      *emitter
 	rows   int
-	size   int            // bytes of an element
-	at     reg.GPPhysical // K or V, at the row
-	stride strides        // from panel to panel
+	size   int              // bytes of an element
+	at     []reg.GPPhysical // K or V, at the row, of each panel: see indexed
 	sets   []*outer
 	spread reg.VecPhysical // AVX-512, BF16: order of bytes that widens
 }
@@ -90,7 +89,7 @@ func (g *panels) step(t *outer, i, n int, a func(r int) operand.Mem) {
 func (g *panels) load(i, v int, dst reg.VecPhysical) {
 	e := g.e
 	x := v * e.lanes
-	row := func(x int) operand.Mem { return g.stride.mem(g.at, x/lane, g.size*(i*lane+x%lane)) }
+	row := func(x int) operand.Mem { return at(g.at[x/lane], g.size*(i*lane+x%lane)) }
 	switch {
 	case g.spread != nil:
 		e.VBROADCASTI64X4(row(x), dst)
@@ -140,6 +139,22 @@ func (e *emitter) newSpread(second reg.VecPhysical) reg.VecPhysical {
 	}
 	e.VINSERTF64X4(operand.Imm(1), x[1].AsY(), x[0], x[0])
 	return x[0]
+}
+
+// pointers hands out a register for each of n panels that lie size bytes apart.
+func (g *panels) pointers(name string, n int, size reg.GPPhysical) {
+	g.at = []reg.GPPhysical{g.e.param(name)}
+	for i := 1; i < n; i++ {
+		g.at = append(g.at, g.e.gp("the same in the next panel"))
+		g.e.LEAQ(indexed(g.at[i-1], size, 1, 0), g.at[i])
+	}
+}
+
+// advance moves on by so many bytes of n panels.
+func (g *panels) advance(n, bytes int) {
+	for _, p := range g.at[:n] {
+		g.e.ADDQ(imm(bytes), p)
+	}
 }
 
 // each covers left panels by tiles of the full width, then of its halves.
@@ -199,17 +214,15 @@ func (e *emitter) panelScore() {
 	e.maths = "S[p][r][w] = Σ_d Q[d/16][r][d%16]·K[p][d][w]    p < Panels, r < R, w < 16"
 	e.step, e.flops, e.bytes = "one d", 2*rows*cols, 4*rows+size*cols
 
-	// Q at constant offsets: an FMA whose operand is indexed counts twice where operations are renamed.
-	q, k, s, d, ahead := e.gp("Q, at d"), e.param("K"), e.param("S"), e.gp("elements of D left"), e.gp("next line to prefetch")
-	left := e.param("Panels")
+	q, s, d, ahead := e.gp("Q, at d"), e.param("S"), e.gp("elements of D left"), e.gp("next line to prefetch")
+	left, panel := e.param("Panels"), e.frame.Offset(8)
 	g := e.newPanels("S[r][key]", "Q[r][d]", "K[d][key]")
-	g.at = k
-	if cols > lane {
-		g.stride = newStrides(e, "bytes of a panel", cols/lane, func(r reg.GPPhysical) {
-			e.MOVQ(e.arg("D"), r)
-			e.IMUL3Q(operand.I8(int8(lane*size)), r, r)
-		})
-	}
+	e.note("bytes of a panel")
+	e.MOVQ(e.arg("D"), d)
+	e.IMUL3Q(operand.I8(int8(lane*size)), d, d)
+	e.MOVQ(d, panel)
+	g.pointers("K", cols/lane, d)
+	k := g.at[0]
 
 	e.note("without prefetching, the lines that are read anyway")
 	e.MOVQ(k, ahead)
@@ -236,7 +249,7 @@ func (e *emitter) panelScore() {
 				g.step(sets[i%len(sets)], i, unroll, func(r int) operand.Mem { return at(q, 4*(r*lane+i)) })
 			}
 			e.ADDQ(imm(4*lane*rows), q)
-			e.ADDQ(imm(size*unroll*lane), k)
+			g.advance(n, size*unroll*lane)
 			if !shared {
 				e.ADDQ(imm(size*unroll*lane*n), ahead)
 			}
@@ -251,8 +264,15 @@ func (e *emitter) panelScore() {
 			}
 		}
 		e.ADDQ(imm(4*lane*n*rows), s)
-		if n > 1 {
-			e.LEAQ(g.stride.mem(k, n-1, 0), k)
+		e.note("the next panels")
+		for i, k := range g.at {
+			times := n
+			if i < n { // it was read to its end
+				times--
+			}
+			for range times {
+				e.ADDQ(panel, k)
+			}
 		}
 	})
 	e.ret()
@@ -265,19 +285,23 @@ func (e *emitter) panelValue() {
 	e.maths = "O[r][c] = Alpha[r]·O[r][c] + Σ_{k<Keys} P[k/16][r][k%16]·V[c/16][k][c%16]    r < R, c < 16·Panels"
 	e.step, e.flops, e.bytes = "one key", 2*rows*cols, 4*rows+size*cols
 
-	o, alpha, left := e.param("O"), e.param("Alpha"), e.param("Panels")
+	o, left := e.param("O"), e.param("Panels")
 	p, keys, orow := e.gp("P, at key"), e.gp("keys left"), e.gp("O, at row")
-	v0, v := e.param("V"), e.gp("V, at key")
+	v0 := e.param("V")
 	g := e.newPanels("O[r][c]", "P[r][k]", "V[k][c]")
-	g.at = v
-	g.stride = newStrides(e, "VStride", max(2, cols/lane), func(r reg.GPPhysical) { e.MOVQ(e.arg("VStride"), r) })
 	ahead := []reg.GPPhysical{e.param("Prefetch")}
 	for len(ahead) < cols/lane {
 		next := e.gp("the same for the next panel")
-		e.LEAQ(indexed(ahead[len(ahead)-1], g.stride.once, 1, 0), next)
+		e.MOVQ(ahead[len(ahead)-1], next)
+		e.ADDQ(e.arg("VStride"), next)
 		ahead = append(ahead, next)
 	}
 	g.newWait()
+	g.at = append(g.at, e.gp("V, at key"))
+	for len(g.at) < cols/lane {
+		g.at = append(g.at, e.gp("the same in the next panel"))
+	}
+	v := g.at[0]
 	linear := ahead[len(ahead)-1]
 	if e.spec.SharedPrefetch() {
 		e.CMPQ(e.arg("PrefetchEvery"), imm(0))
@@ -293,6 +317,10 @@ func (e *emitter) panelValue() {
 		}
 		label := func(name string) string { return fmt.Sprintf("%s_%d", name, n) }
 		e.MOVQ(v0, v)
+		for i := 1; i < n; i++ {
+			e.MOVQ(g.at[i-1], g.at[i])
+			e.ADDQ(e.arg("VStride"), g.at[i])
+		}
 		e.MOVQ(e.arg("P"), p)
 		e.MOVQ(e.arg("Keys"), keys)
 		e.SUBQ(imm(unroll), keys)
@@ -312,7 +340,7 @@ func (e *emitter) panelValue() {
 				g.step(sets[i%len(sets)], i, unroll, func(r int) operand.Mem { return at(p, 4*(r*lane+i)) })
 			}
 			e.ADDQ(imm(4*lane*rows), p)
-			e.ADDQ(imm(size*unroll*lane), v)
+			g.advance(n, size*unroll*lane)
 			e.SUBQ(imm(unroll), keys)
 			e.JGE(operand.LabelRef(steps))
 		})
@@ -322,13 +350,16 @@ func (e *emitter) panelValue() {
 		e.Label(label("key"))
 		g.step(sets[0], 0, 1, func(r int) operand.Mem { return at(p, 4*r*lane) })
 		e.ADDQ(imm(4), p)
-		e.ADDQ(imm(size*lane), v)
+		g.advance(n, size*lane)
 		e.DECQ(keys)
 		e.JNZ(operand.LabelRef(label("key")))
 		e.Label(label("summed"))
-		e.scaleAdd(g.sum(sets), alpha, o, orow)
+		e.MOVQ(e.arg("Alpha"), p)
+		e.scaleAdd(g.sum(sets), p, o, orow)
 		e.ADDQ(imm(4*lane*n), o)
-		e.LEAQ(g.stride.mem(v0, n, 0), v0)
+		for range n {
+			e.ADDQ(e.arg("VStride"), v0)
+		}
 	})
 	e.ret()
 }
