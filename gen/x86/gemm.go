@@ -521,17 +521,11 @@ func (t *outer) products(a func(r int) operand.Mem, b func(v int, dst reg.VecPhy
 // embedded tells whether the products of row r take their factor from memory, broadcast
 // (AVX-512): fewer operations, which matters where two threads share a core, but a load for
 // each vector. Two vectors: in as many rows as leave two loads a cycle enough for b, for
-// the other rows and for the lines that are prefetched.
+// the other rows and for the lines that are prefetched, half as many where b has two bytes.
 func (t *outer) embedded(r, rows, vecs int) bool {
 	if !t.e.avx512() || t.e.spec.Op.Dot() || vecs > 2 {
 		return false
 	}
-	// A cycle has two places for FMAs and conversions.
-	places := vecs * (rows + conversions[t.e.spec.DType])
-	loads := vecs + rows + vecs*t.e.spec.DType.Size()/4
-	n := min(max(places-loads, 0), rows)
+	n := max(rows-t.e.spec.DType.Size(), 0)
 	return vecs == 1 || (r+1)*n/rows > r*n/rows
 }
-
-// conversions is how many places of FMAs it takes to convert a vector.
-var conversions = map[spec.DType]int{spec.F16: 2, spec.BF16: 1}
