@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"runtime/metrics"
 	"sync"
@@ -86,7 +87,8 @@ func BenchmarkAppend(b *testing.B) {
 // BenchmarkStopTheWorld is how long the garbage collector stops the program while
 // kernels run on all threads: assembly cannot be preempted, so the longest call of a
 // kernel is what a stop waits for. impl=none, plain loops in Go, is what the machine
-// itself adds.
+// itself adds; stolen-% is the share of the CPU time that a hypervisor gave to others, from
+// which a stop waits for milliseconds.
 func BenchmarkStopTheWorld(b *testing.B) {
 	threads := min(2, runtime.NumCPU())
 	b.Run(fmt.Sprintf("threads=%d/impl=none", threads), func(b *testing.B) {
@@ -124,13 +126,31 @@ func BenchmarkStopTheWorld(b *testing.B) {
 	}
 }
 
+// cpuTicks is the time of all CPUs that a hypervisor stole and that time with the busy one, in ticks:
+// /proc/stat, Linux.
+func cpuTicks() (stolen, busy int, err error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	var user, nice, system, idle, iowait, irq, softirq int
+	_, err = fmt.Sscanf(string(b), "cpu %d %d %d %d %d %d %d %d", &user, &nice, &system, &idle, &iowait, &irq, &softirq, &stolen)
+	return stolen, user + nice + system + irq + softirq + stolen, err
+}
+
 func benchmarkPauses(b *testing.B) {
-	before := pauses()
+	before, stolen, busy := pauses(), 0, 0
+	if s, n, err := cpuTicks(); err == nil {
+		stolen, busy = s, n
+	}
 	for b.Loop() {
 		runtime.GC()
 		time.Sleep(time.Millisecond)
 	}
 	h := pauses()
+	if s, n, err := cpuTicks(); err == nil && n > busy {
+		b.ReportMetric(100*float64(s-stolen)/float64(n-busy), "stolen-%")
+	}
 	for i := range h.Counts {
 		h.Counts[i] -= before.Counts[i]
 	}
