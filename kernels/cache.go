@@ -373,7 +373,7 @@ func (c *Cache) writeKeys(dst []byte, slot, n int, t DType, src unsafe.Pointer, 
 func (c *Cache) transpose(dst []byte, slot, rows int, src unsafe.Pointer, stride, dim int) {
 	t := c.pool.config.Key
 	done := min(up(slot, asm.Lane)-slot, rows)
-	if dim%asm.Lane > 0 {
+	if dim%asm.Lane > 0 || t.size() == 1 {
 		done = rows
 	}
 	transpose(t, dst, slot, done, src, stride, dim)
@@ -391,14 +391,17 @@ func (c *Cache) transpose(dst []byte, slot, rows int, src unsafe.Pointer, stride
 
 // transpose writes rows of dim elements of type t into panels [⌈dim⌉][16], from column slot on.
 func transpose(t DType, dst []byte, slot, rows int, src unsafe.Pointer, stride, dim int) {
-	if t.size() == 2 {
+	switch t.size() {
+	case 1:
+		transposeAs[uint8](dst, slot, rows, src, stride, dim)
+	case 2:
 		transposeAs[uint16](dst, slot, rows, src, stride, dim)
-	} else {
+	default:
 		transposeAs[uint32](dst, slot, rows, src, stride, dim)
 	}
 }
 
-func transposeAs[T uint16 | uint32](dst []byte, slot, rows int, src unsafe.Pointer, stride, dim int) {
+func transposeAs[T uint8 | uint16 | uint32](dst []byte, slot, rows int, src unsafe.Pointer, stride, dim int) {
 	panels := unsafe.Slice((*T)(unsafe.Pointer(&dst[0])), len(dst)/int(unsafe.Sizeof(T(0))))
 	for i := range rows {
 		row := unsafe.Slice((*T)(unsafe.Add(src, i*stride)), dim)
@@ -422,16 +425,19 @@ func (c *Cache) writeValues(dst []byte, slot, n int, t DType, src unsafe.Pointer
 			at = c.convert(g.Value, g.ValueDim, t, at, stride, rows)
 			step = pad(g.ValueDim) * g.Value.size()
 		}
-		if g.Value.size() == 2 {
+		switch g.Value.size() {
+		case 1:
+			cutAs[uint8](dst, slot+i, g.PageLen, rows, at, step, g.ValueDim)
+		case 2:
 			cutAs[uint16](dst, slot+i, g.PageLen, rows, at, step, g.ValueDim)
-		} else {
+		default:
 			cutAs[uint32](dst, slot+i, g.PageLen, rows, at, step, g.ValueDim)
 		}
 	}
 }
 
 // cutAs cuts rows of dim elements into panels of 16 columns and length rows, from row slot on.
-func cutAs[T uint16 | uint32](dst []byte, slot, length, rows int, src unsafe.Pointer, stride, dim int) {
+func cutAs[T uint8 | uint16 | uint32](dst []byte, slot, length, rows int, src unsafe.Pointer, stride, dim int) {
 	type columns [asm.Lane]T
 	panels := unsafe.Slice((*columns)(unsafe.Pointer(&dst[0])), len(dst)/int(unsafe.Sizeof(columns{})))
 	for i := range rows {

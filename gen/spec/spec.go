@@ -297,7 +297,9 @@ func List() []Spec {
 			for _, tile := range set.PanelValue {
 				add(PanelValue, t, tile.Rows, tile.Cols)
 			}
-			add(Transpose, t, 0, 16)
+			if t.Size() > 1 { // bytes are left to Go
+				add(Transpose, t, 0, 16)
+			}
 		}
 		for _, op := range []Op{Softmax, Softcap, Alibi, Bias, Mask, Peak} {
 			add(op, F32, 0, 0)
