@@ -23,7 +23,8 @@
 //	Z22–Z23  the same of the next step
 //	Z24–Z27  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f16_10x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -37,7 +38,6 @@ TEXT ·panel_score_f16_10x32_avx512(SB), $128-8
 	IMUL3Q $+32, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -71,6 +71,9 @@ panels_2:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -79,10 +82,10 @@ panels_2:
 steps_2:
 	// S[0..9] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z20
-	VCVTPH2PS        (R9), Z21
-	VCVTPH2PS        32(R8), Z22
-	VCVTPH2PS        32(R9), Z23
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        (R10), Z21
+	VCVTPH2PS        32(R9), Z22
+	VCVTPH2PS        32(R10), Z23
 	VBROADCASTSS     (AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -108,8 +111,8 @@ steps_2:
 
 	// S[0..9] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        64(R8), Z20
-	VCVTPH2PS        64(R9), Z21
+	VCVTPH2PS        64(R9), Z20
+	VCVTPH2PS        64(R10), Z21
 	VBROADCASTSS     4(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -135,8 +138,8 @@ steps_2:
 
 	// S[0..9] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        96(R8), Z22
-	VCVTPH2PS        96(R9), Z23
+	VCVTPH2PS        96(R9), Z22
+	VCVTPH2PS        96(R10), Z23
 	VBROADCASTSS     8(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -162,8 +165,8 @@ steps_2:
 
 	// S[0..9] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        128(R8), Z20
-	VCVTPH2PS        128(R9), Z21
+	VCVTPH2PS        128(R9), Z20
+	VCVTPH2PS        128(R10), Z21
 	VBROADCASTSS     12(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -189,8 +192,8 @@ steps_2:
 
 	// S[0..9] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        160(R8), Z22
-	VCVTPH2PS        160(R9), Z23
+	VCVTPH2PS        160(R9), Z22
+	VCVTPH2PS        160(R10), Z23
 	VBROADCASTSS     16(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -216,8 +219,8 @@ steps_2:
 
 	// S[0..9] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        192(R8), Z20
-	VCVTPH2PS        192(R9), Z21
+	VCVTPH2PS        192(R9), Z20
+	VCVTPH2PS        192(R10), Z21
 	VBROADCASTSS     20(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -243,8 +246,8 @@ steps_2:
 
 	// S[0..9] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        224(R8), Z22
-	VCVTPH2PS        224(R9), Z23
+	VCVTPH2PS        224(R9), Z22
+	VCVTPH2PS        224(R10), Z23
 	VBROADCASTSS     24(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -270,8 +273,8 @@ steps_2:
 
 	// S[0..9] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        256(R8), Z20
-	VCVTPH2PS        256(R9), Z21
+	VCVTPH2PS        256(R9), Z20
+	VCVTPH2PS        256(R10), Z21
 	VBROADCASTSS     28(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -297,8 +300,8 @@ steps_2:
 
 	// S[0..9] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VCVTPH2PS        288(R8), Z22
-	VCVTPH2PS        288(R9), Z23
+	VCVTPH2PS        288(R9), Z22
+	VCVTPH2PS        288(R10), Z23
 	VBROADCASTSS     32(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -324,8 +327,8 @@ steps_2:
 
 	// S[0..9] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VCVTPH2PS        320(R8), Z20
-	VCVTPH2PS        320(R9), Z21
+	VCVTPH2PS        320(R9), Z20
+	VCVTPH2PS        320(R10), Z21
 	VBROADCASTSS     36(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -351,8 +354,8 @@ steps_2:
 
 	// S[0..9] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VCVTPH2PS        352(R8), Z22
-	VCVTPH2PS        352(R9), Z23
+	VCVTPH2PS        352(R9), Z22
+	VCVTPH2PS        352(R10), Z23
 	VBROADCASTSS     40(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -378,8 +381,8 @@ steps_2:
 
 	// S[0..9] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VCVTPH2PS        384(R8), Z20
-	VCVTPH2PS        384(R9), Z21
+	VCVTPH2PS        384(R9), Z20
+	VCVTPH2PS        384(R10), Z21
 	VBROADCASTSS     44(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -405,8 +408,8 @@ steps_2:
 
 	// S[0..9] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VCVTPH2PS        416(R8), Z22
-	VCVTPH2PS        416(R9), Z23
+	VCVTPH2PS        416(R9), Z22
+	VCVTPH2PS        416(R10), Z23
 	VBROADCASTSS     48(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -432,8 +435,8 @@ steps_2:
 
 	// S[0..9] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VCVTPH2PS        448(R8), Z20
-	VCVTPH2PS        448(R9), Z21
+	VCVTPH2PS        448(R9), Z20
+	VCVTPH2PS        448(R10), Z21
 	VBROADCASTSS     52(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -459,8 +462,8 @@ steps_2:
 
 	// S[0..9] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VCVTPH2PS        480(R8), Z22
-	VCVTPH2PS        480(R9), Z23
+	VCVTPH2PS        480(R9), Z22
+	VCVTPH2PS        480(R10), Z23
 	VBROADCASTSS     56(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -509,8 +512,8 @@ steps_2:
 	VFMADD231PS.BCST 636(AX), Z22, Z18
 	VFMADD231PS.BCST 636(AX), Z23, Z19
 	ADDQ             $+640, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -529,10 +532,10 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..9] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z20
-	VCVTPH2PS        (R9), Z21
-	VCVTPH2PS        32(R8), Z22
-	VCVTPH2PS        32(R9), Z23
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        (R10), Z21
+	VCVTPH2PS        32(R9), Z22
+	VCVTPH2PS        32(R10), Z23
 	VBROADCASTSS     (AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -557,8 +560,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 576(AX), Z21, Z19
 
 	// S[0..9] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z20
-	VCVTPH2PS        64(R9), Z21
+	VCVTPH2PS        64(R9), Z20
+	VCVTPH2PS        64(R10), Z21
 	VBROADCASTSS     4(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -592,8 +595,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..9] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z22
-	VCVTPH2PS        96(R9), Z23
+	VCVTPH2PS        96(R9), Z22
+	VCVTPH2PS        96(R10), Z23
 	VBROADCASTSS     8(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -618,8 +621,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 584(AX), Z21, Z19
 
 	// S[0..9] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z20
-	VCVTPH2PS        128(R9), Z21
+	VCVTPH2PS        128(R9), Z20
+	VCVTPH2PS        128(R10), Z21
 	VBROADCASTSS     12(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -653,8 +656,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..9] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z22
-	VCVTPH2PS        160(R9), Z23
+	VCVTPH2PS        160(R9), Z22
+	VCVTPH2PS        160(R10), Z23
 	VBROADCASTSS     16(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -679,8 +682,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 592(AX), Z21, Z19
 
 	// S[0..9] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z20
-	VCVTPH2PS        192(R9), Z21
+	VCVTPH2PS        192(R9), Z20
+	VCVTPH2PS        192(R10), Z21
 	VBROADCASTSS     20(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -714,8 +717,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..9] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z22
-	VCVTPH2PS        224(R9), Z23
+	VCVTPH2PS        224(R9), Z22
+	VCVTPH2PS        224(R10), Z23
 	VBROADCASTSS     24(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -740,8 +743,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 600(AX), Z21, Z19
 
 	// S[0..9] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z20
-	VCVTPH2PS        256(R9), Z21
+	VCVTPH2PS        256(R9), Z20
+	VCVTPH2PS        256(R10), Z21
 	VBROADCASTSS     28(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -775,8 +778,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..9] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z22
-	VCVTPH2PS        288(R9), Z23
+	VCVTPH2PS        288(R9), Z22
+	VCVTPH2PS        288(R10), Z23
 	VBROADCASTSS     32(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -801,8 +804,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 608(AX), Z21, Z19
 
 	// S[0..9] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z20
-	VCVTPH2PS        320(R9), Z21
+	VCVTPH2PS        320(R9), Z20
+	VCVTPH2PS        320(R10), Z21
 	VBROADCASTSS     36(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -836,8 +839,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..9] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z22
-	VCVTPH2PS        352(R9), Z23
+	VCVTPH2PS        352(R9), Z22
+	VCVTPH2PS        352(R10), Z23
 	VBROADCASTSS     40(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -862,8 +865,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 616(AX), Z21, Z19
 
 	// S[0..9] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z20
-	VCVTPH2PS        384(R9), Z21
+	VCVTPH2PS        384(R9), Z20
+	VCVTPH2PS        384(R10), Z21
 	VBROADCASTSS     44(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -897,8 +900,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..9] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z22
-	VCVTPH2PS        416(R9), Z23
+	VCVTPH2PS        416(R9), Z22
+	VCVTPH2PS        416(R10), Z23
 	VBROADCASTSS     48(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -923,8 +926,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 624(AX), Z21, Z19
 
 	// S[0..9] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z20
-	VCVTPH2PS        448(R9), Z21
+	VCVTPH2PS        448(R9), Z20
+	VCVTPH2PS        448(R10), Z21
 	VBROADCASTSS     52(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -958,8 +961,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..9] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z22
-	VCVTPH2PS        480(R9), Z23
+	VCVTPH2PS        480(R9), Z22
+	VCVTPH2PS        480(R10), Z23
 	VBROADCASTSS     56(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -1007,8 +1010,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 636(AX), Z22, Z18
 	VFMADD231PS.BCST 636(AX), Z23, Z19
 	ADDQ             $+640, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -1035,12 +1038,10 @@ steps_2_end:
 	VMOVUPS Z18, 576(BX)
 	VMOVUPS Z19, 1216(BX)
 	ADDQ    $+1280, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -1056,6 +1057,7 @@ panels_1:
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -1064,8 +1066,8 @@ panels_1:
 steps_1:
 	// S[0..9] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z20
-	VCVTPH2PS        32(R8), Z22
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        32(R9), Z22
 	VFMADD231PS.BCST (AX), Z20, Z0
 	VFMADD231PS.BCST 64(AX), Z20, Z2
 	VFMADD231PS.BCST 128(AX), Z20, Z4
@@ -1078,7 +1080,7 @@ steps_1:
 	VFMADD231PS.BCST 576(AX), Z20, Z18
 
 	// S[0..9] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z20
+	VCVTPH2PS        64(R9), Z20
 	VFMADD231PS.BCST 4(AX), Z22, Z0
 	VFMADD231PS.BCST 68(AX), Z22, Z2
 	VFMADD231PS.BCST 132(AX), Z22, Z4
@@ -1092,7 +1094,7 @@ steps_1:
 
 	// S[0..9] += Q[d+2]·K[d+2]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        96(R8), Z22
+	VCVTPH2PS        96(R9), Z22
 	VFMADD231PS.BCST 8(AX), Z20, Z0
 	VFMADD231PS.BCST 72(AX), Z20, Z2
 	VFMADD231PS.BCST 136(AX), Z20, Z4
@@ -1105,7 +1107,7 @@ steps_1:
 	VFMADD231PS.BCST 584(AX), Z20, Z18
 
 	// S[0..9] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z20
+	VCVTPH2PS        128(R9), Z20
 	VFMADD231PS.BCST 12(AX), Z22, Z0
 	VFMADD231PS.BCST 76(AX), Z22, Z2
 	VFMADD231PS.BCST 140(AX), Z22, Z4
@@ -1119,7 +1121,7 @@ steps_1:
 
 	// S[0..9] += Q[d+4]·K[d+4]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        160(R8), Z22
+	VCVTPH2PS        160(R9), Z22
 	VFMADD231PS.BCST 16(AX), Z20, Z0
 	VFMADD231PS.BCST 80(AX), Z20, Z2
 	VFMADD231PS.BCST 144(AX), Z20, Z4
@@ -1132,7 +1134,7 @@ steps_1:
 	VFMADD231PS.BCST 592(AX), Z20, Z18
 
 	// S[0..9] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z20
+	VCVTPH2PS        192(R9), Z20
 	VFMADD231PS.BCST 20(AX), Z22, Z0
 	VFMADD231PS.BCST 84(AX), Z22, Z2
 	VFMADD231PS.BCST 148(AX), Z22, Z4
@@ -1146,7 +1148,7 @@ steps_1:
 
 	// S[0..9] += Q[d+6]·K[d+6]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        224(R8), Z22
+	VCVTPH2PS        224(R9), Z22
 	VFMADD231PS.BCST 24(AX), Z20, Z0
 	VFMADD231PS.BCST 88(AX), Z20, Z2
 	VFMADD231PS.BCST 152(AX), Z20, Z4
@@ -1159,7 +1161,7 @@ steps_1:
 	VFMADD231PS.BCST 600(AX), Z20, Z18
 
 	// S[0..9] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z20
+	VCVTPH2PS        256(R9), Z20
 	VFMADD231PS.BCST 28(AX), Z22, Z0
 	VFMADD231PS.BCST 92(AX), Z22, Z2
 	VFMADD231PS.BCST 156(AX), Z22, Z4
@@ -1173,7 +1175,7 @@ steps_1:
 
 	// S[0..9] += Q[d+8]·K[d+8]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        288(R8), Z22
+	VCVTPH2PS        288(R9), Z22
 	VFMADD231PS.BCST 32(AX), Z20, Z0
 	VFMADD231PS.BCST 96(AX), Z20, Z2
 	VFMADD231PS.BCST 160(AX), Z20, Z4
@@ -1186,7 +1188,7 @@ steps_1:
 	VFMADD231PS.BCST 608(AX), Z20, Z18
 
 	// S[0..9] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z20
+	VCVTPH2PS        320(R9), Z20
 	VFMADD231PS.BCST 36(AX), Z22, Z0
 	VFMADD231PS.BCST 100(AX), Z22, Z2
 	VFMADD231PS.BCST 164(AX), Z22, Z4
@@ -1200,7 +1202,7 @@ steps_1:
 
 	// S[0..9] += Q[d+10]·K[d+10]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        352(R8), Z22
+	VCVTPH2PS        352(R9), Z22
 	VFMADD231PS.BCST 40(AX), Z20, Z0
 	VFMADD231PS.BCST 104(AX), Z20, Z2
 	VFMADD231PS.BCST 168(AX), Z20, Z4
@@ -1213,7 +1215,7 @@ steps_1:
 	VFMADD231PS.BCST 616(AX), Z20, Z18
 
 	// S[0..9] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z20
+	VCVTPH2PS        384(R9), Z20
 	VFMADD231PS.BCST 44(AX), Z22, Z0
 	VFMADD231PS.BCST 108(AX), Z22, Z2
 	VFMADD231PS.BCST 172(AX), Z22, Z4
@@ -1227,7 +1229,7 @@ steps_1:
 
 	// S[0..9] += Q[d+12]·K[d+12]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        416(R8), Z22
+	VCVTPH2PS        416(R9), Z22
 	VFMADD231PS.BCST 48(AX), Z20, Z0
 	VFMADD231PS.BCST 112(AX), Z20, Z2
 	VFMADD231PS.BCST 176(AX), Z20, Z4
@@ -1240,7 +1242,7 @@ steps_1:
 	VFMADD231PS.BCST 624(AX), Z20, Z18
 
 	// S[0..9] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z20
+	VCVTPH2PS        448(R9), Z20
 	VFMADD231PS.BCST 52(AX), Z22, Z0
 	VFMADD231PS.BCST 116(AX), Z22, Z2
 	VFMADD231PS.BCST 180(AX), Z22, Z4
@@ -1254,7 +1256,7 @@ steps_1:
 
 	// S[0..9] += Q[d+14]·K[d+14]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        480(R8), Z22
+	VCVTPH2PS        480(R9), Z22
 	VFMADD231PS.BCST 56(AX), Z20, Z0
 	VFMADD231PS.BCST 120(AX), Z20, Z2
 	VFMADD231PS.BCST 184(AX), Z20, Z4
@@ -1278,7 +1280,7 @@ steps_1:
 	VFMADD231PS.BCST 572(AX), Z22, Z16
 	VFMADD231PS.BCST 636(AX), Z22, Z18
 	ADDQ             $+640, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	ADDQ             $+512, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -1296,8 +1298,8 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..9] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z20
-	VCVTPH2PS        32(R8), Z22
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        32(R9), Z22
 	VFMADD231PS.BCST (AX), Z20, Z0
 	VFMADD231PS.BCST 64(AX), Z20, Z2
 	VFMADD231PS.BCST 128(AX), Z20, Z4
@@ -1310,7 +1312,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 576(AX), Z20, Z18
 
 	// S[0..9] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z20
+	VCVTPH2PS        64(R9), Z20
 	VFMADD231PS.BCST 4(AX), Z22, Z0
 	VFMADD231PS.BCST 68(AX), Z22, Z2
 	VFMADD231PS.BCST 132(AX), Z22, Z4
@@ -1331,7 +1333,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..9] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z22
+	VCVTPH2PS        96(R9), Z22
 	VFMADD231PS.BCST 8(AX), Z20, Z0
 	VFMADD231PS.BCST 72(AX), Z20, Z2
 	VFMADD231PS.BCST 136(AX), Z20, Z4
@@ -1344,7 +1346,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 584(AX), Z20, Z18
 
 	// S[0..9] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z20
+	VCVTPH2PS        128(R9), Z20
 	VFMADD231PS.BCST 12(AX), Z22, Z0
 	VFMADD231PS.BCST 76(AX), Z22, Z2
 	VFMADD231PS.BCST 140(AX), Z22, Z4
@@ -1365,7 +1367,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..9] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z22
+	VCVTPH2PS        160(R9), Z22
 	VFMADD231PS.BCST 16(AX), Z20, Z0
 	VFMADD231PS.BCST 80(AX), Z20, Z2
 	VFMADD231PS.BCST 144(AX), Z20, Z4
@@ -1378,7 +1380,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 592(AX), Z20, Z18
 
 	// S[0..9] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z20
+	VCVTPH2PS        192(R9), Z20
 	VFMADD231PS.BCST 20(AX), Z22, Z0
 	VFMADD231PS.BCST 84(AX), Z22, Z2
 	VFMADD231PS.BCST 148(AX), Z22, Z4
@@ -1399,7 +1401,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..9] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z22
+	VCVTPH2PS        224(R9), Z22
 	VFMADD231PS.BCST 24(AX), Z20, Z0
 	VFMADD231PS.BCST 88(AX), Z20, Z2
 	VFMADD231PS.BCST 152(AX), Z20, Z4
@@ -1412,7 +1414,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 600(AX), Z20, Z18
 
 	// S[0..9] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z20
+	VCVTPH2PS        256(R9), Z20
 	VFMADD231PS.BCST 28(AX), Z22, Z0
 	VFMADD231PS.BCST 92(AX), Z22, Z2
 	VFMADD231PS.BCST 156(AX), Z22, Z4
@@ -1433,7 +1435,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..9] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z22
+	VCVTPH2PS        288(R9), Z22
 	VFMADD231PS.BCST 32(AX), Z20, Z0
 	VFMADD231PS.BCST 96(AX), Z20, Z2
 	VFMADD231PS.BCST 160(AX), Z20, Z4
@@ -1446,7 +1448,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 608(AX), Z20, Z18
 
 	// S[0..9] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z20
+	VCVTPH2PS        320(R9), Z20
 	VFMADD231PS.BCST 36(AX), Z22, Z0
 	VFMADD231PS.BCST 100(AX), Z22, Z2
 	VFMADD231PS.BCST 164(AX), Z22, Z4
@@ -1467,7 +1469,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..9] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z22
+	VCVTPH2PS        352(R9), Z22
 	VFMADD231PS.BCST 40(AX), Z20, Z0
 	VFMADD231PS.BCST 104(AX), Z20, Z2
 	VFMADD231PS.BCST 168(AX), Z20, Z4
@@ -1480,7 +1482,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 616(AX), Z20, Z18
 
 	// S[0..9] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z20
+	VCVTPH2PS        384(R9), Z20
 	VFMADD231PS.BCST 44(AX), Z22, Z0
 	VFMADD231PS.BCST 108(AX), Z22, Z2
 	VFMADD231PS.BCST 172(AX), Z22, Z4
@@ -1501,7 +1503,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..9] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z22
+	VCVTPH2PS        416(R9), Z22
 	VFMADD231PS.BCST 48(AX), Z20, Z0
 	VFMADD231PS.BCST 112(AX), Z20, Z2
 	VFMADD231PS.BCST 176(AX), Z20, Z4
@@ -1514,7 +1516,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 624(AX), Z20, Z18
 
 	// S[0..9] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z20
+	VCVTPH2PS        448(R9), Z20
 	VFMADD231PS.BCST 52(AX), Z22, Z0
 	VFMADD231PS.BCST 116(AX), Z22, Z2
 	VFMADD231PS.BCST 180(AX), Z22, Z4
@@ -1535,7 +1537,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..9] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z22
+	VCVTPH2PS        480(R9), Z22
 	VFMADD231PS.BCST 56(AX), Z20, Z0
 	VFMADD231PS.BCST 120(AX), Z20, Z2
 	VFMADD231PS.BCST 184(AX), Z20, Z4
@@ -1559,7 +1561,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 572(AX), Z22, Z16
 	VFMADD231PS.BCST 636(AX), Z22, Z18
 	ADDQ             $+640, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1576,11 +1578,9 @@ steps_1_end:
 	VMOVUPS Z16, 512(BX)
 	VMOVUPS Z18, 576(BX)
 	ADDQ    $+640, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -23,7 +23,8 @@
 //	Z24–Z25  the same of the next step
 //	Z26–Z29  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f16_11x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -37,7 +38,6 @@ TEXT ·panel_score_f16_11x32_avx512(SB), $128-8
 	IMUL3Q $+32, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -73,6 +73,9 @@ panels_2:
 	VPXORD Z19, Z19, Z19
 	VPXORD Z20, Z20, Z20
 	VPXORD Z21, Z21, Z21
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -81,10 +84,10 @@ panels_2:
 steps_2:
 	// S[0..10] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z22
-	VCVTPH2PS        (R9), Z23
-	VCVTPH2PS        32(R8), Z24
-	VCVTPH2PS        32(R9), Z25
+	VCVTPH2PS        (R9), Z22
+	VCVTPH2PS        (R10), Z23
+	VCVTPH2PS        32(R9), Z24
+	VCVTPH2PS        32(R10), Z25
 	VBROADCASTSS     (AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -112,8 +115,8 @@ steps_2:
 
 	// S[0..10] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        64(R8), Z22
-	VCVTPH2PS        64(R9), Z23
+	VCVTPH2PS        64(R9), Z22
+	VCVTPH2PS        64(R10), Z23
 	VBROADCASTSS     4(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -141,8 +144,8 @@ steps_2:
 
 	// S[0..10] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        96(R8), Z24
-	VCVTPH2PS        96(R9), Z25
+	VCVTPH2PS        96(R9), Z24
+	VCVTPH2PS        96(R10), Z25
 	VBROADCASTSS     8(AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -170,8 +173,8 @@ steps_2:
 
 	// S[0..10] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        128(R8), Z22
-	VCVTPH2PS        128(R9), Z23
+	VCVTPH2PS        128(R9), Z22
+	VCVTPH2PS        128(R10), Z23
 	VBROADCASTSS     12(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -199,8 +202,8 @@ steps_2:
 
 	// S[0..10] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        160(R8), Z24
-	VCVTPH2PS        160(R9), Z25
+	VCVTPH2PS        160(R9), Z24
+	VCVTPH2PS        160(R10), Z25
 	VBROADCASTSS     16(AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -228,8 +231,8 @@ steps_2:
 
 	// S[0..10] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        192(R8), Z22
-	VCVTPH2PS        192(R9), Z23
+	VCVTPH2PS        192(R9), Z22
+	VCVTPH2PS        192(R10), Z23
 	VBROADCASTSS     20(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -257,8 +260,8 @@ steps_2:
 
 	// S[0..10] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        224(R8), Z24
-	VCVTPH2PS        224(R9), Z25
+	VCVTPH2PS        224(R9), Z24
+	VCVTPH2PS        224(R10), Z25
 	VBROADCASTSS     24(AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -286,8 +289,8 @@ steps_2:
 
 	// S[0..10] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        256(R8), Z22
-	VCVTPH2PS        256(R9), Z23
+	VCVTPH2PS        256(R9), Z22
+	VCVTPH2PS        256(R10), Z23
 	VBROADCASTSS     28(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -315,8 +318,8 @@ steps_2:
 
 	// S[0..10] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VCVTPH2PS        288(R8), Z24
-	VCVTPH2PS        288(R9), Z25
+	VCVTPH2PS        288(R9), Z24
+	VCVTPH2PS        288(R10), Z25
 	VBROADCASTSS     32(AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -344,8 +347,8 @@ steps_2:
 
 	// S[0..10] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VCVTPH2PS        320(R8), Z22
-	VCVTPH2PS        320(R9), Z23
+	VCVTPH2PS        320(R9), Z22
+	VCVTPH2PS        320(R10), Z23
 	VBROADCASTSS     36(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -373,8 +376,8 @@ steps_2:
 
 	// S[0..10] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VCVTPH2PS        352(R8), Z24
-	VCVTPH2PS        352(R9), Z25
+	VCVTPH2PS        352(R9), Z24
+	VCVTPH2PS        352(R10), Z25
 	VBROADCASTSS     40(AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -402,8 +405,8 @@ steps_2:
 
 	// S[0..10] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VCVTPH2PS        384(R8), Z22
-	VCVTPH2PS        384(R9), Z23
+	VCVTPH2PS        384(R9), Z22
+	VCVTPH2PS        384(R10), Z23
 	VBROADCASTSS     44(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -431,8 +434,8 @@ steps_2:
 
 	// S[0..10] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VCVTPH2PS        416(R8), Z24
-	VCVTPH2PS        416(R9), Z25
+	VCVTPH2PS        416(R9), Z24
+	VCVTPH2PS        416(R10), Z25
 	VBROADCASTSS     48(AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -460,8 +463,8 @@ steps_2:
 
 	// S[0..10] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VCVTPH2PS        448(R8), Z22
-	VCVTPH2PS        448(R9), Z23
+	VCVTPH2PS        448(R9), Z22
+	VCVTPH2PS        448(R10), Z23
 	VBROADCASTSS     52(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -489,8 +492,8 @@ steps_2:
 
 	// S[0..10] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VCVTPH2PS        480(R8), Z24
-	VCVTPH2PS        480(R9), Z25
+	VCVTPH2PS        480(R9), Z24
+	VCVTPH2PS        480(R10), Z25
 	VBROADCASTSS     56(AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -543,8 +546,8 @@ steps_2:
 	VFMADD231PS.BCST 700(AX), Z24, Z20
 	VFMADD231PS.BCST 700(AX), Z25, Z21
 	ADDQ             $+704, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -563,10 +566,10 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..10] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z22
-	VCVTPH2PS        (R9), Z23
-	VCVTPH2PS        32(R8), Z24
-	VCVTPH2PS        32(R9), Z25
+	VCVTPH2PS        (R9), Z22
+	VCVTPH2PS        (R10), Z23
+	VCVTPH2PS        32(R9), Z24
+	VCVTPH2PS        32(R10), Z25
 	VBROADCASTSS     (AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -593,8 +596,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 640(AX), Z23, Z21
 
 	// S[0..10] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z22
-	VCVTPH2PS        64(R9), Z23
+	VCVTPH2PS        64(R9), Z22
+	VCVTPH2PS        64(R10), Z23
 	VBROADCASTSS     4(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -630,8 +633,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..10] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z24
-	VCVTPH2PS        96(R9), Z25
+	VCVTPH2PS        96(R9), Z24
+	VCVTPH2PS        96(R10), Z25
 	VBROADCASTSS     8(AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -658,8 +661,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 648(AX), Z23, Z21
 
 	// S[0..10] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z22
-	VCVTPH2PS        128(R9), Z23
+	VCVTPH2PS        128(R9), Z22
+	VCVTPH2PS        128(R10), Z23
 	VBROADCASTSS     12(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -695,8 +698,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..10] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z24
-	VCVTPH2PS        160(R9), Z25
+	VCVTPH2PS        160(R9), Z24
+	VCVTPH2PS        160(R10), Z25
 	VBROADCASTSS     16(AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -723,8 +726,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 656(AX), Z23, Z21
 
 	// S[0..10] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z22
-	VCVTPH2PS        192(R9), Z23
+	VCVTPH2PS        192(R9), Z22
+	VCVTPH2PS        192(R10), Z23
 	VBROADCASTSS     20(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -760,8 +763,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..10] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z24
-	VCVTPH2PS        224(R9), Z25
+	VCVTPH2PS        224(R9), Z24
+	VCVTPH2PS        224(R10), Z25
 	VBROADCASTSS     24(AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -788,8 +791,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 664(AX), Z23, Z21
 
 	// S[0..10] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z22
-	VCVTPH2PS        256(R9), Z23
+	VCVTPH2PS        256(R9), Z22
+	VCVTPH2PS        256(R10), Z23
 	VBROADCASTSS     28(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -825,8 +828,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..10] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z24
-	VCVTPH2PS        288(R9), Z25
+	VCVTPH2PS        288(R9), Z24
+	VCVTPH2PS        288(R10), Z25
 	VBROADCASTSS     32(AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -853,8 +856,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 672(AX), Z23, Z21
 
 	// S[0..10] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z22
-	VCVTPH2PS        320(R9), Z23
+	VCVTPH2PS        320(R9), Z22
+	VCVTPH2PS        320(R10), Z23
 	VBROADCASTSS     36(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -890,8 +893,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..10] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z24
-	VCVTPH2PS        352(R9), Z25
+	VCVTPH2PS        352(R9), Z24
+	VCVTPH2PS        352(R10), Z25
 	VBROADCASTSS     40(AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -918,8 +921,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 680(AX), Z23, Z21
 
 	// S[0..10] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z22
-	VCVTPH2PS        384(R9), Z23
+	VCVTPH2PS        384(R9), Z22
+	VCVTPH2PS        384(R10), Z23
 	VBROADCASTSS     44(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -955,8 +958,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..10] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z24
-	VCVTPH2PS        416(R9), Z25
+	VCVTPH2PS        416(R9), Z24
+	VCVTPH2PS        416(R10), Z25
 	VBROADCASTSS     48(AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -983,8 +986,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 688(AX), Z23, Z21
 
 	// S[0..10] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z22
-	VCVTPH2PS        448(R9), Z23
+	VCVTPH2PS        448(R9), Z22
+	VCVTPH2PS        448(R10), Z23
 	VBROADCASTSS     52(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1020,8 +1023,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..10] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z24
-	VCVTPH2PS        480(R9), Z25
+	VCVTPH2PS        480(R9), Z24
+	VCVTPH2PS        480(R10), Z25
 	VBROADCASTSS     56(AX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -1073,8 +1076,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 700(AX), Z24, Z20
 	VFMADD231PS.BCST 700(AX), Z25, Z21
 	ADDQ             $+704, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -1103,12 +1106,10 @@ steps_2_end:
 	VMOVUPS Z20, 640(BX)
 	VMOVUPS Z21, 1344(BX)
 	ADDQ    $+1408, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -1125,6 +1126,7 @@ panels_1:
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
 	VPXORD Z20, Z20, Z20
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -1133,8 +1135,8 @@ panels_1:
 steps_1:
 	// S[0..10] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z22
-	VCVTPH2PS        32(R8), Z24
+	VCVTPH2PS        (R9), Z22
+	VCVTPH2PS        32(R9), Z24
 	VFMADD231PS.BCST (AX), Z22, Z0
 	VFMADD231PS.BCST 64(AX), Z22, Z2
 	VFMADD231PS.BCST 128(AX), Z22, Z4
@@ -1148,7 +1150,7 @@ steps_1:
 	VFMADD231PS.BCST 640(AX), Z22, Z20
 
 	// S[0..10] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z22
+	VCVTPH2PS        64(R9), Z22
 	VFMADD231PS.BCST 4(AX), Z24, Z0
 	VFMADD231PS.BCST 68(AX), Z24, Z2
 	VFMADD231PS.BCST 132(AX), Z24, Z4
@@ -1163,7 +1165,7 @@ steps_1:
 
 	// S[0..10] += Q[d+2]·K[d+2]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        96(R8), Z24
+	VCVTPH2PS        96(R9), Z24
 	VFMADD231PS.BCST 8(AX), Z22, Z0
 	VFMADD231PS.BCST 72(AX), Z22, Z2
 	VFMADD231PS.BCST 136(AX), Z22, Z4
@@ -1177,7 +1179,7 @@ steps_1:
 	VFMADD231PS.BCST 648(AX), Z22, Z20
 
 	// S[0..10] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z22
+	VCVTPH2PS        128(R9), Z22
 	VFMADD231PS.BCST 12(AX), Z24, Z0
 	VFMADD231PS.BCST 76(AX), Z24, Z2
 	VFMADD231PS.BCST 140(AX), Z24, Z4
@@ -1192,7 +1194,7 @@ steps_1:
 
 	// S[0..10] += Q[d+4]·K[d+4]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        160(R8), Z24
+	VCVTPH2PS        160(R9), Z24
 	VFMADD231PS.BCST 16(AX), Z22, Z0
 	VFMADD231PS.BCST 80(AX), Z22, Z2
 	VFMADD231PS.BCST 144(AX), Z22, Z4
@@ -1206,7 +1208,7 @@ steps_1:
 	VFMADD231PS.BCST 656(AX), Z22, Z20
 
 	// S[0..10] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z22
+	VCVTPH2PS        192(R9), Z22
 	VFMADD231PS.BCST 20(AX), Z24, Z0
 	VFMADD231PS.BCST 84(AX), Z24, Z2
 	VFMADD231PS.BCST 148(AX), Z24, Z4
@@ -1221,7 +1223,7 @@ steps_1:
 
 	// S[0..10] += Q[d+6]·K[d+6]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        224(R8), Z24
+	VCVTPH2PS        224(R9), Z24
 	VFMADD231PS.BCST 24(AX), Z22, Z0
 	VFMADD231PS.BCST 88(AX), Z22, Z2
 	VFMADD231PS.BCST 152(AX), Z22, Z4
@@ -1235,7 +1237,7 @@ steps_1:
 	VFMADD231PS.BCST 664(AX), Z22, Z20
 
 	// S[0..10] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z22
+	VCVTPH2PS        256(R9), Z22
 	VFMADD231PS.BCST 28(AX), Z24, Z0
 	VFMADD231PS.BCST 92(AX), Z24, Z2
 	VFMADD231PS.BCST 156(AX), Z24, Z4
@@ -1250,7 +1252,7 @@ steps_1:
 
 	// S[0..10] += Q[d+8]·K[d+8]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        288(R8), Z24
+	VCVTPH2PS        288(R9), Z24
 	VFMADD231PS.BCST 32(AX), Z22, Z0
 	VFMADD231PS.BCST 96(AX), Z22, Z2
 	VFMADD231PS.BCST 160(AX), Z22, Z4
@@ -1264,7 +1266,7 @@ steps_1:
 	VFMADD231PS.BCST 672(AX), Z22, Z20
 
 	// S[0..10] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z22
+	VCVTPH2PS        320(R9), Z22
 	VFMADD231PS.BCST 36(AX), Z24, Z0
 	VFMADD231PS.BCST 100(AX), Z24, Z2
 	VFMADD231PS.BCST 164(AX), Z24, Z4
@@ -1279,7 +1281,7 @@ steps_1:
 
 	// S[0..10] += Q[d+10]·K[d+10]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        352(R8), Z24
+	VCVTPH2PS        352(R9), Z24
 	VFMADD231PS.BCST 40(AX), Z22, Z0
 	VFMADD231PS.BCST 104(AX), Z22, Z2
 	VFMADD231PS.BCST 168(AX), Z22, Z4
@@ -1293,7 +1295,7 @@ steps_1:
 	VFMADD231PS.BCST 680(AX), Z22, Z20
 
 	// S[0..10] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z22
+	VCVTPH2PS        384(R9), Z22
 	VFMADD231PS.BCST 44(AX), Z24, Z0
 	VFMADD231PS.BCST 108(AX), Z24, Z2
 	VFMADD231PS.BCST 172(AX), Z24, Z4
@@ -1308,7 +1310,7 @@ steps_1:
 
 	// S[0..10] += Q[d+12]·K[d+12]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        416(R8), Z24
+	VCVTPH2PS        416(R9), Z24
 	VFMADD231PS.BCST 48(AX), Z22, Z0
 	VFMADD231PS.BCST 112(AX), Z22, Z2
 	VFMADD231PS.BCST 176(AX), Z22, Z4
@@ -1322,7 +1324,7 @@ steps_1:
 	VFMADD231PS.BCST 688(AX), Z22, Z20
 
 	// S[0..10] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z22
+	VCVTPH2PS        448(R9), Z22
 	VFMADD231PS.BCST 52(AX), Z24, Z0
 	VFMADD231PS.BCST 116(AX), Z24, Z2
 	VFMADD231PS.BCST 180(AX), Z24, Z4
@@ -1337,7 +1339,7 @@ steps_1:
 
 	// S[0..10] += Q[d+14]·K[d+14]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        480(R8), Z24
+	VCVTPH2PS        480(R9), Z24
 	VFMADD231PS.BCST 56(AX), Z22, Z0
 	VFMADD231PS.BCST 120(AX), Z22, Z2
 	VFMADD231PS.BCST 184(AX), Z22, Z4
@@ -1363,7 +1365,7 @@ steps_1:
 	VFMADD231PS.BCST 636(AX), Z24, Z18
 	VFMADD231PS.BCST 700(AX), Z24, Z20
 	ADDQ             $+704, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	ADDQ             $+512, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -1381,8 +1383,8 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..10] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z22
-	VCVTPH2PS        32(R8), Z24
+	VCVTPH2PS        (R9), Z22
+	VCVTPH2PS        32(R9), Z24
 	VFMADD231PS.BCST (AX), Z22, Z0
 	VFMADD231PS.BCST 64(AX), Z22, Z2
 	VFMADD231PS.BCST 128(AX), Z22, Z4
@@ -1396,7 +1398,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 640(AX), Z22, Z20
 
 	// S[0..10] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z22
+	VCVTPH2PS        64(R9), Z22
 	VFMADD231PS.BCST 4(AX), Z24, Z0
 	VFMADD231PS.BCST 68(AX), Z24, Z2
 	VFMADD231PS.BCST 132(AX), Z24, Z4
@@ -1418,7 +1420,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..10] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z24
+	VCVTPH2PS        96(R9), Z24
 	VFMADD231PS.BCST 8(AX), Z22, Z0
 	VFMADD231PS.BCST 72(AX), Z22, Z2
 	VFMADD231PS.BCST 136(AX), Z22, Z4
@@ -1432,7 +1434,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 648(AX), Z22, Z20
 
 	// S[0..10] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z22
+	VCVTPH2PS        128(R9), Z22
 	VFMADD231PS.BCST 12(AX), Z24, Z0
 	VFMADD231PS.BCST 76(AX), Z24, Z2
 	VFMADD231PS.BCST 140(AX), Z24, Z4
@@ -1454,7 +1456,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..10] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z24
+	VCVTPH2PS        160(R9), Z24
 	VFMADD231PS.BCST 16(AX), Z22, Z0
 	VFMADD231PS.BCST 80(AX), Z22, Z2
 	VFMADD231PS.BCST 144(AX), Z22, Z4
@@ -1468,7 +1470,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 656(AX), Z22, Z20
 
 	// S[0..10] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z22
+	VCVTPH2PS        192(R9), Z22
 	VFMADD231PS.BCST 20(AX), Z24, Z0
 	VFMADD231PS.BCST 84(AX), Z24, Z2
 	VFMADD231PS.BCST 148(AX), Z24, Z4
@@ -1490,7 +1492,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..10] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z24
+	VCVTPH2PS        224(R9), Z24
 	VFMADD231PS.BCST 24(AX), Z22, Z0
 	VFMADD231PS.BCST 88(AX), Z22, Z2
 	VFMADD231PS.BCST 152(AX), Z22, Z4
@@ -1504,7 +1506,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 664(AX), Z22, Z20
 
 	// S[0..10] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z22
+	VCVTPH2PS        256(R9), Z22
 	VFMADD231PS.BCST 28(AX), Z24, Z0
 	VFMADD231PS.BCST 92(AX), Z24, Z2
 	VFMADD231PS.BCST 156(AX), Z24, Z4
@@ -1526,7 +1528,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..10] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z24
+	VCVTPH2PS        288(R9), Z24
 	VFMADD231PS.BCST 32(AX), Z22, Z0
 	VFMADD231PS.BCST 96(AX), Z22, Z2
 	VFMADD231PS.BCST 160(AX), Z22, Z4
@@ -1540,7 +1542,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 672(AX), Z22, Z20
 
 	// S[0..10] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z22
+	VCVTPH2PS        320(R9), Z22
 	VFMADD231PS.BCST 36(AX), Z24, Z0
 	VFMADD231PS.BCST 100(AX), Z24, Z2
 	VFMADD231PS.BCST 164(AX), Z24, Z4
@@ -1562,7 +1564,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..10] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z24
+	VCVTPH2PS        352(R9), Z24
 	VFMADD231PS.BCST 40(AX), Z22, Z0
 	VFMADD231PS.BCST 104(AX), Z22, Z2
 	VFMADD231PS.BCST 168(AX), Z22, Z4
@@ -1576,7 +1578,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 680(AX), Z22, Z20
 
 	// S[0..10] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z22
+	VCVTPH2PS        384(R9), Z22
 	VFMADD231PS.BCST 44(AX), Z24, Z0
 	VFMADD231PS.BCST 108(AX), Z24, Z2
 	VFMADD231PS.BCST 172(AX), Z24, Z4
@@ -1598,7 +1600,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..10] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z24
+	VCVTPH2PS        416(R9), Z24
 	VFMADD231PS.BCST 48(AX), Z22, Z0
 	VFMADD231PS.BCST 112(AX), Z22, Z2
 	VFMADD231PS.BCST 176(AX), Z22, Z4
@@ -1612,7 +1614,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 688(AX), Z22, Z20
 
 	// S[0..10] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z22
+	VCVTPH2PS        448(R9), Z22
 	VFMADD231PS.BCST 52(AX), Z24, Z0
 	VFMADD231PS.BCST 116(AX), Z24, Z2
 	VFMADD231PS.BCST 180(AX), Z24, Z4
@@ -1634,7 +1636,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..10] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z24
+	VCVTPH2PS        480(R9), Z24
 	VFMADD231PS.BCST 56(AX), Z22, Z0
 	VFMADD231PS.BCST 120(AX), Z22, Z2
 	VFMADD231PS.BCST 184(AX), Z22, Z4
@@ -1660,7 +1662,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 636(AX), Z24, Z18
 	VFMADD231PS.BCST 700(AX), Z24, Z20
 	ADDQ             $+704, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1678,11 +1680,9 @@ steps_1_end:
 	VMOVUPS Z18, 576(BX)
 	VMOVUPS Z20, 640(BX)
 	ADDQ    $+704, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

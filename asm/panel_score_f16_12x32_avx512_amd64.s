@@ -23,7 +23,8 @@
 //	Z26–Z27  the same of the next step
 //	Z28–Z31  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f16_12x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -37,7 +38,6 @@ TEXT ·panel_score_f16_12x32_avx512(SB), $128-8
 	IMUL3Q $+32, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -75,6 +75,9 @@ panels_2:
 	VPXORD Z21, Z21, Z21
 	VPXORD Z22, Z22, Z22
 	VPXORD Z23, Z23, Z23
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -83,10 +86,10 @@ panels_2:
 steps_2:
 	// S[0..11] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z24
-	VCVTPH2PS        (R9), Z25
-	VCVTPH2PS        32(R8), Z26
-	VCVTPH2PS        32(R9), Z27
+	VCVTPH2PS        (R9), Z24
+	VCVTPH2PS        (R10), Z25
+	VCVTPH2PS        32(R9), Z26
+	VCVTPH2PS        32(R10), Z27
 	VBROADCASTSS     (AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -116,8 +119,8 @@ steps_2:
 
 	// S[0..11] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        64(R8), Z24
-	VCVTPH2PS        64(R9), Z25
+	VCVTPH2PS        64(R9), Z24
+	VCVTPH2PS        64(R10), Z25
 	VBROADCASTSS     4(AX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -147,8 +150,8 @@ steps_2:
 
 	// S[0..11] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        96(R8), Z26
-	VCVTPH2PS        96(R9), Z27
+	VCVTPH2PS        96(R9), Z26
+	VCVTPH2PS        96(R10), Z27
 	VBROADCASTSS     8(AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -178,8 +181,8 @@ steps_2:
 
 	// S[0..11] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        128(R8), Z24
-	VCVTPH2PS        128(R9), Z25
+	VCVTPH2PS        128(R9), Z24
+	VCVTPH2PS        128(R10), Z25
 	VBROADCASTSS     12(AX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -209,8 +212,8 @@ steps_2:
 
 	// S[0..11] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        160(R8), Z26
-	VCVTPH2PS        160(R9), Z27
+	VCVTPH2PS        160(R9), Z26
+	VCVTPH2PS        160(R10), Z27
 	VBROADCASTSS     16(AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -240,8 +243,8 @@ steps_2:
 
 	// S[0..11] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        192(R8), Z24
-	VCVTPH2PS        192(R9), Z25
+	VCVTPH2PS        192(R9), Z24
+	VCVTPH2PS        192(R10), Z25
 	VBROADCASTSS     20(AX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -271,8 +274,8 @@ steps_2:
 
 	// S[0..11] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        224(R8), Z26
-	VCVTPH2PS        224(R9), Z27
+	VCVTPH2PS        224(R9), Z26
+	VCVTPH2PS        224(R10), Z27
 	VBROADCASTSS     24(AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -302,8 +305,8 @@ steps_2:
 
 	// S[0..11] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        256(R8), Z24
-	VCVTPH2PS        256(R9), Z25
+	VCVTPH2PS        256(R9), Z24
+	VCVTPH2PS        256(R10), Z25
 	VBROADCASTSS     28(AX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -333,8 +336,8 @@ steps_2:
 
 	// S[0..11] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VCVTPH2PS        288(R8), Z26
-	VCVTPH2PS        288(R9), Z27
+	VCVTPH2PS        288(R9), Z26
+	VCVTPH2PS        288(R10), Z27
 	VBROADCASTSS     32(AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -364,8 +367,8 @@ steps_2:
 
 	// S[0..11] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VCVTPH2PS        320(R8), Z24
-	VCVTPH2PS        320(R9), Z25
+	VCVTPH2PS        320(R9), Z24
+	VCVTPH2PS        320(R10), Z25
 	VBROADCASTSS     36(AX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -395,8 +398,8 @@ steps_2:
 
 	// S[0..11] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VCVTPH2PS        352(R8), Z26
-	VCVTPH2PS        352(R9), Z27
+	VCVTPH2PS        352(R9), Z26
+	VCVTPH2PS        352(R10), Z27
 	VBROADCASTSS     40(AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -426,8 +429,8 @@ steps_2:
 
 	// S[0..11] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VCVTPH2PS        384(R8), Z24
-	VCVTPH2PS        384(R9), Z25
+	VCVTPH2PS        384(R9), Z24
+	VCVTPH2PS        384(R10), Z25
 	VBROADCASTSS     44(AX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -457,8 +460,8 @@ steps_2:
 
 	// S[0..11] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VCVTPH2PS        416(R8), Z26
-	VCVTPH2PS        416(R9), Z27
+	VCVTPH2PS        416(R9), Z26
+	VCVTPH2PS        416(R10), Z27
 	VBROADCASTSS     48(AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -488,8 +491,8 @@ steps_2:
 
 	// S[0..11] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VCVTPH2PS        448(R8), Z24
-	VCVTPH2PS        448(R9), Z25
+	VCVTPH2PS        448(R9), Z24
+	VCVTPH2PS        448(R10), Z25
 	VBROADCASTSS     52(AX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -519,8 +522,8 @@ steps_2:
 
 	// S[0..11] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VCVTPH2PS        480(R8), Z26
-	VCVTPH2PS        480(R9), Z27
+	VCVTPH2PS        480(R9), Z26
+	VCVTPH2PS        480(R10), Z27
 	VBROADCASTSS     56(AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -577,8 +580,8 @@ steps_2:
 	VFMADD231PS.BCST 764(AX), Z26, Z22
 	VFMADD231PS.BCST 764(AX), Z27, Z23
 	ADDQ             $+768, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -597,10 +600,10 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..11] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z24
-	VCVTPH2PS        (R9), Z25
-	VCVTPH2PS        32(R8), Z26
-	VCVTPH2PS        32(R9), Z27
+	VCVTPH2PS        (R9), Z24
+	VCVTPH2PS        (R10), Z25
+	VCVTPH2PS        32(R9), Z26
+	VCVTPH2PS        32(R10), Z27
 	VBROADCASTSS     (AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -629,8 +632,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 704(AX), Z25, Z23
 
 	// S[0..11] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z24
-	VCVTPH2PS        64(R9), Z25
+	VCVTPH2PS        64(R9), Z24
+	VCVTPH2PS        64(R10), Z25
 	VBROADCASTSS     4(AX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -668,8 +671,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..11] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z26
-	VCVTPH2PS        96(R9), Z27
+	VCVTPH2PS        96(R9), Z26
+	VCVTPH2PS        96(R10), Z27
 	VBROADCASTSS     8(AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -698,8 +701,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 712(AX), Z25, Z23
 
 	// S[0..11] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z24
-	VCVTPH2PS        128(R9), Z25
+	VCVTPH2PS        128(R9), Z24
+	VCVTPH2PS        128(R10), Z25
 	VBROADCASTSS     12(AX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -737,8 +740,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..11] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z26
-	VCVTPH2PS        160(R9), Z27
+	VCVTPH2PS        160(R9), Z26
+	VCVTPH2PS        160(R10), Z27
 	VBROADCASTSS     16(AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -767,8 +770,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 720(AX), Z25, Z23
 
 	// S[0..11] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z24
-	VCVTPH2PS        192(R9), Z25
+	VCVTPH2PS        192(R9), Z24
+	VCVTPH2PS        192(R10), Z25
 	VBROADCASTSS     20(AX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -806,8 +809,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..11] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z26
-	VCVTPH2PS        224(R9), Z27
+	VCVTPH2PS        224(R9), Z26
+	VCVTPH2PS        224(R10), Z27
 	VBROADCASTSS     24(AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -836,8 +839,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 728(AX), Z25, Z23
 
 	// S[0..11] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z24
-	VCVTPH2PS        256(R9), Z25
+	VCVTPH2PS        256(R9), Z24
+	VCVTPH2PS        256(R10), Z25
 	VBROADCASTSS     28(AX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -875,8 +878,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..11] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z26
-	VCVTPH2PS        288(R9), Z27
+	VCVTPH2PS        288(R9), Z26
+	VCVTPH2PS        288(R10), Z27
 	VBROADCASTSS     32(AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -905,8 +908,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 736(AX), Z25, Z23
 
 	// S[0..11] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z24
-	VCVTPH2PS        320(R9), Z25
+	VCVTPH2PS        320(R9), Z24
+	VCVTPH2PS        320(R10), Z25
 	VBROADCASTSS     36(AX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -944,8 +947,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..11] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z26
-	VCVTPH2PS        352(R9), Z27
+	VCVTPH2PS        352(R9), Z26
+	VCVTPH2PS        352(R10), Z27
 	VBROADCASTSS     40(AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -974,8 +977,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 744(AX), Z25, Z23
 
 	// S[0..11] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z24
-	VCVTPH2PS        384(R9), Z25
+	VCVTPH2PS        384(R9), Z24
+	VCVTPH2PS        384(R10), Z25
 	VBROADCASTSS     44(AX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -1013,8 +1016,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..11] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z26
-	VCVTPH2PS        416(R9), Z27
+	VCVTPH2PS        416(R9), Z26
+	VCVTPH2PS        416(R10), Z27
 	VBROADCASTSS     48(AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -1043,8 +1046,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 752(AX), Z25, Z23
 
 	// S[0..11] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z24
-	VCVTPH2PS        448(R9), Z25
+	VCVTPH2PS        448(R9), Z24
+	VCVTPH2PS        448(R10), Z25
 	VBROADCASTSS     52(AX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -1082,8 +1085,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..11] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z26
-	VCVTPH2PS        480(R9), Z27
+	VCVTPH2PS        480(R9), Z26
+	VCVTPH2PS        480(R10), Z27
 	VBROADCASTSS     56(AX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -1139,8 +1142,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 764(AX), Z26, Z22
 	VFMADD231PS.BCST 764(AX), Z27, Z23
 	ADDQ             $+768, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -1171,12 +1174,10 @@ steps_2_end:
 	VMOVUPS Z22, 704(BX)
 	VMOVUPS Z23, 1472(BX)
 	ADDQ    $+1536, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -1194,6 +1195,7 @@ panels_1:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z20, Z20, Z20
 	VPXORD Z22, Z22, Z22
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -1202,8 +1204,8 @@ panels_1:
 steps_1:
 	// S[0..11] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z24
-	VCVTPH2PS        32(R8), Z26
+	VCVTPH2PS        (R9), Z24
+	VCVTPH2PS        32(R9), Z26
 	VFMADD231PS.BCST (AX), Z24, Z0
 	VFMADD231PS.BCST 64(AX), Z24, Z2
 	VFMADD231PS.BCST 128(AX), Z24, Z4
@@ -1218,7 +1220,7 @@ steps_1:
 	VFMADD231PS.BCST 704(AX), Z24, Z22
 
 	// S[0..11] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z24
+	VCVTPH2PS        64(R9), Z24
 	VFMADD231PS.BCST 4(AX), Z26, Z0
 	VFMADD231PS.BCST 68(AX), Z26, Z2
 	VFMADD231PS.BCST 132(AX), Z26, Z4
@@ -1234,7 +1236,7 @@ steps_1:
 
 	// S[0..11] += Q[d+2]·K[d+2]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        96(R8), Z26
+	VCVTPH2PS        96(R9), Z26
 	VFMADD231PS.BCST 8(AX), Z24, Z0
 	VFMADD231PS.BCST 72(AX), Z24, Z2
 	VFMADD231PS.BCST 136(AX), Z24, Z4
@@ -1249,7 +1251,7 @@ steps_1:
 	VFMADD231PS.BCST 712(AX), Z24, Z22
 
 	// S[0..11] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z24
+	VCVTPH2PS        128(R9), Z24
 	VFMADD231PS.BCST 12(AX), Z26, Z0
 	VFMADD231PS.BCST 76(AX), Z26, Z2
 	VFMADD231PS.BCST 140(AX), Z26, Z4
@@ -1265,7 +1267,7 @@ steps_1:
 
 	// S[0..11] += Q[d+4]·K[d+4]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        160(R8), Z26
+	VCVTPH2PS        160(R9), Z26
 	VFMADD231PS.BCST 16(AX), Z24, Z0
 	VFMADD231PS.BCST 80(AX), Z24, Z2
 	VFMADD231PS.BCST 144(AX), Z24, Z4
@@ -1280,7 +1282,7 @@ steps_1:
 	VFMADD231PS.BCST 720(AX), Z24, Z22
 
 	// S[0..11] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z24
+	VCVTPH2PS        192(R9), Z24
 	VFMADD231PS.BCST 20(AX), Z26, Z0
 	VFMADD231PS.BCST 84(AX), Z26, Z2
 	VFMADD231PS.BCST 148(AX), Z26, Z4
@@ -1296,7 +1298,7 @@ steps_1:
 
 	// S[0..11] += Q[d+6]·K[d+6]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        224(R8), Z26
+	VCVTPH2PS        224(R9), Z26
 	VFMADD231PS.BCST 24(AX), Z24, Z0
 	VFMADD231PS.BCST 88(AX), Z24, Z2
 	VFMADD231PS.BCST 152(AX), Z24, Z4
@@ -1311,7 +1313,7 @@ steps_1:
 	VFMADD231PS.BCST 728(AX), Z24, Z22
 
 	// S[0..11] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z24
+	VCVTPH2PS        256(R9), Z24
 	VFMADD231PS.BCST 28(AX), Z26, Z0
 	VFMADD231PS.BCST 92(AX), Z26, Z2
 	VFMADD231PS.BCST 156(AX), Z26, Z4
@@ -1327,7 +1329,7 @@ steps_1:
 
 	// S[0..11] += Q[d+8]·K[d+8]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        288(R8), Z26
+	VCVTPH2PS        288(R9), Z26
 	VFMADD231PS.BCST 32(AX), Z24, Z0
 	VFMADD231PS.BCST 96(AX), Z24, Z2
 	VFMADD231PS.BCST 160(AX), Z24, Z4
@@ -1342,7 +1344,7 @@ steps_1:
 	VFMADD231PS.BCST 736(AX), Z24, Z22
 
 	// S[0..11] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z24
+	VCVTPH2PS        320(R9), Z24
 	VFMADD231PS.BCST 36(AX), Z26, Z0
 	VFMADD231PS.BCST 100(AX), Z26, Z2
 	VFMADD231PS.BCST 164(AX), Z26, Z4
@@ -1358,7 +1360,7 @@ steps_1:
 
 	// S[0..11] += Q[d+10]·K[d+10]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        352(R8), Z26
+	VCVTPH2PS        352(R9), Z26
 	VFMADD231PS.BCST 40(AX), Z24, Z0
 	VFMADD231PS.BCST 104(AX), Z24, Z2
 	VFMADD231PS.BCST 168(AX), Z24, Z4
@@ -1373,7 +1375,7 @@ steps_1:
 	VFMADD231PS.BCST 744(AX), Z24, Z22
 
 	// S[0..11] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z24
+	VCVTPH2PS        384(R9), Z24
 	VFMADD231PS.BCST 44(AX), Z26, Z0
 	VFMADD231PS.BCST 108(AX), Z26, Z2
 	VFMADD231PS.BCST 172(AX), Z26, Z4
@@ -1389,7 +1391,7 @@ steps_1:
 
 	// S[0..11] += Q[d+12]·K[d+12]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        416(R8), Z26
+	VCVTPH2PS        416(R9), Z26
 	VFMADD231PS.BCST 48(AX), Z24, Z0
 	VFMADD231PS.BCST 112(AX), Z24, Z2
 	VFMADD231PS.BCST 176(AX), Z24, Z4
@@ -1404,7 +1406,7 @@ steps_1:
 	VFMADD231PS.BCST 752(AX), Z24, Z22
 
 	// S[0..11] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z24
+	VCVTPH2PS        448(R9), Z24
 	VFMADD231PS.BCST 52(AX), Z26, Z0
 	VFMADD231PS.BCST 116(AX), Z26, Z2
 	VFMADD231PS.BCST 180(AX), Z26, Z4
@@ -1420,7 +1422,7 @@ steps_1:
 
 	// S[0..11] += Q[d+14]·K[d+14]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        480(R8), Z26
+	VCVTPH2PS        480(R9), Z26
 	VFMADD231PS.BCST 56(AX), Z24, Z0
 	VFMADD231PS.BCST 120(AX), Z24, Z2
 	VFMADD231PS.BCST 184(AX), Z24, Z4
@@ -1448,7 +1450,7 @@ steps_1:
 	VFMADD231PS.BCST 700(AX), Z26, Z20
 	VFMADD231PS.BCST 764(AX), Z26, Z22
 	ADDQ             $+768, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	ADDQ             $+512, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -1466,8 +1468,8 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..11] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z24
-	VCVTPH2PS        32(R8), Z26
+	VCVTPH2PS        (R9), Z24
+	VCVTPH2PS        32(R9), Z26
 	VFMADD231PS.BCST (AX), Z24, Z0
 	VFMADD231PS.BCST 64(AX), Z24, Z2
 	VFMADD231PS.BCST 128(AX), Z24, Z4
@@ -1482,7 +1484,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 704(AX), Z24, Z22
 
 	// S[0..11] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z24
+	VCVTPH2PS        64(R9), Z24
 	VFMADD231PS.BCST 4(AX), Z26, Z0
 	VFMADD231PS.BCST 68(AX), Z26, Z2
 	VFMADD231PS.BCST 132(AX), Z26, Z4
@@ -1505,7 +1507,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..11] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z26
+	VCVTPH2PS        96(R9), Z26
 	VFMADD231PS.BCST 8(AX), Z24, Z0
 	VFMADD231PS.BCST 72(AX), Z24, Z2
 	VFMADD231PS.BCST 136(AX), Z24, Z4
@@ -1520,7 +1522,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 712(AX), Z24, Z22
 
 	// S[0..11] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z24
+	VCVTPH2PS        128(R9), Z24
 	VFMADD231PS.BCST 12(AX), Z26, Z0
 	VFMADD231PS.BCST 76(AX), Z26, Z2
 	VFMADD231PS.BCST 140(AX), Z26, Z4
@@ -1543,7 +1545,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..11] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z26
+	VCVTPH2PS        160(R9), Z26
 	VFMADD231PS.BCST 16(AX), Z24, Z0
 	VFMADD231PS.BCST 80(AX), Z24, Z2
 	VFMADD231PS.BCST 144(AX), Z24, Z4
@@ -1558,7 +1560,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 720(AX), Z24, Z22
 
 	// S[0..11] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z24
+	VCVTPH2PS        192(R9), Z24
 	VFMADD231PS.BCST 20(AX), Z26, Z0
 	VFMADD231PS.BCST 84(AX), Z26, Z2
 	VFMADD231PS.BCST 148(AX), Z26, Z4
@@ -1581,7 +1583,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..11] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z26
+	VCVTPH2PS        224(R9), Z26
 	VFMADD231PS.BCST 24(AX), Z24, Z0
 	VFMADD231PS.BCST 88(AX), Z24, Z2
 	VFMADD231PS.BCST 152(AX), Z24, Z4
@@ -1596,7 +1598,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 728(AX), Z24, Z22
 
 	// S[0..11] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z24
+	VCVTPH2PS        256(R9), Z24
 	VFMADD231PS.BCST 28(AX), Z26, Z0
 	VFMADD231PS.BCST 92(AX), Z26, Z2
 	VFMADD231PS.BCST 156(AX), Z26, Z4
@@ -1619,7 +1621,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..11] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z26
+	VCVTPH2PS        288(R9), Z26
 	VFMADD231PS.BCST 32(AX), Z24, Z0
 	VFMADD231PS.BCST 96(AX), Z24, Z2
 	VFMADD231PS.BCST 160(AX), Z24, Z4
@@ -1634,7 +1636,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 736(AX), Z24, Z22
 
 	// S[0..11] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z24
+	VCVTPH2PS        320(R9), Z24
 	VFMADD231PS.BCST 36(AX), Z26, Z0
 	VFMADD231PS.BCST 100(AX), Z26, Z2
 	VFMADD231PS.BCST 164(AX), Z26, Z4
@@ -1657,7 +1659,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..11] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z26
+	VCVTPH2PS        352(R9), Z26
 	VFMADD231PS.BCST 40(AX), Z24, Z0
 	VFMADD231PS.BCST 104(AX), Z24, Z2
 	VFMADD231PS.BCST 168(AX), Z24, Z4
@@ -1672,7 +1674,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 744(AX), Z24, Z22
 
 	// S[0..11] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z24
+	VCVTPH2PS        384(R9), Z24
 	VFMADD231PS.BCST 44(AX), Z26, Z0
 	VFMADD231PS.BCST 108(AX), Z26, Z2
 	VFMADD231PS.BCST 172(AX), Z26, Z4
@@ -1695,7 +1697,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..11] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z26
+	VCVTPH2PS        416(R9), Z26
 	VFMADD231PS.BCST 48(AX), Z24, Z0
 	VFMADD231PS.BCST 112(AX), Z24, Z2
 	VFMADD231PS.BCST 176(AX), Z24, Z4
@@ -1710,7 +1712,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 752(AX), Z24, Z22
 
 	// S[0..11] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z24
+	VCVTPH2PS        448(R9), Z24
 	VFMADD231PS.BCST 52(AX), Z26, Z0
 	VFMADD231PS.BCST 116(AX), Z26, Z2
 	VFMADD231PS.BCST 180(AX), Z26, Z4
@@ -1733,7 +1735,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..11] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z26
+	VCVTPH2PS        480(R9), Z26
 	VFMADD231PS.BCST 56(AX), Z24, Z0
 	VFMADD231PS.BCST 120(AX), Z24, Z2
 	VFMADD231PS.BCST 184(AX), Z24, Z4
@@ -1761,7 +1763,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 700(AX), Z26, Z20
 	VFMADD231PS.BCST 764(AX), Z26, Z22
 	ADDQ             $+768, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1780,11 +1782,9 @@ steps_1_end:
 	VMOVUPS Z20, 640(BX)
 	VMOVUPS Z22, 704(BX)
 	ADDQ    $+768, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

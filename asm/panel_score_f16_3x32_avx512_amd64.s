@@ -23,7 +23,8 @@
 //	Z14–Z15  the same of the next step
 //	Z16–Z19  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f16_3x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -37,7 +38,6 @@ TEXT ·panel_score_f16_3x32_avx512(SB), $128-8
 	IMUL3Q $+32, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -58,16 +58,19 @@ panels_2:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 
 steps_2:
 	// S[0..2] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z12
-	VCVTPH2PS        (R9), Z13
-	VCVTPH2PS        32(R8), Z14
-	VCVTPH2PS        32(R9), Z15
+	VCVTPH2PS        (R9), Z12
+	VCVTPH2PS        (R10), Z13
+	VCVTPH2PS        32(R9), Z14
+	VCVTPH2PS        32(R10), Z15
 	VBROADCASTSS     (AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -79,8 +82,8 @@ steps_2:
 
 	// S[0..2] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        64(R8), Z12
-	VCVTPH2PS        64(R9), Z13
+	VCVTPH2PS        64(R9), Z12
+	VCVTPH2PS        64(R10), Z13
 	VBROADCASTSS     4(AX), Z16
 	VFMADD231PS      Z14, Z16, Z6
 	VFMADD231PS      Z15, Z16, Z7
@@ -92,8 +95,8 @@ steps_2:
 
 	// S[0..2] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        96(R8), Z14
-	VCVTPH2PS        96(R9), Z15
+	VCVTPH2PS        96(R9), Z14
+	VCVTPH2PS        96(R10), Z15
 	VBROADCASTSS     8(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -105,8 +108,8 @@ steps_2:
 
 	// S[0..2] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        128(R8), Z12
-	VCVTPH2PS        128(R9), Z13
+	VCVTPH2PS        128(R9), Z12
+	VCVTPH2PS        128(R10), Z13
 	VBROADCASTSS     12(AX), Z16
 	VFMADD231PS      Z14, Z16, Z6
 	VFMADD231PS      Z15, Z16, Z7
@@ -118,8 +121,8 @@ steps_2:
 
 	// S[0..2] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        160(R8), Z14
-	VCVTPH2PS        160(R9), Z15
+	VCVTPH2PS        160(R9), Z14
+	VCVTPH2PS        160(R10), Z15
 	VBROADCASTSS     16(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -131,8 +134,8 @@ steps_2:
 
 	// S[0..2] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        192(R8), Z12
-	VCVTPH2PS        192(R9), Z13
+	VCVTPH2PS        192(R9), Z12
+	VCVTPH2PS        192(R10), Z13
 	VBROADCASTSS     20(AX), Z16
 	VFMADD231PS      Z14, Z16, Z6
 	VFMADD231PS      Z15, Z16, Z7
@@ -144,8 +147,8 @@ steps_2:
 
 	// S[0..2] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        224(R8), Z14
-	VCVTPH2PS        224(R9), Z15
+	VCVTPH2PS        224(R9), Z14
+	VCVTPH2PS        224(R10), Z15
 	VBROADCASTSS     24(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -157,8 +160,8 @@ steps_2:
 
 	// S[0..2] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        256(R8), Z12
-	VCVTPH2PS        256(R9), Z13
+	VCVTPH2PS        256(R9), Z12
+	VCVTPH2PS        256(R10), Z13
 	VBROADCASTSS     28(AX), Z16
 	VFMADD231PS      Z14, Z16, Z6
 	VFMADD231PS      Z15, Z16, Z7
@@ -170,8 +173,8 @@ steps_2:
 
 	// S[0..2] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VCVTPH2PS        288(R8), Z14
-	VCVTPH2PS        288(R9), Z15
+	VCVTPH2PS        288(R9), Z14
+	VCVTPH2PS        288(R10), Z15
 	VBROADCASTSS     32(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -183,8 +186,8 @@ steps_2:
 
 	// S[0..2] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VCVTPH2PS        320(R8), Z12
-	VCVTPH2PS        320(R9), Z13
+	VCVTPH2PS        320(R9), Z12
+	VCVTPH2PS        320(R10), Z13
 	VBROADCASTSS     36(AX), Z16
 	VFMADD231PS      Z14, Z16, Z6
 	VFMADD231PS      Z15, Z16, Z7
@@ -196,8 +199,8 @@ steps_2:
 
 	// S[0..2] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VCVTPH2PS        352(R8), Z14
-	VCVTPH2PS        352(R9), Z15
+	VCVTPH2PS        352(R9), Z14
+	VCVTPH2PS        352(R10), Z15
 	VBROADCASTSS     40(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -209,8 +212,8 @@ steps_2:
 
 	// S[0..2] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VCVTPH2PS        384(R8), Z12
-	VCVTPH2PS        384(R9), Z13
+	VCVTPH2PS        384(R9), Z12
+	VCVTPH2PS        384(R10), Z13
 	VBROADCASTSS     44(AX), Z16
 	VFMADD231PS      Z14, Z16, Z6
 	VFMADD231PS      Z15, Z16, Z7
@@ -222,8 +225,8 @@ steps_2:
 
 	// S[0..2] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VCVTPH2PS        416(R8), Z14
-	VCVTPH2PS        416(R9), Z15
+	VCVTPH2PS        416(R9), Z14
+	VCVTPH2PS        416(R10), Z15
 	VBROADCASTSS     48(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -235,8 +238,8 @@ steps_2:
 
 	// S[0..2] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VCVTPH2PS        448(R8), Z12
-	VCVTPH2PS        448(R9), Z13
+	VCVTPH2PS        448(R9), Z12
+	VCVTPH2PS        448(R10), Z13
 	VBROADCASTSS     52(AX), Z16
 	VFMADD231PS      Z14, Z16, Z6
 	VFMADD231PS      Z15, Z16, Z7
@@ -248,8 +251,8 @@ steps_2:
 
 	// S[0..2] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VCVTPH2PS        480(R8), Z14
-	VCVTPH2PS        480(R9), Z15
+	VCVTPH2PS        480(R9), Z14
+	VCVTPH2PS        480(R10), Z15
 	VBROADCASTSS     56(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -270,8 +273,8 @@ steps_2:
 	VFMADD231PS.BCST 188(AX), Z14, Z10
 	VFMADD231PS.BCST 188(AX), Z15, Z11
 	ADDQ             $+192, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -290,12 +293,10 @@ steps_2:
 	VMOVUPS Z4, 128(BX)
 	VMOVUPS Z5, 320(BX)
 	ADDQ    $+384, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -307,105 +308,106 @@ panels_1:
 	VPXORD Z6, Z6, Z6
 	VPXORD Z8, Z8, Z8
 	VPXORD Z10, Z10, Z10
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 
 steps_1:
 	// S[0..2] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z12
-	VCVTPH2PS        32(R8), Z14
+	VCVTPH2PS        (R9), Z12
+	VCVTPH2PS        32(R9), Z14
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 64(AX), Z12, Z2
 	VFMADD231PS.BCST 128(AX), Z12, Z4
 
 	// S[0..2] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z12
+	VCVTPH2PS        64(R9), Z12
 	VFMADD231PS.BCST 4(AX), Z14, Z6
 	VFMADD231PS.BCST 68(AX), Z14, Z8
 	VFMADD231PS.BCST 132(AX), Z14, Z10
 
 	// S[0..2] += Q[d+2]·K[d+2]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        96(R8), Z14
+	VCVTPH2PS        96(R9), Z14
 	VFMADD231PS.BCST 8(AX), Z12, Z0
 	VFMADD231PS.BCST 72(AX), Z12, Z2
 	VFMADD231PS.BCST 136(AX), Z12, Z4
 
 	// S[0..2] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z12
+	VCVTPH2PS        128(R9), Z12
 	VFMADD231PS.BCST 12(AX), Z14, Z6
 	VFMADD231PS.BCST 76(AX), Z14, Z8
 	VFMADD231PS.BCST 140(AX), Z14, Z10
 
 	// S[0..2] += Q[d+4]·K[d+4]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        160(R8), Z14
+	VCVTPH2PS        160(R9), Z14
 	VFMADD231PS.BCST 16(AX), Z12, Z0
 	VFMADD231PS.BCST 80(AX), Z12, Z2
 	VFMADD231PS.BCST 144(AX), Z12, Z4
 
 	// S[0..2] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z12
+	VCVTPH2PS        192(R9), Z12
 	VFMADD231PS.BCST 20(AX), Z14, Z6
 	VFMADD231PS.BCST 84(AX), Z14, Z8
 	VFMADD231PS.BCST 148(AX), Z14, Z10
 
 	// S[0..2] += Q[d+6]·K[d+6]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        224(R8), Z14
+	VCVTPH2PS        224(R9), Z14
 	VFMADD231PS.BCST 24(AX), Z12, Z0
 	VFMADD231PS.BCST 88(AX), Z12, Z2
 	VFMADD231PS.BCST 152(AX), Z12, Z4
 
 	// S[0..2] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z12
+	VCVTPH2PS        256(R9), Z12
 	VFMADD231PS.BCST 28(AX), Z14, Z6
 	VFMADD231PS.BCST 92(AX), Z14, Z8
 	VFMADD231PS.BCST 156(AX), Z14, Z10
 
 	// S[0..2] += Q[d+8]·K[d+8]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        288(R8), Z14
+	VCVTPH2PS        288(R9), Z14
 	VFMADD231PS.BCST 32(AX), Z12, Z0
 	VFMADD231PS.BCST 96(AX), Z12, Z2
 	VFMADD231PS.BCST 160(AX), Z12, Z4
 
 	// S[0..2] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z12
+	VCVTPH2PS        320(R9), Z12
 	VFMADD231PS.BCST 36(AX), Z14, Z6
 	VFMADD231PS.BCST 100(AX), Z14, Z8
 	VFMADD231PS.BCST 164(AX), Z14, Z10
 
 	// S[0..2] += Q[d+10]·K[d+10]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        352(R8), Z14
+	VCVTPH2PS        352(R9), Z14
 	VFMADD231PS.BCST 40(AX), Z12, Z0
 	VFMADD231PS.BCST 104(AX), Z12, Z2
 	VFMADD231PS.BCST 168(AX), Z12, Z4
 
 	// S[0..2] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z12
+	VCVTPH2PS        384(R9), Z12
 	VFMADD231PS.BCST 44(AX), Z14, Z6
 	VFMADD231PS.BCST 108(AX), Z14, Z8
 	VFMADD231PS.BCST 172(AX), Z14, Z10
 
 	// S[0..2] += Q[d+12]·K[d+12]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        416(R8), Z14
+	VCVTPH2PS        416(R9), Z14
 	VFMADD231PS.BCST 48(AX), Z12, Z0
 	VFMADD231PS.BCST 112(AX), Z12, Z2
 	VFMADD231PS.BCST 176(AX), Z12, Z4
 
 	// S[0..2] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z12
+	VCVTPH2PS        448(R9), Z12
 	VFMADD231PS.BCST 52(AX), Z14, Z6
 	VFMADD231PS.BCST 116(AX), Z14, Z8
 	VFMADD231PS.BCST 180(AX), Z14, Z10
 
 	// S[0..2] += Q[d+14]·K[d+14]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        480(R8), Z14
+	VCVTPH2PS        480(R9), Z14
 	VFMADD231PS.BCST 56(AX), Z12, Z0
 	VFMADD231PS.BCST 120(AX), Z12, Z2
 	VFMADD231PS.BCST 184(AX), Z12, Z4
@@ -415,7 +417,7 @@ steps_1:
 	VFMADD231PS.BCST 124(AX), Z14, Z8
 	VFMADD231PS.BCST 188(AX), Z14, Z10
 	ADDQ             $+192, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	ADDQ             $+512, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -428,11 +430,9 @@ steps_1:
 	VMOVUPS Z2, 64(BX)
 	VMOVUPS Z4, 128(BX)
 	ADDQ    $+192, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -23,7 +23,8 @@
 //	Z18–Z19  the same of the next step
 //	Z20–Z23  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f16_4x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -37,7 +38,6 @@ TEXT ·panel_score_f16_4x32_avx512(SB), $128-8
 	IMUL3Q $+32, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -62,16 +62,19 @@ panels_2:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 
 steps_2:
 	// S[0..3] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z16
-	VCVTPH2PS        (R9), Z17
-	VCVTPH2PS        32(R8), Z18
-	VCVTPH2PS        32(R9), Z19
+	VCVTPH2PS        (R9), Z16
+	VCVTPH2PS        (R10), Z17
+	VCVTPH2PS        32(R9), Z18
+	VCVTPH2PS        32(R10), Z19
 	VBROADCASTSS     (AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -85,8 +88,8 @@ steps_2:
 
 	// S[0..3] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        64(R8), Z16
-	VCVTPH2PS        64(R9), Z17
+	VCVTPH2PS        64(R9), Z16
+	VCVTPH2PS        64(R10), Z17
 	VBROADCASTSS     4(AX), Z20
 	VFMADD231PS      Z18, Z20, Z8
 	VFMADD231PS      Z19, Z20, Z9
@@ -100,8 +103,8 @@ steps_2:
 
 	// S[0..3] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        96(R8), Z18
-	VCVTPH2PS        96(R9), Z19
+	VCVTPH2PS        96(R9), Z18
+	VCVTPH2PS        96(R10), Z19
 	VBROADCASTSS     8(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -115,8 +118,8 @@ steps_2:
 
 	// S[0..3] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        128(R8), Z16
-	VCVTPH2PS        128(R9), Z17
+	VCVTPH2PS        128(R9), Z16
+	VCVTPH2PS        128(R10), Z17
 	VBROADCASTSS     12(AX), Z20
 	VFMADD231PS      Z18, Z20, Z8
 	VFMADD231PS      Z19, Z20, Z9
@@ -130,8 +133,8 @@ steps_2:
 
 	// S[0..3] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        160(R8), Z18
-	VCVTPH2PS        160(R9), Z19
+	VCVTPH2PS        160(R9), Z18
+	VCVTPH2PS        160(R10), Z19
 	VBROADCASTSS     16(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -145,8 +148,8 @@ steps_2:
 
 	// S[0..3] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        192(R8), Z16
-	VCVTPH2PS        192(R9), Z17
+	VCVTPH2PS        192(R9), Z16
+	VCVTPH2PS        192(R10), Z17
 	VBROADCASTSS     20(AX), Z20
 	VFMADD231PS      Z18, Z20, Z8
 	VFMADD231PS      Z19, Z20, Z9
@@ -160,8 +163,8 @@ steps_2:
 
 	// S[0..3] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        224(R8), Z18
-	VCVTPH2PS        224(R9), Z19
+	VCVTPH2PS        224(R9), Z18
+	VCVTPH2PS        224(R10), Z19
 	VBROADCASTSS     24(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -175,8 +178,8 @@ steps_2:
 
 	// S[0..3] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        256(R8), Z16
-	VCVTPH2PS        256(R9), Z17
+	VCVTPH2PS        256(R9), Z16
+	VCVTPH2PS        256(R10), Z17
 	VBROADCASTSS     28(AX), Z20
 	VFMADD231PS      Z18, Z20, Z8
 	VFMADD231PS      Z19, Z20, Z9
@@ -190,8 +193,8 @@ steps_2:
 
 	// S[0..3] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VCVTPH2PS        288(R8), Z18
-	VCVTPH2PS        288(R9), Z19
+	VCVTPH2PS        288(R9), Z18
+	VCVTPH2PS        288(R10), Z19
 	VBROADCASTSS     32(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -205,8 +208,8 @@ steps_2:
 
 	// S[0..3] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VCVTPH2PS        320(R8), Z16
-	VCVTPH2PS        320(R9), Z17
+	VCVTPH2PS        320(R9), Z16
+	VCVTPH2PS        320(R10), Z17
 	VBROADCASTSS     36(AX), Z20
 	VFMADD231PS      Z18, Z20, Z8
 	VFMADD231PS      Z19, Z20, Z9
@@ -220,8 +223,8 @@ steps_2:
 
 	// S[0..3] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VCVTPH2PS        352(R8), Z18
-	VCVTPH2PS        352(R9), Z19
+	VCVTPH2PS        352(R9), Z18
+	VCVTPH2PS        352(R10), Z19
 	VBROADCASTSS     40(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -235,8 +238,8 @@ steps_2:
 
 	// S[0..3] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VCVTPH2PS        384(R8), Z16
-	VCVTPH2PS        384(R9), Z17
+	VCVTPH2PS        384(R9), Z16
+	VCVTPH2PS        384(R10), Z17
 	VBROADCASTSS     44(AX), Z20
 	VFMADD231PS      Z18, Z20, Z8
 	VFMADD231PS      Z19, Z20, Z9
@@ -250,8 +253,8 @@ steps_2:
 
 	// S[0..3] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VCVTPH2PS        416(R8), Z18
-	VCVTPH2PS        416(R9), Z19
+	VCVTPH2PS        416(R9), Z18
+	VCVTPH2PS        416(R10), Z19
 	VBROADCASTSS     48(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -265,8 +268,8 @@ steps_2:
 
 	// S[0..3] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VCVTPH2PS        448(R8), Z16
-	VCVTPH2PS        448(R9), Z17
+	VCVTPH2PS        448(R9), Z16
+	VCVTPH2PS        448(R10), Z17
 	VBROADCASTSS     52(AX), Z20
 	VFMADD231PS      Z18, Z20, Z8
 	VFMADD231PS      Z19, Z20, Z9
@@ -280,8 +283,8 @@ steps_2:
 
 	// S[0..3] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VCVTPH2PS        480(R8), Z18
-	VCVTPH2PS        480(R9), Z19
+	VCVTPH2PS        480(R9), Z18
+	VCVTPH2PS        480(R10), Z19
 	VBROADCASTSS     56(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -306,8 +309,8 @@ steps_2:
 	VFMADD231PS.BCST 252(AX), Z18, Z14
 	VFMADD231PS.BCST 252(AX), Z19, Z15
 	ADDQ             $+256, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -330,12 +333,10 @@ steps_2:
 	VMOVUPS Z6, 192(BX)
 	VMOVUPS Z7, 448(BX)
 	ADDQ    $+512, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -349,21 +350,22 @@ panels_1:
 	VPXORD Z10, Z10, Z10
 	VPXORD Z12, Z12, Z12
 	VPXORD Z14, Z14, Z14
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 
 steps_1:
 	// S[0..3] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z16
-	VCVTPH2PS        32(R8), Z18
+	VCVTPH2PS        (R9), Z16
+	VCVTPH2PS        32(R9), Z18
 	VFMADD231PS.BCST (AX), Z16, Z0
 	VFMADD231PS.BCST 64(AX), Z16, Z2
 	VFMADD231PS.BCST 128(AX), Z16, Z4
 	VFMADD231PS.BCST 192(AX), Z16, Z6
 
 	// S[0..3] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z16
+	VCVTPH2PS        64(R9), Z16
 	VFMADD231PS.BCST 4(AX), Z18, Z8
 	VFMADD231PS.BCST 68(AX), Z18, Z10
 	VFMADD231PS.BCST 132(AX), Z18, Z12
@@ -371,14 +373,14 @@ steps_1:
 
 	// S[0..3] += Q[d+2]·K[d+2]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        96(R8), Z18
+	VCVTPH2PS        96(R9), Z18
 	VFMADD231PS.BCST 8(AX), Z16, Z0
 	VFMADD231PS.BCST 72(AX), Z16, Z2
 	VFMADD231PS.BCST 136(AX), Z16, Z4
 	VFMADD231PS.BCST 200(AX), Z16, Z6
 
 	// S[0..3] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z16
+	VCVTPH2PS        128(R9), Z16
 	VFMADD231PS.BCST 12(AX), Z18, Z8
 	VFMADD231PS.BCST 76(AX), Z18, Z10
 	VFMADD231PS.BCST 140(AX), Z18, Z12
@@ -386,14 +388,14 @@ steps_1:
 
 	// S[0..3] += Q[d+4]·K[d+4]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        160(R8), Z18
+	VCVTPH2PS        160(R9), Z18
 	VFMADD231PS.BCST 16(AX), Z16, Z0
 	VFMADD231PS.BCST 80(AX), Z16, Z2
 	VFMADD231PS.BCST 144(AX), Z16, Z4
 	VFMADD231PS.BCST 208(AX), Z16, Z6
 
 	// S[0..3] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z16
+	VCVTPH2PS        192(R9), Z16
 	VFMADD231PS.BCST 20(AX), Z18, Z8
 	VFMADD231PS.BCST 84(AX), Z18, Z10
 	VFMADD231PS.BCST 148(AX), Z18, Z12
@@ -401,14 +403,14 @@ steps_1:
 
 	// S[0..3] += Q[d+6]·K[d+6]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        224(R8), Z18
+	VCVTPH2PS        224(R9), Z18
 	VFMADD231PS.BCST 24(AX), Z16, Z0
 	VFMADD231PS.BCST 88(AX), Z16, Z2
 	VFMADD231PS.BCST 152(AX), Z16, Z4
 	VFMADD231PS.BCST 216(AX), Z16, Z6
 
 	// S[0..3] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z16
+	VCVTPH2PS        256(R9), Z16
 	VFMADD231PS.BCST 28(AX), Z18, Z8
 	VFMADD231PS.BCST 92(AX), Z18, Z10
 	VFMADD231PS.BCST 156(AX), Z18, Z12
@@ -416,14 +418,14 @@ steps_1:
 
 	// S[0..3] += Q[d+8]·K[d+8]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        288(R8), Z18
+	VCVTPH2PS        288(R9), Z18
 	VFMADD231PS.BCST 32(AX), Z16, Z0
 	VFMADD231PS.BCST 96(AX), Z16, Z2
 	VFMADD231PS.BCST 160(AX), Z16, Z4
 	VFMADD231PS.BCST 224(AX), Z16, Z6
 
 	// S[0..3] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z16
+	VCVTPH2PS        320(R9), Z16
 	VFMADD231PS.BCST 36(AX), Z18, Z8
 	VFMADD231PS.BCST 100(AX), Z18, Z10
 	VFMADD231PS.BCST 164(AX), Z18, Z12
@@ -431,14 +433,14 @@ steps_1:
 
 	// S[0..3] += Q[d+10]·K[d+10]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        352(R8), Z18
+	VCVTPH2PS        352(R9), Z18
 	VFMADD231PS.BCST 40(AX), Z16, Z0
 	VFMADD231PS.BCST 104(AX), Z16, Z2
 	VFMADD231PS.BCST 168(AX), Z16, Z4
 	VFMADD231PS.BCST 232(AX), Z16, Z6
 
 	// S[0..3] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z16
+	VCVTPH2PS        384(R9), Z16
 	VFMADD231PS.BCST 44(AX), Z18, Z8
 	VFMADD231PS.BCST 108(AX), Z18, Z10
 	VFMADD231PS.BCST 172(AX), Z18, Z12
@@ -446,14 +448,14 @@ steps_1:
 
 	// S[0..3] += Q[d+12]·K[d+12]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        416(R8), Z18
+	VCVTPH2PS        416(R9), Z18
 	VFMADD231PS.BCST 48(AX), Z16, Z0
 	VFMADD231PS.BCST 112(AX), Z16, Z2
 	VFMADD231PS.BCST 176(AX), Z16, Z4
 	VFMADD231PS.BCST 240(AX), Z16, Z6
 
 	// S[0..3] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z16
+	VCVTPH2PS        448(R9), Z16
 	VFMADD231PS.BCST 52(AX), Z18, Z8
 	VFMADD231PS.BCST 116(AX), Z18, Z10
 	VFMADD231PS.BCST 180(AX), Z18, Z12
@@ -461,7 +463,7 @@ steps_1:
 
 	// S[0..3] += Q[d+14]·K[d+14]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        480(R8), Z18
+	VCVTPH2PS        480(R9), Z18
 	VFMADD231PS.BCST 56(AX), Z16, Z0
 	VFMADD231PS.BCST 120(AX), Z16, Z2
 	VFMADD231PS.BCST 184(AX), Z16, Z4
@@ -473,7 +475,7 @@ steps_1:
 	VFMADD231PS.BCST 188(AX), Z18, Z12
 	VFMADD231PS.BCST 252(AX), Z18, Z14
 	ADDQ             $+256, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	ADDQ             $+512, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -488,11 +490,9 @@ steps_1:
 	VMOVUPS Z4, 128(BX)
 	VMOVUPS Z6, 192(BX)
 	ADDQ    $+256, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -23,7 +23,8 @@
 //	Z22–Z23  the same of the next step
 //	Z24–Z27  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f16_5x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -37,7 +38,6 @@ TEXT ·panel_score_f16_5x32_avx512(SB), $128-8
 	IMUL3Q $+32, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -71,6 +71,9 @@ panels_2:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -79,10 +82,10 @@ panels_2:
 steps_2:
 	// S[0..4] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z20
-	VCVTPH2PS        (R9), Z21
-	VCVTPH2PS        32(R8), Z22
-	VCVTPH2PS        32(R9), Z23
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        (R10), Z21
+	VCVTPH2PS        32(R9), Z22
+	VCVTPH2PS        32(R10), Z23
 	VBROADCASTSS     (AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -98,8 +101,8 @@ steps_2:
 
 	// S[0..4] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        64(R8), Z20
-	VCVTPH2PS        64(R9), Z21
+	VCVTPH2PS        64(R9), Z20
+	VCVTPH2PS        64(R10), Z21
 	VBROADCASTSS     4(AX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -115,8 +118,8 @@ steps_2:
 
 	// S[0..4] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        96(R8), Z22
-	VCVTPH2PS        96(R9), Z23
+	VCVTPH2PS        96(R9), Z22
+	VCVTPH2PS        96(R10), Z23
 	VBROADCASTSS     8(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -132,8 +135,8 @@ steps_2:
 
 	// S[0..4] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        128(R8), Z20
-	VCVTPH2PS        128(R9), Z21
+	VCVTPH2PS        128(R9), Z20
+	VCVTPH2PS        128(R10), Z21
 	VBROADCASTSS     12(AX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -149,8 +152,8 @@ steps_2:
 
 	// S[0..4] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        160(R8), Z22
-	VCVTPH2PS        160(R9), Z23
+	VCVTPH2PS        160(R9), Z22
+	VCVTPH2PS        160(R10), Z23
 	VBROADCASTSS     16(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -166,8 +169,8 @@ steps_2:
 
 	// S[0..4] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        192(R8), Z20
-	VCVTPH2PS        192(R9), Z21
+	VCVTPH2PS        192(R9), Z20
+	VCVTPH2PS        192(R10), Z21
 	VBROADCASTSS     20(AX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -183,8 +186,8 @@ steps_2:
 
 	// S[0..4] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        224(R8), Z22
-	VCVTPH2PS        224(R9), Z23
+	VCVTPH2PS        224(R9), Z22
+	VCVTPH2PS        224(R10), Z23
 	VBROADCASTSS     24(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -200,8 +203,8 @@ steps_2:
 
 	// S[0..4] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        256(R8), Z20
-	VCVTPH2PS        256(R9), Z21
+	VCVTPH2PS        256(R9), Z20
+	VCVTPH2PS        256(R10), Z21
 	VBROADCASTSS     28(AX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -217,8 +220,8 @@ steps_2:
 
 	// S[0..4] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VCVTPH2PS        288(R8), Z22
-	VCVTPH2PS        288(R9), Z23
+	VCVTPH2PS        288(R9), Z22
+	VCVTPH2PS        288(R10), Z23
 	VBROADCASTSS     32(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -234,8 +237,8 @@ steps_2:
 
 	// S[0..4] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VCVTPH2PS        320(R8), Z20
-	VCVTPH2PS        320(R9), Z21
+	VCVTPH2PS        320(R9), Z20
+	VCVTPH2PS        320(R10), Z21
 	VBROADCASTSS     36(AX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -251,8 +254,8 @@ steps_2:
 
 	// S[0..4] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VCVTPH2PS        352(R8), Z22
-	VCVTPH2PS        352(R9), Z23
+	VCVTPH2PS        352(R9), Z22
+	VCVTPH2PS        352(R10), Z23
 	VBROADCASTSS     40(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -268,8 +271,8 @@ steps_2:
 
 	// S[0..4] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VCVTPH2PS        384(R8), Z20
-	VCVTPH2PS        384(R9), Z21
+	VCVTPH2PS        384(R9), Z20
+	VCVTPH2PS        384(R10), Z21
 	VBROADCASTSS     44(AX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -285,8 +288,8 @@ steps_2:
 
 	// S[0..4] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VCVTPH2PS        416(R8), Z22
-	VCVTPH2PS        416(R9), Z23
+	VCVTPH2PS        416(R9), Z22
+	VCVTPH2PS        416(R10), Z23
 	VBROADCASTSS     48(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -302,8 +305,8 @@ steps_2:
 
 	// S[0..4] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VCVTPH2PS        448(R8), Z20
-	VCVTPH2PS        448(R9), Z21
+	VCVTPH2PS        448(R9), Z20
+	VCVTPH2PS        448(R10), Z21
 	VBROADCASTSS     52(AX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -319,8 +322,8 @@ steps_2:
 
 	// S[0..4] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VCVTPH2PS        480(R8), Z22
-	VCVTPH2PS        480(R9), Z23
+	VCVTPH2PS        480(R9), Z22
+	VCVTPH2PS        480(R10), Z23
 	VBROADCASTSS     56(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -349,8 +352,8 @@ steps_2:
 	VFMADD231PS.BCST 316(AX), Z22, Z18
 	VFMADD231PS.BCST 316(AX), Z23, Z19
 	ADDQ             $+320, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -369,10 +372,10 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..4] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z20
-	VCVTPH2PS        (R9), Z21
-	VCVTPH2PS        32(R8), Z22
-	VCVTPH2PS        32(R9), Z23
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        (R10), Z21
+	VCVTPH2PS        32(R9), Z22
+	VCVTPH2PS        32(R10), Z23
 	VBROADCASTSS     (AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -387,8 +390,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 256(AX), Z21, Z9
 
 	// S[0..4] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z20
-	VCVTPH2PS        64(R9), Z21
+	VCVTPH2PS        64(R9), Z20
+	VCVTPH2PS        64(R10), Z21
 	VBROADCASTSS     4(AX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -412,8 +415,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..4] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z22
-	VCVTPH2PS        96(R9), Z23
+	VCVTPH2PS        96(R9), Z22
+	VCVTPH2PS        96(R10), Z23
 	VBROADCASTSS     8(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -428,8 +431,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 264(AX), Z21, Z9
 
 	// S[0..4] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z20
-	VCVTPH2PS        128(R9), Z21
+	VCVTPH2PS        128(R9), Z20
+	VCVTPH2PS        128(R10), Z21
 	VBROADCASTSS     12(AX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -453,8 +456,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..4] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z22
-	VCVTPH2PS        160(R9), Z23
+	VCVTPH2PS        160(R9), Z22
+	VCVTPH2PS        160(R10), Z23
 	VBROADCASTSS     16(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -469,8 +472,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 272(AX), Z21, Z9
 
 	// S[0..4] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z20
-	VCVTPH2PS        192(R9), Z21
+	VCVTPH2PS        192(R9), Z20
+	VCVTPH2PS        192(R10), Z21
 	VBROADCASTSS     20(AX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -494,8 +497,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..4] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z22
-	VCVTPH2PS        224(R9), Z23
+	VCVTPH2PS        224(R9), Z22
+	VCVTPH2PS        224(R10), Z23
 	VBROADCASTSS     24(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -510,8 +513,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 280(AX), Z21, Z9
 
 	// S[0..4] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z20
-	VCVTPH2PS        256(R9), Z21
+	VCVTPH2PS        256(R9), Z20
+	VCVTPH2PS        256(R10), Z21
 	VBROADCASTSS     28(AX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -535,8 +538,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..4] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z22
-	VCVTPH2PS        288(R9), Z23
+	VCVTPH2PS        288(R9), Z22
+	VCVTPH2PS        288(R10), Z23
 	VBROADCASTSS     32(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -551,8 +554,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 288(AX), Z21, Z9
 
 	// S[0..4] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z20
-	VCVTPH2PS        320(R9), Z21
+	VCVTPH2PS        320(R9), Z20
+	VCVTPH2PS        320(R10), Z21
 	VBROADCASTSS     36(AX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -576,8 +579,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..4] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z22
-	VCVTPH2PS        352(R9), Z23
+	VCVTPH2PS        352(R9), Z22
+	VCVTPH2PS        352(R10), Z23
 	VBROADCASTSS     40(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -592,8 +595,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 296(AX), Z21, Z9
 
 	// S[0..4] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z20
-	VCVTPH2PS        384(R9), Z21
+	VCVTPH2PS        384(R9), Z20
+	VCVTPH2PS        384(R10), Z21
 	VBROADCASTSS     44(AX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -617,8 +620,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..4] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z22
-	VCVTPH2PS        416(R9), Z23
+	VCVTPH2PS        416(R9), Z22
+	VCVTPH2PS        416(R10), Z23
 	VBROADCASTSS     48(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -633,8 +636,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 304(AX), Z21, Z9
 
 	// S[0..4] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z20
-	VCVTPH2PS        448(R9), Z21
+	VCVTPH2PS        448(R9), Z20
+	VCVTPH2PS        448(R10), Z21
 	VBROADCASTSS     52(AX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -658,8 +661,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..4] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z22
-	VCVTPH2PS        480(R9), Z23
+	VCVTPH2PS        480(R9), Z22
+	VCVTPH2PS        480(R10), Z23
 	VBROADCASTSS     56(AX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -687,8 +690,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 316(AX), Z22, Z18
 	VFMADD231PS.BCST 316(AX), Z23, Z19
 	ADDQ             $+320, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -715,12 +718,10 @@ steps_2_end:
 	VMOVUPS Z8, 256(BX)
 	VMOVUPS Z9, 576(BX)
 	ADDQ    $+640, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -736,6 +737,7 @@ panels_1:
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -744,8 +746,8 @@ panels_1:
 steps_1:
 	// S[0..4] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z20
-	VCVTPH2PS        32(R8), Z22
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        32(R9), Z22
 	VFMADD231PS.BCST (AX), Z20, Z0
 	VFMADD231PS.BCST 64(AX), Z20, Z2
 	VFMADD231PS.BCST 128(AX), Z20, Z4
@@ -753,7 +755,7 @@ steps_1:
 	VFMADD231PS.BCST 256(AX), Z20, Z8
 
 	// S[0..4] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z20
+	VCVTPH2PS        64(R9), Z20
 	VFMADD231PS.BCST 4(AX), Z22, Z10
 	VFMADD231PS.BCST 68(AX), Z22, Z12
 	VFMADD231PS.BCST 132(AX), Z22, Z14
@@ -762,7 +764,7 @@ steps_1:
 
 	// S[0..4] += Q[d+2]·K[d+2]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        96(R8), Z22
+	VCVTPH2PS        96(R9), Z22
 	VFMADD231PS.BCST 8(AX), Z20, Z0
 	VFMADD231PS.BCST 72(AX), Z20, Z2
 	VFMADD231PS.BCST 136(AX), Z20, Z4
@@ -770,7 +772,7 @@ steps_1:
 	VFMADD231PS.BCST 264(AX), Z20, Z8
 
 	// S[0..4] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z20
+	VCVTPH2PS        128(R9), Z20
 	VFMADD231PS.BCST 12(AX), Z22, Z10
 	VFMADD231PS.BCST 76(AX), Z22, Z12
 	VFMADD231PS.BCST 140(AX), Z22, Z14
@@ -779,7 +781,7 @@ steps_1:
 
 	// S[0..4] += Q[d+4]·K[d+4]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        160(R8), Z22
+	VCVTPH2PS        160(R9), Z22
 	VFMADD231PS.BCST 16(AX), Z20, Z0
 	VFMADD231PS.BCST 80(AX), Z20, Z2
 	VFMADD231PS.BCST 144(AX), Z20, Z4
@@ -787,7 +789,7 @@ steps_1:
 	VFMADD231PS.BCST 272(AX), Z20, Z8
 
 	// S[0..4] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z20
+	VCVTPH2PS        192(R9), Z20
 	VFMADD231PS.BCST 20(AX), Z22, Z10
 	VFMADD231PS.BCST 84(AX), Z22, Z12
 	VFMADD231PS.BCST 148(AX), Z22, Z14
@@ -796,7 +798,7 @@ steps_1:
 
 	// S[0..4] += Q[d+6]·K[d+6]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        224(R8), Z22
+	VCVTPH2PS        224(R9), Z22
 	VFMADD231PS.BCST 24(AX), Z20, Z0
 	VFMADD231PS.BCST 88(AX), Z20, Z2
 	VFMADD231PS.BCST 152(AX), Z20, Z4
@@ -804,7 +806,7 @@ steps_1:
 	VFMADD231PS.BCST 280(AX), Z20, Z8
 
 	// S[0..4] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z20
+	VCVTPH2PS        256(R9), Z20
 	VFMADD231PS.BCST 28(AX), Z22, Z10
 	VFMADD231PS.BCST 92(AX), Z22, Z12
 	VFMADD231PS.BCST 156(AX), Z22, Z14
@@ -813,7 +815,7 @@ steps_1:
 
 	// S[0..4] += Q[d+8]·K[d+8]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        288(R8), Z22
+	VCVTPH2PS        288(R9), Z22
 	VFMADD231PS.BCST 32(AX), Z20, Z0
 	VFMADD231PS.BCST 96(AX), Z20, Z2
 	VFMADD231PS.BCST 160(AX), Z20, Z4
@@ -821,7 +823,7 @@ steps_1:
 	VFMADD231PS.BCST 288(AX), Z20, Z8
 
 	// S[0..4] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z20
+	VCVTPH2PS        320(R9), Z20
 	VFMADD231PS.BCST 36(AX), Z22, Z10
 	VFMADD231PS.BCST 100(AX), Z22, Z12
 	VFMADD231PS.BCST 164(AX), Z22, Z14
@@ -830,7 +832,7 @@ steps_1:
 
 	// S[0..4] += Q[d+10]·K[d+10]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        352(R8), Z22
+	VCVTPH2PS        352(R9), Z22
 	VFMADD231PS.BCST 40(AX), Z20, Z0
 	VFMADD231PS.BCST 104(AX), Z20, Z2
 	VFMADD231PS.BCST 168(AX), Z20, Z4
@@ -838,7 +840,7 @@ steps_1:
 	VFMADD231PS.BCST 296(AX), Z20, Z8
 
 	// S[0..4] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z20
+	VCVTPH2PS        384(R9), Z20
 	VFMADD231PS.BCST 44(AX), Z22, Z10
 	VFMADD231PS.BCST 108(AX), Z22, Z12
 	VFMADD231PS.BCST 172(AX), Z22, Z14
@@ -847,7 +849,7 @@ steps_1:
 
 	// S[0..4] += Q[d+12]·K[d+12]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        416(R8), Z22
+	VCVTPH2PS        416(R9), Z22
 	VFMADD231PS.BCST 48(AX), Z20, Z0
 	VFMADD231PS.BCST 112(AX), Z20, Z2
 	VFMADD231PS.BCST 176(AX), Z20, Z4
@@ -855,7 +857,7 @@ steps_1:
 	VFMADD231PS.BCST 304(AX), Z20, Z8
 
 	// S[0..4] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z20
+	VCVTPH2PS        448(R9), Z20
 	VFMADD231PS.BCST 52(AX), Z22, Z10
 	VFMADD231PS.BCST 116(AX), Z22, Z12
 	VFMADD231PS.BCST 180(AX), Z22, Z14
@@ -864,7 +866,7 @@ steps_1:
 
 	// S[0..4] += Q[d+14]·K[d+14]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        480(R8), Z22
+	VCVTPH2PS        480(R9), Z22
 	VFMADD231PS.BCST 56(AX), Z20, Z0
 	VFMADD231PS.BCST 120(AX), Z20, Z2
 	VFMADD231PS.BCST 184(AX), Z20, Z4
@@ -878,7 +880,7 @@ steps_1:
 	VFMADD231PS.BCST 252(AX), Z22, Z16
 	VFMADD231PS.BCST 316(AX), Z22, Z18
 	ADDQ             $+320, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	ADDQ             $+512, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -896,8 +898,8 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..4] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z20
-	VCVTPH2PS        32(R8), Z22
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        32(R9), Z22
 	VFMADD231PS.BCST (AX), Z20, Z0
 	VFMADD231PS.BCST 64(AX), Z20, Z2
 	VFMADD231PS.BCST 128(AX), Z20, Z4
@@ -905,7 +907,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 256(AX), Z20, Z8
 
 	// S[0..4] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z20
+	VCVTPH2PS        64(R9), Z20
 	VFMADD231PS.BCST 4(AX), Z22, Z10
 	VFMADD231PS.BCST 68(AX), Z22, Z12
 	VFMADD231PS.BCST 132(AX), Z22, Z14
@@ -921,7 +923,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..4] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z22
+	VCVTPH2PS        96(R9), Z22
 	VFMADD231PS.BCST 8(AX), Z20, Z0
 	VFMADD231PS.BCST 72(AX), Z20, Z2
 	VFMADD231PS.BCST 136(AX), Z20, Z4
@@ -929,7 +931,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 264(AX), Z20, Z8
 
 	// S[0..4] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z20
+	VCVTPH2PS        128(R9), Z20
 	VFMADD231PS.BCST 12(AX), Z22, Z10
 	VFMADD231PS.BCST 76(AX), Z22, Z12
 	VFMADD231PS.BCST 140(AX), Z22, Z14
@@ -945,7 +947,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..4] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z22
+	VCVTPH2PS        160(R9), Z22
 	VFMADD231PS.BCST 16(AX), Z20, Z0
 	VFMADD231PS.BCST 80(AX), Z20, Z2
 	VFMADD231PS.BCST 144(AX), Z20, Z4
@@ -953,7 +955,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 272(AX), Z20, Z8
 
 	// S[0..4] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z20
+	VCVTPH2PS        192(R9), Z20
 	VFMADD231PS.BCST 20(AX), Z22, Z10
 	VFMADD231PS.BCST 84(AX), Z22, Z12
 	VFMADD231PS.BCST 148(AX), Z22, Z14
@@ -969,7 +971,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..4] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z22
+	VCVTPH2PS        224(R9), Z22
 	VFMADD231PS.BCST 24(AX), Z20, Z0
 	VFMADD231PS.BCST 88(AX), Z20, Z2
 	VFMADD231PS.BCST 152(AX), Z20, Z4
@@ -977,7 +979,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 280(AX), Z20, Z8
 
 	// S[0..4] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z20
+	VCVTPH2PS        256(R9), Z20
 	VFMADD231PS.BCST 28(AX), Z22, Z10
 	VFMADD231PS.BCST 92(AX), Z22, Z12
 	VFMADD231PS.BCST 156(AX), Z22, Z14
@@ -993,7 +995,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..4] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z22
+	VCVTPH2PS        288(R9), Z22
 	VFMADD231PS.BCST 32(AX), Z20, Z0
 	VFMADD231PS.BCST 96(AX), Z20, Z2
 	VFMADD231PS.BCST 160(AX), Z20, Z4
@@ -1001,7 +1003,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 288(AX), Z20, Z8
 
 	// S[0..4] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z20
+	VCVTPH2PS        320(R9), Z20
 	VFMADD231PS.BCST 36(AX), Z22, Z10
 	VFMADD231PS.BCST 100(AX), Z22, Z12
 	VFMADD231PS.BCST 164(AX), Z22, Z14
@@ -1017,7 +1019,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..4] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z22
+	VCVTPH2PS        352(R9), Z22
 	VFMADD231PS.BCST 40(AX), Z20, Z0
 	VFMADD231PS.BCST 104(AX), Z20, Z2
 	VFMADD231PS.BCST 168(AX), Z20, Z4
@@ -1025,7 +1027,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 296(AX), Z20, Z8
 
 	// S[0..4] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z20
+	VCVTPH2PS        384(R9), Z20
 	VFMADD231PS.BCST 44(AX), Z22, Z10
 	VFMADD231PS.BCST 108(AX), Z22, Z12
 	VFMADD231PS.BCST 172(AX), Z22, Z14
@@ -1041,7 +1043,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..4] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z22
+	VCVTPH2PS        416(R9), Z22
 	VFMADD231PS.BCST 48(AX), Z20, Z0
 	VFMADD231PS.BCST 112(AX), Z20, Z2
 	VFMADD231PS.BCST 176(AX), Z20, Z4
@@ -1049,7 +1051,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 304(AX), Z20, Z8
 
 	// S[0..4] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z20
+	VCVTPH2PS        448(R9), Z20
 	VFMADD231PS.BCST 52(AX), Z22, Z10
 	VFMADD231PS.BCST 116(AX), Z22, Z12
 	VFMADD231PS.BCST 180(AX), Z22, Z14
@@ -1065,7 +1067,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..4] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z22
+	VCVTPH2PS        480(R9), Z22
 	VFMADD231PS.BCST 56(AX), Z20, Z0
 	VFMADD231PS.BCST 120(AX), Z20, Z2
 	VFMADD231PS.BCST 184(AX), Z20, Z4
@@ -1079,7 +1081,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 252(AX), Z22, Z16
 	VFMADD231PS.BCST 316(AX), Z22, Z18
 	ADDQ             $+320, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1096,11 +1098,9 @@ steps_1_end:
 	VMOVUPS Z6, 192(BX)
 	VMOVUPS Z8, 256(BX)
 	ADDQ    $+320, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

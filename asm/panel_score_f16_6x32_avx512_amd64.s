@@ -23,7 +23,8 @@
 //	Z14–Z15  the same of the next step
 //	Z16–Z19  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f16_6x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -37,7 +38,6 @@ TEXT ·panel_score_f16_6x32_avx512(SB), $128-8
 	IMUL3Q $+32, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -63,6 +63,9 @@ panels_2:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -71,10 +74,10 @@ panels_2:
 steps_2:
 	// S[0..5] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z12
-	VCVTPH2PS        (R9), Z13
-	VCVTPH2PS        32(R8), Z14
-	VCVTPH2PS        32(R9), Z15
+	VCVTPH2PS        (R9), Z12
+	VCVTPH2PS        (R10), Z13
+	VCVTPH2PS        32(R9), Z14
+	VCVTPH2PS        32(R10), Z15
 	VBROADCASTSS     (AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -92,8 +95,8 @@ steps_2:
 
 	// S[0..5] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        64(R8), Z12
-	VCVTPH2PS        64(R9), Z13
+	VCVTPH2PS        64(R9), Z12
+	VCVTPH2PS        64(R10), Z13
 	VBROADCASTSS     4(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -111,8 +114,8 @@ steps_2:
 
 	// S[0..5] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        96(R8), Z14
-	VCVTPH2PS        96(R9), Z15
+	VCVTPH2PS        96(R9), Z14
+	VCVTPH2PS        96(R10), Z15
 	VBROADCASTSS     8(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -130,8 +133,8 @@ steps_2:
 
 	// S[0..5] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        128(R8), Z12
-	VCVTPH2PS        128(R9), Z13
+	VCVTPH2PS        128(R9), Z12
+	VCVTPH2PS        128(R10), Z13
 	VBROADCASTSS     12(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -149,8 +152,8 @@ steps_2:
 
 	// S[0..5] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        160(R8), Z14
-	VCVTPH2PS        160(R9), Z15
+	VCVTPH2PS        160(R9), Z14
+	VCVTPH2PS        160(R10), Z15
 	VBROADCASTSS     16(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -168,8 +171,8 @@ steps_2:
 
 	// S[0..5] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        192(R8), Z12
-	VCVTPH2PS        192(R9), Z13
+	VCVTPH2PS        192(R9), Z12
+	VCVTPH2PS        192(R10), Z13
 	VBROADCASTSS     20(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -187,8 +190,8 @@ steps_2:
 
 	// S[0..5] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        224(R8), Z14
-	VCVTPH2PS        224(R9), Z15
+	VCVTPH2PS        224(R9), Z14
+	VCVTPH2PS        224(R10), Z15
 	VBROADCASTSS     24(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -206,8 +209,8 @@ steps_2:
 
 	// S[0..5] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        256(R8), Z12
-	VCVTPH2PS        256(R9), Z13
+	VCVTPH2PS        256(R9), Z12
+	VCVTPH2PS        256(R10), Z13
 	VBROADCASTSS     28(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -225,8 +228,8 @@ steps_2:
 
 	// S[0..5] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VCVTPH2PS        288(R8), Z14
-	VCVTPH2PS        288(R9), Z15
+	VCVTPH2PS        288(R9), Z14
+	VCVTPH2PS        288(R10), Z15
 	VBROADCASTSS     32(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -244,8 +247,8 @@ steps_2:
 
 	// S[0..5] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VCVTPH2PS        320(R8), Z12
-	VCVTPH2PS        320(R9), Z13
+	VCVTPH2PS        320(R9), Z12
+	VCVTPH2PS        320(R10), Z13
 	VBROADCASTSS     36(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -263,8 +266,8 @@ steps_2:
 
 	// S[0..5] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VCVTPH2PS        352(R8), Z14
-	VCVTPH2PS        352(R9), Z15
+	VCVTPH2PS        352(R9), Z14
+	VCVTPH2PS        352(R10), Z15
 	VBROADCASTSS     40(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -282,8 +285,8 @@ steps_2:
 
 	// S[0..5] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VCVTPH2PS        384(R8), Z12
-	VCVTPH2PS        384(R9), Z13
+	VCVTPH2PS        384(R9), Z12
+	VCVTPH2PS        384(R10), Z13
 	VBROADCASTSS     44(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -301,8 +304,8 @@ steps_2:
 
 	// S[0..5] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VCVTPH2PS        416(R8), Z14
-	VCVTPH2PS        416(R9), Z15
+	VCVTPH2PS        416(R9), Z14
+	VCVTPH2PS        416(R10), Z15
 	VBROADCASTSS     48(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -320,8 +323,8 @@ steps_2:
 
 	// S[0..5] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VCVTPH2PS        448(R8), Z12
-	VCVTPH2PS        448(R9), Z13
+	VCVTPH2PS        448(R9), Z12
+	VCVTPH2PS        448(R10), Z13
 	VBROADCASTSS     52(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -339,8 +342,8 @@ steps_2:
 
 	// S[0..5] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VCVTPH2PS        480(R8), Z14
-	VCVTPH2PS        480(R9), Z15
+	VCVTPH2PS        480(R9), Z14
+	VCVTPH2PS        480(R10), Z15
 	VBROADCASTSS     56(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -373,8 +376,8 @@ steps_2:
 	VFMADD231PS.BCST 380(AX), Z14, Z10
 	VFMADD231PS.BCST 380(AX), Z15, Z11
 	ADDQ             $+384, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -393,10 +396,10 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..5] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z12
-	VCVTPH2PS        (R9), Z13
-	VCVTPH2PS        32(R8), Z14
-	VCVTPH2PS        32(R9), Z15
+	VCVTPH2PS        (R9), Z12
+	VCVTPH2PS        (R10), Z13
+	VCVTPH2PS        32(R9), Z14
+	VCVTPH2PS        32(R10), Z15
 	VBROADCASTSS     (AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -413,8 +416,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 320(AX), Z13, Z11
 
 	// S[0..5] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z12
-	VCVTPH2PS        64(R9), Z13
+	VCVTPH2PS        64(R9), Z12
+	VCVTPH2PS        64(R10), Z13
 	VBROADCASTSS     4(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -440,8 +443,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..5] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z14
-	VCVTPH2PS        96(R9), Z15
+	VCVTPH2PS        96(R9), Z14
+	VCVTPH2PS        96(R10), Z15
 	VBROADCASTSS     8(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -458,8 +461,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 328(AX), Z13, Z11
 
 	// S[0..5] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z12
-	VCVTPH2PS        128(R9), Z13
+	VCVTPH2PS        128(R9), Z12
+	VCVTPH2PS        128(R10), Z13
 	VBROADCASTSS     12(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -485,8 +488,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..5] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z14
-	VCVTPH2PS        160(R9), Z15
+	VCVTPH2PS        160(R9), Z14
+	VCVTPH2PS        160(R10), Z15
 	VBROADCASTSS     16(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -503,8 +506,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 336(AX), Z13, Z11
 
 	// S[0..5] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z12
-	VCVTPH2PS        192(R9), Z13
+	VCVTPH2PS        192(R9), Z12
+	VCVTPH2PS        192(R10), Z13
 	VBROADCASTSS     20(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -530,8 +533,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..5] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z14
-	VCVTPH2PS        224(R9), Z15
+	VCVTPH2PS        224(R9), Z14
+	VCVTPH2PS        224(R10), Z15
 	VBROADCASTSS     24(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -548,8 +551,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 344(AX), Z13, Z11
 
 	// S[0..5] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z12
-	VCVTPH2PS        256(R9), Z13
+	VCVTPH2PS        256(R9), Z12
+	VCVTPH2PS        256(R10), Z13
 	VBROADCASTSS     28(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -575,8 +578,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..5] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z14
-	VCVTPH2PS        288(R9), Z15
+	VCVTPH2PS        288(R9), Z14
+	VCVTPH2PS        288(R10), Z15
 	VBROADCASTSS     32(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -593,8 +596,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 352(AX), Z13, Z11
 
 	// S[0..5] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z12
-	VCVTPH2PS        320(R9), Z13
+	VCVTPH2PS        320(R9), Z12
+	VCVTPH2PS        320(R10), Z13
 	VBROADCASTSS     36(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -620,8 +623,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..5] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z14
-	VCVTPH2PS        352(R9), Z15
+	VCVTPH2PS        352(R9), Z14
+	VCVTPH2PS        352(R10), Z15
 	VBROADCASTSS     40(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -638,8 +641,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 360(AX), Z13, Z11
 
 	// S[0..5] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z12
-	VCVTPH2PS        384(R9), Z13
+	VCVTPH2PS        384(R9), Z12
+	VCVTPH2PS        384(R10), Z13
 	VBROADCASTSS     44(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -665,8 +668,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..5] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z14
-	VCVTPH2PS        416(R9), Z15
+	VCVTPH2PS        416(R9), Z14
+	VCVTPH2PS        416(R10), Z15
 	VBROADCASTSS     48(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -683,8 +686,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 368(AX), Z13, Z11
 
 	// S[0..5] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z12
-	VCVTPH2PS        448(R9), Z13
+	VCVTPH2PS        448(R9), Z12
+	VCVTPH2PS        448(R10), Z13
 	VBROADCASTSS     52(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -710,8 +713,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..5] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z14
-	VCVTPH2PS        480(R9), Z15
+	VCVTPH2PS        480(R9), Z14
+	VCVTPH2PS        480(R10), Z15
 	VBROADCASTSS     56(AX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -743,8 +746,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 380(AX), Z14, Z10
 	VFMADD231PS.BCST 380(AX), Z15, Z11
 	ADDQ             $+384, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -763,12 +766,10 @@ steps_2_end:
 	VMOVUPS Z10, 320(BX)
 	VMOVUPS Z11, 704(BX)
 	ADDQ    $+768, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -780,6 +781,7 @@ panels_1:
 	VPXORD Z6, Z6, Z6
 	VPXORD Z8, Z8, Z8
 	VPXORD Z10, Z10, Z10
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -788,8 +790,8 @@ panels_1:
 steps_1:
 	// S[0..5] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z12
-	VCVTPH2PS        32(R8), Z14
+	VCVTPH2PS        (R9), Z12
+	VCVTPH2PS        32(R9), Z14
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 64(AX), Z12, Z2
 	VFMADD231PS.BCST 128(AX), Z12, Z4
@@ -798,7 +800,7 @@ steps_1:
 	VFMADD231PS.BCST 320(AX), Z12, Z10
 
 	// S[0..5] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z12
+	VCVTPH2PS        64(R9), Z12
 	VFMADD231PS.BCST 4(AX), Z14, Z0
 	VFMADD231PS.BCST 68(AX), Z14, Z2
 	VFMADD231PS.BCST 132(AX), Z14, Z4
@@ -808,7 +810,7 @@ steps_1:
 
 	// S[0..5] += Q[d+2]·K[d+2]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        96(R8), Z14
+	VCVTPH2PS        96(R9), Z14
 	VFMADD231PS.BCST 8(AX), Z12, Z0
 	VFMADD231PS.BCST 72(AX), Z12, Z2
 	VFMADD231PS.BCST 136(AX), Z12, Z4
@@ -817,7 +819,7 @@ steps_1:
 	VFMADD231PS.BCST 328(AX), Z12, Z10
 
 	// S[0..5] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z12
+	VCVTPH2PS        128(R9), Z12
 	VFMADD231PS.BCST 12(AX), Z14, Z0
 	VFMADD231PS.BCST 76(AX), Z14, Z2
 	VFMADD231PS.BCST 140(AX), Z14, Z4
@@ -827,7 +829,7 @@ steps_1:
 
 	// S[0..5] += Q[d+4]·K[d+4]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        160(R8), Z14
+	VCVTPH2PS        160(R9), Z14
 	VFMADD231PS.BCST 16(AX), Z12, Z0
 	VFMADD231PS.BCST 80(AX), Z12, Z2
 	VFMADD231PS.BCST 144(AX), Z12, Z4
@@ -836,7 +838,7 @@ steps_1:
 	VFMADD231PS.BCST 336(AX), Z12, Z10
 
 	// S[0..5] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z12
+	VCVTPH2PS        192(R9), Z12
 	VFMADD231PS.BCST 20(AX), Z14, Z0
 	VFMADD231PS.BCST 84(AX), Z14, Z2
 	VFMADD231PS.BCST 148(AX), Z14, Z4
@@ -846,7 +848,7 @@ steps_1:
 
 	// S[0..5] += Q[d+6]·K[d+6]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        224(R8), Z14
+	VCVTPH2PS        224(R9), Z14
 	VFMADD231PS.BCST 24(AX), Z12, Z0
 	VFMADD231PS.BCST 88(AX), Z12, Z2
 	VFMADD231PS.BCST 152(AX), Z12, Z4
@@ -855,7 +857,7 @@ steps_1:
 	VFMADD231PS.BCST 344(AX), Z12, Z10
 
 	// S[0..5] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z12
+	VCVTPH2PS        256(R9), Z12
 	VFMADD231PS.BCST 28(AX), Z14, Z0
 	VFMADD231PS.BCST 92(AX), Z14, Z2
 	VFMADD231PS.BCST 156(AX), Z14, Z4
@@ -865,7 +867,7 @@ steps_1:
 
 	// S[0..5] += Q[d+8]·K[d+8]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        288(R8), Z14
+	VCVTPH2PS        288(R9), Z14
 	VFMADD231PS.BCST 32(AX), Z12, Z0
 	VFMADD231PS.BCST 96(AX), Z12, Z2
 	VFMADD231PS.BCST 160(AX), Z12, Z4
@@ -874,7 +876,7 @@ steps_1:
 	VFMADD231PS.BCST 352(AX), Z12, Z10
 
 	// S[0..5] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z12
+	VCVTPH2PS        320(R9), Z12
 	VFMADD231PS.BCST 36(AX), Z14, Z0
 	VFMADD231PS.BCST 100(AX), Z14, Z2
 	VFMADD231PS.BCST 164(AX), Z14, Z4
@@ -884,7 +886,7 @@ steps_1:
 
 	// S[0..5] += Q[d+10]·K[d+10]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        352(R8), Z14
+	VCVTPH2PS        352(R9), Z14
 	VFMADD231PS.BCST 40(AX), Z12, Z0
 	VFMADD231PS.BCST 104(AX), Z12, Z2
 	VFMADD231PS.BCST 168(AX), Z12, Z4
@@ -893,7 +895,7 @@ steps_1:
 	VFMADD231PS.BCST 360(AX), Z12, Z10
 
 	// S[0..5] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z12
+	VCVTPH2PS        384(R9), Z12
 	VFMADD231PS.BCST 44(AX), Z14, Z0
 	VFMADD231PS.BCST 108(AX), Z14, Z2
 	VFMADD231PS.BCST 172(AX), Z14, Z4
@@ -903,7 +905,7 @@ steps_1:
 
 	// S[0..5] += Q[d+12]·K[d+12]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        416(R8), Z14
+	VCVTPH2PS        416(R9), Z14
 	VFMADD231PS.BCST 48(AX), Z12, Z0
 	VFMADD231PS.BCST 112(AX), Z12, Z2
 	VFMADD231PS.BCST 176(AX), Z12, Z4
@@ -912,7 +914,7 @@ steps_1:
 	VFMADD231PS.BCST 368(AX), Z12, Z10
 
 	// S[0..5] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z12
+	VCVTPH2PS        448(R9), Z12
 	VFMADD231PS.BCST 52(AX), Z14, Z0
 	VFMADD231PS.BCST 116(AX), Z14, Z2
 	VFMADD231PS.BCST 180(AX), Z14, Z4
@@ -922,7 +924,7 @@ steps_1:
 
 	// S[0..5] += Q[d+14]·K[d+14]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        480(R8), Z14
+	VCVTPH2PS        480(R9), Z14
 	VFMADD231PS.BCST 56(AX), Z12, Z0
 	VFMADD231PS.BCST 120(AX), Z12, Z2
 	VFMADD231PS.BCST 184(AX), Z12, Z4
@@ -938,7 +940,7 @@ steps_1:
 	VFMADD231PS.BCST 316(AX), Z14, Z8
 	VFMADD231PS.BCST 380(AX), Z14, Z10
 	ADDQ             $+384, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	ADDQ             $+512, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -956,8 +958,8 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..5] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z12
-	VCVTPH2PS        32(R8), Z14
+	VCVTPH2PS        (R9), Z12
+	VCVTPH2PS        32(R9), Z14
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 64(AX), Z12, Z2
 	VFMADD231PS.BCST 128(AX), Z12, Z4
@@ -966,7 +968,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 320(AX), Z12, Z10
 
 	// S[0..5] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z12
+	VCVTPH2PS        64(R9), Z12
 	VFMADD231PS.BCST 4(AX), Z14, Z0
 	VFMADD231PS.BCST 68(AX), Z14, Z2
 	VFMADD231PS.BCST 132(AX), Z14, Z4
@@ -983,7 +985,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..5] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z14
+	VCVTPH2PS        96(R9), Z14
 	VFMADD231PS.BCST 8(AX), Z12, Z0
 	VFMADD231PS.BCST 72(AX), Z12, Z2
 	VFMADD231PS.BCST 136(AX), Z12, Z4
@@ -992,7 +994,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 328(AX), Z12, Z10
 
 	// S[0..5] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z12
+	VCVTPH2PS        128(R9), Z12
 	VFMADD231PS.BCST 12(AX), Z14, Z0
 	VFMADD231PS.BCST 76(AX), Z14, Z2
 	VFMADD231PS.BCST 140(AX), Z14, Z4
@@ -1009,7 +1011,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..5] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z14
+	VCVTPH2PS        160(R9), Z14
 	VFMADD231PS.BCST 16(AX), Z12, Z0
 	VFMADD231PS.BCST 80(AX), Z12, Z2
 	VFMADD231PS.BCST 144(AX), Z12, Z4
@@ -1018,7 +1020,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 336(AX), Z12, Z10
 
 	// S[0..5] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z12
+	VCVTPH2PS        192(R9), Z12
 	VFMADD231PS.BCST 20(AX), Z14, Z0
 	VFMADD231PS.BCST 84(AX), Z14, Z2
 	VFMADD231PS.BCST 148(AX), Z14, Z4
@@ -1035,7 +1037,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..5] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z14
+	VCVTPH2PS        224(R9), Z14
 	VFMADD231PS.BCST 24(AX), Z12, Z0
 	VFMADD231PS.BCST 88(AX), Z12, Z2
 	VFMADD231PS.BCST 152(AX), Z12, Z4
@@ -1044,7 +1046,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 344(AX), Z12, Z10
 
 	// S[0..5] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z12
+	VCVTPH2PS        256(R9), Z12
 	VFMADD231PS.BCST 28(AX), Z14, Z0
 	VFMADD231PS.BCST 92(AX), Z14, Z2
 	VFMADD231PS.BCST 156(AX), Z14, Z4
@@ -1061,7 +1063,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..5] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z14
+	VCVTPH2PS        288(R9), Z14
 	VFMADD231PS.BCST 32(AX), Z12, Z0
 	VFMADD231PS.BCST 96(AX), Z12, Z2
 	VFMADD231PS.BCST 160(AX), Z12, Z4
@@ -1070,7 +1072,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 352(AX), Z12, Z10
 
 	// S[0..5] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z12
+	VCVTPH2PS        320(R9), Z12
 	VFMADD231PS.BCST 36(AX), Z14, Z0
 	VFMADD231PS.BCST 100(AX), Z14, Z2
 	VFMADD231PS.BCST 164(AX), Z14, Z4
@@ -1087,7 +1089,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..5] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z14
+	VCVTPH2PS        352(R9), Z14
 	VFMADD231PS.BCST 40(AX), Z12, Z0
 	VFMADD231PS.BCST 104(AX), Z12, Z2
 	VFMADD231PS.BCST 168(AX), Z12, Z4
@@ -1096,7 +1098,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 360(AX), Z12, Z10
 
 	// S[0..5] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z12
+	VCVTPH2PS        384(R9), Z12
 	VFMADD231PS.BCST 44(AX), Z14, Z0
 	VFMADD231PS.BCST 108(AX), Z14, Z2
 	VFMADD231PS.BCST 172(AX), Z14, Z4
@@ -1113,7 +1115,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..5] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z14
+	VCVTPH2PS        416(R9), Z14
 	VFMADD231PS.BCST 48(AX), Z12, Z0
 	VFMADD231PS.BCST 112(AX), Z12, Z2
 	VFMADD231PS.BCST 176(AX), Z12, Z4
@@ -1122,7 +1124,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 368(AX), Z12, Z10
 
 	// S[0..5] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z12
+	VCVTPH2PS        448(R9), Z12
 	VFMADD231PS.BCST 52(AX), Z14, Z0
 	VFMADD231PS.BCST 116(AX), Z14, Z2
 	VFMADD231PS.BCST 180(AX), Z14, Z4
@@ -1139,7 +1141,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..5] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z14
+	VCVTPH2PS        480(R9), Z14
 	VFMADD231PS.BCST 56(AX), Z12, Z0
 	VFMADD231PS.BCST 120(AX), Z12, Z2
 	VFMADD231PS.BCST 184(AX), Z12, Z4
@@ -1155,7 +1157,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 316(AX), Z14, Z8
 	VFMADD231PS.BCST 380(AX), Z14, Z10
 	ADDQ             $+384, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1168,11 +1170,9 @@ steps_1_end:
 	VMOVUPS Z8, 256(BX)
 	VMOVUPS Z10, 320(BX)
 	ADDQ    $+384, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -23,7 +23,8 @@
 //	Z16–Z17  the same of the next step
 //	Z18–Z21  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f16_7x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -37,7 +38,6 @@ TEXT ·panel_score_f16_7x32_avx512(SB), $128-8
 	IMUL3Q $+32, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -65,6 +65,9 @@ panels_2:
 	VPXORD Z11, Z11, Z11
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -73,10 +76,10 @@ panels_2:
 steps_2:
 	// S[0..6] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z14
-	VCVTPH2PS        (R9), Z15
-	VCVTPH2PS        32(R8), Z16
-	VCVTPH2PS        32(R9), Z17
+	VCVTPH2PS        (R9), Z14
+	VCVTPH2PS        (R10), Z15
+	VCVTPH2PS        32(R9), Z16
+	VCVTPH2PS        32(R10), Z17
 	VBROADCASTSS     (AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -96,8 +99,8 @@ steps_2:
 
 	// S[0..6] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        64(R8), Z14
-	VCVTPH2PS        64(R9), Z15
+	VCVTPH2PS        64(R9), Z14
+	VCVTPH2PS        64(R10), Z15
 	VBROADCASTSS     4(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -117,8 +120,8 @@ steps_2:
 
 	// S[0..6] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        96(R8), Z16
-	VCVTPH2PS        96(R9), Z17
+	VCVTPH2PS        96(R9), Z16
+	VCVTPH2PS        96(R10), Z17
 	VBROADCASTSS     8(AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -138,8 +141,8 @@ steps_2:
 
 	// S[0..6] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        128(R8), Z14
-	VCVTPH2PS        128(R9), Z15
+	VCVTPH2PS        128(R9), Z14
+	VCVTPH2PS        128(R10), Z15
 	VBROADCASTSS     12(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -159,8 +162,8 @@ steps_2:
 
 	// S[0..6] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        160(R8), Z16
-	VCVTPH2PS        160(R9), Z17
+	VCVTPH2PS        160(R9), Z16
+	VCVTPH2PS        160(R10), Z17
 	VBROADCASTSS     16(AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -180,8 +183,8 @@ steps_2:
 
 	// S[0..6] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        192(R8), Z14
-	VCVTPH2PS        192(R9), Z15
+	VCVTPH2PS        192(R9), Z14
+	VCVTPH2PS        192(R10), Z15
 	VBROADCASTSS     20(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -201,8 +204,8 @@ steps_2:
 
 	// S[0..6] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        224(R8), Z16
-	VCVTPH2PS        224(R9), Z17
+	VCVTPH2PS        224(R9), Z16
+	VCVTPH2PS        224(R10), Z17
 	VBROADCASTSS     24(AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -222,8 +225,8 @@ steps_2:
 
 	// S[0..6] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        256(R8), Z14
-	VCVTPH2PS        256(R9), Z15
+	VCVTPH2PS        256(R9), Z14
+	VCVTPH2PS        256(R10), Z15
 	VBROADCASTSS     28(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -243,8 +246,8 @@ steps_2:
 
 	// S[0..6] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VCVTPH2PS        288(R8), Z16
-	VCVTPH2PS        288(R9), Z17
+	VCVTPH2PS        288(R9), Z16
+	VCVTPH2PS        288(R10), Z17
 	VBROADCASTSS     32(AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -264,8 +267,8 @@ steps_2:
 
 	// S[0..6] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VCVTPH2PS        320(R8), Z14
-	VCVTPH2PS        320(R9), Z15
+	VCVTPH2PS        320(R9), Z14
+	VCVTPH2PS        320(R10), Z15
 	VBROADCASTSS     36(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -285,8 +288,8 @@ steps_2:
 
 	// S[0..6] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VCVTPH2PS        352(R8), Z16
-	VCVTPH2PS        352(R9), Z17
+	VCVTPH2PS        352(R9), Z16
+	VCVTPH2PS        352(R10), Z17
 	VBROADCASTSS     40(AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -306,8 +309,8 @@ steps_2:
 
 	// S[0..6] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VCVTPH2PS        384(R8), Z14
-	VCVTPH2PS        384(R9), Z15
+	VCVTPH2PS        384(R9), Z14
+	VCVTPH2PS        384(R10), Z15
 	VBROADCASTSS     44(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -327,8 +330,8 @@ steps_2:
 
 	// S[0..6] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VCVTPH2PS        416(R8), Z16
-	VCVTPH2PS        416(R9), Z17
+	VCVTPH2PS        416(R9), Z16
+	VCVTPH2PS        416(R10), Z17
 	VBROADCASTSS     48(AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -348,8 +351,8 @@ steps_2:
 
 	// S[0..6] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VCVTPH2PS        448(R8), Z14
-	VCVTPH2PS        448(R9), Z15
+	VCVTPH2PS        448(R9), Z14
+	VCVTPH2PS        448(R10), Z15
 	VBROADCASTSS     52(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -369,8 +372,8 @@ steps_2:
 
 	// S[0..6] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VCVTPH2PS        480(R8), Z16
-	VCVTPH2PS        480(R9), Z17
+	VCVTPH2PS        480(R9), Z16
+	VCVTPH2PS        480(R10), Z17
 	VBROADCASTSS     56(AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -407,8 +410,8 @@ steps_2:
 	VFMADD231PS.BCST 444(AX), Z16, Z12
 	VFMADD231PS.BCST 444(AX), Z17, Z13
 	ADDQ             $+448, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -427,10 +430,10 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..6] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z14
-	VCVTPH2PS        (R9), Z15
-	VCVTPH2PS        32(R8), Z16
-	VCVTPH2PS        32(R9), Z17
+	VCVTPH2PS        (R9), Z14
+	VCVTPH2PS        (R10), Z15
+	VCVTPH2PS        32(R9), Z16
+	VCVTPH2PS        32(R10), Z17
 	VBROADCASTSS     (AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -449,8 +452,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 384(AX), Z15, Z13
 
 	// S[0..6] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z14
-	VCVTPH2PS        64(R9), Z15
+	VCVTPH2PS        64(R9), Z14
+	VCVTPH2PS        64(R10), Z15
 	VBROADCASTSS     4(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -478,8 +481,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..6] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z16
-	VCVTPH2PS        96(R9), Z17
+	VCVTPH2PS        96(R9), Z16
+	VCVTPH2PS        96(R10), Z17
 	VBROADCASTSS     8(AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -498,8 +501,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 392(AX), Z15, Z13
 
 	// S[0..6] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z14
-	VCVTPH2PS        128(R9), Z15
+	VCVTPH2PS        128(R9), Z14
+	VCVTPH2PS        128(R10), Z15
 	VBROADCASTSS     12(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -527,8 +530,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..6] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z16
-	VCVTPH2PS        160(R9), Z17
+	VCVTPH2PS        160(R9), Z16
+	VCVTPH2PS        160(R10), Z17
 	VBROADCASTSS     16(AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -547,8 +550,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 400(AX), Z15, Z13
 
 	// S[0..6] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z14
-	VCVTPH2PS        192(R9), Z15
+	VCVTPH2PS        192(R9), Z14
+	VCVTPH2PS        192(R10), Z15
 	VBROADCASTSS     20(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -576,8 +579,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..6] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z16
-	VCVTPH2PS        224(R9), Z17
+	VCVTPH2PS        224(R9), Z16
+	VCVTPH2PS        224(R10), Z17
 	VBROADCASTSS     24(AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -596,8 +599,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 408(AX), Z15, Z13
 
 	// S[0..6] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z14
-	VCVTPH2PS        256(R9), Z15
+	VCVTPH2PS        256(R9), Z14
+	VCVTPH2PS        256(R10), Z15
 	VBROADCASTSS     28(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -625,8 +628,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..6] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z16
-	VCVTPH2PS        288(R9), Z17
+	VCVTPH2PS        288(R9), Z16
+	VCVTPH2PS        288(R10), Z17
 	VBROADCASTSS     32(AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -645,8 +648,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 416(AX), Z15, Z13
 
 	// S[0..6] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z14
-	VCVTPH2PS        320(R9), Z15
+	VCVTPH2PS        320(R9), Z14
+	VCVTPH2PS        320(R10), Z15
 	VBROADCASTSS     36(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -674,8 +677,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..6] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z16
-	VCVTPH2PS        352(R9), Z17
+	VCVTPH2PS        352(R9), Z16
+	VCVTPH2PS        352(R10), Z17
 	VBROADCASTSS     40(AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -694,8 +697,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 424(AX), Z15, Z13
 
 	// S[0..6] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z14
-	VCVTPH2PS        384(R9), Z15
+	VCVTPH2PS        384(R9), Z14
+	VCVTPH2PS        384(R10), Z15
 	VBROADCASTSS     44(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -723,8 +726,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..6] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z16
-	VCVTPH2PS        416(R9), Z17
+	VCVTPH2PS        416(R9), Z16
+	VCVTPH2PS        416(R10), Z17
 	VBROADCASTSS     48(AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -743,8 +746,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 432(AX), Z15, Z13
 
 	// S[0..6] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z14
-	VCVTPH2PS        448(R9), Z15
+	VCVTPH2PS        448(R9), Z14
+	VCVTPH2PS        448(R10), Z15
 	VBROADCASTSS     52(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -772,8 +775,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..6] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z16
-	VCVTPH2PS        480(R9), Z17
+	VCVTPH2PS        480(R9), Z16
+	VCVTPH2PS        480(R10), Z17
 	VBROADCASTSS     56(AX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -809,8 +812,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 444(AX), Z16, Z12
 	VFMADD231PS.BCST 444(AX), Z17, Z13
 	ADDQ             $+448, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -831,12 +834,10 @@ steps_2_end:
 	VMOVUPS Z12, 384(BX)
 	VMOVUPS Z13, 832(BX)
 	ADDQ    $+896, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -849,6 +850,7 @@ panels_1:
 	VPXORD Z8, Z8, Z8
 	VPXORD Z10, Z10, Z10
 	VPXORD Z12, Z12, Z12
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -857,8 +859,8 @@ panels_1:
 steps_1:
 	// S[0..6] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z14
-	VCVTPH2PS        32(R8), Z16
+	VCVTPH2PS        (R9), Z14
+	VCVTPH2PS        32(R9), Z16
 	VFMADD231PS.BCST (AX), Z14, Z0
 	VFMADD231PS.BCST 64(AX), Z14, Z2
 	VFMADD231PS.BCST 128(AX), Z14, Z4
@@ -868,7 +870,7 @@ steps_1:
 	VFMADD231PS.BCST 384(AX), Z14, Z12
 
 	// S[0..6] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z14
+	VCVTPH2PS        64(R9), Z14
 	VFMADD231PS.BCST 4(AX), Z16, Z0
 	VFMADD231PS.BCST 68(AX), Z16, Z2
 	VFMADD231PS.BCST 132(AX), Z16, Z4
@@ -879,7 +881,7 @@ steps_1:
 
 	// S[0..6] += Q[d+2]·K[d+2]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        96(R8), Z16
+	VCVTPH2PS        96(R9), Z16
 	VFMADD231PS.BCST 8(AX), Z14, Z0
 	VFMADD231PS.BCST 72(AX), Z14, Z2
 	VFMADD231PS.BCST 136(AX), Z14, Z4
@@ -889,7 +891,7 @@ steps_1:
 	VFMADD231PS.BCST 392(AX), Z14, Z12
 
 	// S[0..6] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z14
+	VCVTPH2PS        128(R9), Z14
 	VFMADD231PS.BCST 12(AX), Z16, Z0
 	VFMADD231PS.BCST 76(AX), Z16, Z2
 	VFMADD231PS.BCST 140(AX), Z16, Z4
@@ -900,7 +902,7 @@ steps_1:
 
 	// S[0..6] += Q[d+4]·K[d+4]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        160(R8), Z16
+	VCVTPH2PS        160(R9), Z16
 	VFMADD231PS.BCST 16(AX), Z14, Z0
 	VFMADD231PS.BCST 80(AX), Z14, Z2
 	VFMADD231PS.BCST 144(AX), Z14, Z4
@@ -910,7 +912,7 @@ steps_1:
 	VFMADD231PS.BCST 400(AX), Z14, Z12
 
 	// S[0..6] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z14
+	VCVTPH2PS        192(R9), Z14
 	VFMADD231PS.BCST 20(AX), Z16, Z0
 	VFMADD231PS.BCST 84(AX), Z16, Z2
 	VFMADD231PS.BCST 148(AX), Z16, Z4
@@ -921,7 +923,7 @@ steps_1:
 
 	// S[0..6] += Q[d+6]·K[d+6]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        224(R8), Z16
+	VCVTPH2PS        224(R9), Z16
 	VFMADD231PS.BCST 24(AX), Z14, Z0
 	VFMADD231PS.BCST 88(AX), Z14, Z2
 	VFMADD231PS.BCST 152(AX), Z14, Z4
@@ -931,7 +933,7 @@ steps_1:
 	VFMADD231PS.BCST 408(AX), Z14, Z12
 
 	// S[0..6] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z14
+	VCVTPH2PS        256(R9), Z14
 	VFMADD231PS.BCST 28(AX), Z16, Z0
 	VFMADD231PS.BCST 92(AX), Z16, Z2
 	VFMADD231PS.BCST 156(AX), Z16, Z4
@@ -942,7 +944,7 @@ steps_1:
 
 	// S[0..6] += Q[d+8]·K[d+8]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        288(R8), Z16
+	VCVTPH2PS        288(R9), Z16
 	VFMADD231PS.BCST 32(AX), Z14, Z0
 	VFMADD231PS.BCST 96(AX), Z14, Z2
 	VFMADD231PS.BCST 160(AX), Z14, Z4
@@ -952,7 +954,7 @@ steps_1:
 	VFMADD231PS.BCST 416(AX), Z14, Z12
 
 	// S[0..6] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z14
+	VCVTPH2PS        320(R9), Z14
 	VFMADD231PS.BCST 36(AX), Z16, Z0
 	VFMADD231PS.BCST 100(AX), Z16, Z2
 	VFMADD231PS.BCST 164(AX), Z16, Z4
@@ -963,7 +965,7 @@ steps_1:
 
 	// S[0..6] += Q[d+10]·K[d+10]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        352(R8), Z16
+	VCVTPH2PS        352(R9), Z16
 	VFMADD231PS.BCST 40(AX), Z14, Z0
 	VFMADD231PS.BCST 104(AX), Z14, Z2
 	VFMADD231PS.BCST 168(AX), Z14, Z4
@@ -973,7 +975,7 @@ steps_1:
 	VFMADD231PS.BCST 424(AX), Z14, Z12
 
 	// S[0..6] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z14
+	VCVTPH2PS        384(R9), Z14
 	VFMADD231PS.BCST 44(AX), Z16, Z0
 	VFMADD231PS.BCST 108(AX), Z16, Z2
 	VFMADD231PS.BCST 172(AX), Z16, Z4
@@ -984,7 +986,7 @@ steps_1:
 
 	// S[0..6] += Q[d+12]·K[d+12]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        416(R8), Z16
+	VCVTPH2PS        416(R9), Z16
 	VFMADD231PS.BCST 48(AX), Z14, Z0
 	VFMADD231PS.BCST 112(AX), Z14, Z2
 	VFMADD231PS.BCST 176(AX), Z14, Z4
@@ -994,7 +996,7 @@ steps_1:
 	VFMADD231PS.BCST 432(AX), Z14, Z12
 
 	// S[0..6] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z14
+	VCVTPH2PS        448(R9), Z14
 	VFMADD231PS.BCST 52(AX), Z16, Z0
 	VFMADD231PS.BCST 116(AX), Z16, Z2
 	VFMADD231PS.BCST 180(AX), Z16, Z4
@@ -1005,7 +1007,7 @@ steps_1:
 
 	// S[0..6] += Q[d+14]·K[d+14]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        480(R8), Z16
+	VCVTPH2PS        480(R9), Z16
 	VFMADD231PS.BCST 56(AX), Z14, Z0
 	VFMADD231PS.BCST 120(AX), Z14, Z2
 	VFMADD231PS.BCST 184(AX), Z14, Z4
@@ -1023,7 +1025,7 @@ steps_1:
 	VFMADD231PS.BCST 380(AX), Z16, Z10
 	VFMADD231PS.BCST 444(AX), Z16, Z12
 	ADDQ             $+448, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	ADDQ             $+512, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -1041,8 +1043,8 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..6] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z14
-	VCVTPH2PS        32(R8), Z16
+	VCVTPH2PS        (R9), Z14
+	VCVTPH2PS        32(R9), Z16
 	VFMADD231PS.BCST (AX), Z14, Z0
 	VFMADD231PS.BCST 64(AX), Z14, Z2
 	VFMADD231PS.BCST 128(AX), Z14, Z4
@@ -1052,7 +1054,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 384(AX), Z14, Z12
 
 	// S[0..6] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z14
+	VCVTPH2PS        64(R9), Z14
 	VFMADD231PS.BCST 4(AX), Z16, Z0
 	VFMADD231PS.BCST 68(AX), Z16, Z2
 	VFMADD231PS.BCST 132(AX), Z16, Z4
@@ -1070,7 +1072,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..6] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z16
+	VCVTPH2PS        96(R9), Z16
 	VFMADD231PS.BCST 8(AX), Z14, Z0
 	VFMADD231PS.BCST 72(AX), Z14, Z2
 	VFMADD231PS.BCST 136(AX), Z14, Z4
@@ -1080,7 +1082,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 392(AX), Z14, Z12
 
 	// S[0..6] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z14
+	VCVTPH2PS        128(R9), Z14
 	VFMADD231PS.BCST 12(AX), Z16, Z0
 	VFMADD231PS.BCST 76(AX), Z16, Z2
 	VFMADD231PS.BCST 140(AX), Z16, Z4
@@ -1098,7 +1100,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..6] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z16
+	VCVTPH2PS        160(R9), Z16
 	VFMADD231PS.BCST 16(AX), Z14, Z0
 	VFMADD231PS.BCST 80(AX), Z14, Z2
 	VFMADD231PS.BCST 144(AX), Z14, Z4
@@ -1108,7 +1110,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 400(AX), Z14, Z12
 
 	// S[0..6] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z14
+	VCVTPH2PS        192(R9), Z14
 	VFMADD231PS.BCST 20(AX), Z16, Z0
 	VFMADD231PS.BCST 84(AX), Z16, Z2
 	VFMADD231PS.BCST 148(AX), Z16, Z4
@@ -1126,7 +1128,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..6] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z16
+	VCVTPH2PS        224(R9), Z16
 	VFMADD231PS.BCST 24(AX), Z14, Z0
 	VFMADD231PS.BCST 88(AX), Z14, Z2
 	VFMADD231PS.BCST 152(AX), Z14, Z4
@@ -1136,7 +1138,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 408(AX), Z14, Z12
 
 	// S[0..6] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z14
+	VCVTPH2PS        256(R9), Z14
 	VFMADD231PS.BCST 28(AX), Z16, Z0
 	VFMADD231PS.BCST 92(AX), Z16, Z2
 	VFMADD231PS.BCST 156(AX), Z16, Z4
@@ -1154,7 +1156,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..6] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z16
+	VCVTPH2PS        288(R9), Z16
 	VFMADD231PS.BCST 32(AX), Z14, Z0
 	VFMADD231PS.BCST 96(AX), Z14, Z2
 	VFMADD231PS.BCST 160(AX), Z14, Z4
@@ -1164,7 +1166,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 416(AX), Z14, Z12
 
 	// S[0..6] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z14
+	VCVTPH2PS        320(R9), Z14
 	VFMADD231PS.BCST 36(AX), Z16, Z0
 	VFMADD231PS.BCST 100(AX), Z16, Z2
 	VFMADD231PS.BCST 164(AX), Z16, Z4
@@ -1182,7 +1184,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..6] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z16
+	VCVTPH2PS        352(R9), Z16
 	VFMADD231PS.BCST 40(AX), Z14, Z0
 	VFMADD231PS.BCST 104(AX), Z14, Z2
 	VFMADD231PS.BCST 168(AX), Z14, Z4
@@ -1192,7 +1194,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 424(AX), Z14, Z12
 
 	// S[0..6] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z14
+	VCVTPH2PS        384(R9), Z14
 	VFMADD231PS.BCST 44(AX), Z16, Z0
 	VFMADD231PS.BCST 108(AX), Z16, Z2
 	VFMADD231PS.BCST 172(AX), Z16, Z4
@@ -1210,7 +1212,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..6] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z16
+	VCVTPH2PS        416(R9), Z16
 	VFMADD231PS.BCST 48(AX), Z14, Z0
 	VFMADD231PS.BCST 112(AX), Z14, Z2
 	VFMADD231PS.BCST 176(AX), Z14, Z4
@@ -1220,7 +1222,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 432(AX), Z14, Z12
 
 	// S[0..6] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z14
+	VCVTPH2PS        448(R9), Z14
 	VFMADD231PS.BCST 52(AX), Z16, Z0
 	VFMADD231PS.BCST 116(AX), Z16, Z2
 	VFMADD231PS.BCST 180(AX), Z16, Z4
@@ -1238,7 +1240,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..6] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z16
+	VCVTPH2PS        480(R9), Z16
 	VFMADD231PS.BCST 56(AX), Z14, Z0
 	VFMADD231PS.BCST 120(AX), Z14, Z2
 	VFMADD231PS.BCST 184(AX), Z14, Z4
@@ -1256,7 +1258,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 380(AX), Z16, Z10
 	VFMADD231PS.BCST 444(AX), Z16, Z12
 	ADDQ             $+448, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1270,11 +1272,9 @@ steps_1_end:
 	VMOVUPS Z10, 320(BX)
 	VMOVUPS Z12, 384(BX)
 	ADDQ    $+448, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -23,7 +23,8 @@
 //	Z18–Z19  the same of the next step
 //	Z20–Z23  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f16_8x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -37,7 +38,6 @@ TEXT ·panel_score_f16_8x32_avx512(SB), $128-8
 	IMUL3Q $+32, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -67,6 +67,9 @@ panels_2:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -75,10 +78,10 @@ panels_2:
 steps_2:
 	// S[0..7] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z16
-	VCVTPH2PS        (R9), Z17
-	VCVTPH2PS        32(R8), Z18
-	VCVTPH2PS        32(R9), Z19
+	VCVTPH2PS        (R9), Z16
+	VCVTPH2PS        (R10), Z17
+	VCVTPH2PS        32(R9), Z18
+	VCVTPH2PS        32(R10), Z19
 	VBROADCASTSS     (AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -100,8 +103,8 @@ steps_2:
 
 	// S[0..7] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        64(R8), Z16
-	VCVTPH2PS        64(R9), Z17
+	VCVTPH2PS        64(R9), Z16
+	VCVTPH2PS        64(R10), Z17
 	VBROADCASTSS     4(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -123,8 +126,8 @@ steps_2:
 
 	// S[0..7] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        96(R8), Z18
-	VCVTPH2PS        96(R9), Z19
+	VCVTPH2PS        96(R9), Z18
+	VCVTPH2PS        96(R10), Z19
 	VBROADCASTSS     8(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -146,8 +149,8 @@ steps_2:
 
 	// S[0..7] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        128(R8), Z16
-	VCVTPH2PS        128(R9), Z17
+	VCVTPH2PS        128(R9), Z16
+	VCVTPH2PS        128(R10), Z17
 	VBROADCASTSS     12(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -169,8 +172,8 @@ steps_2:
 
 	// S[0..7] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        160(R8), Z18
-	VCVTPH2PS        160(R9), Z19
+	VCVTPH2PS        160(R9), Z18
+	VCVTPH2PS        160(R10), Z19
 	VBROADCASTSS     16(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -192,8 +195,8 @@ steps_2:
 
 	// S[0..7] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        192(R8), Z16
-	VCVTPH2PS        192(R9), Z17
+	VCVTPH2PS        192(R9), Z16
+	VCVTPH2PS        192(R10), Z17
 	VBROADCASTSS     20(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -215,8 +218,8 @@ steps_2:
 
 	// S[0..7] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        224(R8), Z18
-	VCVTPH2PS        224(R9), Z19
+	VCVTPH2PS        224(R9), Z18
+	VCVTPH2PS        224(R10), Z19
 	VBROADCASTSS     24(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -238,8 +241,8 @@ steps_2:
 
 	// S[0..7] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        256(R8), Z16
-	VCVTPH2PS        256(R9), Z17
+	VCVTPH2PS        256(R9), Z16
+	VCVTPH2PS        256(R10), Z17
 	VBROADCASTSS     28(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -261,8 +264,8 @@ steps_2:
 
 	// S[0..7] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VCVTPH2PS        288(R8), Z18
-	VCVTPH2PS        288(R9), Z19
+	VCVTPH2PS        288(R9), Z18
+	VCVTPH2PS        288(R10), Z19
 	VBROADCASTSS     32(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -284,8 +287,8 @@ steps_2:
 
 	// S[0..7] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VCVTPH2PS        320(R8), Z16
-	VCVTPH2PS        320(R9), Z17
+	VCVTPH2PS        320(R9), Z16
+	VCVTPH2PS        320(R10), Z17
 	VBROADCASTSS     36(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -307,8 +310,8 @@ steps_2:
 
 	// S[0..7] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VCVTPH2PS        352(R8), Z18
-	VCVTPH2PS        352(R9), Z19
+	VCVTPH2PS        352(R9), Z18
+	VCVTPH2PS        352(R10), Z19
 	VBROADCASTSS     40(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -330,8 +333,8 @@ steps_2:
 
 	// S[0..7] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VCVTPH2PS        384(R8), Z16
-	VCVTPH2PS        384(R9), Z17
+	VCVTPH2PS        384(R9), Z16
+	VCVTPH2PS        384(R10), Z17
 	VBROADCASTSS     44(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -353,8 +356,8 @@ steps_2:
 
 	// S[0..7] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VCVTPH2PS        416(R8), Z18
-	VCVTPH2PS        416(R9), Z19
+	VCVTPH2PS        416(R9), Z18
+	VCVTPH2PS        416(R10), Z19
 	VBROADCASTSS     48(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -376,8 +379,8 @@ steps_2:
 
 	// S[0..7] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VCVTPH2PS        448(R8), Z16
-	VCVTPH2PS        448(R9), Z17
+	VCVTPH2PS        448(R9), Z16
+	VCVTPH2PS        448(R10), Z17
 	VBROADCASTSS     52(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -399,8 +402,8 @@ steps_2:
 
 	// S[0..7] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VCVTPH2PS        480(R8), Z18
-	VCVTPH2PS        480(R9), Z19
+	VCVTPH2PS        480(R9), Z18
+	VCVTPH2PS        480(R10), Z19
 	VBROADCASTSS     56(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -441,8 +444,8 @@ steps_2:
 	VFMADD231PS.BCST 508(AX), Z18, Z14
 	VFMADD231PS.BCST 508(AX), Z19, Z15
 	ADDQ             $+512, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -461,10 +464,10 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..7] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z16
-	VCVTPH2PS        (R9), Z17
-	VCVTPH2PS        32(R8), Z18
-	VCVTPH2PS        32(R9), Z19
+	VCVTPH2PS        (R9), Z16
+	VCVTPH2PS        (R10), Z17
+	VCVTPH2PS        32(R9), Z18
+	VCVTPH2PS        32(R10), Z19
 	VBROADCASTSS     (AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -485,8 +488,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 448(AX), Z17, Z15
 
 	// S[0..7] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z16
-	VCVTPH2PS        64(R9), Z17
+	VCVTPH2PS        64(R9), Z16
+	VCVTPH2PS        64(R10), Z17
 	VBROADCASTSS     4(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -516,8 +519,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..7] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z18
-	VCVTPH2PS        96(R9), Z19
+	VCVTPH2PS        96(R9), Z18
+	VCVTPH2PS        96(R10), Z19
 	VBROADCASTSS     8(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -538,8 +541,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 456(AX), Z17, Z15
 
 	// S[0..7] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z16
-	VCVTPH2PS        128(R9), Z17
+	VCVTPH2PS        128(R9), Z16
+	VCVTPH2PS        128(R10), Z17
 	VBROADCASTSS     12(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -569,8 +572,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..7] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z18
-	VCVTPH2PS        160(R9), Z19
+	VCVTPH2PS        160(R9), Z18
+	VCVTPH2PS        160(R10), Z19
 	VBROADCASTSS     16(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -591,8 +594,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 464(AX), Z17, Z15
 
 	// S[0..7] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z16
-	VCVTPH2PS        192(R9), Z17
+	VCVTPH2PS        192(R9), Z16
+	VCVTPH2PS        192(R10), Z17
 	VBROADCASTSS     20(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -622,8 +625,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..7] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z18
-	VCVTPH2PS        224(R9), Z19
+	VCVTPH2PS        224(R9), Z18
+	VCVTPH2PS        224(R10), Z19
 	VBROADCASTSS     24(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -644,8 +647,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 472(AX), Z17, Z15
 
 	// S[0..7] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z16
-	VCVTPH2PS        256(R9), Z17
+	VCVTPH2PS        256(R9), Z16
+	VCVTPH2PS        256(R10), Z17
 	VBROADCASTSS     28(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -675,8 +678,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..7] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z18
-	VCVTPH2PS        288(R9), Z19
+	VCVTPH2PS        288(R9), Z18
+	VCVTPH2PS        288(R10), Z19
 	VBROADCASTSS     32(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -697,8 +700,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 480(AX), Z17, Z15
 
 	// S[0..7] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z16
-	VCVTPH2PS        320(R9), Z17
+	VCVTPH2PS        320(R9), Z16
+	VCVTPH2PS        320(R10), Z17
 	VBROADCASTSS     36(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -728,8 +731,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..7] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z18
-	VCVTPH2PS        352(R9), Z19
+	VCVTPH2PS        352(R9), Z18
+	VCVTPH2PS        352(R10), Z19
 	VBROADCASTSS     40(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -750,8 +753,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 488(AX), Z17, Z15
 
 	// S[0..7] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z16
-	VCVTPH2PS        384(R9), Z17
+	VCVTPH2PS        384(R9), Z16
+	VCVTPH2PS        384(R10), Z17
 	VBROADCASTSS     44(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -781,8 +784,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..7] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z18
-	VCVTPH2PS        416(R9), Z19
+	VCVTPH2PS        416(R9), Z18
+	VCVTPH2PS        416(R10), Z19
 	VBROADCASTSS     48(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -803,8 +806,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 496(AX), Z17, Z15
 
 	// S[0..7] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z16
-	VCVTPH2PS        448(R9), Z17
+	VCVTPH2PS        448(R9), Z16
+	VCVTPH2PS        448(R10), Z17
 	VBROADCASTSS     52(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -834,8 +837,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..7] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z18
-	VCVTPH2PS        480(R9), Z19
+	VCVTPH2PS        480(R9), Z18
+	VCVTPH2PS        480(R10), Z19
 	VBROADCASTSS     56(AX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -875,8 +878,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 508(AX), Z18, Z14
 	VFMADD231PS.BCST 508(AX), Z19, Z15
 	ADDQ             $+512, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -899,12 +902,10 @@ steps_2_end:
 	VMOVUPS Z14, 448(BX)
 	VMOVUPS Z15, 960(BX)
 	ADDQ    $+1024, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -918,6 +919,7 @@ panels_1:
 	VPXORD Z10, Z10, Z10
 	VPXORD Z12, Z12, Z12
 	VPXORD Z14, Z14, Z14
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -926,8 +928,8 @@ panels_1:
 steps_1:
 	// S[0..7] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z16
-	VCVTPH2PS        32(R8), Z18
+	VCVTPH2PS        (R9), Z16
+	VCVTPH2PS        32(R9), Z18
 	VFMADD231PS.BCST (AX), Z16, Z0
 	VFMADD231PS.BCST 64(AX), Z16, Z2
 	VFMADD231PS.BCST 128(AX), Z16, Z4
@@ -938,7 +940,7 @@ steps_1:
 	VFMADD231PS.BCST 448(AX), Z16, Z14
 
 	// S[0..7] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z16
+	VCVTPH2PS        64(R9), Z16
 	VFMADD231PS.BCST 4(AX), Z18, Z0
 	VFMADD231PS.BCST 68(AX), Z18, Z2
 	VFMADD231PS.BCST 132(AX), Z18, Z4
@@ -950,7 +952,7 @@ steps_1:
 
 	// S[0..7] += Q[d+2]·K[d+2]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        96(R8), Z18
+	VCVTPH2PS        96(R9), Z18
 	VFMADD231PS.BCST 8(AX), Z16, Z0
 	VFMADD231PS.BCST 72(AX), Z16, Z2
 	VFMADD231PS.BCST 136(AX), Z16, Z4
@@ -961,7 +963,7 @@ steps_1:
 	VFMADD231PS.BCST 456(AX), Z16, Z14
 
 	// S[0..7] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z16
+	VCVTPH2PS        128(R9), Z16
 	VFMADD231PS.BCST 12(AX), Z18, Z0
 	VFMADD231PS.BCST 76(AX), Z18, Z2
 	VFMADD231PS.BCST 140(AX), Z18, Z4
@@ -973,7 +975,7 @@ steps_1:
 
 	// S[0..7] += Q[d+4]·K[d+4]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        160(R8), Z18
+	VCVTPH2PS        160(R9), Z18
 	VFMADD231PS.BCST 16(AX), Z16, Z0
 	VFMADD231PS.BCST 80(AX), Z16, Z2
 	VFMADD231PS.BCST 144(AX), Z16, Z4
@@ -984,7 +986,7 @@ steps_1:
 	VFMADD231PS.BCST 464(AX), Z16, Z14
 
 	// S[0..7] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z16
+	VCVTPH2PS        192(R9), Z16
 	VFMADD231PS.BCST 20(AX), Z18, Z0
 	VFMADD231PS.BCST 84(AX), Z18, Z2
 	VFMADD231PS.BCST 148(AX), Z18, Z4
@@ -996,7 +998,7 @@ steps_1:
 
 	// S[0..7] += Q[d+6]·K[d+6]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        224(R8), Z18
+	VCVTPH2PS        224(R9), Z18
 	VFMADD231PS.BCST 24(AX), Z16, Z0
 	VFMADD231PS.BCST 88(AX), Z16, Z2
 	VFMADD231PS.BCST 152(AX), Z16, Z4
@@ -1007,7 +1009,7 @@ steps_1:
 	VFMADD231PS.BCST 472(AX), Z16, Z14
 
 	// S[0..7] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z16
+	VCVTPH2PS        256(R9), Z16
 	VFMADD231PS.BCST 28(AX), Z18, Z0
 	VFMADD231PS.BCST 92(AX), Z18, Z2
 	VFMADD231PS.BCST 156(AX), Z18, Z4
@@ -1019,7 +1021,7 @@ steps_1:
 
 	// S[0..7] += Q[d+8]·K[d+8]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        288(R8), Z18
+	VCVTPH2PS        288(R9), Z18
 	VFMADD231PS.BCST 32(AX), Z16, Z0
 	VFMADD231PS.BCST 96(AX), Z16, Z2
 	VFMADD231PS.BCST 160(AX), Z16, Z4
@@ -1030,7 +1032,7 @@ steps_1:
 	VFMADD231PS.BCST 480(AX), Z16, Z14
 
 	// S[0..7] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z16
+	VCVTPH2PS        320(R9), Z16
 	VFMADD231PS.BCST 36(AX), Z18, Z0
 	VFMADD231PS.BCST 100(AX), Z18, Z2
 	VFMADD231PS.BCST 164(AX), Z18, Z4
@@ -1042,7 +1044,7 @@ steps_1:
 
 	// S[0..7] += Q[d+10]·K[d+10]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        352(R8), Z18
+	VCVTPH2PS        352(R9), Z18
 	VFMADD231PS.BCST 40(AX), Z16, Z0
 	VFMADD231PS.BCST 104(AX), Z16, Z2
 	VFMADD231PS.BCST 168(AX), Z16, Z4
@@ -1053,7 +1055,7 @@ steps_1:
 	VFMADD231PS.BCST 488(AX), Z16, Z14
 
 	// S[0..7] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z16
+	VCVTPH2PS        384(R9), Z16
 	VFMADD231PS.BCST 44(AX), Z18, Z0
 	VFMADD231PS.BCST 108(AX), Z18, Z2
 	VFMADD231PS.BCST 172(AX), Z18, Z4
@@ -1065,7 +1067,7 @@ steps_1:
 
 	// S[0..7] += Q[d+12]·K[d+12]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        416(R8), Z18
+	VCVTPH2PS        416(R9), Z18
 	VFMADD231PS.BCST 48(AX), Z16, Z0
 	VFMADD231PS.BCST 112(AX), Z16, Z2
 	VFMADD231PS.BCST 176(AX), Z16, Z4
@@ -1076,7 +1078,7 @@ steps_1:
 	VFMADD231PS.BCST 496(AX), Z16, Z14
 
 	// S[0..7] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z16
+	VCVTPH2PS        448(R9), Z16
 	VFMADD231PS.BCST 52(AX), Z18, Z0
 	VFMADD231PS.BCST 116(AX), Z18, Z2
 	VFMADD231PS.BCST 180(AX), Z18, Z4
@@ -1088,7 +1090,7 @@ steps_1:
 
 	// S[0..7] += Q[d+14]·K[d+14]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        480(R8), Z18
+	VCVTPH2PS        480(R9), Z18
 	VFMADD231PS.BCST 56(AX), Z16, Z0
 	VFMADD231PS.BCST 120(AX), Z16, Z2
 	VFMADD231PS.BCST 184(AX), Z16, Z4
@@ -1108,7 +1110,7 @@ steps_1:
 	VFMADD231PS.BCST 444(AX), Z18, Z12
 	VFMADD231PS.BCST 508(AX), Z18, Z14
 	ADDQ             $+512, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	ADDQ             $+512, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -1126,8 +1128,8 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..7] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z16
-	VCVTPH2PS        32(R8), Z18
+	VCVTPH2PS        (R9), Z16
+	VCVTPH2PS        32(R9), Z18
 	VFMADD231PS.BCST (AX), Z16, Z0
 	VFMADD231PS.BCST 64(AX), Z16, Z2
 	VFMADD231PS.BCST 128(AX), Z16, Z4
@@ -1138,7 +1140,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 448(AX), Z16, Z14
 
 	// S[0..7] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z16
+	VCVTPH2PS        64(R9), Z16
 	VFMADD231PS.BCST 4(AX), Z18, Z0
 	VFMADD231PS.BCST 68(AX), Z18, Z2
 	VFMADD231PS.BCST 132(AX), Z18, Z4
@@ -1157,7 +1159,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..7] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z18
+	VCVTPH2PS        96(R9), Z18
 	VFMADD231PS.BCST 8(AX), Z16, Z0
 	VFMADD231PS.BCST 72(AX), Z16, Z2
 	VFMADD231PS.BCST 136(AX), Z16, Z4
@@ -1168,7 +1170,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 456(AX), Z16, Z14
 
 	// S[0..7] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z16
+	VCVTPH2PS        128(R9), Z16
 	VFMADD231PS.BCST 12(AX), Z18, Z0
 	VFMADD231PS.BCST 76(AX), Z18, Z2
 	VFMADD231PS.BCST 140(AX), Z18, Z4
@@ -1187,7 +1189,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..7] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z18
+	VCVTPH2PS        160(R9), Z18
 	VFMADD231PS.BCST 16(AX), Z16, Z0
 	VFMADD231PS.BCST 80(AX), Z16, Z2
 	VFMADD231PS.BCST 144(AX), Z16, Z4
@@ -1198,7 +1200,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 464(AX), Z16, Z14
 
 	// S[0..7] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z16
+	VCVTPH2PS        192(R9), Z16
 	VFMADD231PS.BCST 20(AX), Z18, Z0
 	VFMADD231PS.BCST 84(AX), Z18, Z2
 	VFMADD231PS.BCST 148(AX), Z18, Z4
@@ -1217,7 +1219,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..7] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z18
+	VCVTPH2PS        224(R9), Z18
 	VFMADD231PS.BCST 24(AX), Z16, Z0
 	VFMADD231PS.BCST 88(AX), Z16, Z2
 	VFMADD231PS.BCST 152(AX), Z16, Z4
@@ -1228,7 +1230,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 472(AX), Z16, Z14
 
 	// S[0..7] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z16
+	VCVTPH2PS        256(R9), Z16
 	VFMADD231PS.BCST 28(AX), Z18, Z0
 	VFMADD231PS.BCST 92(AX), Z18, Z2
 	VFMADD231PS.BCST 156(AX), Z18, Z4
@@ -1247,7 +1249,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..7] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z18
+	VCVTPH2PS        288(R9), Z18
 	VFMADD231PS.BCST 32(AX), Z16, Z0
 	VFMADD231PS.BCST 96(AX), Z16, Z2
 	VFMADD231PS.BCST 160(AX), Z16, Z4
@@ -1258,7 +1260,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 480(AX), Z16, Z14
 
 	// S[0..7] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z16
+	VCVTPH2PS        320(R9), Z16
 	VFMADD231PS.BCST 36(AX), Z18, Z0
 	VFMADD231PS.BCST 100(AX), Z18, Z2
 	VFMADD231PS.BCST 164(AX), Z18, Z4
@@ -1277,7 +1279,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..7] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z18
+	VCVTPH2PS        352(R9), Z18
 	VFMADD231PS.BCST 40(AX), Z16, Z0
 	VFMADD231PS.BCST 104(AX), Z16, Z2
 	VFMADD231PS.BCST 168(AX), Z16, Z4
@@ -1288,7 +1290,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 488(AX), Z16, Z14
 
 	// S[0..7] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z16
+	VCVTPH2PS        384(R9), Z16
 	VFMADD231PS.BCST 44(AX), Z18, Z0
 	VFMADD231PS.BCST 108(AX), Z18, Z2
 	VFMADD231PS.BCST 172(AX), Z18, Z4
@@ -1307,7 +1309,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..7] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z18
+	VCVTPH2PS        416(R9), Z18
 	VFMADD231PS.BCST 48(AX), Z16, Z0
 	VFMADD231PS.BCST 112(AX), Z16, Z2
 	VFMADD231PS.BCST 176(AX), Z16, Z4
@@ -1318,7 +1320,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 496(AX), Z16, Z14
 
 	// S[0..7] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z16
+	VCVTPH2PS        448(R9), Z16
 	VFMADD231PS.BCST 52(AX), Z18, Z0
 	VFMADD231PS.BCST 116(AX), Z18, Z2
 	VFMADD231PS.BCST 180(AX), Z18, Z4
@@ -1337,7 +1339,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..7] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z18
+	VCVTPH2PS        480(R9), Z18
 	VFMADD231PS.BCST 56(AX), Z16, Z0
 	VFMADD231PS.BCST 120(AX), Z16, Z2
 	VFMADD231PS.BCST 184(AX), Z16, Z4
@@ -1357,7 +1359,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 444(AX), Z18, Z12
 	VFMADD231PS.BCST 508(AX), Z18, Z14
 	ADDQ             $+512, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1372,11 +1374,9 @@ steps_1_end:
 	VMOVUPS Z12, 384(BX)
 	VMOVUPS Z14, 448(BX)
 	ADDQ    $+512, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

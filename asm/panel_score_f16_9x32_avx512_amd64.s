@@ -23,7 +23,8 @@
 //	Z20–Z21  the same of the next step
 //	Z22–Z25  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f16_9x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -37,7 +38,6 @@ TEXT ·panel_score_f16_9x32_avx512(SB), $128-8
 	IMUL3Q $+32, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -69,6 +69,9 @@ panels_2:
 	VPXORD Z15, Z15, Z15
 	VPXORD Z16, Z16, Z16
 	VPXORD Z17, Z17, Z17
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -77,10 +80,10 @@ panels_2:
 steps_2:
 	// S[0..8] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z18
-	VCVTPH2PS        (R9), Z19
-	VCVTPH2PS        32(R8), Z20
-	VCVTPH2PS        32(R9), Z21
+	VCVTPH2PS        (R9), Z18
+	VCVTPH2PS        (R10), Z19
+	VCVTPH2PS        32(R9), Z20
+	VCVTPH2PS        32(R10), Z21
 	VBROADCASTSS     (AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -104,8 +107,8 @@ steps_2:
 
 	// S[0..8] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        64(R8), Z18
-	VCVTPH2PS        64(R9), Z19
+	VCVTPH2PS        64(R9), Z18
+	VCVTPH2PS        64(R10), Z19
 	VBROADCASTSS     4(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -129,8 +132,8 @@ steps_2:
 
 	// S[0..8] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        96(R8), Z20
-	VCVTPH2PS        96(R9), Z21
+	VCVTPH2PS        96(R9), Z20
+	VCVTPH2PS        96(R10), Z21
 	VBROADCASTSS     8(AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -154,8 +157,8 @@ steps_2:
 
 	// S[0..8] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        128(R8), Z18
-	VCVTPH2PS        128(R9), Z19
+	VCVTPH2PS        128(R9), Z18
+	VCVTPH2PS        128(R10), Z19
 	VBROADCASTSS     12(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -179,8 +182,8 @@ steps_2:
 
 	// S[0..8] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        160(R8), Z20
-	VCVTPH2PS        160(R9), Z21
+	VCVTPH2PS        160(R9), Z20
+	VCVTPH2PS        160(R10), Z21
 	VBROADCASTSS     16(AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -204,8 +207,8 @@ steps_2:
 
 	// S[0..8] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        192(R8), Z18
-	VCVTPH2PS        192(R9), Z19
+	VCVTPH2PS        192(R9), Z18
+	VCVTPH2PS        192(R10), Z19
 	VBROADCASTSS     20(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -229,8 +232,8 @@ steps_2:
 
 	// S[0..8] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        224(R8), Z20
-	VCVTPH2PS        224(R9), Z21
+	VCVTPH2PS        224(R9), Z20
+	VCVTPH2PS        224(R10), Z21
 	VBROADCASTSS     24(AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -254,8 +257,8 @@ steps_2:
 
 	// S[0..8] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        256(R8), Z18
-	VCVTPH2PS        256(R9), Z19
+	VCVTPH2PS        256(R9), Z18
+	VCVTPH2PS        256(R10), Z19
 	VBROADCASTSS     28(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -279,8 +282,8 @@ steps_2:
 
 	// S[0..8] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VCVTPH2PS        288(R8), Z20
-	VCVTPH2PS        288(R9), Z21
+	VCVTPH2PS        288(R9), Z20
+	VCVTPH2PS        288(R10), Z21
 	VBROADCASTSS     32(AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -304,8 +307,8 @@ steps_2:
 
 	// S[0..8] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VCVTPH2PS        320(R8), Z18
-	VCVTPH2PS        320(R9), Z19
+	VCVTPH2PS        320(R9), Z18
+	VCVTPH2PS        320(R10), Z19
 	VBROADCASTSS     36(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -329,8 +332,8 @@ steps_2:
 
 	// S[0..8] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VCVTPH2PS        352(R8), Z20
-	VCVTPH2PS        352(R9), Z21
+	VCVTPH2PS        352(R9), Z20
+	VCVTPH2PS        352(R10), Z21
 	VBROADCASTSS     40(AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -354,8 +357,8 @@ steps_2:
 
 	// S[0..8] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VCVTPH2PS        384(R8), Z18
-	VCVTPH2PS        384(R9), Z19
+	VCVTPH2PS        384(R9), Z18
+	VCVTPH2PS        384(R10), Z19
 	VBROADCASTSS     44(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -379,8 +382,8 @@ steps_2:
 
 	// S[0..8] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VCVTPH2PS        416(R8), Z20
-	VCVTPH2PS        416(R9), Z21
+	VCVTPH2PS        416(R9), Z20
+	VCVTPH2PS        416(R10), Z21
 	VBROADCASTSS     48(AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -404,8 +407,8 @@ steps_2:
 
 	// S[0..8] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VCVTPH2PS        448(R8), Z18
-	VCVTPH2PS        448(R9), Z19
+	VCVTPH2PS        448(R9), Z18
+	VCVTPH2PS        448(R10), Z19
 	VBROADCASTSS     52(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -429,8 +432,8 @@ steps_2:
 
 	// S[0..8] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VCVTPH2PS        480(R8), Z20
-	VCVTPH2PS        480(R9), Z21
+	VCVTPH2PS        480(R9), Z20
+	VCVTPH2PS        480(R10), Z21
 	VBROADCASTSS     56(AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -475,8 +478,8 @@ steps_2:
 	VFMADD231PS.BCST 572(AX), Z20, Z16
 	VFMADD231PS.BCST 572(AX), Z21, Z17
 	ADDQ             $+576, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -495,10 +498,10 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..8] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z18
-	VCVTPH2PS        (R9), Z19
-	VCVTPH2PS        32(R8), Z20
-	VCVTPH2PS        32(R9), Z21
+	VCVTPH2PS        (R9), Z18
+	VCVTPH2PS        (R10), Z19
+	VCVTPH2PS        32(R9), Z20
+	VCVTPH2PS        32(R10), Z21
 	VBROADCASTSS     (AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -521,8 +524,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 512(AX), Z19, Z17
 
 	// S[0..8] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z18
-	VCVTPH2PS        64(R9), Z19
+	VCVTPH2PS        64(R9), Z18
+	VCVTPH2PS        64(R10), Z19
 	VBROADCASTSS     4(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -554,8 +557,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..8] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z20
-	VCVTPH2PS        96(R9), Z21
+	VCVTPH2PS        96(R9), Z20
+	VCVTPH2PS        96(R10), Z21
 	VBROADCASTSS     8(AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -578,8 +581,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 520(AX), Z19, Z17
 
 	// S[0..8] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z18
-	VCVTPH2PS        128(R9), Z19
+	VCVTPH2PS        128(R9), Z18
+	VCVTPH2PS        128(R10), Z19
 	VBROADCASTSS     12(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -611,8 +614,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..8] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z20
-	VCVTPH2PS        160(R9), Z21
+	VCVTPH2PS        160(R9), Z20
+	VCVTPH2PS        160(R10), Z21
 	VBROADCASTSS     16(AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -635,8 +638,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 528(AX), Z19, Z17
 
 	// S[0..8] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z18
-	VCVTPH2PS        192(R9), Z19
+	VCVTPH2PS        192(R9), Z18
+	VCVTPH2PS        192(R10), Z19
 	VBROADCASTSS     20(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -668,8 +671,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..8] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z20
-	VCVTPH2PS        224(R9), Z21
+	VCVTPH2PS        224(R9), Z20
+	VCVTPH2PS        224(R10), Z21
 	VBROADCASTSS     24(AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -692,8 +695,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 536(AX), Z19, Z17
 
 	// S[0..8] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z18
-	VCVTPH2PS        256(R9), Z19
+	VCVTPH2PS        256(R9), Z18
+	VCVTPH2PS        256(R10), Z19
 	VBROADCASTSS     28(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -725,8 +728,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..8] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z20
-	VCVTPH2PS        288(R9), Z21
+	VCVTPH2PS        288(R9), Z20
+	VCVTPH2PS        288(R10), Z21
 	VBROADCASTSS     32(AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -749,8 +752,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 544(AX), Z19, Z17
 
 	// S[0..8] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z18
-	VCVTPH2PS        320(R9), Z19
+	VCVTPH2PS        320(R9), Z18
+	VCVTPH2PS        320(R10), Z19
 	VBROADCASTSS     36(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -782,8 +785,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..8] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z20
-	VCVTPH2PS        352(R9), Z21
+	VCVTPH2PS        352(R9), Z20
+	VCVTPH2PS        352(R10), Z21
 	VBROADCASTSS     40(AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -806,8 +809,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 552(AX), Z19, Z17
 
 	// S[0..8] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z18
-	VCVTPH2PS        384(R9), Z19
+	VCVTPH2PS        384(R9), Z18
+	VCVTPH2PS        384(R10), Z19
 	VBROADCASTSS     44(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -839,8 +842,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..8] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z20
-	VCVTPH2PS        416(R9), Z21
+	VCVTPH2PS        416(R9), Z20
+	VCVTPH2PS        416(R10), Z21
 	VBROADCASTSS     48(AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -863,8 +866,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 560(AX), Z19, Z17
 
 	// S[0..8] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z18
-	VCVTPH2PS        448(R9), Z19
+	VCVTPH2PS        448(R9), Z18
+	VCVTPH2PS        448(R10), Z19
 	VBROADCASTSS     52(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -896,8 +899,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..8] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z20
-	VCVTPH2PS        480(R9), Z21
+	VCVTPH2PS        480(R9), Z20
+	VCVTPH2PS        480(R10), Z21
 	VBROADCASTSS     56(AX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -941,8 +944,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 572(AX), Z20, Z16
 	VFMADD231PS.BCST 572(AX), Z21, Z17
 	ADDQ             $+576, AX
-	ADDQ             $+512, R8
 	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -967,12 +970,10 @@ steps_2_end:
 	VMOVUPS Z16, 512(BX)
 	VMOVUPS Z17, 1088(BX)
 	ADDQ    $+1152, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -987,6 +988,7 @@ panels_1:
 	VPXORD Z12, Z12, Z12
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -995,8 +997,8 @@ panels_1:
 steps_1:
 	// S[0..8] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VCVTPH2PS        (R8), Z18
-	VCVTPH2PS        32(R8), Z20
+	VCVTPH2PS        (R9), Z18
+	VCVTPH2PS        32(R9), Z20
 	VFMADD231PS.BCST (AX), Z18, Z0
 	VFMADD231PS.BCST 64(AX), Z18, Z2
 	VFMADD231PS.BCST 128(AX), Z18, Z4
@@ -1008,7 +1010,7 @@ steps_1:
 	VFMADD231PS.BCST 512(AX), Z18, Z16
 
 	// S[0..8] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z18
+	VCVTPH2PS        64(R9), Z18
 	VFMADD231PS.BCST 4(AX), Z20, Z0
 	VFMADD231PS.BCST 68(AX), Z20, Z2
 	VFMADD231PS.BCST 132(AX), Z20, Z4
@@ -1021,7 +1023,7 @@ steps_1:
 
 	// S[0..8] += Q[d+2]·K[d+2]
 	PREFETCHT0       64(DX)
-	VCVTPH2PS        96(R8), Z20
+	VCVTPH2PS        96(R9), Z20
 	VFMADD231PS.BCST 8(AX), Z18, Z0
 	VFMADD231PS.BCST 72(AX), Z18, Z2
 	VFMADD231PS.BCST 136(AX), Z18, Z4
@@ -1033,7 +1035,7 @@ steps_1:
 	VFMADD231PS.BCST 520(AX), Z18, Z16
 
 	// S[0..8] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z18
+	VCVTPH2PS        128(R9), Z18
 	VFMADD231PS.BCST 12(AX), Z20, Z0
 	VFMADD231PS.BCST 76(AX), Z20, Z2
 	VFMADD231PS.BCST 140(AX), Z20, Z4
@@ -1046,7 +1048,7 @@ steps_1:
 
 	// S[0..8] += Q[d+4]·K[d+4]
 	PREFETCHT0       128(DX)
-	VCVTPH2PS        160(R8), Z20
+	VCVTPH2PS        160(R9), Z20
 	VFMADD231PS.BCST 16(AX), Z18, Z0
 	VFMADD231PS.BCST 80(AX), Z18, Z2
 	VFMADD231PS.BCST 144(AX), Z18, Z4
@@ -1058,7 +1060,7 @@ steps_1:
 	VFMADD231PS.BCST 528(AX), Z18, Z16
 
 	// S[0..8] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z18
+	VCVTPH2PS        192(R9), Z18
 	VFMADD231PS.BCST 20(AX), Z20, Z0
 	VFMADD231PS.BCST 84(AX), Z20, Z2
 	VFMADD231PS.BCST 148(AX), Z20, Z4
@@ -1071,7 +1073,7 @@ steps_1:
 
 	// S[0..8] += Q[d+6]·K[d+6]
 	PREFETCHT0       192(DX)
-	VCVTPH2PS        224(R8), Z20
+	VCVTPH2PS        224(R9), Z20
 	VFMADD231PS.BCST 24(AX), Z18, Z0
 	VFMADD231PS.BCST 88(AX), Z18, Z2
 	VFMADD231PS.BCST 152(AX), Z18, Z4
@@ -1083,7 +1085,7 @@ steps_1:
 	VFMADD231PS.BCST 536(AX), Z18, Z16
 
 	// S[0..8] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z18
+	VCVTPH2PS        256(R9), Z18
 	VFMADD231PS.BCST 28(AX), Z20, Z0
 	VFMADD231PS.BCST 92(AX), Z20, Z2
 	VFMADD231PS.BCST 156(AX), Z20, Z4
@@ -1096,7 +1098,7 @@ steps_1:
 
 	// S[0..8] += Q[d+8]·K[d+8]
 	PREFETCHT0       256(DX)
-	VCVTPH2PS        288(R8), Z20
+	VCVTPH2PS        288(R9), Z20
 	VFMADD231PS.BCST 32(AX), Z18, Z0
 	VFMADD231PS.BCST 96(AX), Z18, Z2
 	VFMADD231PS.BCST 160(AX), Z18, Z4
@@ -1108,7 +1110,7 @@ steps_1:
 	VFMADD231PS.BCST 544(AX), Z18, Z16
 
 	// S[0..8] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z18
+	VCVTPH2PS        320(R9), Z18
 	VFMADD231PS.BCST 36(AX), Z20, Z0
 	VFMADD231PS.BCST 100(AX), Z20, Z2
 	VFMADD231PS.BCST 164(AX), Z20, Z4
@@ -1121,7 +1123,7 @@ steps_1:
 
 	// S[0..8] += Q[d+10]·K[d+10]
 	PREFETCHT0       320(DX)
-	VCVTPH2PS        352(R8), Z20
+	VCVTPH2PS        352(R9), Z20
 	VFMADD231PS.BCST 40(AX), Z18, Z0
 	VFMADD231PS.BCST 104(AX), Z18, Z2
 	VFMADD231PS.BCST 168(AX), Z18, Z4
@@ -1133,7 +1135,7 @@ steps_1:
 	VFMADD231PS.BCST 552(AX), Z18, Z16
 
 	// S[0..8] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z18
+	VCVTPH2PS        384(R9), Z18
 	VFMADD231PS.BCST 44(AX), Z20, Z0
 	VFMADD231PS.BCST 108(AX), Z20, Z2
 	VFMADD231PS.BCST 172(AX), Z20, Z4
@@ -1146,7 +1148,7 @@ steps_1:
 
 	// S[0..8] += Q[d+12]·K[d+12]
 	PREFETCHT0       384(DX)
-	VCVTPH2PS        416(R8), Z20
+	VCVTPH2PS        416(R9), Z20
 	VFMADD231PS.BCST 48(AX), Z18, Z0
 	VFMADD231PS.BCST 112(AX), Z18, Z2
 	VFMADD231PS.BCST 176(AX), Z18, Z4
@@ -1158,7 +1160,7 @@ steps_1:
 	VFMADD231PS.BCST 560(AX), Z18, Z16
 
 	// S[0..8] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z18
+	VCVTPH2PS        448(R9), Z18
 	VFMADD231PS.BCST 52(AX), Z20, Z0
 	VFMADD231PS.BCST 116(AX), Z20, Z2
 	VFMADD231PS.BCST 180(AX), Z20, Z4
@@ -1171,7 +1173,7 @@ steps_1:
 
 	// S[0..8] += Q[d+14]·K[d+14]
 	PREFETCHT0       448(DX)
-	VCVTPH2PS        480(R8), Z20
+	VCVTPH2PS        480(R9), Z20
 	VFMADD231PS.BCST 56(AX), Z18, Z0
 	VFMADD231PS.BCST 120(AX), Z18, Z2
 	VFMADD231PS.BCST 184(AX), Z18, Z4
@@ -1193,7 +1195,7 @@ steps_1:
 	VFMADD231PS.BCST 508(AX), Z20, Z14
 	VFMADD231PS.BCST 572(AX), Z20, Z16
 	ADDQ             $+576, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	ADDQ             $+512, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -1211,8 +1213,8 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..8] += Q[d+0]·K[d+0]
-	VCVTPH2PS        (R8), Z18
-	VCVTPH2PS        32(R8), Z20
+	VCVTPH2PS        (R9), Z18
+	VCVTPH2PS        32(R9), Z20
 	VFMADD231PS.BCST (AX), Z18, Z0
 	VFMADD231PS.BCST 64(AX), Z18, Z2
 	VFMADD231PS.BCST 128(AX), Z18, Z4
@@ -1224,7 +1226,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 512(AX), Z18, Z16
 
 	// S[0..8] += Q[d+1]·K[d+1]
-	VCVTPH2PS        64(R8), Z18
+	VCVTPH2PS        64(R9), Z18
 	VFMADD231PS.BCST 4(AX), Z20, Z0
 	VFMADD231PS.BCST 68(AX), Z20, Z2
 	VFMADD231PS.BCST 132(AX), Z20, Z4
@@ -1244,7 +1246,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..8] += Q[d+2]·K[d+2]
-	VCVTPH2PS        96(R8), Z20
+	VCVTPH2PS        96(R9), Z20
 	VFMADD231PS.BCST 8(AX), Z18, Z0
 	VFMADD231PS.BCST 72(AX), Z18, Z2
 	VFMADD231PS.BCST 136(AX), Z18, Z4
@@ -1256,7 +1258,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 520(AX), Z18, Z16
 
 	// S[0..8] += Q[d+3]·K[d+3]
-	VCVTPH2PS        128(R8), Z18
+	VCVTPH2PS        128(R9), Z18
 	VFMADD231PS.BCST 12(AX), Z20, Z0
 	VFMADD231PS.BCST 76(AX), Z20, Z2
 	VFMADD231PS.BCST 140(AX), Z20, Z4
@@ -1276,7 +1278,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..8] += Q[d+4]·K[d+4]
-	VCVTPH2PS        160(R8), Z20
+	VCVTPH2PS        160(R9), Z20
 	VFMADD231PS.BCST 16(AX), Z18, Z0
 	VFMADD231PS.BCST 80(AX), Z18, Z2
 	VFMADD231PS.BCST 144(AX), Z18, Z4
@@ -1288,7 +1290,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 528(AX), Z18, Z16
 
 	// S[0..8] += Q[d+5]·K[d+5]
-	VCVTPH2PS        192(R8), Z18
+	VCVTPH2PS        192(R9), Z18
 	VFMADD231PS.BCST 20(AX), Z20, Z0
 	VFMADD231PS.BCST 84(AX), Z20, Z2
 	VFMADD231PS.BCST 148(AX), Z20, Z4
@@ -1308,7 +1310,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..8] += Q[d+6]·K[d+6]
-	VCVTPH2PS        224(R8), Z20
+	VCVTPH2PS        224(R9), Z20
 	VFMADD231PS.BCST 24(AX), Z18, Z0
 	VFMADD231PS.BCST 88(AX), Z18, Z2
 	VFMADD231PS.BCST 152(AX), Z18, Z4
@@ -1320,7 +1322,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 536(AX), Z18, Z16
 
 	// S[0..8] += Q[d+7]·K[d+7]
-	VCVTPH2PS        256(R8), Z18
+	VCVTPH2PS        256(R9), Z18
 	VFMADD231PS.BCST 28(AX), Z20, Z0
 	VFMADD231PS.BCST 92(AX), Z20, Z2
 	VFMADD231PS.BCST 156(AX), Z20, Z4
@@ -1340,7 +1342,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..8] += Q[d+8]·K[d+8]
-	VCVTPH2PS        288(R8), Z20
+	VCVTPH2PS        288(R9), Z20
 	VFMADD231PS.BCST 32(AX), Z18, Z0
 	VFMADD231PS.BCST 96(AX), Z18, Z2
 	VFMADD231PS.BCST 160(AX), Z18, Z4
@@ -1352,7 +1354,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 544(AX), Z18, Z16
 
 	// S[0..8] += Q[d+9]·K[d+9]
-	VCVTPH2PS        320(R8), Z18
+	VCVTPH2PS        320(R9), Z18
 	VFMADD231PS.BCST 36(AX), Z20, Z0
 	VFMADD231PS.BCST 100(AX), Z20, Z2
 	VFMADD231PS.BCST 164(AX), Z20, Z4
@@ -1372,7 +1374,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..8] += Q[d+10]·K[d+10]
-	VCVTPH2PS        352(R8), Z20
+	VCVTPH2PS        352(R9), Z20
 	VFMADD231PS.BCST 40(AX), Z18, Z0
 	VFMADD231PS.BCST 104(AX), Z18, Z2
 	VFMADD231PS.BCST 168(AX), Z18, Z4
@@ -1384,7 +1386,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 552(AX), Z18, Z16
 
 	// S[0..8] += Q[d+11]·K[d+11]
-	VCVTPH2PS        384(R8), Z18
+	VCVTPH2PS        384(R9), Z18
 	VFMADD231PS.BCST 44(AX), Z20, Z0
 	VFMADD231PS.BCST 108(AX), Z20, Z2
 	VFMADD231PS.BCST 172(AX), Z20, Z4
@@ -1404,7 +1406,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..8] += Q[d+12]·K[d+12]
-	VCVTPH2PS        416(R8), Z20
+	VCVTPH2PS        416(R9), Z20
 	VFMADD231PS.BCST 48(AX), Z18, Z0
 	VFMADD231PS.BCST 112(AX), Z18, Z2
 	VFMADD231PS.BCST 176(AX), Z18, Z4
@@ -1416,7 +1418,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 560(AX), Z18, Z16
 
 	// S[0..8] += Q[d+13]·K[d+13]
-	VCVTPH2PS        448(R8), Z18
+	VCVTPH2PS        448(R9), Z18
 	VFMADD231PS.BCST 52(AX), Z20, Z0
 	VFMADD231PS.BCST 116(AX), Z20, Z2
 	VFMADD231PS.BCST 180(AX), Z20, Z4
@@ -1436,7 +1438,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..8] += Q[d+14]·K[d+14]
-	VCVTPH2PS        480(R8), Z20
+	VCVTPH2PS        480(R9), Z20
 	VFMADD231PS.BCST 56(AX), Z18, Z0
 	VFMADD231PS.BCST 120(AX), Z18, Z2
 	VFMADD231PS.BCST 184(AX), Z18, Z4
@@ -1458,7 +1460,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 508(AX), Z20, Z14
 	VFMADD231PS.BCST 572(AX), Z20, Z16
 	ADDQ             $+576, AX
-	ADDQ             $+512, R8
+	ADDQ             $+512, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1474,11 +1476,9 @@ steps_1_end:
 	VMOVUPS Z14, 448(BX)
 	VMOVUPS Z16, 512(BX)
 	ADDQ    $+576, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

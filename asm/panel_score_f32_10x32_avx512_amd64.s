@@ -22,7 +22,8 @@
 //	Z20–Z21  K[d][key]
 //	Z22–Z25  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f32_10x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -36,7 +37,6 @@ TEXT ·panel_score_f32_10x32_avx512(SB), $128-8
 	IMUL3Q $+64, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -70,6 +70,9 @@ panels_2:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -79,8 +82,8 @@ steps_2:
 	// S[0..9] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
 	PREFETCHT0       64(DX)
-	VMOVUPS          (R8), Z20
-	VMOVUPS          (R9), Z21
+	VMOVUPS          (R9), Z20
+	VMOVUPS          (R10), Z21
 	VBROADCASTSS     (AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -109,8 +112,8 @@ steps_2:
 	// S[0..9] += Q[d+1]·K[d+1]
 	PREFETCHT0       128(DX)
 	PREFETCHT0       192(DX)
-	VMOVUPS          64(R8), Z20
-	VMOVUPS          64(R9), Z21
+	VMOVUPS          64(R9), Z20
+	VMOVUPS          64(R10), Z21
 	VBROADCASTSS     4(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -139,8 +142,8 @@ steps_2:
 	// S[0..9] += Q[d+2]·K[d+2]
 	PREFETCHT0       256(DX)
 	PREFETCHT0       320(DX)
-	VMOVUPS          128(R8), Z20
-	VMOVUPS          128(R9), Z21
+	VMOVUPS          128(R9), Z20
+	VMOVUPS          128(R10), Z21
 	VBROADCASTSS     8(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -169,8 +172,8 @@ steps_2:
 	// S[0..9] += Q[d+3]·K[d+3]
 	PREFETCHT0       384(DX)
 	PREFETCHT0       448(DX)
-	VMOVUPS          192(R8), Z20
-	VMOVUPS          192(R9), Z21
+	VMOVUPS          192(R9), Z20
+	VMOVUPS          192(R10), Z21
 	VBROADCASTSS     12(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -199,8 +202,8 @@ steps_2:
 	// S[0..9] += Q[d+4]·K[d+4]
 	PREFETCHT0       512(DX)
 	PREFETCHT0       576(DX)
-	VMOVUPS          256(R8), Z20
-	VMOVUPS          256(R9), Z21
+	VMOVUPS          256(R9), Z20
+	VMOVUPS          256(R10), Z21
 	VBROADCASTSS     16(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -229,8 +232,8 @@ steps_2:
 	// S[0..9] += Q[d+5]·K[d+5]
 	PREFETCHT0       640(DX)
 	PREFETCHT0       704(DX)
-	VMOVUPS          320(R8), Z20
-	VMOVUPS          320(R9), Z21
+	VMOVUPS          320(R9), Z20
+	VMOVUPS          320(R10), Z21
 	VBROADCASTSS     20(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -259,8 +262,8 @@ steps_2:
 	// S[0..9] += Q[d+6]·K[d+6]
 	PREFETCHT0       768(DX)
 	PREFETCHT0       832(DX)
-	VMOVUPS          384(R8), Z20
-	VMOVUPS          384(R9), Z21
+	VMOVUPS          384(R9), Z20
+	VMOVUPS          384(R10), Z21
 	VBROADCASTSS     24(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -289,8 +292,8 @@ steps_2:
 	// S[0..9] += Q[d+7]·K[d+7]
 	PREFETCHT0       896(DX)
 	PREFETCHT0       960(DX)
-	VMOVUPS          448(R8), Z20
-	VMOVUPS          448(R9), Z21
+	VMOVUPS          448(R9), Z20
+	VMOVUPS          448(R10), Z21
 	VBROADCASTSS     28(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -319,8 +322,8 @@ steps_2:
 	// S[0..9] += Q[d+8]·K[d+8]
 	PREFETCHT0       1024(DX)
 	PREFETCHT0       1088(DX)
-	VMOVUPS          512(R8), Z20
-	VMOVUPS          512(R9), Z21
+	VMOVUPS          512(R9), Z20
+	VMOVUPS          512(R10), Z21
 	VBROADCASTSS     32(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -349,8 +352,8 @@ steps_2:
 	// S[0..9] += Q[d+9]·K[d+9]
 	PREFETCHT0       1152(DX)
 	PREFETCHT0       1216(DX)
-	VMOVUPS          576(R8), Z20
-	VMOVUPS          576(R9), Z21
+	VMOVUPS          576(R9), Z20
+	VMOVUPS          576(R10), Z21
 	VBROADCASTSS     36(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -379,8 +382,8 @@ steps_2:
 	// S[0..9] += Q[d+10]·K[d+10]
 	PREFETCHT0       1280(DX)
 	PREFETCHT0       1344(DX)
-	VMOVUPS          640(R8), Z20
-	VMOVUPS          640(R9), Z21
+	VMOVUPS          640(R9), Z20
+	VMOVUPS          640(R10), Z21
 	VBROADCASTSS     40(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -409,8 +412,8 @@ steps_2:
 	// S[0..9] += Q[d+11]·K[d+11]
 	PREFETCHT0       1408(DX)
 	PREFETCHT0       1472(DX)
-	VMOVUPS          704(R8), Z20
-	VMOVUPS          704(R9), Z21
+	VMOVUPS          704(R9), Z20
+	VMOVUPS          704(R10), Z21
 	VBROADCASTSS     44(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -439,8 +442,8 @@ steps_2:
 	// S[0..9] += Q[d+12]·K[d+12]
 	PREFETCHT0       1536(DX)
 	PREFETCHT0       1600(DX)
-	VMOVUPS          768(R8), Z20
-	VMOVUPS          768(R9), Z21
+	VMOVUPS          768(R9), Z20
+	VMOVUPS          768(R10), Z21
 	VBROADCASTSS     48(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -469,8 +472,8 @@ steps_2:
 	// S[0..9] += Q[d+13]·K[d+13]
 	PREFETCHT0       1664(DX)
 	PREFETCHT0       1728(DX)
-	VMOVUPS          832(R8), Z20
-	VMOVUPS          832(R9), Z21
+	VMOVUPS          832(R9), Z20
+	VMOVUPS          832(R10), Z21
 	VBROADCASTSS     52(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -499,8 +502,8 @@ steps_2:
 	// S[0..9] += Q[d+14]·K[d+14]
 	PREFETCHT0       1792(DX)
 	PREFETCHT0       1856(DX)
-	VMOVUPS          896(R8), Z20
-	VMOVUPS          896(R9), Z21
+	VMOVUPS          896(R9), Z20
+	VMOVUPS          896(R10), Z21
 	VBROADCASTSS     56(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -529,8 +532,8 @@ steps_2:
 	// S[0..9] += Q[d+15]·K[d+15]
 	PREFETCHT0       1920(DX)
 	PREFETCHT0       1984(DX)
-	VMOVUPS          960(R8), Z20
-	VMOVUPS          960(R9), Z21
+	VMOVUPS          960(R9), Z20
+	VMOVUPS          960(R10), Z21
 	VBROADCASTSS     60(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -556,8 +559,8 @@ steps_2:
 	VFMADD231PS.BCST 636(AX), Z20, Z18
 	VFMADD231PS.BCST 636(AX), Z21, Z19
 	ADDQ             $+640, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	ADDQ             $+2048, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -578,8 +581,8 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..9] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z20
-	VMOVUPS          (R9), Z21
+	VMOVUPS          (R9), Z20
+	VMOVUPS          (R10), Z21
 	VBROADCASTSS     (AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -606,8 +609,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 576(AX), Z21, Z19
 
 	// S[0..9] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z20
-	VMOVUPS          64(R9), Z21
+	VMOVUPS          64(R9), Z20
+	VMOVUPS          64(R10), Z21
 	VBROADCASTSS     4(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -645,8 +648,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..9] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z20
-	VMOVUPS          128(R9), Z21
+	VMOVUPS          128(R9), Z20
+	VMOVUPS          128(R10), Z21
 	VBROADCASTSS     8(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -673,8 +676,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 584(AX), Z21, Z19
 
 	// S[0..9] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z20
-	VMOVUPS          192(R9), Z21
+	VMOVUPS          192(R9), Z20
+	VMOVUPS          192(R10), Z21
 	VBROADCASTSS     12(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -712,8 +715,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..9] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z20
-	VMOVUPS          256(R9), Z21
+	VMOVUPS          256(R9), Z20
+	VMOVUPS          256(R10), Z21
 	VBROADCASTSS     16(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -740,8 +743,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 592(AX), Z21, Z19
 
 	// S[0..9] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z20
-	VMOVUPS          320(R9), Z21
+	VMOVUPS          320(R9), Z20
+	VMOVUPS          320(R10), Z21
 	VBROADCASTSS     20(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -779,8 +782,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..9] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z20
-	VMOVUPS          384(R9), Z21
+	VMOVUPS          384(R9), Z20
+	VMOVUPS          384(R10), Z21
 	VBROADCASTSS     24(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -807,8 +810,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 600(AX), Z21, Z19
 
 	// S[0..9] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z20
-	VMOVUPS          448(R9), Z21
+	VMOVUPS          448(R9), Z20
+	VMOVUPS          448(R10), Z21
 	VBROADCASTSS     28(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -846,8 +849,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..9] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z20
-	VMOVUPS          512(R9), Z21
+	VMOVUPS          512(R9), Z20
+	VMOVUPS          512(R10), Z21
 	VBROADCASTSS     32(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -874,8 +877,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 608(AX), Z21, Z19
 
 	// S[0..9] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z20
-	VMOVUPS          576(R9), Z21
+	VMOVUPS          576(R9), Z20
+	VMOVUPS          576(R10), Z21
 	VBROADCASTSS     36(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -913,8 +916,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..9] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z20
-	VMOVUPS          640(R9), Z21
+	VMOVUPS          640(R9), Z20
+	VMOVUPS          640(R10), Z21
 	VBROADCASTSS     40(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -941,8 +944,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 616(AX), Z21, Z19
 
 	// S[0..9] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z20
-	VMOVUPS          704(R9), Z21
+	VMOVUPS          704(R9), Z20
+	VMOVUPS          704(R10), Z21
 	VBROADCASTSS     44(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -980,8 +983,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..9] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z20
-	VMOVUPS          768(R9), Z21
+	VMOVUPS          768(R9), Z20
+	VMOVUPS          768(R10), Z21
 	VBROADCASTSS     48(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -1008,8 +1011,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 624(AX), Z21, Z19
 
 	// S[0..9] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z20
-	VMOVUPS          832(R9), Z21
+	VMOVUPS          832(R9), Z20
+	VMOVUPS          832(R10), Z21
 	VBROADCASTSS     52(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -1047,8 +1050,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..9] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z20
-	VMOVUPS          896(R9), Z21
+	VMOVUPS          896(R9), Z20
+	VMOVUPS          896(R10), Z21
 	VBROADCASTSS     56(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -1075,8 +1078,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 632(AX), Z21, Z19
 
 	// S[0..9] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z20
-	VMOVUPS          960(R9), Z21
+	VMOVUPS          960(R9), Z20
+	VMOVUPS          960(R10), Z21
 	VBROADCASTSS     60(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -1102,8 +1105,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 636(AX), Z20, Z18
 	VFMADD231PS.BCST 636(AX), Z21, Z19
 	ADDQ             $+640, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -1130,12 +1133,10 @@ steps_2_end:
 	VMOVUPS Z18, 576(BX)
 	VMOVUPS Z19, 1216(BX)
 	ADDQ    $+1280, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -1151,6 +1152,7 @@ panels_1:
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -1159,7 +1161,7 @@ panels_1:
 steps_1:
 	// S[0..9] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VMOVUPS          (R8), Z20
+	VMOVUPS          (R9), Z20
 	VFMADD231PS.BCST (AX), Z20, Z0
 	VFMADD231PS.BCST 64(AX), Z20, Z2
 	VFMADD231PS.BCST 128(AX), Z20, Z4
@@ -1173,7 +1175,7 @@ steps_1:
 
 	// S[0..9] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VMOVUPS          64(R8), Z20
+	VMOVUPS          64(R9), Z20
 	VFMADD231PS.BCST 4(AX), Z20, Z0
 	VFMADD231PS.BCST 68(AX), Z20, Z2
 	VFMADD231PS.BCST 132(AX), Z20, Z4
@@ -1187,7 +1189,7 @@ steps_1:
 
 	// S[0..9] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VMOVUPS          128(R8), Z20
+	VMOVUPS          128(R9), Z20
 	VFMADD231PS.BCST 8(AX), Z20, Z0
 	VFMADD231PS.BCST 72(AX), Z20, Z2
 	VFMADD231PS.BCST 136(AX), Z20, Z4
@@ -1201,7 +1203,7 @@ steps_1:
 
 	// S[0..9] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VMOVUPS          192(R8), Z20
+	VMOVUPS          192(R9), Z20
 	VFMADD231PS.BCST 12(AX), Z20, Z0
 	VFMADD231PS.BCST 76(AX), Z20, Z2
 	VFMADD231PS.BCST 140(AX), Z20, Z4
@@ -1215,7 +1217,7 @@ steps_1:
 
 	// S[0..9] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VMOVUPS          256(R8), Z20
+	VMOVUPS          256(R9), Z20
 	VFMADD231PS.BCST 16(AX), Z20, Z0
 	VFMADD231PS.BCST 80(AX), Z20, Z2
 	VFMADD231PS.BCST 144(AX), Z20, Z4
@@ -1229,7 +1231,7 @@ steps_1:
 
 	// S[0..9] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VMOVUPS          320(R8), Z20
+	VMOVUPS          320(R9), Z20
 	VFMADD231PS.BCST 20(AX), Z20, Z0
 	VFMADD231PS.BCST 84(AX), Z20, Z2
 	VFMADD231PS.BCST 148(AX), Z20, Z4
@@ -1243,7 +1245,7 @@ steps_1:
 
 	// S[0..9] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VMOVUPS          384(R8), Z20
+	VMOVUPS          384(R9), Z20
 	VFMADD231PS.BCST 24(AX), Z20, Z0
 	VFMADD231PS.BCST 88(AX), Z20, Z2
 	VFMADD231PS.BCST 152(AX), Z20, Z4
@@ -1257,7 +1259,7 @@ steps_1:
 
 	// S[0..9] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VMOVUPS          448(R8), Z20
+	VMOVUPS          448(R9), Z20
 	VFMADD231PS.BCST 28(AX), Z20, Z0
 	VFMADD231PS.BCST 92(AX), Z20, Z2
 	VFMADD231PS.BCST 156(AX), Z20, Z4
@@ -1271,7 +1273,7 @@ steps_1:
 
 	// S[0..9] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VMOVUPS          512(R8), Z20
+	VMOVUPS          512(R9), Z20
 	VFMADD231PS.BCST 32(AX), Z20, Z0
 	VFMADD231PS.BCST 96(AX), Z20, Z2
 	VFMADD231PS.BCST 160(AX), Z20, Z4
@@ -1285,7 +1287,7 @@ steps_1:
 
 	// S[0..9] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VMOVUPS          576(R8), Z20
+	VMOVUPS          576(R9), Z20
 	VFMADD231PS.BCST 36(AX), Z20, Z0
 	VFMADD231PS.BCST 100(AX), Z20, Z2
 	VFMADD231PS.BCST 164(AX), Z20, Z4
@@ -1299,7 +1301,7 @@ steps_1:
 
 	// S[0..9] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VMOVUPS          640(R8), Z20
+	VMOVUPS          640(R9), Z20
 	VFMADD231PS.BCST 40(AX), Z20, Z0
 	VFMADD231PS.BCST 104(AX), Z20, Z2
 	VFMADD231PS.BCST 168(AX), Z20, Z4
@@ -1313,7 +1315,7 @@ steps_1:
 
 	// S[0..9] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VMOVUPS          704(R8), Z20
+	VMOVUPS          704(R9), Z20
 	VFMADD231PS.BCST 44(AX), Z20, Z0
 	VFMADD231PS.BCST 108(AX), Z20, Z2
 	VFMADD231PS.BCST 172(AX), Z20, Z4
@@ -1327,7 +1329,7 @@ steps_1:
 
 	// S[0..9] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VMOVUPS          768(R8), Z20
+	VMOVUPS          768(R9), Z20
 	VFMADD231PS.BCST 48(AX), Z20, Z0
 	VFMADD231PS.BCST 112(AX), Z20, Z2
 	VFMADD231PS.BCST 176(AX), Z20, Z4
@@ -1341,7 +1343,7 @@ steps_1:
 
 	// S[0..9] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VMOVUPS          832(R8), Z20
+	VMOVUPS          832(R9), Z20
 	VFMADD231PS.BCST 52(AX), Z20, Z0
 	VFMADD231PS.BCST 116(AX), Z20, Z2
 	VFMADD231PS.BCST 180(AX), Z20, Z4
@@ -1355,7 +1357,7 @@ steps_1:
 
 	// S[0..9] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VMOVUPS          896(R8), Z20
+	VMOVUPS          896(R9), Z20
 	VFMADD231PS.BCST 56(AX), Z20, Z0
 	VFMADD231PS.BCST 120(AX), Z20, Z2
 	VFMADD231PS.BCST 184(AX), Z20, Z4
@@ -1369,7 +1371,7 @@ steps_1:
 
 	// S[0..9] += Q[d+15]·K[d+15]
 	PREFETCHT0       960(DX)
-	VMOVUPS          960(R8), Z20
+	VMOVUPS          960(R9), Z20
 	VFMADD231PS.BCST 60(AX), Z20, Z0
 	VFMADD231PS.BCST 124(AX), Z20, Z2
 	VFMADD231PS.BCST 188(AX), Z20, Z4
@@ -1381,7 +1383,7 @@ steps_1:
 	VFMADD231PS.BCST 572(AX), Z20, Z16
 	VFMADD231PS.BCST 636(AX), Z20, Z18
 	ADDQ             $+640, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -1400,7 +1402,7 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..9] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z20
+	VMOVUPS          (R9), Z20
 	VFMADD231PS.BCST (AX), Z20, Z0
 	VFMADD231PS.BCST 64(AX), Z20, Z2
 	VFMADD231PS.BCST 128(AX), Z20, Z4
@@ -1413,7 +1415,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 576(AX), Z20, Z18
 
 	// S[0..9] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z20
+	VMOVUPS          64(R9), Z20
 	VFMADD231PS.BCST 4(AX), Z20, Z0
 	VFMADD231PS.BCST 68(AX), Z20, Z2
 	VFMADD231PS.BCST 132(AX), Z20, Z4
@@ -1435,7 +1437,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..9] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z20
+	VMOVUPS          128(R9), Z20
 	VFMADD231PS.BCST 8(AX), Z20, Z0
 	VFMADD231PS.BCST 72(AX), Z20, Z2
 	VFMADD231PS.BCST 136(AX), Z20, Z4
@@ -1448,7 +1450,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 584(AX), Z20, Z18
 
 	// S[0..9] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z20
+	VMOVUPS          192(R9), Z20
 	VFMADD231PS.BCST 12(AX), Z20, Z0
 	VFMADD231PS.BCST 76(AX), Z20, Z2
 	VFMADD231PS.BCST 140(AX), Z20, Z4
@@ -1470,7 +1472,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..9] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z20
+	VMOVUPS          256(R9), Z20
 	VFMADD231PS.BCST 16(AX), Z20, Z0
 	VFMADD231PS.BCST 80(AX), Z20, Z2
 	VFMADD231PS.BCST 144(AX), Z20, Z4
@@ -1483,7 +1485,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 592(AX), Z20, Z18
 
 	// S[0..9] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z20
+	VMOVUPS          320(R9), Z20
 	VFMADD231PS.BCST 20(AX), Z20, Z0
 	VFMADD231PS.BCST 84(AX), Z20, Z2
 	VFMADD231PS.BCST 148(AX), Z20, Z4
@@ -1505,7 +1507,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..9] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z20
+	VMOVUPS          384(R9), Z20
 	VFMADD231PS.BCST 24(AX), Z20, Z0
 	VFMADD231PS.BCST 88(AX), Z20, Z2
 	VFMADD231PS.BCST 152(AX), Z20, Z4
@@ -1518,7 +1520,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 600(AX), Z20, Z18
 
 	// S[0..9] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z20
+	VMOVUPS          448(R9), Z20
 	VFMADD231PS.BCST 28(AX), Z20, Z0
 	VFMADD231PS.BCST 92(AX), Z20, Z2
 	VFMADD231PS.BCST 156(AX), Z20, Z4
@@ -1540,7 +1542,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..9] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z20
+	VMOVUPS          512(R9), Z20
 	VFMADD231PS.BCST 32(AX), Z20, Z0
 	VFMADD231PS.BCST 96(AX), Z20, Z2
 	VFMADD231PS.BCST 160(AX), Z20, Z4
@@ -1553,7 +1555,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 608(AX), Z20, Z18
 
 	// S[0..9] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z20
+	VMOVUPS          576(R9), Z20
 	VFMADD231PS.BCST 36(AX), Z20, Z0
 	VFMADD231PS.BCST 100(AX), Z20, Z2
 	VFMADD231PS.BCST 164(AX), Z20, Z4
@@ -1575,7 +1577,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..9] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z20
+	VMOVUPS          640(R9), Z20
 	VFMADD231PS.BCST 40(AX), Z20, Z0
 	VFMADD231PS.BCST 104(AX), Z20, Z2
 	VFMADD231PS.BCST 168(AX), Z20, Z4
@@ -1588,7 +1590,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 616(AX), Z20, Z18
 
 	// S[0..9] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z20
+	VMOVUPS          704(R9), Z20
 	VFMADD231PS.BCST 44(AX), Z20, Z0
 	VFMADD231PS.BCST 108(AX), Z20, Z2
 	VFMADD231PS.BCST 172(AX), Z20, Z4
@@ -1610,7 +1612,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..9] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z20
+	VMOVUPS          768(R9), Z20
 	VFMADD231PS.BCST 48(AX), Z20, Z0
 	VFMADD231PS.BCST 112(AX), Z20, Z2
 	VFMADD231PS.BCST 176(AX), Z20, Z4
@@ -1623,7 +1625,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 624(AX), Z20, Z18
 
 	// S[0..9] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z20
+	VMOVUPS          832(R9), Z20
 	VFMADD231PS.BCST 52(AX), Z20, Z0
 	VFMADD231PS.BCST 116(AX), Z20, Z2
 	VFMADD231PS.BCST 180(AX), Z20, Z4
@@ -1645,7 +1647,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..9] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z20
+	VMOVUPS          896(R9), Z20
 	VFMADD231PS.BCST 56(AX), Z20, Z0
 	VFMADD231PS.BCST 120(AX), Z20, Z2
 	VFMADD231PS.BCST 184(AX), Z20, Z4
@@ -1658,7 +1660,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 632(AX), Z20, Z18
 
 	// S[0..9] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z20
+	VMOVUPS          960(R9), Z20
 	VFMADD231PS.BCST 60(AX), Z20, Z0
 	VFMADD231PS.BCST 124(AX), Z20, Z2
 	VFMADD231PS.BCST 188(AX), Z20, Z4
@@ -1670,7 +1672,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 572(AX), Z20, Z16
 	VFMADD231PS.BCST 636(AX), Z20, Z18
 	ADDQ             $+640, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1687,11 +1689,9 @@ steps_1_end:
 	VMOVUPS Z16, 512(BX)
 	VMOVUPS Z18, 576(BX)
 	ADDQ    $+640, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -22,7 +22,8 @@
 //	Z22–Z23  K[d][key]
 //	Z24–Z27  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f32_11x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -36,7 +37,6 @@ TEXT ·panel_score_f32_11x32_avx512(SB), $128-8
 	IMUL3Q $+64, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -72,6 +72,9 @@ panels_2:
 	VPXORD Z19, Z19, Z19
 	VPXORD Z20, Z20, Z20
 	VPXORD Z21, Z21, Z21
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -81,8 +84,8 @@ steps_2:
 	// S[0..10] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
 	PREFETCHT0       64(DX)
-	VMOVUPS          (R8), Z22
-	VMOVUPS          (R9), Z23
+	VMOVUPS          (R9), Z22
+	VMOVUPS          (R10), Z23
 	VBROADCASTSS     (AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -113,8 +116,8 @@ steps_2:
 	// S[0..10] += Q[d+1]·K[d+1]
 	PREFETCHT0       128(DX)
 	PREFETCHT0       192(DX)
-	VMOVUPS          64(R8), Z22
-	VMOVUPS          64(R9), Z23
+	VMOVUPS          64(R9), Z22
+	VMOVUPS          64(R10), Z23
 	VBROADCASTSS     4(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -145,8 +148,8 @@ steps_2:
 	// S[0..10] += Q[d+2]·K[d+2]
 	PREFETCHT0       256(DX)
 	PREFETCHT0       320(DX)
-	VMOVUPS          128(R8), Z22
-	VMOVUPS          128(R9), Z23
+	VMOVUPS          128(R9), Z22
+	VMOVUPS          128(R10), Z23
 	VBROADCASTSS     8(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -177,8 +180,8 @@ steps_2:
 	// S[0..10] += Q[d+3]·K[d+3]
 	PREFETCHT0       384(DX)
 	PREFETCHT0       448(DX)
-	VMOVUPS          192(R8), Z22
-	VMOVUPS          192(R9), Z23
+	VMOVUPS          192(R9), Z22
+	VMOVUPS          192(R10), Z23
 	VBROADCASTSS     12(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -209,8 +212,8 @@ steps_2:
 	// S[0..10] += Q[d+4]·K[d+4]
 	PREFETCHT0       512(DX)
 	PREFETCHT0       576(DX)
-	VMOVUPS          256(R8), Z22
-	VMOVUPS          256(R9), Z23
+	VMOVUPS          256(R9), Z22
+	VMOVUPS          256(R10), Z23
 	VBROADCASTSS     16(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -241,8 +244,8 @@ steps_2:
 	// S[0..10] += Q[d+5]·K[d+5]
 	PREFETCHT0       640(DX)
 	PREFETCHT0       704(DX)
-	VMOVUPS          320(R8), Z22
-	VMOVUPS          320(R9), Z23
+	VMOVUPS          320(R9), Z22
+	VMOVUPS          320(R10), Z23
 	VBROADCASTSS     20(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -273,8 +276,8 @@ steps_2:
 	// S[0..10] += Q[d+6]·K[d+6]
 	PREFETCHT0       768(DX)
 	PREFETCHT0       832(DX)
-	VMOVUPS          384(R8), Z22
-	VMOVUPS          384(R9), Z23
+	VMOVUPS          384(R9), Z22
+	VMOVUPS          384(R10), Z23
 	VBROADCASTSS     24(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -305,8 +308,8 @@ steps_2:
 	// S[0..10] += Q[d+7]·K[d+7]
 	PREFETCHT0       896(DX)
 	PREFETCHT0       960(DX)
-	VMOVUPS          448(R8), Z22
-	VMOVUPS          448(R9), Z23
+	VMOVUPS          448(R9), Z22
+	VMOVUPS          448(R10), Z23
 	VBROADCASTSS     28(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -337,8 +340,8 @@ steps_2:
 	// S[0..10] += Q[d+8]·K[d+8]
 	PREFETCHT0       1024(DX)
 	PREFETCHT0       1088(DX)
-	VMOVUPS          512(R8), Z22
-	VMOVUPS          512(R9), Z23
+	VMOVUPS          512(R9), Z22
+	VMOVUPS          512(R10), Z23
 	VBROADCASTSS     32(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -369,8 +372,8 @@ steps_2:
 	// S[0..10] += Q[d+9]·K[d+9]
 	PREFETCHT0       1152(DX)
 	PREFETCHT0       1216(DX)
-	VMOVUPS          576(R8), Z22
-	VMOVUPS          576(R9), Z23
+	VMOVUPS          576(R9), Z22
+	VMOVUPS          576(R10), Z23
 	VBROADCASTSS     36(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -401,8 +404,8 @@ steps_2:
 	// S[0..10] += Q[d+10]·K[d+10]
 	PREFETCHT0       1280(DX)
 	PREFETCHT0       1344(DX)
-	VMOVUPS          640(R8), Z22
-	VMOVUPS          640(R9), Z23
+	VMOVUPS          640(R9), Z22
+	VMOVUPS          640(R10), Z23
 	VBROADCASTSS     40(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -433,8 +436,8 @@ steps_2:
 	// S[0..10] += Q[d+11]·K[d+11]
 	PREFETCHT0       1408(DX)
 	PREFETCHT0       1472(DX)
-	VMOVUPS          704(R8), Z22
-	VMOVUPS          704(R9), Z23
+	VMOVUPS          704(R9), Z22
+	VMOVUPS          704(R10), Z23
 	VBROADCASTSS     44(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -465,8 +468,8 @@ steps_2:
 	// S[0..10] += Q[d+12]·K[d+12]
 	PREFETCHT0       1536(DX)
 	PREFETCHT0       1600(DX)
-	VMOVUPS          768(R8), Z22
-	VMOVUPS          768(R9), Z23
+	VMOVUPS          768(R9), Z22
+	VMOVUPS          768(R10), Z23
 	VBROADCASTSS     48(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -497,8 +500,8 @@ steps_2:
 	// S[0..10] += Q[d+13]·K[d+13]
 	PREFETCHT0       1664(DX)
 	PREFETCHT0       1728(DX)
-	VMOVUPS          832(R8), Z22
-	VMOVUPS          832(R9), Z23
+	VMOVUPS          832(R9), Z22
+	VMOVUPS          832(R10), Z23
 	VBROADCASTSS     52(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -529,8 +532,8 @@ steps_2:
 	// S[0..10] += Q[d+14]·K[d+14]
 	PREFETCHT0       1792(DX)
 	PREFETCHT0       1856(DX)
-	VMOVUPS          896(R8), Z22
-	VMOVUPS          896(R9), Z23
+	VMOVUPS          896(R9), Z22
+	VMOVUPS          896(R10), Z23
 	VBROADCASTSS     56(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -561,8 +564,8 @@ steps_2:
 	// S[0..10] += Q[d+15]·K[d+15]
 	PREFETCHT0       1920(DX)
 	PREFETCHT0       1984(DX)
-	VMOVUPS          960(R8), Z22
-	VMOVUPS          960(R9), Z23
+	VMOVUPS          960(R9), Z22
+	VMOVUPS          960(R10), Z23
 	VBROADCASTSS     60(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -590,8 +593,8 @@ steps_2:
 	VFMADD231PS.BCST 700(AX), Z22, Z20
 	VFMADD231PS.BCST 700(AX), Z23, Z21
 	ADDQ             $+704, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	ADDQ             $+2048, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -612,8 +615,8 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..10] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z22
-	VMOVUPS          (R9), Z23
+	VMOVUPS          (R9), Z22
+	VMOVUPS          (R10), Z23
 	VBROADCASTSS     (AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -642,8 +645,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 640(AX), Z23, Z21
 
 	// S[0..10] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z22
-	VMOVUPS          64(R9), Z23
+	VMOVUPS          64(R9), Z22
+	VMOVUPS          64(R10), Z23
 	VBROADCASTSS     4(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -683,8 +686,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..10] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z22
-	VMOVUPS          128(R9), Z23
+	VMOVUPS          128(R9), Z22
+	VMOVUPS          128(R10), Z23
 	VBROADCASTSS     8(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -713,8 +716,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 648(AX), Z23, Z21
 
 	// S[0..10] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z22
-	VMOVUPS          192(R9), Z23
+	VMOVUPS          192(R9), Z22
+	VMOVUPS          192(R10), Z23
 	VBROADCASTSS     12(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -754,8 +757,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..10] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z22
-	VMOVUPS          256(R9), Z23
+	VMOVUPS          256(R9), Z22
+	VMOVUPS          256(R10), Z23
 	VBROADCASTSS     16(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -784,8 +787,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 656(AX), Z23, Z21
 
 	// S[0..10] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z22
-	VMOVUPS          320(R9), Z23
+	VMOVUPS          320(R9), Z22
+	VMOVUPS          320(R10), Z23
 	VBROADCASTSS     20(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -825,8 +828,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..10] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z22
-	VMOVUPS          384(R9), Z23
+	VMOVUPS          384(R9), Z22
+	VMOVUPS          384(R10), Z23
 	VBROADCASTSS     24(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -855,8 +858,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 664(AX), Z23, Z21
 
 	// S[0..10] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z22
-	VMOVUPS          448(R9), Z23
+	VMOVUPS          448(R9), Z22
+	VMOVUPS          448(R10), Z23
 	VBROADCASTSS     28(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -896,8 +899,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..10] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z22
-	VMOVUPS          512(R9), Z23
+	VMOVUPS          512(R9), Z22
+	VMOVUPS          512(R10), Z23
 	VBROADCASTSS     32(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -926,8 +929,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 672(AX), Z23, Z21
 
 	// S[0..10] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z22
-	VMOVUPS          576(R9), Z23
+	VMOVUPS          576(R9), Z22
+	VMOVUPS          576(R10), Z23
 	VBROADCASTSS     36(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -967,8 +970,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..10] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z22
-	VMOVUPS          640(R9), Z23
+	VMOVUPS          640(R9), Z22
+	VMOVUPS          640(R10), Z23
 	VBROADCASTSS     40(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -997,8 +1000,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 680(AX), Z23, Z21
 
 	// S[0..10] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z22
-	VMOVUPS          704(R9), Z23
+	VMOVUPS          704(R9), Z22
+	VMOVUPS          704(R10), Z23
 	VBROADCASTSS     44(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1038,8 +1041,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..10] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z22
-	VMOVUPS          768(R9), Z23
+	VMOVUPS          768(R9), Z22
+	VMOVUPS          768(R10), Z23
 	VBROADCASTSS     48(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1068,8 +1071,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 688(AX), Z23, Z21
 
 	// S[0..10] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z22
-	VMOVUPS          832(R9), Z23
+	VMOVUPS          832(R9), Z22
+	VMOVUPS          832(R10), Z23
 	VBROADCASTSS     52(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1109,8 +1112,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..10] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z22
-	VMOVUPS          896(R9), Z23
+	VMOVUPS          896(R9), Z22
+	VMOVUPS          896(R10), Z23
 	VBROADCASTSS     56(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1139,8 +1142,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 696(AX), Z23, Z21
 
 	// S[0..10] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z22
-	VMOVUPS          960(R9), Z23
+	VMOVUPS          960(R9), Z22
+	VMOVUPS          960(R10), Z23
 	VBROADCASTSS     60(AX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1168,8 +1171,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 700(AX), Z22, Z20
 	VFMADD231PS.BCST 700(AX), Z23, Z21
 	ADDQ             $+704, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -1198,12 +1201,10 @@ steps_2_end:
 	VMOVUPS Z20, 640(BX)
 	VMOVUPS Z21, 1344(BX)
 	ADDQ    $+1408, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -1220,6 +1221,7 @@ panels_1:
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
 	VPXORD Z20, Z20, Z20
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -1228,7 +1230,7 @@ panels_1:
 steps_1:
 	// S[0..10] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VMOVUPS          (R8), Z22
+	VMOVUPS          (R9), Z22
 	VFMADD231PS.BCST (AX), Z22, Z0
 	VFMADD231PS.BCST 64(AX), Z22, Z2
 	VFMADD231PS.BCST 128(AX), Z22, Z4
@@ -1243,7 +1245,7 @@ steps_1:
 
 	// S[0..10] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VMOVUPS          64(R8), Z22
+	VMOVUPS          64(R9), Z22
 	VFMADD231PS.BCST 4(AX), Z22, Z0
 	VFMADD231PS.BCST 68(AX), Z22, Z2
 	VFMADD231PS.BCST 132(AX), Z22, Z4
@@ -1258,7 +1260,7 @@ steps_1:
 
 	// S[0..10] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VMOVUPS          128(R8), Z22
+	VMOVUPS          128(R9), Z22
 	VFMADD231PS.BCST 8(AX), Z22, Z0
 	VFMADD231PS.BCST 72(AX), Z22, Z2
 	VFMADD231PS.BCST 136(AX), Z22, Z4
@@ -1273,7 +1275,7 @@ steps_1:
 
 	// S[0..10] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VMOVUPS          192(R8), Z22
+	VMOVUPS          192(R9), Z22
 	VFMADD231PS.BCST 12(AX), Z22, Z0
 	VFMADD231PS.BCST 76(AX), Z22, Z2
 	VFMADD231PS.BCST 140(AX), Z22, Z4
@@ -1288,7 +1290,7 @@ steps_1:
 
 	// S[0..10] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VMOVUPS          256(R8), Z22
+	VMOVUPS          256(R9), Z22
 	VFMADD231PS.BCST 16(AX), Z22, Z0
 	VFMADD231PS.BCST 80(AX), Z22, Z2
 	VFMADD231PS.BCST 144(AX), Z22, Z4
@@ -1303,7 +1305,7 @@ steps_1:
 
 	// S[0..10] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VMOVUPS          320(R8), Z22
+	VMOVUPS          320(R9), Z22
 	VFMADD231PS.BCST 20(AX), Z22, Z0
 	VFMADD231PS.BCST 84(AX), Z22, Z2
 	VFMADD231PS.BCST 148(AX), Z22, Z4
@@ -1318,7 +1320,7 @@ steps_1:
 
 	// S[0..10] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VMOVUPS          384(R8), Z22
+	VMOVUPS          384(R9), Z22
 	VFMADD231PS.BCST 24(AX), Z22, Z0
 	VFMADD231PS.BCST 88(AX), Z22, Z2
 	VFMADD231PS.BCST 152(AX), Z22, Z4
@@ -1333,7 +1335,7 @@ steps_1:
 
 	// S[0..10] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VMOVUPS          448(R8), Z22
+	VMOVUPS          448(R9), Z22
 	VFMADD231PS.BCST 28(AX), Z22, Z0
 	VFMADD231PS.BCST 92(AX), Z22, Z2
 	VFMADD231PS.BCST 156(AX), Z22, Z4
@@ -1348,7 +1350,7 @@ steps_1:
 
 	// S[0..10] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VMOVUPS          512(R8), Z22
+	VMOVUPS          512(R9), Z22
 	VFMADD231PS.BCST 32(AX), Z22, Z0
 	VFMADD231PS.BCST 96(AX), Z22, Z2
 	VFMADD231PS.BCST 160(AX), Z22, Z4
@@ -1363,7 +1365,7 @@ steps_1:
 
 	// S[0..10] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VMOVUPS          576(R8), Z22
+	VMOVUPS          576(R9), Z22
 	VFMADD231PS.BCST 36(AX), Z22, Z0
 	VFMADD231PS.BCST 100(AX), Z22, Z2
 	VFMADD231PS.BCST 164(AX), Z22, Z4
@@ -1378,7 +1380,7 @@ steps_1:
 
 	// S[0..10] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VMOVUPS          640(R8), Z22
+	VMOVUPS          640(R9), Z22
 	VFMADD231PS.BCST 40(AX), Z22, Z0
 	VFMADD231PS.BCST 104(AX), Z22, Z2
 	VFMADD231PS.BCST 168(AX), Z22, Z4
@@ -1393,7 +1395,7 @@ steps_1:
 
 	// S[0..10] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VMOVUPS          704(R8), Z22
+	VMOVUPS          704(R9), Z22
 	VFMADD231PS.BCST 44(AX), Z22, Z0
 	VFMADD231PS.BCST 108(AX), Z22, Z2
 	VFMADD231PS.BCST 172(AX), Z22, Z4
@@ -1408,7 +1410,7 @@ steps_1:
 
 	// S[0..10] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VMOVUPS          768(R8), Z22
+	VMOVUPS          768(R9), Z22
 	VFMADD231PS.BCST 48(AX), Z22, Z0
 	VFMADD231PS.BCST 112(AX), Z22, Z2
 	VFMADD231PS.BCST 176(AX), Z22, Z4
@@ -1423,7 +1425,7 @@ steps_1:
 
 	// S[0..10] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VMOVUPS          832(R8), Z22
+	VMOVUPS          832(R9), Z22
 	VFMADD231PS.BCST 52(AX), Z22, Z0
 	VFMADD231PS.BCST 116(AX), Z22, Z2
 	VFMADD231PS.BCST 180(AX), Z22, Z4
@@ -1438,7 +1440,7 @@ steps_1:
 
 	// S[0..10] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VMOVUPS          896(R8), Z22
+	VMOVUPS          896(R9), Z22
 	VFMADD231PS.BCST 56(AX), Z22, Z0
 	VFMADD231PS.BCST 120(AX), Z22, Z2
 	VFMADD231PS.BCST 184(AX), Z22, Z4
@@ -1453,7 +1455,7 @@ steps_1:
 
 	// S[0..10] += Q[d+15]·K[d+15]
 	PREFETCHT0       960(DX)
-	VMOVUPS          960(R8), Z22
+	VMOVUPS          960(R9), Z22
 	VFMADD231PS.BCST 60(AX), Z22, Z0
 	VFMADD231PS.BCST 124(AX), Z22, Z2
 	VFMADD231PS.BCST 188(AX), Z22, Z4
@@ -1466,7 +1468,7 @@ steps_1:
 	VFMADD231PS.BCST 636(AX), Z22, Z18
 	VFMADD231PS.BCST 700(AX), Z22, Z20
 	ADDQ             $+704, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -1485,7 +1487,7 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..10] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z22
+	VMOVUPS          (R9), Z22
 	VFMADD231PS.BCST (AX), Z22, Z0
 	VFMADD231PS.BCST 64(AX), Z22, Z2
 	VFMADD231PS.BCST 128(AX), Z22, Z4
@@ -1499,7 +1501,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 640(AX), Z22, Z20
 
 	// S[0..10] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z22
+	VMOVUPS          64(R9), Z22
 	VFMADD231PS.BCST 4(AX), Z22, Z0
 	VFMADD231PS.BCST 68(AX), Z22, Z2
 	VFMADD231PS.BCST 132(AX), Z22, Z4
@@ -1522,7 +1524,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..10] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z22
+	VMOVUPS          128(R9), Z22
 	VFMADD231PS.BCST 8(AX), Z22, Z0
 	VFMADD231PS.BCST 72(AX), Z22, Z2
 	VFMADD231PS.BCST 136(AX), Z22, Z4
@@ -1536,7 +1538,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 648(AX), Z22, Z20
 
 	// S[0..10] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z22
+	VMOVUPS          192(R9), Z22
 	VFMADD231PS.BCST 12(AX), Z22, Z0
 	VFMADD231PS.BCST 76(AX), Z22, Z2
 	VFMADD231PS.BCST 140(AX), Z22, Z4
@@ -1559,7 +1561,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..10] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z22
+	VMOVUPS          256(R9), Z22
 	VFMADD231PS.BCST 16(AX), Z22, Z0
 	VFMADD231PS.BCST 80(AX), Z22, Z2
 	VFMADD231PS.BCST 144(AX), Z22, Z4
@@ -1573,7 +1575,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 656(AX), Z22, Z20
 
 	// S[0..10] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z22
+	VMOVUPS          320(R9), Z22
 	VFMADD231PS.BCST 20(AX), Z22, Z0
 	VFMADD231PS.BCST 84(AX), Z22, Z2
 	VFMADD231PS.BCST 148(AX), Z22, Z4
@@ -1596,7 +1598,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..10] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z22
+	VMOVUPS          384(R9), Z22
 	VFMADD231PS.BCST 24(AX), Z22, Z0
 	VFMADD231PS.BCST 88(AX), Z22, Z2
 	VFMADD231PS.BCST 152(AX), Z22, Z4
@@ -1610,7 +1612,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 664(AX), Z22, Z20
 
 	// S[0..10] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z22
+	VMOVUPS          448(R9), Z22
 	VFMADD231PS.BCST 28(AX), Z22, Z0
 	VFMADD231PS.BCST 92(AX), Z22, Z2
 	VFMADD231PS.BCST 156(AX), Z22, Z4
@@ -1633,7 +1635,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..10] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z22
+	VMOVUPS          512(R9), Z22
 	VFMADD231PS.BCST 32(AX), Z22, Z0
 	VFMADD231PS.BCST 96(AX), Z22, Z2
 	VFMADD231PS.BCST 160(AX), Z22, Z4
@@ -1647,7 +1649,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 672(AX), Z22, Z20
 
 	// S[0..10] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z22
+	VMOVUPS          576(R9), Z22
 	VFMADD231PS.BCST 36(AX), Z22, Z0
 	VFMADD231PS.BCST 100(AX), Z22, Z2
 	VFMADD231PS.BCST 164(AX), Z22, Z4
@@ -1670,7 +1672,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..10] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z22
+	VMOVUPS          640(R9), Z22
 	VFMADD231PS.BCST 40(AX), Z22, Z0
 	VFMADD231PS.BCST 104(AX), Z22, Z2
 	VFMADD231PS.BCST 168(AX), Z22, Z4
@@ -1684,7 +1686,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 680(AX), Z22, Z20
 
 	// S[0..10] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z22
+	VMOVUPS          704(R9), Z22
 	VFMADD231PS.BCST 44(AX), Z22, Z0
 	VFMADD231PS.BCST 108(AX), Z22, Z2
 	VFMADD231PS.BCST 172(AX), Z22, Z4
@@ -1707,7 +1709,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..10] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z22
+	VMOVUPS          768(R9), Z22
 	VFMADD231PS.BCST 48(AX), Z22, Z0
 	VFMADD231PS.BCST 112(AX), Z22, Z2
 	VFMADD231PS.BCST 176(AX), Z22, Z4
@@ -1721,7 +1723,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 688(AX), Z22, Z20
 
 	// S[0..10] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z22
+	VMOVUPS          832(R9), Z22
 	VFMADD231PS.BCST 52(AX), Z22, Z0
 	VFMADD231PS.BCST 116(AX), Z22, Z2
 	VFMADD231PS.BCST 180(AX), Z22, Z4
@@ -1744,7 +1746,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..10] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z22
+	VMOVUPS          896(R9), Z22
 	VFMADD231PS.BCST 56(AX), Z22, Z0
 	VFMADD231PS.BCST 120(AX), Z22, Z2
 	VFMADD231PS.BCST 184(AX), Z22, Z4
@@ -1758,7 +1760,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 696(AX), Z22, Z20
 
 	// S[0..10] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z22
+	VMOVUPS          960(R9), Z22
 	VFMADD231PS.BCST 60(AX), Z22, Z0
 	VFMADD231PS.BCST 124(AX), Z22, Z2
 	VFMADD231PS.BCST 188(AX), Z22, Z4
@@ -1771,7 +1773,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 636(AX), Z22, Z18
 	VFMADD231PS.BCST 700(AX), Z22, Z20
 	ADDQ             $+704, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1789,11 +1791,9 @@ steps_1_end:
 	VMOVUPS Z18, 576(BX)
 	VMOVUPS Z20, 640(BX)
 	ADDQ    $+704, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

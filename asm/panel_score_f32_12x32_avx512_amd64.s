@@ -22,7 +22,8 @@
 //	Z24–Z25  K[d][key]
 //	Z26–Z29  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f32_12x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -36,7 +37,6 @@ TEXT ·panel_score_f32_12x32_avx512(SB), $128-8
 	IMUL3Q $+64, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -74,6 +74,9 @@ panels_2:
 	VPXORD Z21, Z21, Z21
 	VPXORD Z22, Z22, Z22
 	VPXORD Z23, Z23, Z23
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -83,8 +86,8 @@ steps_2:
 	// S[0..11] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
 	PREFETCHT0       64(DX)
-	VMOVUPS          (R8), Z24
-	VMOVUPS          (R9), Z25
+	VMOVUPS          (R9), Z24
+	VMOVUPS          (R10), Z25
 	VBROADCASTSS     (AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -117,8 +120,8 @@ steps_2:
 	// S[0..11] += Q[d+1]·K[d+1]
 	PREFETCHT0       128(DX)
 	PREFETCHT0       192(DX)
-	VMOVUPS          64(R8), Z24
-	VMOVUPS          64(R9), Z25
+	VMOVUPS          64(R9), Z24
+	VMOVUPS          64(R10), Z25
 	VBROADCASTSS     4(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -151,8 +154,8 @@ steps_2:
 	// S[0..11] += Q[d+2]·K[d+2]
 	PREFETCHT0       256(DX)
 	PREFETCHT0       320(DX)
-	VMOVUPS          128(R8), Z24
-	VMOVUPS          128(R9), Z25
+	VMOVUPS          128(R9), Z24
+	VMOVUPS          128(R10), Z25
 	VBROADCASTSS     8(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -185,8 +188,8 @@ steps_2:
 	// S[0..11] += Q[d+3]·K[d+3]
 	PREFETCHT0       384(DX)
 	PREFETCHT0       448(DX)
-	VMOVUPS          192(R8), Z24
-	VMOVUPS          192(R9), Z25
+	VMOVUPS          192(R9), Z24
+	VMOVUPS          192(R10), Z25
 	VBROADCASTSS     12(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -219,8 +222,8 @@ steps_2:
 	// S[0..11] += Q[d+4]·K[d+4]
 	PREFETCHT0       512(DX)
 	PREFETCHT0       576(DX)
-	VMOVUPS          256(R8), Z24
-	VMOVUPS          256(R9), Z25
+	VMOVUPS          256(R9), Z24
+	VMOVUPS          256(R10), Z25
 	VBROADCASTSS     16(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -253,8 +256,8 @@ steps_2:
 	// S[0..11] += Q[d+5]·K[d+5]
 	PREFETCHT0       640(DX)
 	PREFETCHT0       704(DX)
-	VMOVUPS          320(R8), Z24
-	VMOVUPS          320(R9), Z25
+	VMOVUPS          320(R9), Z24
+	VMOVUPS          320(R10), Z25
 	VBROADCASTSS     20(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -287,8 +290,8 @@ steps_2:
 	// S[0..11] += Q[d+6]·K[d+6]
 	PREFETCHT0       768(DX)
 	PREFETCHT0       832(DX)
-	VMOVUPS          384(R8), Z24
-	VMOVUPS          384(R9), Z25
+	VMOVUPS          384(R9), Z24
+	VMOVUPS          384(R10), Z25
 	VBROADCASTSS     24(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -321,8 +324,8 @@ steps_2:
 	// S[0..11] += Q[d+7]·K[d+7]
 	PREFETCHT0       896(DX)
 	PREFETCHT0       960(DX)
-	VMOVUPS          448(R8), Z24
-	VMOVUPS          448(R9), Z25
+	VMOVUPS          448(R9), Z24
+	VMOVUPS          448(R10), Z25
 	VBROADCASTSS     28(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -355,8 +358,8 @@ steps_2:
 	// S[0..11] += Q[d+8]·K[d+8]
 	PREFETCHT0       1024(DX)
 	PREFETCHT0       1088(DX)
-	VMOVUPS          512(R8), Z24
-	VMOVUPS          512(R9), Z25
+	VMOVUPS          512(R9), Z24
+	VMOVUPS          512(R10), Z25
 	VBROADCASTSS     32(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -389,8 +392,8 @@ steps_2:
 	// S[0..11] += Q[d+9]·K[d+9]
 	PREFETCHT0       1152(DX)
 	PREFETCHT0       1216(DX)
-	VMOVUPS          576(R8), Z24
-	VMOVUPS          576(R9), Z25
+	VMOVUPS          576(R9), Z24
+	VMOVUPS          576(R10), Z25
 	VBROADCASTSS     36(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -423,8 +426,8 @@ steps_2:
 	// S[0..11] += Q[d+10]·K[d+10]
 	PREFETCHT0       1280(DX)
 	PREFETCHT0       1344(DX)
-	VMOVUPS          640(R8), Z24
-	VMOVUPS          640(R9), Z25
+	VMOVUPS          640(R9), Z24
+	VMOVUPS          640(R10), Z25
 	VBROADCASTSS     40(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -457,8 +460,8 @@ steps_2:
 	// S[0..11] += Q[d+11]·K[d+11]
 	PREFETCHT0       1408(DX)
 	PREFETCHT0       1472(DX)
-	VMOVUPS          704(R8), Z24
-	VMOVUPS          704(R9), Z25
+	VMOVUPS          704(R9), Z24
+	VMOVUPS          704(R10), Z25
 	VBROADCASTSS     44(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -491,8 +494,8 @@ steps_2:
 	// S[0..11] += Q[d+12]·K[d+12]
 	PREFETCHT0       1536(DX)
 	PREFETCHT0       1600(DX)
-	VMOVUPS          768(R8), Z24
-	VMOVUPS          768(R9), Z25
+	VMOVUPS          768(R9), Z24
+	VMOVUPS          768(R10), Z25
 	VBROADCASTSS     48(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -525,8 +528,8 @@ steps_2:
 	// S[0..11] += Q[d+13]·K[d+13]
 	PREFETCHT0       1664(DX)
 	PREFETCHT0       1728(DX)
-	VMOVUPS          832(R8), Z24
-	VMOVUPS          832(R9), Z25
+	VMOVUPS          832(R9), Z24
+	VMOVUPS          832(R10), Z25
 	VBROADCASTSS     52(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -559,8 +562,8 @@ steps_2:
 	// S[0..11] += Q[d+14]·K[d+14]
 	PREFETCHT0       1792(DX)
 	PREFETCHT0       1856(DX)
-	VMOVUPS          896(R8), Z24
-	VMOVUPS          896(R9), Z25
+	VMOVUPS          896(R9), Z24
+	VMOVUPS          896(R10), Z25
 	VBROADCASTSS     56(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -593,8 +596,8 @@ steps_2:
 	// S[0..11] += Q[d+15]·K[d+15]
 	PREFETCHT0       1920(DX)
 	PREFETCHT0       1984(DX)
-	VMOVUPS          960(R8), Z24
-	VMOVUPS          960(R9), Z25
+	VMOVUPS          960(R9), Z24
+	VMOVUPS          960(R10), Z25
 	VBROADCASTSS     60(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -624,8 +627,8 @@ steps_2:
 	VFMADD231PS.BCST 764(AX), Z24, Z22
 	VFMADD231PS.BCST 764(AX), Z25, Z23
 	ADDQ             $+768, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	ADDQ             $+2048, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -646,8 +649,8 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..11] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z24
-	VMOVUPS          (R9), Z25
+	VMOVUPS          (R9), Z24
+	VMOVUPS          (R10), Z25
 	VBROADCASTSS     (AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -678,8 +681,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 704(AX), Z25, Z23
 
 	// S[0..11] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z24
-	VMOVUPS          64(R9), Z25
+	VMOVUPS          64(R9), Z24
+	VMOVUPS          64(R10), Z25
 	VBROADCASTSS     4(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -721,8 +724,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..11] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z24
-	VMOVUPS          128(R9), Z25
+	VMOVUPS          128(R9), Z24
+	VMOVUPS          128(R10), Z25
 	VBROADCASTSS     8(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -753,8 +756,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 712(AX), Z25, Z23
 
 	// S[0..11] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z24
-	VMOVUPS          192(R9), Z25
+	VMOVUPS          192(R9), Z24
+	VMOVUPS          192(R10), Z25
 	VBROADCASTSS     12(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -796,8 +799,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..11] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z24
-	VMOVUPS          256(R9), Z25
+	VMOVUPS          256(R9), Z24
+	VMOVUPS          256(R10), Z25
 	VBROADCASTSS     16(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -828,8 +831,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 720(AX), Z25, Z23
 
 	// S[0..11] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z24
-	VMOVUPS          320(R9), Z25
+	VMOVUPS          320(R9), Z24
+	VMOVUPS          320(R10), Z25
 	VBROADCASTSS     20(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -871,8 +874,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..11] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z24
-	VMOVUPS          384(R9), Z25
+	VMOVUPS          384(R9), Z24
+	VMOVUPS          384(R10), Z25
 	VBROADCASTSS     24(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -903,8 +906,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 728(AX), Z25, Z23
 
 	// S[0..11] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z24
-	VMOVUPS          448(R9), Z25
+	VMOVUPS          448(R9), Z24
+	VMOVUPS          448(R10), Z25
 	VBROADCASTSS     28(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -946,8 +949,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..11] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z24
-	VMOVUPS          512(R9), Z25
+	VMOVUPS          512(R9), Z24
+	VMOVUPS          512(R10), Z25
 	VBROADCASTSS     32(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -978,8 +981,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 736(AX), Z25, Z23
 
 	// S[0..11] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z24
-	VMOVUPS          576(R9), Z25
+	VMOVUPS          576(R9), Z24
+	VMOVUPS          576(R10), Z25
 	VBROADCASTSS     36(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1021,8 +1024,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..11] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z24
-	VMOVUPS          640(R9), Z25
+	VMOVUPS          640(R9), Z24
+	VMOVUPS          640(R10), Z25
 	VBROADCASTSS     40(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1053,8 +1056,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 744(AX), Z25, Z23
 
 	// S[0..11] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z24
-	VMOVUPS          704(R9), Z25
+	VMOVUPS          704(R9), Z24
+	VMOVUPS          704(R10), Z25
 	VBROADCASTSS     44(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1096,8 +1099,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..11] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z24
-	VMOVUPS          768(R9), Z25
+	VMOVUPS          768(R9), Z24
+	VMOVUPS          768(R10), Z25
 	VBROADCASTSS     48(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1128,8 +1131,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 752(AX), Z25, Z23
 
 	// S[0..11] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z24
-	VMOVUPS          832(R9), Z25
+	VMOVUPS          832(R9), Z24
+	VMOVUPS          832(R10), Z25
 	VBROADCASTSS     52(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1171,8 +1174,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..11] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z24
-	VMOVUPS          896(R9), Z25
+	VMOVUPS          896(R9), Z24
+	VMOVUPS          896(R10), Z25
 	VBROADCASTSS     56(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1203,8 +1206,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 760(AX), Z25, Z23
 
 	// S[0..11] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z24
-	VMOVUPS          960(R9), Z25
+	VMOVUPS          960(R9), Z24
+	VMOVUPS          960(R10), Z25
 	VBROADCASTSS     60(AX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1234,8 +1237,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 764(AX), Z24, Z22
 	VFMADD231PS.BCST 764(AX), Z25, Z23
 	ADDQ             $+768, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -1266,12 +1269,10 @@ steps_2_end:
 	VMOVUPS Z22, 704(BX)
 	VMOVUPS Z23, 1472(BX)
 	ADDQ    $+1536, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -1289,6 +1290,7 @@ panels_1:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z20, Z20, Z20
 	VPXORD Z22, Z22, Z22
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -1297,7 +1299,7 @@ panels_1:
 steps_1:
 	// S[0..11] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VMOVUPS          (R8), Z24
+	VMOVUPS          (R9), Z24
 	VFMADD231PS.BCST (AX), Z24, Z0
 	VFMADD231PS.BCST 64(AX), Z24, Z2
 	VFMADD231PS.BCST 128(AX), Z24, Z4
@@ -1313,7 +1315,7 @@ steps_1:
 
 	// S[0..11] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VMOVUPS          64(R8), Z24
+	VMOVUPS          64(R9), Z24
 	VFMADD231PS.BCST 4(AX), Z24, Z0
 	VFMADD231PS.BCST 68(AX), Z24, Z2
 	VFMADD231PS.BCST 132(AX), Z24, Z4
@@ -1329,7 +1331,7 @@ steps_1:
 
 	// S[0..11] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VMOVUPS          128(R8), Z24
+	VMOVUPS          128(R9), Z24
 	VFMADD231PS.BCST 8(AX), Z24, Z0
 	VFMADD231PS.BCST 72(AX), Z24, Z2
 	VFMADD231PS.BCST 136(AX), Z24, Z4
@@ -1345,7 +1347,7 @@ steps_1:
 
 	// S[0..11] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VMOVUPS          192(R8), Z24
+	VMOVUPS          192(R9), Z24
 	VFMADD231PS.BCST 12(AX), Z24, Z0
 	VFMADD231PS.BCST 76(AX), Z24, Z2
 	VFMADD231PS.BCST 140(AX), Z24, Z4
@@ -1361,7 +1363,7 @@ steps_1:
 
 	// S[0..11] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VMOVUPS          256(R8), Z24
+	VMOVUPS          256(R9), Z24
 	VFMADD231PS.BCST 16(AX), Z24, Z0
 	VFMADD231PS.BCST 80(AX), Z24, Z2
 	VFMADD231PS.BCST 144(AX), Z24, Z4
@@ -1377,7 +1379,7 @@ steps_1:
 
 	// S[0..11] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VMOVUPS          320(R8), Z24
+	VMOVUPS          320(R9), Z24
 	VFMADD231PS.BCST 20(AX), Z24, Z0
 	VFMADD231PS.BCST 84(AX), Z24, Z2
 	VFMADD231PS.BCST 148(AX), Z24, Z4
@@ -1393,7 +1395,7 @@ steps_1:
 
 	// S[0..11] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VMOVUPS          384(R8), Z24
+	VMOVUPS          384(R9), Z24
 	VFMADD231PS.BCST 24(AX), Z24, Z0
 	VFMADD231PS.BCST 88(AX), Z24, Z2
 	VFMADD231PS.BCST 152(AX), Z24, Z4
@@ -1409,7 +1411,7 @@ steps_1:
 
 	// S[0..11] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VMOVUPS          448(R8), Z24
+	VMOVUPS          448(R9), Z24
 	VFMADD231PS.BCST 28(AX), Z24, Z0
 	VFMADD231PS.BCST 92(AX), Z24, Z2
 	VFMADD231PS.BCST 156(AX), Z24, Z4
@@ -1425,7 +1427,7 @@ steps_1:
 
 	// S[0..11] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VMOVUPS          512(R8), Z24
+	VMOVUPS          512(R9), Z24
 	VFMADD231PS.BCST 32(AX), Z24, Z0
 	VFMADD231PS.BCST 96(AX), Z24, Z2
 	VFMADD231PS.BCST 160(AX), Z24, Z4
@@ -1441,7 +1443,7 @@ steps_1:
 
 	// S[0..11] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VMOVUPS          576(R8), Z24
+	VMOVUPS          576(R9), Z24
 	VFMADD231PS.BCST 36(AX), Z24, Z0
 	VFMADD231PS.BCST 100(AX), Z24, Z2
 	VFMADD231PS.BCST 164(AX), Z24, Z4
@@ -1457,7 +1459,7 @@ steps_1:
 
 	// S[0..11] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VMOVUPS          640(R8), Z24
+	VMOVUPS          640(R9), Z24
 	VFMADD231PS.BCST 40(AX), Z24, Z0
 	VFMADD231PS.BCST 104(AX), Z24, Z2
 	VFMADD231PS.BCST 168(AX), Z24, Z4
@@ -1473,7 +1475,7 @@ steps_1:
 
 	// S[0..11] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VMOVUPS          704(R8), Z24
+	VMOVUPS          704(R9), Z24
 	VFMADD231PS.BCST 44(AX), Z24, Z0
 	VFMADD231PS.BCST 108(AX), Z24, Z2
 	VFMADD231PS.BCST 172(AX), Z24, Z4
@@ -1489,7 +1491,7 @@ steps_1:
 
 	// S[0..11] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VMOVUPS          768(R8), Z24
+	VMOVUPS          768(R9), Z24
 	VFMADD231PS.BCST 48(AX), Z24, Z0
 	VFMADD231PS.BCST 112(AX), Z24, Z2
 	VFMADD231PS.BCST 176(AX), Z24, Z4
@@ -1505,7 +1507,7 @@ steps_1:
 
 	// S[0..11] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VMOVUPS          832(R8), Z24
+	VMOVUPS          832(R9), Z24
 	VFMADD231PS.BCST 52(AX), Z24, Z0
 	VFMADD231PS.BCST 116(AX), Z24, Z2
 	VFMADD231PS.BCST 180(AX), Z24, Z4
@@ -1521,7 +1523,7 @@ steps_1:
 
 	// S[0..11] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VMOVUPS          896(R8), Z24
+	VMOVUPS          896(R9), Z24
 	VFMADD231PS.BCST 56(AX), Z24, Z0
 	VFMADD231PS.BCST 120(AX), Z24, Z2
 	VFMADD231PS.BCST 184(AX), Z24, Z4
@@ -1537,7 +1539,7 @@ steps_1:
 
 	// S[0..11] += Q[d+15]·K[d+15]
 	PREFETCHT0       960(DX)
-	VMOVUPS          960(R8), Z24
+	VMOVUPS          960(R9), Z24
 	VFMADD231PS.BCST 60(AX), Z24, Z0
 	VFMADD231PS.BCST 124(AX), Z24, Z2
 	VFMADD231PS.BCST 188(AX), Z24, Z4
@@ -1551,7 +1553,7 @@ steps_1:
 	VFMADD231PS.BCST 700(AX), Z24, Z20
 	VFMADD231PS.BCST 764(AX), Z24, Z22
 	ADDQ             $+768, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -1570,7 +1572,7 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..11] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z24
+	VMOVUPS          (R9), Z24
 	VFMADD231PS.BCST (AX), Z24, Z0
 	VFMADD231PS.BCST 64(AX), Z24, Z2
 	VFMADD231PS.BCST 128(AX), Z24, Z4
@@ -1585,7 +1587,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 704(AX), Z24, Z22
 
 	// S[0..11] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z24
+	VMOVUPS          64(R9), Z24
 	VFMADD231PS.BCST 4(AX), Z24, Z0
 	VFMADD231PS.BCST 68(AX), Z24, Z2
 	VFMADD231PS.BCST 132(AX), Z24, Z4
@@ -1609,7 +1611,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..11] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z24
+	VMOVUPS          128(R9), Z24
 	VFMADD231PS.BCST 8(AX), Z24, Z0
 	VFMADD231PS.BCST 72(AX), Z24, Z2
 	VFMADD231PS.BCST 136(AX), Z24, Z4
@@ -1624,7 +1626,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 712(AX), Z24, Z22
 
 	// S[0..11] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z24
+	VMOVUPS          192(R9), Z24
 	VFMADD231PS.BCST 12(AX), Z24, Z0
 	VFMADD231PS.BCST 76(AX), Z24, Z2
 	VFMADD231PS.BCST 140(AX), Z24, Z4
@@ -1648,7 +1650,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..11] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z24
+	VMOVUPS          256(R9), Z24
 	VFMADD231PS.BCST 16(AX), Z24, Z0
 	VFMADD231PS.BCST 80(AX), Z24, Z2
 	VFMADD231PS.BCST 144(AX), Z24, Z4
@@ -1663,7 +1665,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 720(AX), Z24, Z22
 
 	// S[0..11] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z24
+	VMOVUPS          320(R9), Z24
 	VFMADD231PS.BCST 20(AX), Z24, Z0
 	VFMADD231PS.BCST 84(AX), Z24, Z2
 	VFMADD231PS.BCST 148(AX), Z24, Z4
@@ -1687,7 +1689,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..11] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z24
+	VMOVUPS          384(R9), Z24
 	VFMADD231PS.BCST 24(AX), Z24, Z0
 	VFMADD231PS.BCST 88(AX), Z24, Z2
 	VFMADD231PS.BCST 152(AX), Z24, Z4
@@ -1702,7 +1704,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 728(AX), Z24, Z22
 
 	// S[0..11] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z24
+	VMOVUPS          448(R9), Z24
 	VFMADD231PS.BCST 28(AX), Z24, Z0
 	VFMADD231PS.BCST 92(AX), Z24, Z2
 	VFMADD231PS.BCST 156(AX), Z24, Z4
@@ -1726,7 +1728,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..11] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z24
+	VMOVUPS          512(R9), Z24
 	VFMADD231PS.BCST 32(AX), Z24, Z0
 	VFMADD231PS.BCST 96(AX), Z24, Z2
 	VFMADD231PS.BCST 160(AX), Z24, Z4
@@ -1741,7 +1743,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 736(AX), Z24, Z22
 
 	// S[0..11] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z24
+	VMOVUPS          576(R9), Z24
 	VFMADD231PS.BCST 36(AX), Z24, Z0
 	VFMADD231PS.BCST 100(AX), Z24, Z2
 	VFMADD231PS.BCST 164(AX), Z24, Z4
@@ -1765,7 +1767,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..11] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z24
+	VMOVUPS          640(R9), Z24
 	VFMADD231PS.BCST 40(AX), Z24, Z0
 	VFMADD231PS.BCST 104(AX), Z24, Z2
 	VFMADD231PS.BCST 168(AX), Z24, Z4
@@ -1780,7 +1782,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 744(AX), Z24, Z22
 
 	// S[0..11] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z24
+	VMOVUPS          704(R9), Z24
 	VFMADD231PS.BCST 44(AX), Z24, Z0
 	VFMADD231PS.BCST 108(AX), Z24, Z2
 	VFMADD231PS.BCST 172(AX), Z24, Z4
@@ -1804,7 +1806,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..11] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z24
+	VMOVUPS          768(R9), Z24
 	VFMADD231PS.BCST 48(AX), Z24, Z0
 	VFMADD231PS.BCST 112(AX), Z24, Z2
 	VFMADD231PS.BCST 176(AX), Z24, Z4
@@ -1819,7 +1821,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 752(AX), Z24, Z22
 
 	// S[0..11] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z24
+	VMOVUPS          832(R9), Z24
 	VFMADD231PS.BCST 52(AX), Z24, Z0
 	VFMADD231PS.BCST 116(AX), Z24, Z2
 	VFMADD231PS.BCST 180(AX), Z24, Z4
@@ -1843,7 +1845,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..11] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z24
+	VMOVUPS          896(R9), Z24
 	VFMADD231PS.BCST 56(AX), Z24, Z0
 	VFMADD231PS.BCST 120(AX), Z24, Z2
 	VFMADD231PS.BCST 184(AX), Z24, Z4
@@ -1858,7 +1860,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 760(AX), Z24, Z22
 
 	// S[0..11] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z24
+	VMOVUPS          960(R9), Z24
 	VFMADD231PS.BCST 60(AX), Z24, Z0
 	VFMADD231PS.BCST 124(AX), Z24, Z2
 	VFMADD231PS.BCST 188(AX), Z24, Z4
@@ -1872,7 +1874,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 700(AX), Z24, Z20
 	VFMADD231PS.BCST 764(AX), Z24, Z22
 	ADDQ             $+768, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1891,11 +1893,9 @@ steps_1_end:
 	VMOVUPS Z20, 640(BX)
 	VMOVUPS Z22, 704(BX)
 	ADDQ    $+768, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

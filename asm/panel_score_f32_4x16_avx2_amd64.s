@@ -22,6 +22,7 @@
 //	Y8–Y9    K[d][key]
 //	Y10–Y13  Q[r][d]
 //	R8       K
+//	R9       K, at the row, in panel 0
 
 // func panel_score_f32_4x16_avx2(a *PanelScoreArgs)
 // Requires: AVX, FMA3, MMX+
@@ -51,14 +52,15 @@ panels_1:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 
 steps_1:
 	// S[0..3] += Q[d+0]·K[d+0]
 	PREFETCHT0   (DX)
-	VMOVUPS      (R8), Y8
-	VMOVUPS      32(R8), Y9
+	VMOVUPS      (R9), Y8
+	VMOVUPS      32(R9), Y9
 	VBROADCASTSS (AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -74,8 +76,8 @@ steps_1:
 
 	// S[0..3] += Q[d+1]·K[d+1]
 	PREFETCHT0   64(DX)
-	VMOVUPS      64(R8), Y8
-	VMOVUPS      96(R8), Y9
+	VMOVUPS      64(R9), Y8
+	VMOVUPS      96(R9), Y9
 	VBROADCASTSS 4(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -91,8 +93,8 @@ steps_1:
 
 	// S[0..3] += Q[d+2]·K[d+2]
 	PREFETCHT0   128(DX)
-	VMOVUPS      128(R8), Y8
-	VMOVUPS      160(R8), Y9
+	VMOVUPS      128(R9), Y8
+	VMOVUPS      160(R9), Y9
 	VBROADCASTSS 8(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -108,8 +110,8 @@ steps_1:
 
 	// S[0..3] += Q[d+3]·K[d+3]
 	PREFETCHT0   192(DX)
-	VMOVUPS      192(R8), Y8
-	VMOVUPS      224(R8), Y9
+	VMOVUPS      192(R9), Y8
+	VMOVUPS      224(R9), Y9
 	VBROADCASTSS 12(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -125,8 +127,8 @@ steps_1:
 
 	// S[0..3] += Q[d+4]·K[d+4]
 	PREFETCHT0   256(DX)
-	VMOVUPS      256(R8), Y8
-	VMOVUPS      288(R8), Y9
+	VMOVUPS      256(R9), Y8
+	VMOVUPS      288(R9), Y9
 	VBROADCASTSS 16(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -142,8 +144,8 @@ steps_1:
 
 	// S[0..3] += Q[d+5]·K[d+5]
 	PREFETCHT0   320(DX)
-	VMOVUPS      320(R8), Y8
-	VMOVUPS      352(R8), Y9
+	VMOVUPS      320(R9), Y8
+	VMOVUPS      352(R9), Y9
 	VBROADCASTSS 20(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -159,8 +161,8 @@ steps_1:
 
 	// S[0..3] += Q[d+6]·K[d+6]
 	PREFETCHT0   384(DX)
-	VMOVUPS      384(R8), Y8
-	VMOVUPS      416(R8), Y9
+	VMOVUPS      384(R9), Y8
+	VMOVUPS      416(R9), Y9
 	VBROADCASTSS 24(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -176,8 +178,8 @@ steps_1:
 
 	// S[0..3] += Q[d+7]·K[d+7]
 	PREFETCHT0   448(DX)
-	VMOVUPS      448(R8), Y8
-	VMOVUPS      480(R8), Y9
+	VMOVUPS      448(R9), Y8
+	VMOVUPS      480(R9), Y9
 	VBROADCASTSS 28(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -193,8 +195,8 @@ steps_1:
 
 	// S[0..3] += Q[d+8]·K[d+8]
 	PREFETCHT0   512(DX)
-	VMOVUPS      512(R8), Y8
-	VMOVUPS      544(R8), Y9
+	VMOVUPS      512(R9), Y8
+	VMOVUPS      544(R9), Y9
 	VBROADCASTSS 32(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -210,8 +212,8 @@ steps_1:
 
 	// S[0..3] += Q[d+9]·K[d+9]
 	PREFETCHT0   576(DX)
-	VMOVUPS      576(R8), Y8
-	VMOVUPS      608(R8), Y9
+	VMOVUPS      576(R9), Y8
+	VMOVUPS      608(R9), Y9
 	VBROADCASTSS 36(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -227,8 +229,8 @@ steps_1:
 
 	// S[0..3] += Q[d+10]·K[d+10]
 	PREFETCHT0   640(DX)
-	VMOVUPS      640(R8), Y8
-	VMOVUPS      672(R8), Y9
+	VMOVUPS      640(R9), Y8
+	VMOVUPS      672(R9), Y9
 	VBROADCASTSS 40(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -244,8 +246,8 @@ steps_1:
 
 	// S[0..3] += Q[d+11]·K[d+11]
 	PREFETCHT0   704(DX)
-	VMOVUPS      704(R8), Y8
-	VMOVUPS      736(R8), Y9
+	VMOVUPS      704(R9), Y8
+	VMOVUPS      736(R9), Y9
 	VBROADCASTSS 44(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -261,8 +263,8 @@ steps_1:
 
 	// S[0..3] += Q[d+12]·K[d+12]
 	PREFETCHT0   768(DX)
-	VMOVUPS      768(R8), Y8
-	VMOVUPS      800(R8), Y9
+	VMOVUPS      768(R9), Y8
+	VMOVUPS      800(R9), Y9
 	VBROADCASTSS 48(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -278,8 +280,8 @@ steps_1:
 
 	// S[0..3] += Q[d+13]·K[d+13]
 	PREFETCHT0   832(DX)
-	VMOVUPS      832(R8), Y8
-	VMOVUPS      864(R8), Y9
+	VMOVUPS      832(R9), Y8
+	VMOVUPS      864(R9), Y9
 	VBROADCASTSS 52(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -295,8 +297,8 @@ steps_1:
 
 	// S[0..3] += Q[d+14]·K[d+14]
 	PREFETCHT0   896(DX)
-	VMOVUPS      896(R8), Y8
-	VMOVUPS      928(R8), Y9
+	VMOVUPS      896(R9), Y8
+	VMOVUPS      928(R9), Y9
 	VBROADCASTSS 56(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -312,8 +314,8 @@ steps_1:
 
 	// S[0..3] += Q[d+15]·K[d+15]
 	PREFETCHT0   960(DX)
-	VMOVUPS      960(R8), Y8
-	VMOVUPS      992(R8), Y9
+	VMOVUPS      960(R9), Y8
+	VMOVUPS      992(R9), Y9
 	VBROADCASTSS 60(AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -327,7 +329,7 @@ steps_1:
 	VFMADD231PS  Y8, Y13, Y6
 	VFMADD231PS  Y9, Y13, Y7
 	ADDQ         $+256, AX
-	ADDQ         $+1024, R8
+	ADDQ         $+1024, R9
 	ADDQ         $+1024, DX
 	SUBQ         $0x10, CX
 	JNZ          steps_1
@@ -342,10 +344,9 @@ steps_1:
 	VMOVUPS Y6, 192(BX)
 	VMOVUPS Y7, 224(BX)
 	ADDQ    $+256, BX
-
-	// the next panels
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -22,7 +22,8 @@
 //	Z20–Z21  K[d][key]
 //	Z22–Z25  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f32_5x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -36,7 +37,6 @@ TEXT ·panel_score_f32_5x32_avx512(SB), $128-8
 	IMUL3Q $+64, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -70,6 +70,9 @@ panels_2:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -79,8 +82,8 @@ steps_2:
 	// S[0..4] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
 	PREFETCHT0       64(DX)
-	VMOVUPS          (R8), Z20
-	VMOVUPS          (R9), Z21
+	VMOVUPS          (R9), Z20
+	VMOVUPS          (R10), Z21
 	VBROADCASTSS     (AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -99,8 +102,8 @@ steps_2:
 	// S[0..4] += Q[d+1]·K[d+1]
 	PREFETCHT0       128(DX)
 	PREFETCHT0       192(DX)
-	VMOVUPS          64(R8), Z20
-	VMOVUPS          64(R9), Z21
+	VMOVUPS          64(R9), Z20
+	VMOVUPS          64(R10), Z21
 	VBROADCASTSS     4(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -119,8 +122,8 @@ steps_2:
 	// S[0..4] += Q[d+2]·K[d+2]
 	PREFETCHT0       256(DX)
 	PREFETCHT0       320(DX)
-	VMOVUPS          128(R8), Z20
-	VMOVUPS          128(R9), Z21
+	VMOVUPS          128(R9), Z20
+	VMOVUPS          128(R10), Z21
 	VBROADCASTSS     8(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -139,8 +142,8 @@ steps_2:
 	// S[0..4] += Q[d+3]·K[d+3]
 	PREFETCHT0       384(DX)
 	PREFETCHT0       448(DX)
-	VMOVUPS          192(R8), Z20
-	VMOVUPS          192(R9), Z21
+	VMOVUPS          192(R9), Z20
+	VMOVUPS          192(R10), Z21
 	VBROADCASTSS     12(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -159,8 +162,8 @@ steps_2:
 	// S[0..4] += Q[d+4]·K[d+4]
 	PREFETCHT0       512(DX)
 	PREFETCHT0       576(DX)
-	VMOVUPS          256(R8), Z20
-	VMOVUPS          256(R9), Z21
+	VMOVUPS          256(R9), Z20
+	VMOVUPS          256(R10), Z21
 	VBROADCASTSS     16(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -179,8 +182,8 @@ steps_2:
 	// S[0..4] += Q[d+5]·K[d+5]
 	PREFETCHT0       640(DX)
 	PREFETCHT0       704(DX)
-	VMOVUPS          320(R8), Z20
-	VMOVUPS          320(R9), Z21
+	VMOVUPS          320(R9), Z20
+	VMOVUPS          320(R10), Z21
 	VBROADCASTSS     20(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -199,8 +202,8 @@ steps_2:
 	// S[0..4] += Q[d+6]·K[d+6]
 	PREFETCHT0       768(DX)
 	PREFETCHT0       832(DX)
-	VMOVUPS          384(R8), Z20
-	VMOVUPS          384(R9), Z21
+	VMOVUPS          384(R9), Z20
+	VMOVUPS          384(R10), Z21
 	VBROADCASTSS     24(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -219,8 +222,8 @@ steps_2:
 	// S[0..4] += Q[d+7]·K[d+7]
 	PREFETCHT0       896(DX)
 	PREFETCHT0       960(DX)
-	VMOVUPS          448(R8), Z20
-	VMOVUPS          448(R9), Z21
+	VMOVUPS          448(R9), Z20
+	VMOVUPS          448(R10), Z21
 	VBROADCASTSS     28(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -239,8 +242,8 @@ steps_2:
 	// S[0..4] += Q[d+8]·K[d+8]
 	PREFETCHT0       1024(DX)
 	PREFETCHT0       1088(DX)
-	VMOVUPS          512(R8), Z20
-	VMOVUPS          512(R9), Z21
+	VMOVUPS          512(R9), Z20
+	VMOVUPS          512(R10), Z21
 	VBROADCASTSS     32(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -259,8 +262,8 @@ steps_2:
 	// S[0..4] += Q[d+9]·K[d+9]
 	PREFETCHT0       1152(DX)
 	PREFETCHT0       1216(DX)
-	VMOVUPS          576(R8), Z20
-	VMOVUPS          576(R9), Z21
+	VMOVUPS          576(R9), Z20
+	VMOVUPS          576(R10), Z21
 	VBROADCASTSS     36(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -279,8 +282,8 @@ steps_2:
 	// S[0..4] += Q[d+10]·K[d+10]
 	PREFETCHT0       1280(DX)
 	PREFETCHT0       1344(DX)
-	VMOVUPS          640(R8), Z20
-	VMOVUPS          640(R9), Z21
+	VMOVUPS          640(R9), Z20
+	VMOVUPS          640(R10), Z21
 	VBROADCASTSS     40(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -299,8 +302,8 @@ steps_2:
 	// S[0..4] += Q[d+11]·K[d+11]
 	PREFETCHT0       1408(DX)
 	PREFETCHT0       1472(DX)
-	VMOVUPS          704(R8), Z20
-	VMOVUPS          704(R9), Z21
+	VMOVUPS          704(R9), Z20
+	VMOVUPS          704(R10), Z21
 	VBROADCASTSS     44(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -319,8 +322,8 @@ steps_2:
 	// S[0..4] += Q[d+12]·K[d+12]
 	PREFETCHT0       1536(DX)
 	PREFETCHT0       1600(DX)
-	VMOVUPS          768(R8), Z20
-	VMOVUPS          768(R9), Z21
+	VMOVUPS          768(R9), Z20
+	VMOVUPS          768(R10), Z21
 	VBROADCASTSS     48(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -339,8 +342,8 @@ steps_2:
 	// S[0..4] += Q[d+13]·K[d+13]
 	PREFETCHT0       1664(DX)
 	PREFETCHT0       1728(DX)
-	VMOVUPS          832(R8), Z20
-	VMOVUPS          832(R9), Z21
+	VMOVUPS          832(R9), Z20
+	VMOVUPS          832(R10), Z21
 	VBROADCASTSS     52(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -359,8 +362,8 @@ steps_2:
 	// S[0..4] += Q[d+14]·K[d+14]
 	PREFETCHT0       1792(DX)
 	PREFETCHT0       1856(DX)
-	VMOVUPS          896(R8), Z20
-	VMOVUPS          896(R9), Z21
+	VMOVUPS          896(R9), Z20
+	VMOVUPS          896(R10), Z21
 	VBROADCASTSS     56(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -379,8 +382,8 @@ steps_2:
 	// S[0..4] += Q[d+15]·K[d+15]
 	PREFETCHT0       1920(DX)
 	PREFETCHT0       1984(DX)
-	VMOVUPS          960(R8), Z20
-	VMOVUPS          960(R9), Z21
+	VMOVUPS          960(R9), Z20
+	VMOVUPS          960(R10), Z21
 	VBROADCASTSS     60(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -396,8 +399,8 @@ steps_2:
 	VFMADD231PS.BCST 316(AX), Z20, Z18
 	VFMADD231PS.BCST 316(AX), Z21, Z19
 	ADDQ             $+320, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	ADDQ             $+2048, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -418,8 +421,8 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..4] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z20
-	VMOVUPS          (R9), Z21
+	VMOVUPS          (R9), Z20
+	VMOVUPS          (R10), Z21
 	VBROADCASTSS     (AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -436,8 +439,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 256(AX), Z21, Z9
 
 	// S[0..4] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z20
-	VMOVUPS          64(R9), Z21
+	VMOVUPS          64(R9), Z20
+	VMOVUPS          64(R10), Z21
 	VBROADCASTSS     4(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -465,8 +468,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..4] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z20
-	VMOVUPS          128(R9), Z21
+	VMOVUPS          128(R9), Z20
+	VMOVUPS          128(R10), Z21
 	VBROADCASTSS     8(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -483,8 +486,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 264(AX), Z21, Z9
 
 	// S[0..4] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z20
-	VMOVUPS          192(R9), Z21
+	VMOVUPS          192(R9), Z20
+	VMOVUPS          192(R10), Z21
 	VBROADCASTSS     12(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -512,8 +515,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..4] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z20
-	VMOVUPS          256(R9), Z21
+	VMOVUPS          256(R9), Z20
+	VMOVUPS          256(R10), Z21
 	VBROADCASTSS     16(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -530,8 +533,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 272(AX), Z21, Z9
 
 	// S[0..4] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z20
-	VMOVUPS          320(R9), Z21
+	VMOVUPS          320(R9), Z20
+	VMOVUPS          320(R10), Z21
 	VBROADCASTSS     20(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -559,8 +562,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..4] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z20
-	VMOVUPS          384(R9), Z21
+	VMOVUPS          384(R9), Z20
+	VMOVUPS          384(R10), Z21
 	VBROADCASTSS     24(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -577,8 +580,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 280(AX), Z21, Z9
 
 	// S[0..4] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z20
-	VMOVUPS          448(R9), Z21
+	VMOVUPS          448(R9), Z20
+	VMOVUPS          448(R10), Z21
 	VBROADCASTSS     28(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -606,8 +609,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..4] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z20
-	VMOVUPS          512(R9), Z21
+	VMOVUPS          512(R9), Z20
+	VMOVUPS          512(R10), Z21
 	VBROADCASTSS     32(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -624,8 +627,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 288(AX), Z21, Z9
 
 	// S[0..4] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z20
-	VMOVUPS          576(R9), Z21
+	VMOVUPS          576(R9), Z20
+	VMOVUPS          576(R10), Z21
 	VBROADCASTSS     36(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -653,8 +656,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..4] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z20
-	VMOVUPS          640(R9), Z21
+	VMOVUPS          640(R9), Z20
+	VMOVUPS          640(R10), Z21
 	VBROADCASTSS     40(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -671,8 +674,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 296(AX), Z21, Z9
 
 	// S[0..4] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z20
-	VMOVUPS          704(R9), Z21
+	VMOVUPS          704(R9), Z20
+	VMOVUPS          704(R10), Z21
 	VBROADCASTSS     44(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -700,8 +703,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..4] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z20
-	VMOVUPS          768(R9), Z21
+	VMOVUPS          768(R9), Z20
+	VMOVUPS          768(R10), Z21
 	VBROADCASTSS     48(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -718,8 +721,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 304(AX), Z21, Z9
 
 	// S[0..4] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z20
-	VMOVUPS          832(R9), Z21
+	VMOVUPS          832(R9), Z20
+	VMOVUPS          832(R10), Z21
 	VBROADCASTSS     52(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -747,8 +750,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..4] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z20
-	VMOVUPS          896(R9), Z21
+	VMOVUPS          896(R9), Z20
+	VMOVUPS          896(R10), Z21
 	VBROADCASTSS     56(AX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -765,8 +768,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 312(AX), Z21, Z9
 
 	// S[0..4] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z20
-	VMOVUPS          960(R9), Z21
+	VMOVUPS          960(R9), Z20
+	VMOVUPS          960(R10), Z21
 	VBROADCASTSS     60(AX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -782,8 +785,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 316(AX), Z20, Z18
 	VFMADD231PS.BCST 316(AX), Z21, Z19
 	ADDQ             $+320, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -810,12 +813,10 @@ steps_2_end:
 	VMOVUPS Z8, 256(BX)
 	VMOVUPS Z9, 576(BX)
 	ADDQ    $+640, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -831,6 +832,7 @@ panels_1:
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -839,7 +841,7 @@ panels_1:
 steps_1:
 	// S[0..4] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VMOVUPS          (R8), Z20
+	VMOVUPS          (R9), Z20
 	VFMADD231PS.BCST (AX), Z20, Z0
 	VFMADD231PS.BCST 64(AX), Z20, Z2
 	VFMADD231PS.BCST 128(AX), Z20, Z4
@@ -848,7 +850,7 @@ steps_1:
 
 	// S[0..4] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VMOVUPS          64(R8), Z20
+	VMOVUPS          64(R9), Z20
 	VFMADD231PS.BCST 4(AX), Z20, Z10
 	VFMADD231PS.BCST 68(AX), Z20, Z12
 	VFMADD231PS.BCST 132(AX), Z20, Z14
@@ -857,7 +859,7 @@ steps_1:
 
 	// S[0..4] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VMOVUPS          128(R8), Z20
+	VMOVUPS          128(R9), Z20
 	VFMADD231PS.BCST 8(AX), Z20, Z0
 	VFMADD231PS.BCST 72(AX), Z20, Z2
 	VFMADD231PS.BCST 136(AX), Z20, Z4
@@ -866,7 +868,7 @@ steps_1:
 
 	// S[0..4] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VMOVUPS          192(R8), Z20
+	VMOVUPS          192(R9), Z20
 	VFMADD231PS.BCST 12(AX), Z20, Z10
 	VFMADD231PS.BCST 76(AX), Z20, Z12
 	VFMADD231PS.BCST 140(AX), Z20, Z14
@@ -875,7 +877,7 @@ steps_1:
 
 	// S[0..4] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VMOVUPS          256(R8), Z20
+	VMOVUPS          256(R9), Z20
 	VFMADD231PS.BCST 16(AX), Z20, Z0
 	VFMADD231PS.BCST 80(AX), Z20, Z2
 	VFMADD231PS.BCST 144(AX), Z20, Z4
@@ -884,7 +886,7 @@ steps_1:
 
 	// S[0..4] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VMOVUPS          320(R8), Z20
+	VMOVUPS          320(R9), Z20
 	VFMADD231PS.BCST 20(AX), Z20, Z10
 	VFMADD231PS.BCST 84(AX), Z20, Z12
 	VFMADD231PS.BCST 148(AX), Z20, Z14
@@ -893,7 +895,7 @@ steps_1:
 
 	// S[0..4] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VMOVUPS          384(R8), Z20
+	VMOVUPS          384(R9), Z20
 	VFMADD231PS.BCST 24(AX), Z20, Z0
 	VFMADD231PS.BCST 88(AX), Z20, Z2
 	VFMADD231PS.BCST 152(AX), Z20, Z4
@@ -902,7 +904,7 @@ steps_1:
 
 	// S[0..4] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VMOVUPS          448(R8), Z20
+	VMOVUPS          448(R9), Z20
 	VFMADD231PS.BCST 28(AX), Z20, Z10
 	VFMADD231PS.BCST 92(AX), Z20, Z12
 	VFMADD231PS.BCST 156(AX), Z20, Z14
@@ -911,7 +913,7 @@ steps_1:
 
 	// S[0..4] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VMOVUPS          512(R8), Z20
+	VMOVUPS          512(R9), Z20
 	VFMADD231PS.BCST 32(AX), Z20, Z0
 	VFMADD231PS.BCST 96(AX), Z20, Z2
 	VFMADD231PS.BCST 160(AX), Z20, Z4
@@ -920,7 +922,7 @@ steps_1:
 
 	// S[0..4] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VMOVUPS          576(R8), Z20
+	VMOVUPS          576(R9), Z20
 	VFMADD231PS.BCST 36(AX), Z20, Z10
 	VFMADD231PS.BCST 100(AX), Z20, Z12
 	VFMADD231PS.BCST 164(AX), Z20, Z14
@@ -929,7 +931,7 @@ steps_1:
 
 	// S[0..4] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VMOVUPS          640(R8), Z20
+	VMOVUPS          640(R9), Z20
 	VFMADD231PS.BCST 40(AX), Z20, Z0
 	VFMADD231PS.BCST 104(AX), Z20, Z2
 	VFMADD231PS.BCST 168(AX), Z20, Z4
@@ -938,7 +940,7 @@ steps_1:
 
 	// S[0..4] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VMOVUPS          704(R8), Z20
+	VMOVUPS          704(R9), Z20
 	VFMADD231PS.BCST 44(AX), Z20, Z10
 	VFMADD231PS.BCST 108(AX), Z20, Z12
 	VFMADD231PS.BCST 172(AX), Z20, Z14
@@ -947,7 +949,7 @@ steps_1:
 
 	// S[0..4] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VMOVUPS          768(R8), Z20
+	VMOVUPS          768(R9), Z20
 	VFMADD231PS.BCST 48(AX), Z20, Z0
 	VFMADD231PS.BCST 112(AX), Z20, Z2
 	VFMADD231PS.BCST 176(AX), Z20, Z4
@@ -956,7 +958,7 @@ steps_1:
 
 	// S[0..4] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VMOVUPS          832(R8), Z20
+	VMOVUPS          832(R9), Z20
 	VFMADD231PS.BCST 52(AX), Z20, Z10
 	VFMADD231PS.BCST 116(AX), Z20, Z12
 	VFMADD231PS.BCST 180(AX), Z20, Z14
@@ -965,7 +967,7 @@ steps_1:
 
 	// S[0..4] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VMOVUPS          896(R8), Z20
+	VMOVUPS          896(R9), Z20
 	VFMADD231PS.BCST 56(AX), Z20, Z0
 	VFMADD231PS.BCST 120(AX), Z20, Z2
 	VFMADD231PS.BCST 184(AX), Z20, Z4
@@ -974,14 +976,14 @@ steps_1:
 
 	// S[0..4] += Q[d+15]·K[d+15]
 	PREFETCHT0       960(DX)
-	VMOVUPS          960(R8), Z20
+	VMOVUPS          960(R9), Z20
 	VFMADD231PS.BCST 60(AX), Z20, Z10
 	VFMADD231PS.BCST 124(AX), Z20, Z12
 	VFMADD231PS.BCST 188(AX), Z20, Z14
 	VFMADD231PS.BCST 252(AX), Z20, Z16
 	VFMADD231PS.BCST 316(AX), Z20, Z18
 	ADDQ             $+320, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -1000,7 +1002,7 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..4] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z20
+	VMOVUPS          (R9), Z20
 	VFMADD231PS.BCST (AX), Z20, Z0
 	VFMADD231PS.BCST 64(AX), Z20, Z2
 	VFMADD231PS.BCST 128(AX), Z20, Z4
@@ -1008,7 +1010,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 256(AX), Z20, Z8
 
 	// S[0..4] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z20
+	VMOVUPS          64(R9), Z20
 	VFMADD231PS.BCST 4(AX), Z20, Z10
 	VFMADD231PS.BCST 68(AX), Z20, Z12
 	VFMADD231PS.BCST 132(AX), Z20, Z14
@@ -1025,7 +1027,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..4] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z20
+	VMOVUPS          128(R9), Z20
 	VFMADD231PS.BCST 8(AX), Z20, Z0
 	VFMADD231PS.BCST 72(AX), Z20, Z2
 	VFMADD231PS.BCST 136(AX), Z20, Z4
@@ -1033,7 +1035,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 264(AX), Z20, Z8
 
 	// S[0..4] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z20
+	VMOVUPS          192(R9), Z20
 	VFMADD231PS.BCST 12(AX), Z20, Z10
 	VFMADD231PS.BCST 76(AX), Z20, Z12
 	VFMADD231PS.BCST 140(AX), Z20, Z14
@@ -1050,7 +1052,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..4] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z20
+	VMOVUPS          256(R9), Z20
 	VFMADD231PS.BCST 16(AX), Z20, Z0
 	VFMADD231PS.BCST 80(AX), Z20, Z2
 	VFMADD231PS.BCST 144(AX), Z20, Z4
@@ -1058,7 +1060,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 272(AX), Z20, Z8
 
 	// S[0..4] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z20
+	VMOVUPS          320(R9), Z20
 	VFMADD231PS.BCST 20(AX), Z20, Z10
 	VFMADD231PS.BCST 84(AX), Z20, Z12
 	VFMADD231PS.BCST 148(AX), Z20, Z14
@@ -1075,7 +1077,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..4] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z20
+	VMOVUPS          384(R9), Z20
 	VFMADD231PS.BCST 24(AX), Z20, Z0
 	VFMADD231PS.BCST 88(AX), Z20, Z2
 	VFMADD231PS.BCST 152(AX), Z20, Z4
@@ -1083,7 +1085,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 280(AX), Z20, Z8
 
 	// S[0..4] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z20
+	VMOVUPS          448(R9), Z20
 	VFMADD231PS.BCST 28(AX), Z20, Z10
 	VFMADD231PS.BCST 92(AX), Z20, Z12
 	VFMADD231PS.BCST 156(AX), Z20, Z14
@@ -1100,7 +1102,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..4] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z20
+	VMOVUPS          512(R9), Z20
 	VFMADD231PS.BCST 32(AX), Z20, Z0
 	VFMADD231PS.BCST 96(AX), Z20, Z2
 	VFMADD231PS.BCST 160(AX), Z20, Z4
@@ -1108,7 +1110,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 288(AX), Z20, Z8
 
 	// S[0..4] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z20
+	VMOVUPS          576(R9), Z20
 	VFMADD231PS.BCST 36(AX), Z20, Z10
 	VFMADD231PS.BCST 100(AX), Z20, Z12
 	VFMADD231PS.BCST 164(AX), Z20, Z14
@@ -1125,7 +1127,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..4] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z20
+	VMOVUPS          640(R9), Z20
 	VFMADD231PS.BCST 40(AX), Z20, Z0
 	VFMADD231PS.BCST 104(AX), Z20, Z2
 	VFMADD231PS.BCST 168(AX), Z20, Z4
@@ -1133,7 +1135,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 296(AX), Z20, Z8
 
 	// S[0..4] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z20
+	VMOVUPS          704(R9), Z20
 	VFMADD231PS.BCST 44(AX), Z20, Z10
 	VFMADD231PS.BCST 108(AX), Z20, Z12
 	VFMADD231PS.BCST 172(AX), Z20, Z14
@@ -1150,7 +1152,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..4] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z20
+	VMOVUPS          768(R9), Z20
 	VFMADD231PS.BCST 48(AX), Z20, Z0
 	VFMADD231PS.BCST 112(AX), Z20, Z2
 	VFMADD231PS.BCST 176(AX), Z20, Z4
@@ -1158,7 +1160,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 304(AX), Z20, Z8
 
 	// S[0..4] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z20
+	VMOVUPS          832(R9), Z20
 	VFMADD231PS.BCST 52(AX), Z20, Z10
 	VFMADD231PS.BCST 116(AX), Z20, Z12
 	VFMADD231PS.BCST 180(AX), Z20, Z14
@@ -1175,7 +1177,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..4] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z20
+	VMOVUPS          896(R9), Z20
 	VFMADD231PS.BCST 56(AX), Z20, Z0
 	VFMADD231PS.BCST 120(AX), Z20, Z2
 	VFMADD231PS.BCST 184(AX), Z20, Z4
@@ -1183,14 +1185,14 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 312(AX), Z20, Z8
 
 	// S[0..4] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z20
+	VMOVUPS          960(R9), Z20
 	VFMADD231PS.BCST 60(AX), Z20, Z10
 	VFMADD231PS.BCST 124(AX), Z20, Z12
 	VFMADD231PS.BCST 188(AX), Z20, Z14
 	VFMADD231PS.BCST 252(AX), Z20, Z16
 	VFMADD231PS.BCST 316(AX), Z20, Z18
 	ADDQ             $+320, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1207,11 +1209,9 @@ steps_1_end:
 	VMOVUPS Z6, 192(BX)
 	VMOVUPS Z8, 256(BX)
 	ADDQ    $+320, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

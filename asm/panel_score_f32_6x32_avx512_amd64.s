@@ -22,7 +22,8 @@
 //	Z12–Z13  K[d][key]
 //	Z14–Z17  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f32_6x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -36,7 +37,6 @@ TEXT ·panel_score_f32_6x32_avx512(SB), $128-8
 	IMUL3Q $+64, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -62,6 +62,9 @@ panels_2:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -71,8 +74,8 @@ steps_2:
 	// S[0..5] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
 	PREFETCHT0       64(DX)
-	VMOVUPS          (R8), Z12
-	VMOVUPS          (R9), Z13
+	VMOVUPS          (R9), Z12
+	VMOVUPS          (R10), Z13
 	VBROADCASTSS     (AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -93,8 +96,8 @@ steps_2:
 	// S[0..5] += Q[d+1]·K[d+1]
 	PREFETCHT0       128(DX)
 	PREFETCHT0       192(DX)
-	VMOVUPS          64(R8), Z12
-	VMOVUPS          64(R9), Z13
+	VMOVUPS          64(R9), Z12
+	VMOVUPS          64(R10), Z13
 	VBROADCASTSS     4(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -115,8 +118,8 @@ steps_2:
 	// S[0..5] += Q[d+2]·K[d+2]
 	PREFETCHT0       256(DX)
 	PREFETCHT0       320(DX)
-	VMOVUPS          128(R8), Z12
-	VMOVUPS          128(R9), Z13
+	VMOVUPS          128(R9), Z12
+	VMOVUPS          128(R10), Z13
 	VBROADCASTSS     8(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -137,8 +140,8 @@ steps_2:
 	// S[0..5] += Q[d+3]·K[d+3]
 	PREFETCHT0       384(DX)
 	PREFETCHT0       448(DX)
-	VMOVUPS          192(R8), Z12
-	VMOVUPS          192(R9), Z13
+	VMOVUPS          192(R9), Z12
+	VMOVUPS          192(R10), Z13
 	VBROADCASTSS     12(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -159,8 +162,8 @@ steps_2:
 	// S[0..5] += Q[d+4]·K[d+4]
 	PREFETCHT0       512(DX)
 	PREFETCHT0       576(DX)
-	VMOVUPS          256(R8), Z12
-	VMOVUPS          256(R9), Z13
+	VMOVUPS          256(R9), Z12
+	VMOVUPS          256(R10), Z13
 	VBROADCASTSS     16(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -181,8 +184,8 @@ steps_2:
 	// S[0..5] += Q[d+5]·K[d+5]
 	PREFETCHT0       640(DX)
 	PREFETCHT0       704(DX)
-	VMOVUPS          320(R8), Z12
-	VMOVUPS          320(R9), Z13
+	VMOVUPS          320(R9), Z12
+	VMOVUPS          320(R10), Z13
 	VBROADCASTSS     20(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -203,8 +206,8 @@ steps_2:
 	// S[0..5] += Q[d+6]·K[d+6]
 	PREFETCHT0       768(DX)
 	PREFETCHT0       832(DX)
-	VMOVUPS          384(R8), Z12
-	VMOVUPS          384(R9), Z13
+	VMOVUPS          384(R9), Z12
+	VMOVUPS          384(R10), Z13
 	VBROADCASTSS     24(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -225,8 +228,8 @@ steps_2:
 	// S[0..5] += Q[d+7]·K[d+7]
 	PREFETCHT0       896(DX)
 	PREFETCHT0       960(DX)
-	VMOVUPS          448(R8), Z12
-	VMOVUPS          448(R9), Z13
+	VMOVUPS          448(R9), Z12
+	VMOVUPS          448(R10), Z13
 	VBROADCASTSS     28(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -247,8 +250,8 @@ steps_2:
 	// S[0..5] += Q[d+8]·K[d+8]
 	PREFETCHT0       1024(DX)
 	PREFETCHT0       1088(DX)
-	VMOVUPS          512(R8), Z12
-	VMOVUPS          512(R9), Z13
+	VMOVUPS          512(R9), Z12
+	VMOVUPS          512(R10), Z13
 	VBROADCASTSS     32(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -269,8 +272,8 @@ steps_2:
 	// S[0..5] += Q[d+9]·K[d+9]
 	PREFETCHT0       1152(DX)
 	PREFETCHT0       1216(DX)
-	VMOVUPS          576(R8), Z12
-	VMOVUPS          576(R9), Z13
+	VMOVUPS          576(R9), Z12
+	VMOVUPS          576(R10), Z13
 	VBROADCASTSS     36(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -291,8 +294,8 @@ steps_2:
 	// S[0..5] += Q[d+10]·K[d+10]
 	PREFETCHT0       1280(DX)
 	PREFETCHT0       1344(DX)
-	VMOVUPS          640(R8), Z12
-	VMOVUPS          640(R9), Z13
+	VMOVUPS          640(R9), Z12
+	VMOVUPS          640(R10), Z13
 	VBROADCASTSS     40(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -313,8 +316,8 @@ steps_2:
 	// S[0..5] += Q[d+11]·K[d+11]
 	PREFETCHT0       1408(DX)
 	PREFETCHT0       1472(DX)
-	VMOVUPS          704(R8), Z12
-	VMOVUPS          704(R9), Z13
+	VMOVUPS          704(R9), Z12
+	VMOVUPS          704(R10), Z13
 	VBROADCASTSS     44(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -335,8 +338,8 @@ steps_2:
 	// S[0..5] += Q[d+12]·K[d+12]
 	PREFETCHT0       1536(DX)
 	PREFETCHT0       1600(DX)
-	VMOVUPS          768(R8), Z12
-	VMOVUPS          768(R9), Z13
+	VMOVUPS          768(R9), Z12
+	VMOVUPS          768(R10), Z13
 	VBROADCASTSS     48(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -357,8 +360,8 @@ steps_2:
 	// S[0..5] += Q[d+13]·K[d+13]
 	PREFETCHT0       1664(DX)
 	PREFETCHT0       1728(DX)
-	VMOVUPS          832(R8), Z12
-	VMOVUPS          832(R9), Z13
+	VMOVUPS          832(R9), Z12
+	VMOVUPS          832(R10), Z13
 	VBROADCASTSS     52(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -379,8 +382,8 @@ steps_2:
 	// S[0..5] += Q[d+14]·K[d+14]
 	PREFETCHT0       1792(DX)
 	PREFETCHT0       1856(DX)
-	VMOVUPS          896(R8), Z12
-	VMOVUPS          896(R9), Z13
+	VMOVUPS          896(R9), Z12
+	VMOVUPS          896(R10), Z13
 	VBROADCASTSS     56(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -401,8 +404,8 @@ steps_2:
 	// S[0..5] += Q[d+15]·K[d+15]
 	PREFETCHT0       1920(DX)
 	PREFETCHT0       1984(DX)
-	VMOVUPS          960(R8), Z12
-	VMOVUPS          960(R9), Z13
+	VMOVUPS          960(R9), Z12
+	VMOVUPS          960(R10), Z13
 	VBROADCASTSS     60(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -420,8 +423,8 @@ steps_2:
 	VFMADD231PS.BCST 380(AX), Z12, Z10
 	VFMADD231PS.BCST 380(AX), Z13, Z11
 	ADDQ             $+384, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	ADDQ             $+2048, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -442,8 +445,8 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..5] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z12
-	VMOVUPS          (R9), Z13
+	VMOVUPS          (R9), Z12
+	VMOVUPS          (R10), Z13
 	VBROADCASTSS     (AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -462,8 +465,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 320(AX), Z13, Z11
 
 	// S[0..5] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z12
-	VMOVUPS          64(R9), Z13
+	VMOVUPS          64(R9), Z12
+	VMOVUPS          64(R10), Z13
 	VBROADCASTSS     4(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -493,8 +496,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..5] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z12
-	VMOVUPS          128(R9), Z13
+	VMOVUPS          128(R9), Z12
+	VMOVUPS          128(R10), Z13
 	VBROADCASTSS     8(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -513,8 +516,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 328(AX), Z13, Z11
 
 	// S[0..5] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z12
-	VMOVUPS          192(R9), Z13
+	VMOVUPS          192(R9), Z12
+	VMOVUPS          192(R10), Z13
 	VBROADCASTSS     12(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -544,8 +547,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..5] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z12
-	VMOVUPS          256(R9), Z13
+	VMOVUPS          256(R9), Z12
+	VMOVUPS          256(R10), Z13
 	VBROADCASTSS     16(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -564,8 +567,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 336(AX), Z13, Z11
 
 	// S[0..5] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z12
-	VMOVUPS          320(R9), Z13
+	VMOVUPS          320(R9), Z12
+	VMOVUPS          320(R10), Z13
 	VBROADCASTSS     20(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -595,8 +598,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..5] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z12
-	VMOVUPS          384(R9), Z13
+	VMOVUPS          384(R9), Z12
+	VMOVUPS          384(R10), Z13
 	VBROADCASTSS     24(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -615,8 +618,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 344(AX), Z13, Z11
 
 	// S[0..5] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z12
-	VMOVUPS          448(R9), Z13
+	VMOVUPS          448(R9), Z12
+	VMOVUPS          448(R10), Z13
 	VBROADCASTSS     28(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -646,8 +649,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..5] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z12
-	VMOVUPS          512(R9), Z13
+	VMOVUPS          512(R9), Z12
+	VMOVUPS          512(R10), Z13
 	VBROADCASTSS     32(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -666,8 +669,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 352(AX), Z13, Z11
 
 	// S[0..5] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z12
-	VMOVUPS          576(R9), Z13
+	VMOVUPS          576(R9), Z12
+	VMOVUPS          576(R10), Z13
 	VBROADCASTSS     36(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -697,8 +700,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..5] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z12
-	VMOVUPS          640(R9), Z13
+	VMOVUPS          640(R9), Z12
+	VMOVUPS          640(R10), Z13
 	VBROADCASTSS     40(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -717,8 +720,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 360(AX), Z13, Z11
 
 	// S[0..5] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z12
-	VMOVUPS          704(R9), Z13
+	VMOVUPS          704(R9), Z12
+	VMOVUPS          704(R10), Z13
 	VBROADCASTSS     44(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -748,8 +751,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..5] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z12
-	VMOVUPS          768(R9), Z13
+	VMOVUPS          768(R9), Z12
+	VMOVUPS          768(R10), Z13
 	VBROADCASTSS     48(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -768,8 +771,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 368(AX), Z13, Z11
 
 	// S[0..5] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z12
-	VMOVUPS          832(R9), Z13
+	VMOVUPS          832(R9), Z12
+	VMOVUPS          832(R10), Z13
 	VBROADCASTSS     52(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -799,8 +802,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..5] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z12
-	VMOVUPS          896(R9), Z13
+	VMOVUPS          896(R9), Z12
+	VMOVUPS          896(R10), Z13
 	VBROADCASTSS     56(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -819,8 +822,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 376(AX), Z13, Z11
 
 	// S[0..5] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z12
-	VMOVUPS          960(R9), Z13
+	VMOVUPS          960(R9), Z12
+	VMOVUPS          960(R10), Z13
 	VBROADCASTSS     60(AX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -838,8 +841,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 380(AX), Z12, Z10
 	VFMADD231PS.BCST 380(AX), Z13, Z11
 	ADDQ             $+384, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -858,12 +861,10 @@ steps_2_end:
 	VMOVUPS Z10, 320(BX)
 	VMOVUPS Z11, 704(BX)
 	ADDQ    $+768, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -875,6 +876,7 @@ panels_1:
 	VPXORD Z6, Z6, Z6
 	VPXORD Z8, Z8, Z8
 	VPXORD Z10, Z10, Z10
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -883,7 +885,7 @@ panels_1:
 steps_1:
 	// S[0..5] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VMOVUPS          (R8), Z12
+	VMOVUPS          (R9), Z12
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 64(AX), Z12, Z2
 	VFMADD231PS.BCST 128(AX), Z12, Z4
@@ -893,7 +895,7 @@ steps_1:
 
 	// S[0..5] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VMOVUPS          64(R8), Z12
+	VMOVUPS          64(R9), Z12
 	VFMADD231PS.BCST 4(AX), Z12, Z0
 	VFMADD231PS.BCST 68(AX), Z12, Z2
 	VFMADD231PS.BCST 132(AX), Z12, Z4
@@ -903,7 +905,7 @@ steps_1:
 
 	// S[0..5] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VMOVUPS          128(R8), Z12
+	VMOVUPS          128(R9), Z12
 	VFMADD231PS.BCST 8(AX), Z12, Z0
 	VFMADD231PS.BCST 72(AX), Z12, Z2
 	VFMADD231PS.BCST 136(AX), Z12, Z4
@@ -913,7 +915,7 @@ steps_1:
 
 	// S[0..5] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VMOVUPS          192(R8), Z12
+	VMOVUPS          192(R9), Z12
 	VFMADD231PS.BCST 12(AX), Z12, Z0
 	VFMADD231PS.BCST 76(AX), Z12, Z2
 	VFMADD231PS.BCST 140(AX), Z12, Z4
@@ -923,7 +925,7 @@ steps_1:
 
 	// S[0..5] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VMOVUPS          256(R8), Z12
+	VMOVUPS          256(R9), Z12
 	VFMADD231PS.BCST 16(AX), Z12, Z0
 	VFMADD231PS.BCST 80(AX), Z12, Z2
 	VFMADD231PS.BCST 144(AX), Z12, Z4
@@ -933,7 +935,7 @@ steps_1:
 
 	// S[0..5] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VMOVUPS          320(R8), Z12
+	VMOVUPS          320(R9), Z12
 	VFMADD231PS.BCST 20(AX), Z12, Z0
 	VFMADD231PS.BCST 84(AX), Z12, Z2
 	VFMADD231PS.BCST 148(AX), Z12, Z4
@@ -943,7 +945,7 @@ steps_1:
 
 	// S[0..5] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VMOVUPS          384(R8), Z12
+	VMOVUPS          384(R9), Z12
 	VFMADD231PS.BCST 24(AX), Z12, Z0
 	VFMADD231PS.BCST 88(AX), Z12, Z2
 	VFMADD231PS.BCST 152(AX), Z12, Z4
@@ -953,7 +955,7 @@ steps_1:
 
 	// S[0..5] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VMOVUPS          448(R8), Z12
+	VMOVUPS          448(R9), Z12
 	VFMADD231PS.BCST 28(AX), Z12, Z0
 	VFMADD231PS.BCST 92(AX), Z12, Z2
 	VFMADD231PS.BCST 156(AX), Z12, Z4
@@ -963,7 +965,7 @@ steps_1:
 
 	// S[0..5] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VMOVUPS          512(R8), Z12
+	VMOVUPS          512(R9), Z12
 	VFMADD231PS.BCST 32(AX), Z12, Z0
 	VFMADD231PS.BCST 96(AX), Z12, Z2
 	VFMADD231PS.BCST 160(AX), Z12, Z4
@@ -973,7 +975,7 @@ steps_1:
 
 	// S[0..5] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VMOVUPS          576(R8), Z12
+	VMOVUPS          576(R9), Z12
 	VFMADD231PS.BCST 36(AX), Z12, Z0
 	VFMADD231PS.BCST 100(AX), Z12, Z2
 	VFMADD231PS.BCST 164(AX), Z12, Z4
@@ -983,7 +985,7 @@ steps_1:
 
 	// S[0..5] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VMOVUPS          640(R8), Z12
+	VMOVUPS          640(R9), Z12
 	VFMADD231PS.BCST 40(AX), Z12, Z0
 	VFMADD231PS.BCST 104(AX), Z12, Z2
 	VFMADD231PS.BCST 168(AX), Z12, Z4
@@ -993,7 +995,7 @@ steps_1:
 
 	// S[0..5] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VMOVUPS          704(R8), Z12
+	VMOVUPS          704(R9), Z12
 	VFMADD231PS.BCST 44(AX), Z12, Z0
 	VFMADD231PS.BCST 108(AX), Z12, Z2
 	VFMADD231PS.BCST 172(AX), Z12, Z4
@@ -1003,7 +1005,7 @@ steps_1:
 
 	// S[0..5] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VMOVUPS          768(R8), Z12
+	VMOVUPS          768(R9), Z12
 	VFMADD231PS.BCST 48(AX), Z12, Z0
 	VFMADD231PS.BCST 112(AX), Z12, Z2
 	VFMADD231PS.BCST 176(AX), Z12, Z4
@@ -1013,7 +1015,7 @@ steps_1:
 
 	// S[0..5] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VMOVUPS          832(R8), Z12
+	VMOVUPS          832(R9), Z12
 	VFMADD231PS.BCST 52(AX), Z12, Z0
 	VFMADD231PS.BCST 116(AX), Z12, Z2
 	VFMADD231PS.BCST 180(AX), Z12, Z4
@@ -1023,7 +1025,7 @@ steps_1:
 
 	// S[0..5] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VMOVUPS          896(R8), Z12
+	VMOVUPS          896(R9), Z12
 	VFMADD231PS.BCST 56(AX), Z12, Z0
 	VFMADD231PS.BCST 120(AX), Z12, Z2
 	VFMADD231PS.BCST 184(AX), Z12, Z4
@@ -1033,7 +1035,7 @@ steps_1:
 
 	// S[0..5] += Q[d+15]·K[d+15]
 	PREFETCHT0       960(DX)
-	VMOVUPS          960(R8), Z12
+	VMOVUPS          960(R9), Z12
 	VFMADD231PS.BCST 60(AX), Z12, Z0
 	VFMADD231PS.BCST 124(AX), Z12, Z2
 	VFMADD231PS.BCST 188(AX), Z12, Z4
@@ -1041,7 +1043,7 @@ steps_1:
 	VFMADD231PS.BCST 316(AX), Z12, Z8
 	VFMADD231PS.BCST 380(AX), Z12, Z10
 	ADDQ             $+384, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -1060,7 +1062,7 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..5] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z12
+	VMOVUPS          (R9), Z12
 	VFMADD231PS.BCST (AX), Z12, Z0
 	VFMADD231PS.BCST 64(AX), Z12, Z2
 	VFMADD231PS.BCST 128(AX), Z12, Z4
@@ -1069,7 +1071,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 320(AX), Z12, Z10
 
 	// S[0..5] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z12
+	VMOVUPS          64(R9), Z12
 	VFMADD231PS.BCST 4(AX), Z12, Z0
 	VFMADD231PS.BCST 68(AX), Z12, Z2
 	VFMADD231PS.BCST 132(AX), Z12, Z4
@@ -1087,7 +1089,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..5] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z12
+	VMOVUPS          128(R9), Z12
 	VFMADD231PS.BCST 8(AX), Z12, Z0
 	VFMADD231PS.BCST 72(AX), Z12, Z2
 	VFMADD231PS.BCST 136(AX), Z12, Z4
@@ -1096,7 +1098,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 328(AX), Z12, Z10
 
 	// S[0..5] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z12
+	VMOVUPS          192(R9), Z12
 	VFMADD231PS.BCST 12(AX), Z12, Z0
 	VFMADD231PS.BCST 76(AX), Z12, Z2
 	VFMADD231PS.BCST 140(AX), Z12, Z4
@@ -1114,7 +1116,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..5] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z12
+	VMOVUPS          256(R9), Z12
 	VFMADD231PS.BCST 16(AX), Z12, Z0
 	VFMADD231PS.BCST 80(AX), Z12, Z2
 	VFMADD231PS.BCST 144(AX), Z12, Z4
@@ -1123,7 +1125,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 336(AX), Z12, Z10
 
 	// S[0..5] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z12
+	VMOVUPS          320(R9), Z12
 	VFMADD231PS.BCST 20(AX), Z12, Z0
 	VFMADD231PS.BCST 84(AX), Z12, Z2
 	VFMADD231PS.BCST 148(AX), Z12, Z4
@@ -1141,7 +1143,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..5] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z12
+	VMOVUPS          384(R9), Z12
 	VFMADD231PS.BCST 24(AX), Z12, Z0
 	VFMADD231PS.BCST 88(AX), Z12, Z2
 	VFMADD231PS.BCST 152(AX), Z12, Z4
@@ -1150,7 +1152,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 344(AX), Z12, Z10
 
 	// S[0..5] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z12
+	VMOVUPS          448(R9), Z12
 	VFMADD231PS.BCST 28(AX), Z12, Z0
 	VFMADD231PS.BCST 92(AX), Z12, Z2
 	VFMADD231PS.BCST 156(AX), Z12, Z4
@@ -1168,7 +1170,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..5] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z12
+	VMOVUPS          512(R9), Z12
 	VFMADD231PS.BCST 32(AX), Z12, Z0
 	VFMADD231PS.BCST 96(AX), Z12, Z2
 	VFMADD231PS.BCST 160(AX), Z12, Z4
@@ -1177,7 +1179,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 352(AX), Z12, Z10
 
 	// S[0..5] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z12
+	VMOVUPS          576(R9), Z12
 	VFMADD231PS.BCST 36(AX), Z12, Z0
 	VFMADD231PS.BCST 100(AX), Z12, Z2
 	VFMADD231PS.BCST 164(AX), Z12, Z4
@@ -1195,7 +1197,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..5] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z12
+	VMOVUPS          640(R9), Z12
 	VFMADD231PS.BCST 40(AX), Z12, Z0
 	VFMADD231PS.BCST 104(AX), Z12, Z2
 	VFMADD231PS.BCST 168(AX), Z12, Z4
@@ -1204,7 +1206,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 360(AX), Z12, Z10
 
 	// S[0..5] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z12
+	VMOVUPS          704(R9), Z12
 	VFMADD231PS.BCST 44(AX), Z12, Z0
 	VFMADD231PS.BCST 108(AX), Z12, Z2
 	VFMADD231PS.BCST 172(AX), Z12, Z4
@@ -1222,7 +1224,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..5] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z12
+	VMOVUPS          768(R9), Z12
 	VFMADD231PS.BCST 48(AX), Z12, Z0
 	VFMADD231PS.BCST 112(AX), Z12, Z2
 	VFMADD231PS.BCST 176(AX), Z12, Z4
@@ -1231,7 +1233,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 368(AX), Z12, Z10
 
 	// S[0..5] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z12
+	VMOVUPS          832(R9), Z12
 	VFMADD231PS.BCST 52(AX), Z12, Z0
 	VFMADD231PS.BCST 116(AX), Z12, Z2
 	VFMADD231PS.BCST 180(AX), Z12, Z4
@@ -1249,7 +1251,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..5] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z12
+	VMOVUPS          896(R9), Z12
 	VFMADD231PS.BCST 56(AX), Z12, Z0
 	VFMADD231PS.BCST 120(AX), Z12, Z2
 	VFMADD231PS.BCST 184(AX), Z12, Z4
@@ -1258,7 +1260,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 376(AX), Z12, Z10
 
 	// S[0..5] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z12
+	VMOVUPS          960(R9), Z12
 	VFMADD231PS.BCST 60(AX), Z12, Z0
 	VFMADD231PS.BCST 124(AX), Z12, Z2
 	VFMADD231PS.BCST 188(AX), Z12, Z4
@@ -1266,7 +1268,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 316(AX), Z12, Z8
 	VFMADD231PS.BCST 380(AX), Z12, Z10
 	ADDQ             $+384, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1279,11 +1281,9 @@ steps_1_end:
 	VMOVUPS Z8, 256(BX)
 	VMOVUPS Z10, 320(BX)
 	ADDQ    $+384, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -22,7 +22,8 @@
 //	Z14–Z15  K[d][key]
 //	Z16–Z19  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f32_7x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -36,7 +37,6 @@ TEXT ·panel_score_f32_7x32_avx512(SB), $128-8
 	IMUL3Q $+64, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -64,6 +64,9 @@ panels_2:
 	VPXORD Z11, Z11, Z11
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -73,8 +76,8 @@ steps_2:
 	// S[0..6] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
 	PREFETCHT0       64(DX)
-	VMOVUPS          (R8), Z14
-	VMOVUPS          (R9), Z15
+	VMOVUPS          (R9), Z14
+	VMOVUPS          (R10), Z15
 	VBROADCASTSS     (AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -97,8 +100,8 @@ steps_2:
 	// S[0..6] += Q[d+1]·K[d+1]
 	PREFETCHT0       128(DX)
 	PREFETCHT0       192(DX)
-	VMOVUPS          64(R8), Z14
-	VMOVUPS          64(R9), Z15
+	VMOVUPS          64(R9), Z14
+	VMOVUPS          64(R10), Z15
 	VBROADCASTSS     4(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -121,8 +124,8 @@ steps_2:
 	// S[0..6] += Q[d+2]·K[d+2]
 	PREFETCHT0       256(DX)
 	PREFETCHT0       320(DX)
-	VMOVUPS          128(R8), Z14
-	VMOVUPS          128(R9), Z15
+	VMOVUPS          128(R9), Z14
+	VMOVUPS          128(R10), Z15
 	VBROADCASTSS     8(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -145,8 +148,8 @@ steps_2:
 	// S[0..6] += Q[d+3]·K[d+3]
 	PREFETCHT0       384(DX)
 	PREFETCHT0       448(DX)
-	VMOVUPS          192(R8), Z14
-	VMOVUPS          192(R9), Z15
+	VMOVUPS          192(R9), Z14
+	VMOVUPS          192(R10), Z15
 	VBROADCASTSS     12(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -169,8 +172,8 @@ steps_2:
 	// S[0..6] += Q[d+4]·K[d+4]
 	PREFETCHT0       512(DX)
 	PREFETCHT0       576(DX)
-	VMOVUPS          256(R8), Z14
-	VMOVUPS          256(R9), Z15
+	VMOVUPS          256(R9), Z14
+	VMOVUPS          256(R10), Z15
 	VBROADCASTSS     16(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -193,8 +196,8 @@ steps_2:
 	// S[0..6] += Q[d+5]·K[d+5]
 	PREFETCHT0       640(DX)
 	PREFETCHT0       704(DX)
-	VMOVUPS          320(R8), Z14
-	VMOVUPS          320(R9), Z15
+	VMOVUPS          320(R9), Z14
+	VMOVUPS          320(R10), Z15
 	VBROADCASTSS     20(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -217,8 +220,8 @@ steps_2:
 	// S[0..6] += Q[d+6]·K[d+6]
 	PREFETCHT0       768(DX)
 	PREFETCHT0       832(DX)
-	VMOVUPS          384(R8), Z14
-	VMOVUPS          384(R9), Z15
+	VMOVUPS          384(R9), Z14
+	VMOVUPS          384(R10), Z15
 	VBROADCASTSS     24(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -241,8 +244,8 @@ steps_2:
 	// S[0..6] += Q[d+7]·K[d+7]
 	PREFETCHT0       896(DX)
 	PREFETCHT0       960(DX)
-	VMOVUPS          448(R8), Z14
-	VMOVUPS          448(R9), Z15
+	VMOVUPS          448(R9), Z14
+	VMOVUPS          448(R10), Z15
 	VBROADCASTSS     28(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -265,8 +268,8 @@ steps_2:
 	// S[0..6] += Q[d+8]·K[d+8]
 	PREFETCHT0       1024(DX)
 	PREFETCHT0       1088(DX)
-	VMOVUPS          512(R8), Z14
-	VMOVUPS          512(R9), Z15
+	VMOVUPS          512(R9), Z14
+	VMOVUPS          512(R10), Z15
 	VBROADCASTSS     32(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -289,8 +292,8 @@ steps_2:
 	// S[0..6] += Q[d+9]·K[d+9]
 	PREFETCHT0       1152(DX)
 	PREFETCHT0       1216(DX)
-	VMOVUPS          576(R8), Z14
-	VMOVUPS          576(R9), Z15
+	VMOVUPS          576(R9), Z14
+	VMOVUPS          576(R10), Z15
 	VBROADCASTSS     36(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -313,8 +316,8 @@ steps_2:
 	// S[0..6] += Q[d+10]·K[d+10]
 	PREFETCHT0       1280(DX)
 	PREFETCHT0       1344(DX)
-	VMOVUPS          640(R8), Z14
-	VMOVUPS          640(R9), Z15
+	VMOVUPS          640(R9), Z14
+	VMOVUPS          640(R10), Z15
 	VBROADCASTSS     40(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -337,8 +340,8 @@ steps_2:
 	// S[0..6] += Q[d+11]·K[d+11]
 	PREFETCHT0       1408(DX)
 	PREFETCHT0       1472(DX)
-	VMOVUPS          704(R8), Z14
-	VMOVUPS          704(R9), Z15
+	VMOVUPS          704(R9), Z14
+	VMOVUPS          704(R10), Z15
 	VBROADCASTSS     44(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -361,8 +364,8 @@ steps_2:
 	// S[0..6] += Q[d+12]·K[d+12]
 	PREFETCHT0       1536(DX)
 	PREFETCHT0       1600(DX)
-	VMOVUPS          768(R8), Z14
-	VMOVUPS          768(R9), Z15
+	VMOVUPS          768(R9), Z14
+	VMOVUPS          768(R10), Z15
 	VBROADCASTSS     48(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -385,8 +388,8 @@ steps_2:
 	// S[0..6] += Q[d+13]·K[d+13]
 	PREFETCHT0       1664(DX)
 	PREFETCHT0       1728(DX)
-	VMOVUPS          832(R8), Z14
-	VMOVUPS          832(R9), Z15
+	VMOVUPS          832(R9), Z14
+	VMOVUPS          832(R10), Z15
 	VBROADCASTSS     52(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -409,8 +412,8 @@ steps_2:
 	// S[0..6] += Q[d+14]·K[d+14]
 	PREFETCHT0       1792(DX)
 	PREFETCHT0       1856(DX)
-	VMOVUPS          896(R8), Z14
-	VMOVUPS          896(R9), Z15
+	VMOVUPS          896(R9), Z14
+	VMOVUPS          896(R10), Z15
 	VBROADCASTSS     56(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -433,8 +436,8 @@ steps_2:
 	// S[0..6] += Q[d+15]·K[d+15]
 	PREFETCHT0       1920(DX)
 	PREFETCHT0       1984(DX)
-	VMOVUPS          960(R8), Z14
-	VMOVUPS          960(R9), Z15
+	VMOVUPS          960(R9), Z14
+	VMOVUPS          960(R10), Z15
 	VBROADCASTSS     60(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -454,8 +457,8 @@ steps_2:
 	VFMADD231PS.BCST 444(AX), Z14, Z12
 	VFMADD231PS.BCST 444(AX), Z15, Z13
 	ADDQ             $+448, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	ADDQ             $+2048, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -476,8 +479,8 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..6] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z14
-	VMOVUPS          (R9), Z15
+	VMOVUPS          (R9), Z14
+	VMOVUPS          (R10), Z15
 	VBROADCASTSS     (AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -498,8 +501,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 384(AX), Z15, Z13
 
 	// S[0..6] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z14
-	VMOVUPS          64(R9), Z15
+	VMOVUPS          64(R9), Z14
+	VMOVUPS          64(R10), Z15
 	VBROADCASTSS     4(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -531,8 +534,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..6] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z14
-	VMOVUPS          128(R9), Z15
+	VMOVUPS          128(R9), Z14
+	VMOVUPS          128(R10), Z15
 	VBROADCASTSS     8(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -553,8 +556,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 392(AX), Z15, Z13
 
 	// S[0..6] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z14
-	VMOVUPS          192(R9), Z15
+	VMOVUPS          192(R9), Z14
+	VMOVUPS          192(R10), Z15
 	VBROADCASTSS     12(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -586,8 +589,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..6] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z14
-	VMOVUPS          256(R9), Z15
+	VMOVUPS          256(R9), Z14
+	VMOVUPS          256(R10), Z15
 	VBROADCASTSS     16(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -608,8 +611,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 400(AX), Z15, Z13
 
 	// S[0..6] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z14
-	VMOVUPS          320(R9), Z15
+	VMOVUPS          320(R9), Z14
+	VMOVUPS          320(R10), Z15
 	VBROADCASTSS     20(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -641,8 +644,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..6] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z14
-	VMOVUPS          384(R9), Z15
+	VMOVUPS          384(R9), Z14
+	VMOVUPS          384(R10), Z15
 	VBROADCASTSS     24(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -663,8 +666,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 408(AX), Z15, Z13
 
 	// S[0..6] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z14
-	VMOVUPS          448(R9), Z15
+	VMOVUPS          448(R9), Z14
+	VMOVUPS          448(R10), Z15
 	VBROADCASTSS     28(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -696,8 +699,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..6] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z14
-	VMOVUPS          512(R9), Z15
+	VMOVUPS          512(R9), Z14
+	VMOVUPS          512(R10), Z15
 	VBROADCASTSS     32(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -718,8 +721,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 416(AX), Z15, Z13
 
 	// S[0..6] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z14
-	VMOVUPS          576(R9), Z15
+	VMOVUPS          576(R9), Z14
+	VMOVUPS          576(R10), Z15
 	VBROADCASTSS     36(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -751,8 +754,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..6] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z14
-	VMOVUPS          640(R9), Z15
+	VMOVUPS          640(R9), Z14
+	VMOVUPS          640(R10), Z15
 	VBROADCASTSS     40(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -773,8 +776,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 424(AX), Z15, Z13
 
 	// S[0..6] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z14
-	VMOVUPS          704(R9), Z15
+	VMOVUPS          704(R9), Z14
+	VMOVUPS          704(R10), Z15
 	VBROADCASTSS     44(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -806,8 +809,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..6] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z14
-	VMOVUPS          768(R9), Z15
+	VMOVUPS          768(R9), Z14
+	VMOVUPS          768(R10), Z15
 	VBROADCASTSS     48(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -828,8 +831,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 432(AX), Z15, Z13
 
 	// S[0..6] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z14
-	VMOVUPS          832(R9), Z15
+	VMOVUPS          832(R9), Z14
+	VMOVUPS          832(R10), Z15
 	VBROADCASTSS     52(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -861,8 +864,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..6] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z14
-	VMOVUPS          896(R9), Z15
+	VMOVUPS          896(R9), Z14
+	VMOVUPS          896(R10), Z15
 	VBROADCASTSS     56(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -883,8 +886,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 440(AX), Z15, Z13
 
 	// S[0..6] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z14
-	VMOVUPS          960(R9), Z15
+	VMOVUPS          960(R9), Z14
+	VMOVUPS          960(R10), Z15
 	VBROADCASTSS     60(AX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -904,8 +907,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 444(AX), Z14, Z12
 	VFMADD231PS.BCST 444(AX), Z15, Z13
 	ADDQ             $+448, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -926,12 +929,10 @@ steps_2_end:
 	VMOVUPS Z12, 384(BX)
 	VMOVUPS Z13, 832(BX)
 	ADDQ    $+896, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -944,6 +945,7 @@ panels_1:
 	VPXORD Z8, Z8, Z8
 	VPXORD Z10, Z10, Z10
 	VPXORD Z12, Z12, Z12
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -952,7 +954,7 @@ panels_1:
 steps_1:
 	// S[0..6] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VMOVUPS          (R8), Z14
+	VMOVUPS          (R9), Z14
 	VFMADD231PS.BCST (AX), Z14, Z0
 	VFMADD231PS.BCST 64(AX), Z14, Z2
 	VFMADD231PS.BCST 128(AX), Z14, Z4
@@ -963,7 +965,7 @@ steps_1:
 
 	// S[0..6] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VMOVUPS          64(R8), Z14
+	VMOVUPS          64(R9), Z14
 	VFMADD231PS.BCST 4(AX), Z14, Z0
 	VFMADD231PS.BCST 68(AX), Z14, Z2
 	VFMADD231PS.BCST 132(AX), Z14, Z4
@@ -974,7 +976,7 @@ steps_1:
 
 	// S[0..6] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VMOVUPS          128(R8), Z14
+	VMOVUPS          128(R9), Z14
 	VFMADD231PS.BCST 8(AX), Z14, Z0
 	VFMADD231PS.BCST 72(AX), Z14, Z2
 	VFMADD231PS.BCST 136(AX), Z14, Z4
@@ -985,7 +987,7 @@ steps_1:
 
 	// S[0..6] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VMOVUPS          192(R8), Z14
+	VMOVUPS          192(R9), Z14
 	VFMADD231PS.BCST 12(AX), Z14, Z0
 	VFMADD231PS.BCST 76(AX), Z14, Z2
 	VFMADD231PS.BCST 140(AX), Z14, Z4
@@ -996,7 +998,7 @@ steps_1:
 
 	// S[0..6] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VMOVUPS          256(R8), Z14
+	VMOVUPS          256(R9), Z14
 	VFMADD231PS.BCST 16(AX), Z14, Z0
 	VFMADD231PS.BCST 80(AX), Z14, Z2
 	VFMADD231PS.BCST 144(AX), Z14, Z4
@@ -1007,7 +1009,7 @@ steps_1:
 
 	// S[0..6] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VMOVUPS          320(R8), Z14
+	VMOVUPS          320(R9), Z14
 	VFMADD231PS.BCST 20(AX), Z14, Z0
 	VFMADD231PS.BCST 84(AX), Z14, Z2
 	VFMADD231PS.BCST 148(AX), Z14, Z4
@@ -1018,7 +1020,7 @@ steps_1:
 
 	// S[0..6] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VMOVUPS          384(R8), Z14
+	VMOVUPS          384(R9), Z14
 	VFMADD231PS.BCST 24(AX), Z14, Z0
 	VFMADD231PS.BCST 88(AX), Z14, Z2
 	VFMADD231PS.BCST 152(AX), Z14, Z4
@@ -1029,7 +1031,7 @@ steps_1:
 
 	// S[0..6] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VMOVUPS          448(R8), Z14
+	VMOVUPS          448(R9), Z14
 	VFMADD231PS.BCST 28(AX), Z14, Z0
 	VFMADD231PS.BCST 92(AX), Z14, Z2
 	VFMADD231PS.BCST 156(AX), Z14, Z4
@@ -1040,7 +1042,7 @@ steps_1:
 
 	// S[0..6] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VMOVUPS          512(R8), Z14
+	VMOVUPS          512(R9), Z14
 	VFMADD231PS.BCST 32(AX), Z14, Z0
 	VFMADD231PS.BCST 96(AX), Z14, Z2
 	VFMADD231PS.BCST 160(AX), Z14, Z4
@@ -1051,7 +1053,7 @@ steps_1:
 
 	// S[0..6] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VMOVUPS          576(R8), Z14
+	VMOVUPS          576(R9), Z14
 	VFMADD231PS.BCST 36(AX), Z14, Z0
 	VFMADD231PS.BCST 100(AX), Z14, Z2
 	VFMADD231PS.BCST 164(AX), Z14, Z4
@@ -1062,7 +1064,7 @@ steps_1:
 
 	// S[0..6] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VMOVUPS          640(R8), Z14
+	VMOVUPS          640(R9), Z14
 	VFMADD231PS.BCST 40(AX), Z14, Z0
 	VFMADD231PS.BCST 104(AX), Z14, Z2
 	VFMADD231PS.BCST 168(AX), Z14, Z4
@@ -1073,7 +1075,7 @@ steps_1:
 
 	// S[0..6] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VMOVUPS          704(R8), Z14
+	VMOVUPS          704(R9), Z14
 	VFMADD231PS.BCST 44(AX), Z14, Z0
 	VFMADD231PS.BCST 108(AX), Z14, Z2
 	VFMADD231PS.BCST 172(AX), Z14, Z4
@@ -1084,7 +1086,7 @@ steps_1:
 
 	// S[0..6] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VMOVUPS          768(R8), Z14
+	VMOVUPS          768(R9), Z14
 	VFMADD231PS.BCST 48(AX), Z14, Z0
 	VFMADD231PS.BCST 112(AX), Z14, Z2
 	VFMADD231PS.BCST 176(AX), Z14, Z4
@@ -1095,7 +1097,7 @@ steps_1:
 
 	// S[0..6] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VMOVUPS          832(R8), Z14
+	VMOVUPS          832(R9), Z14
 	VFMADD231PS.BCST 52(AX), Z14, Z0
 	VFMADD231PS.BCST 116(AX), Z14, Z2
 	VFMADD231PS.BCST 180(AX), Z14, Z4
@@ -1106,7 +1108,7 @@ steps_1:
 
 	// S[0..6] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VMOVUPS          896(R8), Z14
+	VMOVUPS          896(R9), Z14
 	VFMADD231PS.BCST 56(AX), Z14, Z0
 	VFMADD231PS.BCST 120(AX), Z14, Z2
 	VFMADD231PS.BCST 184(AX), Z14, Z4
@@ -1117,7 +1119,7 @@ steps_1:
 
 	// S[0..6] += Q[d+15]·K[d+15]
 	PREFETCHT0       960(DX)
-	VMOVUPS          960(R8), Z14
+	VMOVUPS          960(R9), Z14
 	VFMADD231PS.BCST 60(AX), Z14, Z0
 	VFMADD231PS.BCST 124(AX), Z14, Z2
 	VFMADD231PS.BCST 188(AX), Z14, Z4
@@ -1126,7 +1128,7 @@ steps_1:
 	VFMADD231PS.BCST 380(AX), Z14, Z10
 	VFMADD231PS.BCST 444(AX), Z14, Z12
 	ADDQ             $+448, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -1145,7 +1147,7 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..6] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z14
+	VMOVUPS          (R9), Z14
 	VFMADD231PS.BCST (AX), Z14, Z0
 	VFMADD231PS.BCST 64(AX), Z14, Z2
 	VFMADD231PS.BCST 128(AX), Z14, Z4
@@ -1155,7 +1157,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 384(AX), Z14, Z12
 
 	// S[0..6] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z14
+	VMOVUPS          64(R9), Z14
 	VFMADD231PS.BCST 4(AX), Z14, Z0
 	VFMADD231PS.BCST 68(AX), Z14, Z2
 	VFMADD231PS.BCST 132(AX), Z14, Z4
@@ -1174,7 +1176,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..6] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z14
+	VMOVUPS          128(R9), Z14
 	VFMADD231PS.BCST 8(AX), Z14, Z0
 	VFMADD231PS.BCST 72(AX), Z14, Z2
 	VFMADD231PS.BCST 136(AX), Z14, Z4
@@ -1184,7 +1186,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 392(AX), Z14, Z12
 
 	// S[0..6] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z14
+	VMOVUPS          192(R9), Z14
 	VFMADD231PS.BCST 12(AX), Z14, Z0
 	VFMADD231PS.BCST 76(AX), Z14, Z2
 	VFMADD231PS.BCST 140(AX), Z14, Z4
@@ -1203,7 +1205,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..6] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z14
+	VMOVUPS          256(R9), Z14
 	VFMADD231PS.BCST 16(AX), Z14, Z0
 	VFMADD231PS.BCST 80(AX), Z14, Z2
 	VFMADD231PS.BCST 144(AX), Z14, Z4
@@ -1213,7 +1215,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 400(AX), Z14, Z12
 
 	// S[0..6] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z14
+	VMOVUPS          320(R9), Z14
 	VFMADD231PS.BCST 20(AX), Z14, Z0
 	VFMADD231PS.BCST 84(AX), Z14, Z2
 	VFMADD231PS.BCST 148(AX), Z14, Z4
@@ -1232,7 +1234,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..6] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z14
+	VMOVUPS          384(R9), Z14
 	VFMADD231PS.BCST 24(AX), Z14, Z0
 	VFMADD231PS.BCST 88(AX), Z14, Z2
 	VFMADD231PS.BCST 152(AX), Z14, Z4
@@ -1242,7 +1244,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 408(AX), Z14, Z12
 
 	// S[0..6] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z14
+	VMOVUPS          448(R9), Z14
 	VFMADD231PS.BCST 28(AX), Z14, Z0
 	VFMADD231PS.BCST 92(AX), Z14, Z2
 	VFMADD231PS.BCST 156(AX), Z14, Z4
@@ -1261,7 +1263,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..6] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z14
+	VMOVUPS          512(R9), Z14
 	VFMADD231PS.BCST 32(AX), Z14, Z0
 	VFMADD231PS.BCST 96(AX), Z14, Z2
 	VFMADD231PS.BCST 160(AX), Z14, Z4
@@ -1271,7 +1273,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 416(AX), Z14, Z12
 
 	// S[0..6] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z14
+	VMOVUPS          576(R9), Z14
 	VFMADD231PS.BCST 36(AX), Z14, Z0
 	VFMADD231PS.BCST 100(AX), Z14, Z2
 	VFMADD231PS.BCST 164(AX), Z14, Z4
@@ -1290,7 +1292,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..6] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z14
+	VMOVUPS          640(R9), Z14
 	VFMADD231PS.BCST 40(AX), Z14, Z0
 	VFMADD231PS.BCST 104(AX), Z14, Z2
 	VFMADD231PS.BCST 168(AX), Z14, Z4
@@ -1300,7 +1302,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 424(AX), Z14, Z12
 
 	// S[0..6] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z14
+	VMOVUPS          704(R9), Z14
 	VFMADD231PS.BCST 44(AX), Z14, Z0
 	VFMADD231PS.BCST 108(AX), Z14, Z2
 	VFMADD231PS.BCST 172(AX), Z14, Z4
@@ -1319,7 +1321,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..6] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z14
+	VMOVUPS          768(R9), Z14
 	VFMADD231PS.BCST 48(AX), Z14, Z0
 	VFMADD231PS.BCST 112(AX), Z14, Z2
 	VFMADD231PS.BCST 176(AX), Z14, Z4
@@ -1329,7 +1331,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 432(AX), Z14, Z12
 
 	// S[0..6] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z14
+	VMOVUPS          832(R9), Z14
 	VFMADD231PS.BCST 52(AX), Z14, Z0
 	VFMADD231PS.BCST 116(AX), Z14, Z2
 	VFMADD231PS.BCST 180(AX), Z14, Z4
@@ -1348,7 +1350,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..6] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z14
+	VMOVUPS          896(R9), Z14
 	VFMADD231PS.BCST 56(AX), Z14, Z0
 	VFMADD231PS.BCST 120(AX), Z14, Z2
 	VFMADD231PS.BCST 184(AX), Z14, Z4
@@ -1358,7 +1360,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 440(AX), Z14, Z12
 
 	// S[0..6] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z14
+	VMOVUPS          960(R9), Z14
 	VFMADD231PS.BCST 60(AX), Z14, Z0
 	VFMADD231PS.BCST 124(AX), Z14, Z2
 	VFMADD231PS.BCST 188(AX), Z14, Z4
@@ -1367,7 +1369,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 380(AX), Z14, Z10
 	VFMADD231PS.BCST 444(AX), Z14, Z12
 	ADDQ             $+448, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1381,11 +1383,9 @@ steps_1_end:
 	VMOVUPS Z10, 320(BX)
 	VMOVUPS Z12, 384(BX)
 	ADDQ    $+448, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

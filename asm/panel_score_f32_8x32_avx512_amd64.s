@@ -22,7 +22,8 @@
 //	Z16–Z17  K[d][key]
 //	Z18–Z21  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f32_8x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -36,7 +37,6 @@ TEXT ·panel_score_f32_8x32_avx512(SB), $128-8
 	IMUL3Q $+64, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -66,6 +66,9 @@ panels_2:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -75,8 +78,8 @@ steps_2:
 	// S[0..7] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
 	PREFETCHT0       64(DX)
-	VMOVUPS          (R8), Z16
-	VMOVUPS          (R9), Z17
+	VMOVUPS          (R9), Z16
+	VMOVUPS          (R10), Z17
 	VBROADCASTSS     (AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -101,8 +104,8 @@ steps_2:
 	// S[0..7] += Q[d+1]·K[d+1]
 	PREFETCHT0       128(DX)
 	PREFETCHT0       192(DX)
-	VMOVUPS          64(R8), Z16
-	VMOVUPS          64(R9), Z17
+	VMOVUPS          64(R9), Z16
+	VMOVUPS          64(R10), Z17
 	VBROADCASTSS     4(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -127,8 +130,8 @@ steps_2:
 	// S[0..7] += Q[d+2]·K[d+2]
 	PREFETCHT0       256(DX)
 	PREFETCHT0       320(DX)
-	VMOVUPS          128(R8), Z16
-	VMOVUPS          128(R9), Z17
+	VMOVUPS          128(R9), Z16
+	VMOVUPS          128(R10), Z17
 	VBROADCASTSS     8(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -153,8 +156,8 @@ steps_2:
 	// S[0..7] += Q[d+3]·K[d+3]
 	PREFETCHT0       384(DX)
 	PREFETCHT0       448(DX)
-	VMOVUPS          192(R8), Z16
-	VMOVUPS          192(R9), Z17
+	VMOVUPS          192(R9), Z16
+	VMOVUPS          192(R10), Z17
 	VBROADCASTSS     12(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -179,8 +182,8 @@ steps_2:
 	// S[0..7] += Q[d+4]·K[d+4]
 	PREFETCHT0       512(DX)
 	PREFETCHT0       576(DX)
-	VMOVUPS          256(R8), Z16
-	VMOVUPS          256(R9), Z17
+	VMOVUPS          256(R9), Z16
+	VMOVUPS          256(R10), Z17
 	VBROADCASTSS     16(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -205,8 +208,8 @@ steps_2:
 	// S[0..7] += Q[d+5]·K[d+5]
 	PREFETCHT0       640(DX)
 	PREFETCHT0       704(DX)
-	VMOVUPS          320(R8), Z16
-	VMOVUPS          320(R9), Z17
+	VMOVUPS          320(R9), Z16
+	VMOVUPS          320(R10), Z17
 	VBROADCASTSS     20(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -231,8 +234,8 @@ steps_2:
 	// S[0..7] += Q[d+6]·K[d+6]
 	PREFETCHT0       768(DX)
 	PREFETCHT0       832(DX)
-	VMOVUPS          384(R8), Z16
-	VMOVUPS          384(R9), Z17
+	VMOVUPS          384(R9), Z16
+	VMOVUPS          384(R10), Z17
 	VBROADCASTSS     24(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -257,8 +260,8 @@ steps_2:
 	// S[0..7] += Q[d+7]·K[d+7]
 	PREFETCHT0       896(DX)
 	PREFETCHT0       960(DX)
-	VMOVUPS          448(R8), Z16
-	VMOVUPS          448(R9), Z17
+	VMOVUPS          448(R9), Z16
+	VMOVUPS          448(R10), Z17
 	VBROADCASTSS     28(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -283,8 +286,8 @@ steps_2:
 	// S[0..7] += Q[d+8]·K[d+8]
 	PREFETCHT0       1024(DX)
 	PREFETCHT0       1088(DX)
-	VMOVUPS          512(R8), Z16
-	VMOVUPS          512(R9), Z17
+	VMOVUPS          512(R9), Z16
+	VMOVUPS          512(R10), Z17
 	VBROADCASTSS     32(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -309,8 +312,8 @@ steps_2:
 	// S[0..7] += Q[d+9]·K[d+9]
 	PREFETCHT0       1152(DX)
 	PREFETCHT0       1216(DX)
-	VMOVUPS          576(R8), Z16
-	VMOVUPS          576(R9), Z17
+	VMOVUPS          576(R9), Z16
+	VMOVUPS          576(R10), Z17
 	VBROADCASTSS     36(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -335,8 +338,8 @@ steps_2:
 	// S[0..7] += Q[d+10]·K[d+10]
 	PREFETCHT0       1280(DX)
 	PREFETCHT0       1344(DX)
-	VMOVUPS          640(R8), Z16
-	VMOVUPS          640(R9), Z17
+	VMOVUPS          640(R9), Z16
+	VMOVUPS          640(R10), Z17
 	VBROADCASTSS     40(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -361,8 +364,8 @@ steps_2:
 	// S[0..7] += Q[d+11]·K[d+11]
 	PREFETCHT0       1408(DX)
 	PREFETCHT0       1472(DX)
-	VMOVUPS          704(R8), Z16
-	VMOVUPS          704(R9), Z17
+	VMOVUPS          704(R9), Z16
+	VMOVUPS          704(R10), Z17
 	VBROADCASTSS     44(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -387,8 +390,8 @@ steps_2:
 	// S[0..7] += Q[d+12]·K[d+12]
 	PREFETCHT0       1536(DX)
 	PREFETCHT0       1600(DX)
-	VMOVUPS          768(R8), Z16
-	VMOVUPS          768(R9), Z17
+	VMOVUPS          768(R9), Z16
+	VMOVUPS          768(R10), Z17
 	VBROADCASTSS     48(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -413,8 +416,8 @@ steps_2:
 	// S[0..7] += Q[d+13]·K[d+13]
 	PREFETCHT0       1664(DX)
 	PREFETCHT0       1728(DX)
-	VMOVUPS          832(R8), Z16
-	VMOVUPS          832(R9), Z17
+	VMOVUPS          832(R9), Z16
+	VMOVUPS          832(R10), Z17
 	VBROADCASTSS     52(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -439,8 +442,8 @@ steps_2:
 	// S[0..7] += Q[d+14]·K[d+14]
 	PREFETCHT0       1792(DX)
 	PREFETCHT0       1856(DX)
-	VMOVUPS          896(R8), Z16
-	VMOVUPS          896(R9), Z17
+	VMOVUPS          896(R9), Z16
+	VMOVUPS          896(R10), Z17
 	VBROADCASTSS     56(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -465,8 +468,8 @@ steps_2:
 	// S[0..7] += Q[d+15]·K[d+15]
 	PREFETCHT0       1920(DX)
 	PREFETCHT0       1984(DX)
-	VMOVUPS          960(R8), Z16
-	VMOVUPS          960(R9), Z17
+	VMOVUPS          960(R9), Z16
+	VMOVUPS          960(R10), Z17
 	VBROADCASTSS     60(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -488,8 +491,8 @@ steps_2:
 	VFMADD231PS.BCST 508(AX), Z16, Z14
 	VFMADD231PS.BCST 508(AX), Z17, Z15
 	ADDQ             $+512, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	ADDQ             $+2048, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -510,8 +513,8 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..7] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z16
-	VMOVUPS          (R9), Z17
+	VMOVUPS          (R9), Z16
+	VMOVUPS          (R10), Z17
 	VBROADCASTSS     (AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -534,8 +537,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 448(AX), Z17, Z15
 
 	// S[0..7] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z16
-	VMOVUPS          64(R9), Z17
+	VMOVUPS          64(R9), Z16
+	VMOVUPS          64(R10), Z17
 	VBROADCASTSS     4(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -569,8 +572,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..7] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z16
-	VMOVUPS          128(R9), Z17
+	VMOVUPS          128(R9), Z16
+	VMOVUPS          128(R10), Z17
 	VBROADCASTSS     8(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -593,8 +596,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 456(AX), Z17, Z15
 
 	// S[0..7] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z16
-	VMOVUPS          192(R9), Z17
+	VMOVUPS          192(R9), Z16
+	VMOVUPS          192(R10), Z17
 	VBROADCASTSS     12(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -628,8 +631,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..7] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z16
-	VMOVUPS          256(R9), Z17
+	VMOVUPS          256(R9), Z16
+	VMOVUPS          256(R10), Z17
 	VBROADCASTSS     16(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -652,8 +655,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 464(AX), Z17, Z15
 
 	// S[0..7] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z16
-	VMOVUPS          320(R9), Z17
+	VMOVUPS          320(R9), Z16
+	VMOVUPS          320(R10), Z17
 	VBROADCASTSS     20(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -687,8 +690,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..7] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z16
-	VMOVUPS          384(R9), Z17
+	VMOVUPS          384(R9), Z16
+	VMOVUPS          384(R10), Z17
 	VBROADCASTSS     24(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -711,8 +714,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 472(AX), Z17, Z15
 
 	// S[0..7] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z16
-	VMOVUPS          448(R9), Z17
+	VMOVUPS          448(R9), Z16
+	VMOVUPS          448(R10), Z17
 	VBROADCASTSS     28(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -746,8 +749,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..7] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z16
-	VMOVUPS          512(R9), Z17
+	VMOVUPS          512(R9), Z16
+	VMOVUPS          512(R10), Z17
 	VBROADCASTSS     32(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -770,8 +773,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 480(AX), Z17, Z15
 
 	// S[0..7] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z16
-	VMOVUPS          576(R9), Z17
+	VMOVUPS          576(R9), Z16
+	VMOVUPS          576(R10), Z17
 	VBROADCASTSS     36(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -805,8 +808,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..7] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z16
-	VMOVUPS          640(R9), Z17
+	VMOVUPS          640(R9), Z16
+	VMOVUPS          640(R10), Z17
 	VBROADCASTSS     40(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -829,8 +832,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 488(AX), Z17, Z15
 
 	// S[0..7] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z16
-	VMOVUPS          704(R9), Z17
+	VMOVUPS          704(R9), Z16
+	VMOVUPS          704(R10), Z17
 	VBROADCASTSS     44(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -864,8 +867,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..7] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z16
-	VMOVUPS          768(R9), Z17
+	VMOVUPS          768(R9), Z16
+	VMOVUPS          768(R10), Z17
 	VBROADCASTSS     48(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -888,8 +891,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 496(AX), Z17, Z15
 
 	// S[0..7] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z16
-	VMOVUPS          832(R9), Z17
+	VMOVUPS          832(R9), Z16
+	VMOVUPS          832(R10), Z17
 	VBROADCASTSS     52(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -923,8 +926,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..7] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z16
-	VMOVUPS          896(R9), Z17
+	VMOVUPS          896(R9), Z16
+	VMOVUPS          896(R10), Z17
 	VBROADCASTSS     56(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -947,8 +950,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 504(AX), Z17, Z15
 
 	// S[0..7] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z16
-	VMOVUPS          960(R9), Z17
+	VMOVUPS          960(R9), Z16
+	VMOVUPS          960(R10), Z17
 	VBROADCASTSS     60(AX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -970,8 +973,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 508(AX), Z16, Z14
 	VFMADD231PS.BCST 508(AX), Z17, Z15
 	ADDQ             $+512, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -994,12 +997,10 @@ steps_2_end:
 	VMOVUPS Z14, 448(BX)
 	VMOVUPS Z15, 960(BX)
 	ADDQ    $+1024, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -1013,6 +1014,7 @@ panels_1:
 	VPXORD Z10, Z10, Z10
 	VPXORD Z12, Z12, Z12
 	VPXORD Z14, Z14, Z14
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -1021,7 +1023,7 @@ panels_1:
 steps_1:
 	// S[0..7] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VMOVUPS          (R8), Z16
+	VMOVUPS          (R9), Z16
 	VFMADD231PS.BCST (AX), Z16, Z0
 	VFMADD231PS.BCST 64(AX), Z16, Z2
 	VFMADD231PS.BCST 128(AX), Z16, Z4
@@ -1033,7 +1035,7 @@ steps_1:
 
 	// S[0..7] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VMOVUPS          64(R8), Z16
+	VMOVUPS          64(R9), Z16
 	VFMADD231PS.BCST 4(AX), Z16, Z0
 	VFMADD231PS.BCST 68(AX), Z16, Z2
 	VFMADD231PS.BCST 132(AX), Z16, Z4
@@ -1045,7 +1047,7 @@ steps_1:
 
 	// S[0..7] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VMOVUPS          128(R8), Z16
+	VMOVUPS          128(R9), Z16
 	VFMADD231PS.BCST 8(AX), Z16, Z0
 	VFMADD231PS.BCST 72(AX), Z16, Z2
 	VFMADD231PS.BCST 136(AX), Z16, Z4
@@ -1057,7 +1059,7 @@ steps_1:
 
 	// S[0..7] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VMOVUPS          192(R8), Z16
+	VMOVUPS          192(R9), Z16
 	VFMADD231PS.BCST 12(AX), Z16, Z0
 	VFMADD231PS.BCST 76(AX), Z16, Z2
 	VFMADD231PS.BCST 140(AX), Z16, Z4
@@ -1069,7 +1071,7 @@ steps_1:
 
 	// S[0..7] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VMOVUPS          256(R8), Z16
+	VMOVUPS          256(R9), Z16
 	VFMADD231PS.BCST 16(AX), Z16, Z0
 	VFMADD231PS.BCST 80(AX), Z16, Z2
 	VFMADD231PS.BCST 144(AX), Z16, Z4
@@ -1081,7 +1083,7 @@ steps_1:
 
 	// S[0..7] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VMOVUPS          320(R8), Z16
+	VMOVUPS          320(R9), Z16
 	VFMADD231PS.BCST 20(AX), Z16, Z0
 	VFMADD231PS.BCST 84(AX), Z16, Z2
 	VFMADD231PS.BCST 148(AX), Z16, Z4
@@ -1093,7 +1095,7 @@ steps_1:
 
 	// S[0..7] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VMOVUPS          384(R8), Z16
+	VMOVUPS          384(R9), Z16
 	VFMADD231PS.BCST 24(AX), Z16, Z0
 	VFMADD231PS.BCST 88(AX), Z16, Z2
 	VFMADD231PS.BCST 152(AX), Z16, Z4
@@ -1105,7 +1107,7 @@ steps_1:
 
 	// S[0..7] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VMOVUPS          448(R8), Z16
+	VMOVUPS          448(R9), Z16
 	VFMADD231PS.BCST 28(AX), Z16, Z0
 	VFMADD231PS.BCST 92(AX), Z16, Z2
 	VFMADD231PS.BCST 156(AX), Z16, Z4
@@ -1117,7 +1119,7 @@ steps_1:
 
 	// S[0..7] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VMOVUPS          512(R8), Z16
+	VMOVUPS          512(R9), Z16
 	VFMADD231PS.BCST 32(AX), Z16, Z0
 	VFMADD231PS.BCST 96(AX), Z16, Z2
 	VFMADD231PS.BCST 160(AX), Z16, Z4
@@ -1129,7 +1131,7 @@ steps_1:
 
 	// S[0..7] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VMOVUPS          576(R8), Z16
+	VMOVUPS          576(R9), Z16
 	VFMADD231PS.BCST 36(AX), Z16, Z0
 	VFMADD231PS.BCST 100(AX), Z16, Z2
 	VFMADD231PS.BCST 164(AX), Z16, Z4
@@ -1141,7 +1143,7 @@ steps_1:
 
 	// S[0..7] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VMOVUPS          640(R8), Z16
+	VMOVUPS          640(R9), Z16
 	VFMADD231PS.BCST 40(AX), Z16, Z0
 	VFMADD231PS.BCST 104(AX), Z16, Z2
 	VFMADD231PS.BCST 168(AX), Z16, Z4
@@ -1153,7 +1155,7 @@ steps_1:
 
 	// S[0..7] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VMOVUPS          704(R8), Z16
+	VMOVUPS          704(R9), Z16
 	VFMADD231PS.BCST 44(AX), Z16, Z0
 	VFMADD231PS.BCST 108(AX), Z16, Z2
 	VFMADD231PS.BCST 172(AX), Z16, Z4
@@ -1165,7 +1167,7 @@ steps_1:
 
 	// S[0..7] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VMOVUPS          768(R8), Z16
+	VMOVUPS          768(R9), Z16
 	VFMADD231PS.BCST 48(AX), Z16, Z0
 	VFMADD231PS.BCST 112(AX), Z16, Z2
 	VFMADD231PS.BCST 176(AX), Z16, Z4
@@ -1177,7 +1179,7 @@ steps_1:
 
 	// S[0..7] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VMOVUPS          832(R8), Z16
+	VMOVUPS          832(R9), Z16
 	VFMADD231PS.BCST 52(AX), Z16, Z0
 	VFMADD231PS.BCST 116(AX), Z16, Z2
 	VFMADD231PS.BCST 180(AX), Z16, Z4
@@ -1189,7 +1191,7 @@ steps_1:
 
 	// S[0..7] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VMOVUPS          896(R8), Z16
+	VMOVUPS          896(R9), Z16
 	VFMADD231PS.BCST 56(AX), Z16, Z0
 	VFMADD231PS.BCST 120(AX), Z16, Z2
 	VFMADD231PS.BCST 184(AX), Z16, Z4
@@ -1201,7 +1203,7 @@ steps_1:
 
 	// S[0..7] += Q[d+15]·K[d+15]
 	PREFETCHT0       960(DX)
-	VMOVUPS          960(R8), Z16
+	VMOVUPS          960(R9), Z16
 	VFMADD231PS.BCST 60(AX), Z16, Z0
 	VFMADD231PS.BCST 124(AX), Z16, Z2
 	VFMADD231PS.BCST 188(AX), Z16, Z4
@@ -1211,7 +1213,7 @@ steps_1:
 	VFMADD231PS.BCST 444(AX), Z16, Z12
 	VFMADD231PS.BCST 508(AX), Z16, Z14
 	ADDQ             $+512, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -1230,7 +1232,7 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..7] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z16
+	VMOVUPS          (R9), Z16
 	VFMADD231PS.BCST (AX), Z16, Z0
 	VFMADD231PS.BCST 64(AX), Z16, Z2
 	VFMADD231PS.BCST 128(AX), Z16, Z4
@@ -1241,7 +1243,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 448(AX), Z16, Z14
 
 	// S[0..7] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z16
+	VMOVUPS          64(R9), Z16
 	VFMADD231PS.BCST 4(AX), Z16, Z0
 	VFMADD231PS.BCST 68(AX), Z16, Z2
 	VFMADD231PS.BCST 132(AX), Z16, Z4
@@ -1261,7 +1263,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..7] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z16
+	VMOVUPS          128(R9), Z16
 	VFMADD231PS.BCST 8(AX), Z16, Z0
 	VFMADD231PS.BCST 72(AX), Z16, Z2
 	VFMADD231PS.BCST 136(AX), Z16, Z4
@@ -1272,7 +1274,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 456(AX), Z16, Z14
 
 	// S[0..7] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z16
+	VMOVUPS          192(R9), Z16
 	VFMADD231PS.BCST 12(AX), Z16, Z0
 	VFMADD231PS.BCST 76(AX), Z16, Z2
 	VFMADD231PS.BCST 140(AX), Z16, Z4
@@ -1292,7 +1294,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..7] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z16
+	VMOVUPS          256(R9), Z16
 	VFMADD231PS.BCST 16(AX), Z16, Z0
 	VFMADD231PS.BCST 80(AX), Z16, Z2
 	VFMADD231PS.BCST 144(AX), Z16, Z4
@@ -1303,7 +1305,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 464(AX), Z16, Z14
 
 	// S[0..7] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z16
+	VMOVUPS          320(R9), Z16
 	VFMADD231PS.BCST 20(AX), Z16, Z0
 	VFMADD231PS.BCST 84(AX), Z16, Z2
 	VFMADD231PS.BCST 148(AX), Z16, Z4
@@ -1323,7 +1325,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..7] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z16
+	VMOVUPS          384(R9), Z16
 	VFMADD231PS.BCST 24(AX), Z16, Z0
 	VFMADD231PS.BCST 88(AX), Z16, Z2
 	VFMADD231PS.BCST 152(AX), Z16, Z4
@@ -1334,7 +1336,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 472(AX), Z16, Z14
 
 	// S[0..7] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z16
+	VMOVUPS          448(R9), Z16
 	VFMADD231PS.BCST 28(AX), Z16, Z0
 	VFMADD231PS.BCST 92(AX), Z16, Z2
 	VFMADD231PS.BCST 156(AX), Z16, Z4
@@ -1354,7 +1356,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..7] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z16
+	VMOVUPS          512(R9), Z16
 	VFMADD231PS.BCST 32(AX), Z16, Z0
 	VFMADD231PS.BCST 96(AX), Z16, Z2
 	VFMADD231PS.BCST 160(AX), Z16, Z4
@@ -1365,7 +1367,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 480(AX), Z16, Z14
 
 	// S[0..7] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z16
+	VMOVUPS          576(R9), Z16
 	VFMADD231PS.BCST 36(AX), Z16, Z0
 	VFMADD231PS.BCST 100(AX), Z16, Z2
 	VFMADD231PS.BCST 164(AX), Z16, Z4
@@ -1385,7 +1387,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..7] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z16
+	VMOVUPS          640(R9), Z16
 	VFMADD231PS.BCST 40(AX), Z16, Z0
 	VFMADD231PS.BCST 104(AX), Z16, Z2
 	VFMADD231PS.BCST 168(AX), Z16, Z4
@@ -1396,7 +1398,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 488(AX), Z16, Z14
 
 	// S[0..7] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z16
+	VMOVUPS          704(R9), Z16
 	VFMADD231PS.BCST 44(AX), Z16, Z0
 	VFMADD231PS.BCST 108(AX), Z16, Z2
 	VFMADD231PS.BCST 172(AX), Z16, Z4
@@ -1416,7 +1418,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..7] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z16
+	VMOVUPS          768(R9), Z16
 	VFMADD231PS.BCST 48(AX), Z16, Z0
 	VFMADD231PS.BCST 112(AX), Z16, Z2
 	VFMADD231PS.BCST 176(AX), Z16, Z4
@@ -1427,7 +1429,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 496(AX), Z16, Z14
 
 	// S[0..7] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z16
+	VMOVUPS          832(R9), Z16
 	VFMADD231PS.BCST 52(AX), Z16, Z0
 	VFMADD231PS.BCST 116(AX), Z16, Z2
 	VFMADD231PS.BCST 180(AX), Z16, Z4
@@ -1447,7 +1449,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..7] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z16
+	VMOVUPS          896(R9), Z16
 	VFMADD231PS.BCST 56(AX), Z16, Z0
 	VFMADD231PS.BCST 120(AX), Z16, Z2
 	VFMADD231PS.BCST 184(AX), Z16, Z4
@@ -1458,7 +1460,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 504(AX), Z16, Z14
 
 	// S[0..7] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z16
+	VMOVUPS          960(R9), Z16
 	VFMADD231PS.BCST 60(AX), Z16, Z0
 	VFMADD231PS.BCST 124(AX), Z16, Z2
 	VFMADD231PS.BCST 188(AX), Z16, Z4
@@ -1468,7 +1470,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 444(AX), Z16, Z12
 	VFMADD231PS.BCST 508(AX), Z16, Z14
 	ADDQ             $+512, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1483,11 +1485,9 @@ steps_1_end:
 	VMOVUPS Z12, 384(BX)
 	VMOVUPS Z14, 448(BX)
 	ADDQ    $+512, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -22,7 +22,8 @@
 //	Z18–Z19  K[d][key]
 //	Z20–Z23  Q[r][d]
 //	R8       K
-//	R9       the same in the next panel
+//	R9       K, at the row, in panel 0
+//	R10      K, at the row, in panel 1
 
 // func panel_score_f32_9x32_avx512(a *PanelScoreArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -36,7 +37,6 @@ TEXT ·panel_score_f32_9x32_avx512(SB), $128-8
 	IMUL3Q $+64, CX, CX
 	MOVQ   CX, 8(SP)
 	MOVQ   8(DI), R8
-	LEAQ   (R8)(CX*1), R9
 
 	// without prefetching, the lines that are read anyway
 	MOVQ R8, DX
@@ -68,6 +68,9 @@ panels_2:
 	VPXORD Z15, Z15, Z15
 	VPXORD Z16, Z16, Z16
 	VPXORD Z17, Z17, Z17
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   8(SP), R10
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -77,8 +80,8 @@ steps_2:
 	// S[0..8] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
 	PREFETCHT0       64(DX)
-	VMOVUPS          (R8), Z18
-	VMOVUPS          (R9), Z19
+	VMOVUPS          (R9), Z18
+	VMOVUPS          (R10), Z19
 	VBROADCASTSS     (AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -105,8 +108,8 @@ steps_2:
 	// S[0..8] += Q[d+1]·K[d+1]
 	PREFETCHT0       128(DX)
 	PREFETCHT0       192(DX)
-	VMOVUPS          64(R8), Z18
-	VMOVUPS          64(R9), Z19
+	VMOVUPS          64(R9), Z18
+	VMOVUPS          64(R10), Z19
 	VBROADCASTSS     4(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -133,8 +136,8 @@ steps_2:
 	// S[0..8] += Q[d+2]·K[d+2]
 	PREFETCHT0       256(DX)
 	PREFETCHT0       320(DX)
-	VMOVUPS          128(R8), Z18
-	VMOVUPS          128(R9), Z19
+	VMOVUPS          128(R9), Z18
+	VMOVUPS          128(R10), Z19
 	VBROADCASTSS     8(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -161,8 +164,8 @@ steps_2:
 	// S[0..8] += Q[d+3]·K[d+3]
 	PREFETCHT0       384(DX)
 	PREFETCHT0       448(DX)
-	VMOVUPS          192(R8), Z18
-	VMOVUPS          192(R9), Z19
+	VMOVUPS          192(R9), Z18
+	VMOVUPS          192(R10), Z19
 	VBROADCASTSS     12(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -189,8 +192,8 @@ steps_2:
 	// S[0..8] += Q[d+4]·K[d+4]
 	PREFETCHT0       512(DX)
 	PREFETCHT0       576(DX)
-	VMOVUPS          256(R8), Z18
-	VMOVUPS          256(R9), Z19
+	VMOVUPS          256(R9), Z18
+	VMOVUPS          256(R10), Z19
 	VBROADCASTSS     16(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -217,8 +220,8 @@ steps_2:
 	// S[0..8] += Q[d+5]·K[d+5]
 	PREFETCHT0       640(DX)
 	PREFETCHT0       704(DX)
-	VMOVUPS          320(R8), Z18
-	VMOVUPS          320(R9), Z19
+	VMOVUPS          320(R9), Z18
+	VMOVUPS          320(R10), Z19
 	VBROADCASTSS     20(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -245,8 +248,8 @@ steps_2:
 	// S[0..8] += Q[d+6]·K[d+6]
 	PREFETCHT0       768(DX)
 	PREFETCHT0       832(DX)
-	VMOVUPS          384(R8), Z18
-	VMOVUPS          384(R9), Z19
+	VMOVUPS          384(R9), Z18
+	VMOVUPS          384(R10), Z19
 	VBROADCASTSS     24(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -273,8 +276,8 @@ steps_2:
 	// S[0..8] += Q[d+7]·K[d+7]
 	PREFETCHT0       896(DX)
 	PREFETCHT0       960(DX)
-	VMOVUPS          448(R8), Z18
-	VMOVUPS          448(R9), Z19
+	VMOVUPS          448(R9), Z18
+	VMOVUPS          448(R10), Z19
 	VBROADCASTSS     28(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -301,8 +304,8 @@ steps_2:
 	// S[0..8] += Q[d+8]·K[d+8]
 	PREFETCHT0       1024(DX)
 	PREFETCHT0       1088(DX)
-	VMOVUPS          512(R8), Z18
-	VMOVUPS          512(R9), Z19
+	VMOVUPS          512(R9), Z18
+	VMOVUPS          512(R10), Z19
 	VBROADCASTSS     32(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -329,8 +332,8 @@ steps_2:
 	// S[0..8] += Q[d+9]·K[d+9]
 	PREFETCHT0       1152(DX)
 	PREFETCHT0       1216(DX)
-	VMOVUPS          576(R8), Z18
-	VMOVUPS          576(R9), Z19
+	VMOVUPS          576(R9), Z18
+	VMOVUPS          576(R10), Z19
 	VBROADCASTSS     36(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -357,8 +360,8 @@ steps_2:
 	// S[0..8] += Q[d+10]·K[d+10]
 	PREFETCHT0       1280(DX)
 	PREFETCHT0       1344(DX)
-	VMOVUPS          640(R8), Z18
-	VMOVUPS          640(R9), Z19
+	VMOVUPS          640(R9), Z18
+	VMOVUPS          640(R10), Z19
 	VBROADCASTSS     40(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -385,8 +388,8 @@ steps_2:
 	// S[0..8] += Q[d+11]·K[d+11]
 	PREFETCHT0       1408(DX)
 	PREFETCHT0       1472(DX)
-	VMOVUPS          704(R8), Z18
-	VMOVUPS          704(R9), Z19
+	VMOVUPS          704(R9), Z18
+	VMOVUPS          704(R10), Z19
 	VBROADCASTSS     44(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -413,8 +416,8 @@ steps_2:
 	// S[0..8] += Q[d+12]·K[d+12]
 	PREFETCHT0       1536(DX)
 	PREFETCHT0       1600(DX)
-	VMOVUPS          768(R8), Z18
-	VMOVUPS          768(R9), Z19
+	VMOVUPS          768(R9), Z18
+	VMOVUPS          768(R10), Z19
 	VBROADCASTSS     48(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -441,8 +444,8 @@ steps_2:
 	// S[0..8] += Q[d+13]·K[d+13]
 	PREFETCHT0       1664(DX)
 	PREFETCHT0       1728(DX)
-	VMOVUPS          832(R8), Z18
-	VMOVUPS          832(R9), Z19
+	VMOVUPS          832(R9), Z18
+	VMOVUPS          832(R10), Z19
 	VBROADCASTSS     52(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -469,8 +472,8 @@ steps_2:
 	// S[0..8] += Q[d+14]·K[d+14]
 	PREFETCHT0       1792(DX)
 	PREFETCHT0       1856(DX)
-	VMOVUPS          896(R8), Z18
-	VMOVUPS          896(R9), Z19
+	VMOVUPS          896(R9), Z18
+	VMOVUPS          896(R10), Z19
 	VBROADCASTSS     56(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -497,8 +500,8 @@ steps_2:
 	// S[0..8] += Q[d+15]·K[d+15]
 	PREFETCHT0       1920(DX)
 	PREFETCHT0       1984(DX)
-	VMOVUPS          960(R8), Z18
-	VMOVUPS          960(R9), Z19
+	VMOVUPS          960(R9), Z18
+	VMOVUPS          960(R10), Z19
 	VBROADCASTSS     60(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -522,8 +525,8 @@ steps_2:
 	VFMADD231PS.BCST 572(AX), Z18, Z16
 	VFMADD231PS.BCST 572(AX), Z19, Z17
 	ADDQ             $+576, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	ADDQ             $+2048, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_2
@@ -544,8 +547,8 @@ steps_2_of_shared:
 
 fetched_steps_2_of_shared_0:
 	// S[0..8] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z18
-	VMOVUPS          (R9), Z19
+	VMOVUPS          (R9), Z18
+	VMOVUPS          (R10), Z19
 	VBROADCASTSS     (AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -570,8 +573,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 512(AX), Z19, Z17
 
 	// S[0..8] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z18
-	VMOVUPS          64(R9), Z19
+	VMOVUPS          64(R9), Z18
+	VMOVUPS          64(R10), Z19
 	VBROADCASTSS     4(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -607,8 +610,8 @@ fetched_steps_2_of_shared_0:
 
 fetched_steps_2_of_shared_2:
 	// S[0..8] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z18
-	VMOVUPS          128(R9), Z19
+	VMOVUPS          128(R9), Z18
+	VMOVUPS          128(R10), Z19
 	VBROADCASTSS     8(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -633,8 +636,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 520(AX), Z19, Z17
 
 	// S[0..8] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z18
-	VMOVUPS          192(R9), Z19
+	VMOVUPS          192(R9), Z18
+	VMOVUPS          192(R10), Z19
 	VBROADCASTSS     12(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -670,8 +673,8 @@ fetched_steps_2_of_shared_2:
 
 fetched_steps_2_of_shared_4:
 	// S[0..8] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z18
-	VMOVUPS          256(R9), Z19
+	VMOVUPS          256(R9), Z18
+	VMOVUPS          256(R10), Z19
 	VBROADCASTSS     16(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -696,8 +699,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 528(AX), Z19, Z17
 
 	// S[0..8] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z18
-	VMOVUPS          320(R9), Z19
+	VMOVUPS          320(R9), Z18
+	VMOVUPS          320(R10), Z19
 	VBROADCASTSS     20(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -733,8 +736,8 @@ fetched_steps_2_of_shared_4:
 
 fetched_steps_2_of_shared_6:
 	// S[0..8] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z18
-	VMOVUPS          384(R9), Z19
+	VMOVUPS          384(R9), Z18
+	VMOVUPS          384(R10), Z19
 	VBROADCASTSS     24(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -759,8 +762,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 536(AX), Z19, Z17
 
 	// S[0..8] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z18
-	VMOVUPS          448(R9), Z19
+	VMOVUPS          448(R9), Z18
+	VMOVUPS          448(R10), Z19
 	VBROADCASTSS     28(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -796,8 +799,8 @@ fetched_steps_2_of_shared_6:
 
 fetched_steps_2_of_shared_8:
 	// S[0..8] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z18
-	VMOVUPS          512(R9), Z19
+	VMOVUPS          512(R9), Z18
+	VMOVUPS          512(R10), Z19
 	VBROADCASTSS     32(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -822,8 +825,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 544(AX), Z19, Z17
 
 	// S[0..8] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z18
-	VMOVUPS          576(R9), Z19
+	VMOVUPS          576(R9), Z18
+	VMOVUPS          576(R10), Z19
 	VBROADCASTSS     36(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -859,8 +862,8 @@ fetched_steps_2_of_shared_8:
 
 fetched_steps_2_of_shared_10:
 	// S[0..8] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z18
-	VMOVUPS          640(R9), Z19
+	VMOVUPS          640(R9), Z18
+	VMOVUPS          640(R10), Z19
 	VBROADCASTSS     40(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -885,8 +888,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 552(AX), Z19, Z17
 
 	// S[0..8] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z18
-	VMOVUPS          704(R9), Z19
+	VMOVUPS          704(R9), Z18
+	VMOVUPS          704(R10), Z19
 	VBROADCASTSS     44(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -922,8 +925,8 @@ fetched_steps_2_of_shared_10:
 
 fetched_steps_2_of_shared_12:
 	// S[0..8] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z18
-	VMOVUPS          768(R9), Z19
+	VMOVUPS          768(R9), Z18
+	VMOVUPS          768(R10), Z19
 	VBROADCASTSS     48(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -948,8 +951,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 560(AX), Z19, Z17
 
 	// S[0..8] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z18
-	VMOVUPS          832(R9), Z19
+	VMOVUPS          832(R9), Z18
+	VMOVUPS          832(R10), Z19
 	VBROADCASTSS     52(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -985,8 +988,8 @@ fetched_steps_2_of_shared_12:
 
 fetched_steps_2_of_shared_14:
 	// S[0..8] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z18
-	VMOVUPS          896(R9), Z19
+	VMOVUPS          896(R9), Z18
+	VMOVUPS          896(R10), Z19
 	VBROADCASTSS     56(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -1011,8 +1014,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 568(AX), Z19, Z17
 
 	// S[0..8] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z18
-	VMOVUPS          960(R9), Z19
+	VMOVUPS          960(R9), Z18
+	VMOVUPS          960(R10), Z19
 	VBROADCASTSS     60(AX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -1036,8 +1039,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 572(AX), Z18, Z16
 	VFMADD231PS.BCST 572(AX), Z19, Z17
 	ADDQ             $+576, AX
-	ADDQ             $+1024, R8
 	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, CX
 	JNZ              steps_2_of_shared
 
@@ -1062,12 +1065,10 @@ steps_2_end:
 	VMOVUPS Z16, 512(BX)
 	VMOVUPS Z17, 1088(BX)
 	ADDQ    $+1152, BX
-
-	// the next panels
-	ADDQ 8(SP), R8
-	ADDQ 8(SP), R9
-	SUBQ $0x02, SI
-	JMP  panels_2
+	ADDQ    8(SP), R8
+	ADDQ    8(SP), R8
+	SUBQ    $0x02, SI
+	JMP     panels_2
 
 fewer_2:
 panels_1:
@@ -1082,6 +1083,7 @@ panels_1:
 	VPXORD Z12, Z12, Z12
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
+	MOVQ   R8, R9
 	MOVQ   (DI), AX
 	MOVQ   24(DI), CX
 	CMPQ   48(DI), $0x00
@@ -1090,7 +1092,7 @@ panels_1:
 steps_1:
 	// S[0..8] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VMOVUPS          (R8), Z18
+	VMOVUPS          (R9), Z18
 	VFMADD231PS.BCST (AX), Z18, Z0
 	VFMADD231PS.BCST 64(AX), Z18, Z2
 	VFMADD231PS.BCST 128(AX), Z18, Z4
@@ -1103,7 +1105,7 @@ steps_1:
 
 	// S[0..8] += Q[d+1]·K[d+1]
 	PREFETCHT0       64(DX)
-	VMOVUPS          64(R8), Z18
+	VMOVUPS          64(R9), Z18
 	VFMADD231PS.BCST 4(AX), Z18, Z0
 	VFMADD231PS.BCST 68(AX), Z18, Z2
 	VFMADD231PS.BCST 132(AX), Z18, Z4
@@ -1116,7 +1118,7 @@ steps_1:
 
 	// S[0..8] += Q[d+2]·K[d+2]
 	PREFETCHT0       128(DX)
-	VMOVUPS          128(R8), Z18
+	VMOVUPS          128(R9), Z18
 	VFMADD231PS.BCST 8(AX), Z18, Z0
 	VFMADD231PS.BCST 72(AX), Z18, Z2
 	VFMADD231PS.BCST 136(AX), Z18, Z4
@@ -1129,7 +1131,7 @@ steps_1:
 
 	// S[0..8] += Q[d+3]·K[d+3]
 	PREFETCHT0       192(DX)
-	VMOVUPS          192(R8), Z18
+	VMOVUPS          192(R9), Z18
 	VFMADD231PS.BCST 12(AX), Z18, Z0
 	VFMADD231PS.BCST 76(AX), Z18, Z2
 	VFMADD231PS.BCST 140(AX), Z18, Z4
@@ -1142,7 +1144,7 @@ steps_1:
 
 	// S[0..8] += Q[d+4]·K[d+4]
 	PREFETCHT0       256(DX)
-	VMOVUPS          256(R8), Z18
+	VMOVUPS          256(R9), Z18
 	VFMADD231PS.BCST 16(AX), Z18, Z0
 	VFMADD231PS.BCST 80(AX), Z18, Z2
 	VFMADD231PS.BCST 144(AX), Z18, Z4
@@ -1155,7 +1157,7 @@ steps_1:
 
 	// S[0..8] += Q[d+5]·K[d+5]
 	PREFETCHT0       320(DX)
-	VMOVUPS          320(R8), Z18
+	VMOVUPS          320(R9), Z18
 	VFMADD231PS.BCST 20(AX), Z18, Z0
 	VFMADD231PS.BCST 84(AX), Z18, Z2
 	VFMADD231PS.BCST 148(AX), Z18, Z4
@@ -1168,7 +1170,7 @@ steps_1:
 
 	// S[0..8] += Q[d+6]·K[d+6]
 	PREFETCHT0       384(DX)
-	VMOVUPS          384(R8), Z18
+	VMOVUPS          384(R9), Z18
 	VFMADD231PS.BCST 24(AX), Z18, Z0
 	VFMADD231PS.BCST 88(AX), Z18, Z2
 	VFMADD231PS.BCST 152(AX), Z18, Z4
@@ -1181,7 +1183,7 @@ steps_1:
 
 	// S[0..8] += Q[d+7]·K[d+7]
 	PREFETCHT0       448(DX)
-	VMOVUPS          448(R8), Z18
+	VMOVUPS          448(R9), Z18
 	VFMADD231PS.BCST 28(AX), Z18, Z0
 	VFMADD231PS.BCST 92(AX), Z18, Z2
 	VFMADD231PS.BCST 156(AX), Z18, Z4
@@ -1194,7 +1196,7 @@ steps_1:
 
 	// S[0..8] += Q[d+8]·K[d+8]
 	PREFETCHT0       512(DX)
-	VMOVUPS          512(R8), Z18
+	VMOVUPS          512(R9), Z18
 	VFMADD231PS.BCST 32(AX), Z18, Z0
 	VFMADD231PS.BCST 96(AX), Z18, Z2
 	VFMADD231PS.BCST 160(AX), Z18, Z4
@@ -1207,7 +1209,7 @@ steps_1:
 
 	// S[0..8] += Q[d+9]·K[d+9]
 	PREFETCHT0       576(DX)
-	VMOVUPS          576(R8), Z18
+	VMOVUPS          576(R9), Z18
 	VFMADD231PS.BCST 36(AX), Z18, Z0
 	VFMADD231PS.BCST 100(AX), Z18, Z2
 	VFMADD231PS.BCST 164(AX), Z18, Z4
@@ -1220,7 +1222,7 @@ steps_1:
 
 	// S[0..8] += Q[d+10]·K[d+10]
 	PREFETCHT0       640(DX)
-	VMOVUPS          640(R8), Z18
+	VMOVUPS          640(R9), Z18
 	VFMADD231PS.BCST 40(AX), Z18, Z0
 	VFMADD231PS.BCST 104(AX), Z18, Z2
 	VFMADD231PS.BCST 168(AX), Z18, Z4
@@ -1233,7 +1235,7 @@ steps_1:
 
 	// S[0..8] += Q[d+11]·K[d+11]
 	PREFETCHT0       704(DX)
-	VMOVUPS          704(R8), Z18
+	VMOVUPS          704(R9), Z18
 	VFMADD231PS.BCST 44(AX), Z18, Z0
 	VFMADD231PS.BCST 108(AX), Z18, Z2
 	VFMADD231PS.BCST 172(AX), Z18, Z4
@@ -1246,7 +1248,7 @@ steps_1:
 
 	// S[0..8] += Q[d+12]·K[d+12]
 	PREFETCHT0       768(DX)
-	VMOVUPS          768(R8), Z18
+	VMOVUPS          768(R9), Z18
 	VFMADD231PS.BCST 48(AX), Z18, Z0
 	VFMADD231PS.BCST 112(AX), Z18, Z2
 	VFMADD231PS.BCST 176(AX), Z18, Z4
@@ -1259,7 +1261,7 @@ steps_1:
 
 	// S[0..8] += Q[d+13]·K[d+13]
 	PREFETCHT0       832(DX)
-	VMOVUPS          832(R8), Z18
+	VMOVUPS          832(R9), Z18
 	VFMADD231PS.BCST 52(AX), Z18, Z0
 	VFMADD231PS.BCST 116(AX), Z18, Z2
 	VFMADD231PS.BCST 180(AX), Z18, Z4
@@ -1272,7 +1274,7 @@ steps_1:
 
 	// S[0..8] += Q[d+14]·K[d+14]
 	PREFETCHT0       896(DX)
-	VMOVUPS          896(R8), Z18
+	VMOVUPS          896(R9), Z18
 	VFMADD231PS.BCST 56(AX), Z18, Z0
 	VFMADD231PS.BCST 120(AX), Z18, Z2
 	VFMADD231PS.BCST 184(AX), Z18, Z4
@@ -1285,7 +1287,7 @@ steps_1:
 
 	// S[0..8] += Q[d+15]·K[d+15]
 	PREFETCHT0       960(DX)
-	VMOVUPS          960(R8), Z18
+	VMOVUPS          960(R9), Z18
 	VFMADD231PS.BCST 60(AX), Z18, Z0
 	VFMADD231PS.BCST 124(AX), Z18, Z2
 	VFMADD231PS.BCST 188(AX), Z18, Z4
@@ -1296,7 +1298,7 @@ steps_1:
 	VFMADD231PS.BCST 508(AX), Z18, Z14
 	VFMADD231PS.BCST 572(AX), Z18, Z16
 	ADDQ             $+576, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	ADDQ             $+1024, DX
 	SUBQ             $0x10, CX
 	JNZ              steps_1
@@ -1315,7 +1317,7 @@ steps_1_of_shared:
 
 fetched_steps_1_of_shared_0:
 	// S[0..8] += Q[d+0]·K[d+0]
-	VMOVUPS          (R8), Z18
+	VMOVUPS          (R9), Z18
 	VFMADD231PS.BCST (AX), Z18, Z0
 	VFMADD231PS.BCST 64(AX), Z18, Z2
 	VFMADD231PS.BCST 128(AX), Z18, Z4
@@ -1327,7 +1329,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 512(AX), Z18, Z16
 
 	// S[0..8] += Q[d+1]·K[d+1]
-	VMOVUPS          64(R8), Z18
+	VMOVUPS          64(R9), Z18
 	VFMADD231PS.BCST 4(AX), Z18, Z0
 	VFMADD231PS.BCST 68(AX), Z18, Z2
 	VFMADD231PS.BCST 132(AX), Z18, Z4
@@ -1348,7 +1350,7 @@ fetched_steps_1_of_shared_0:
 
 fetched_steps_1_of_shared_2:
 	// S[0..8] += Q[d+2]·K[d+2]
-	VMOVUPS          128(R8), Z18
+	VMOVUPS          128(R9), Z18
 	VFMADD231PS.BCST 8(AX), Z18, Z0
 	VFMADD231PS.BCST 72(AX), Z18, Z2
 	VFMADD231PS.BCST 136(AX), Z18, Z4
@@ -1360,7 +1362,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 520(AX), Z18, Z16
 
 	// S[0..8] += Q[d+3]·K[d+3]
-	VMOVUPS          192(R8), Z18
+	VMOVUPS          192(R9), Z18
 	VFMADD231PS.BCST 12(AX), Z18, Z0
 	VFMADD231PS.BCST 76(AX), Z18, Z2
 	VFMADD231PS.BCST 140(AX), Z18, Z4
@@ -1381,7 +1383,7 @@ fetched_steps_1_of_shared_2:
 
 fetched_steps_1_of_shared_4:
 	// S[0..8] += Q[d+4]·K[d+4]
-	VMOVUPS          256(R8), Z18
+	VMOVUPS          256(R9), Z18
 	VFMADD231PS.BCST 16(AX), Z18, Z0
 	VFMADD231PS.BCST 80(AX), Z18, Z2
 	VFMADD231PS.BCST 144(AX), Z18, Z4
@@ -1393,7 +1395,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 528(AX), Z18, Z16
 
 	// S[0..8] += Q[d+5]·K[d+5]
-	VMOVUPS          320(R8), Z18
+	VMOVUPS          320(R9), Z18
 	VFMADD231PS.BCST 20(AX), Z18, Z0
 	VFMADD231PS.BCST 84(AX), Z18, Z2
 	VFMADD231PS.BCST 148(AX), Z18, Z4
@@ -1414,7 +1416,7 @@ fetched_steps_1_of_shared_4:
 
 fetched_steps_1_of_shared_6:
 	// S[0..8] += Q[d+6]·K[d+6]
-	VMOVUPS          384(R8), Z18
+	VMOVUPS          384(R9), Z18
 	VFMADD231PS.BCST 24(AX), Z18, Z0
 	VFMADD231PS.BCST 88(AX), Z18, Z2
 	VFMADD231PS.BCST 152(AX), Z18, Z4
@@ -1426,7 +1428,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 536(AX), Z18, Z16
 
 	// S[0..8] += Q[d+7]·K[d+7]
-	VMOVUPS          448(R8), Z18
+	VMOVUPS          448(R9), Z18
 	VFMADD231PS.BCST 28(AX), Z18, Z0
 	VFMADD231PS.BCST 92(AX), Z18, Z2
 	VFMADD231PS.BCST 156(AX), Z18, Z4
@@ -1447,7 +1449,7 @@ fetched_steps_1_of_shared_6:
 
 fetched_steps_1_of_shared_8:
 	// S[0..8] += Q[d+8]·K[d+8]
-	VMOVUPS          512(R8), Z18
+	VMOVUPS          512(R9), Z18
 	VFMADD231PS.BCST 32(AX), Z18, Z0
 	VFMADD231PS.BCST 96(AX), Z18, Z2
 	VFMADD231PS.BCST 160(AX), Z18, Z4
@@ -1459,7 +1461,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 544(AX), Z18, Z16
 
 	// S[0..8] += Q[d+9]·K[d+9]
-	VMOVUPS          576(R8), Z18
+	VMOVUPS          576(R9), Z18
 	VFMADD231PS.BCST 36(AX), Z18, Z0
 	VFMADD231PS.BCST 100(AX), Z18, Z2
 	VFMADD231PS.BCST 164(AX), Z18, Z4
@@ -1480,7 +1482,7 @@ fetched_steps_1_of_shared_8:
 
 fetched_steps_1_of_shared_10:
 	// S[0..8] += Q[d+10]·K[d+10]
-	VMOVUPS          640(R8), Z18
+	VMOVUPS          640(R9), Z18
 	VFMADD231PS.BCST 40(AX), Z18, Z0
 	VFMADD231PS.BCST 104(AX), Z18, Z2
 	VFMADD231PS.BCST 168(AX), Z18, Z4
@@ -1492,7 +1494,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 552(AX), Z18, Z16
 
 	// S[0..8] += Q[d+11]·K[d+11]
-	VMOVUPS          704(R8), Z18
+	VMOVUPS          704(R9), Z18
 	VFMADD231PS.BCST 44(AX), Z18, Z0
 	VFMADD231PS.BCST 108(AX), Z18, Z2
 	VFMADD231PS.BCST 172(AX), Z18, Z4
@@ -1513,7 +1515,7 @@ fetched_steps_1_of_shared_10:
 
 fetched_steps_1_of_shared_12:
 	// S[0..8] += Q[d+12]·K[d+12]
-	VMOVUPS          768(R8), Z18
+	VMOVUPS          768(R9), Z18
 	VFMADD231PS.BCST 48(AX), Z18, Z0
 	VFMADD231PS.BCST 112(AX), Z18, Z2
 	VFMADD231PS.BCST 176(AX), Z18, Z4
@@ -1525,7 +1527,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 560(AX), Z18, Z16
 
 	// S[0..8] += Q[d+13]·K[d+13]
-	VMOVUPS          832(R8), Z18
+	VMOVUPS          832(R9), Z18
 	VFMADD231PS.BCST 52(AX), Z18, Z0
 	VFMADD231PS.BCST 116(AX), Z18, Z2
 	VFMADD231PS.BCST 180(AX), Z18, Z4
@@ -1546,7 +1548,7 @@ fetched_steps_1_of_shared_12:
 
 fetched_steps_1_of_shared_14:
 	// S[0..8] += Q[d+14]·K[d+14]
-	VMOVUPS          896(R8), Z18
+	VMOVUPS          896(R9), Z18
 	VFMADD231PS.BCST 56(AX), Z18, Z0
 	VFMADD231PS.BCST 120(AX), Z18, Z2
 	VFMADD231PS.BCST 184(AX), Z18, Z4
@@ -1558,7 +1560,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 568(AX), Z18, Z16
 
 	// S[0..8] += Q[d+15]·K[d+15]
-	VMOVUPS          960(R8), Z18
+	VMOVUPS          960(R9), Z18
 	VFMADD231PS.BCST 60(AX), Z18, Z0
 	VFMADD231PS.BCST 124(AX), Z18, Z2
 	VFMADD231PS.BCST 188(AX), Z18, Z4
@@ -1569,7 +1571,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 508(AX), Z18, Z14
 	VFMADD231PS.BCST 572(AX), Z18, Z16
 	ADDQ             $+576, AX
-	ADDQ             $+1024, R8
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, CX
 	JNZ              steps_1_of_shared
 
@@ -1585,11 +1587,9 @@ steps_1_end:
 	VMOVUPS Z14, 448(BX)
 	VMOVUPS Z16, 512(BX)
 	ADDQ    $+576, BX
-
-	// the next panels
-	ADDQ 8(SP), R9
-	SUBQ $0x01, SI
-	JMP  panels_1
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -18,16 +18,15 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z19   O[r][c]
 //	Z20–Z21  V[k][c]
 //	Z22      order of bytes
 //	Z23–Z24  the same of the next step
 //	Z25–Z28  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_bf16_10x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
@@ -35,29 +34,29 @@ TEXT ·panel_value_bf16_10x32_avx512(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         24(DI), AX
 	MOVQ         56(DI), BX
-	MOVQ         8(DI), R8
-	MOVQ         $0x0302808001008080, R9
-	VMOVQ        R9, X22
-	MOVQ         $0x0706808005048080, R9
-	VPINSRQ      $0x01, R9, X22, X22
+	MOVQ         $0x0302808001008080, R8
+	VMOVQ        R8, X22
+	MOVQ         $0x0706808005048080, R8
+	VPINSRQ      $0x01, R8, X22, X22
 	VSHUFF32X4   $0x00, Z22, Z22, Z22
-	MOVQ         $0x0b0a808009088080, R9
-	VMOVQ        R9, X0
-	MOVQ         $0x0f0e80800d0c8080, R9
-	VPINSRQ      $0x01, R9, X0, X0
+	MOVQ         $0x0b0a808009088080, R8
+	VMOVQ        R8, X0
+	MOVQ         $0x0f0e80800d0c8080, R8
+	VPINSRQ      $0x01, R8, X0, X0
 	VSHUFF32X4   $0x00, Z0, Z0, Z0
 	VINSERTF64X4 $0x01, Y0, Z22, Z22
-	MOVQ         64(DI), R9
-	MOVQ         R9, R10
-	ADDQ         16(DI), R10
+	MOVQ         8(DI), R8
+	MOVQ         64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -83,9 +82,9 @@ panels_2:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -95,15 +94,15 @@ panels_2:
 
 steps_2:
 	// O[0..9] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VBROADCASTI64X4  (R11), Z20
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VBROADCASTI64X4  (R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  (R12), Z21
+	VBROADCASTI64X4  (R10), Z21
 	VPSHUFB          Z22, Z21, Z21
-	VBROADCASTI64X4  32(R11), Z23
+	VBROADCASTI64X4  32(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  32(R12), Z24
+	VBROADCASTI64X4  32(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     (CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -129,9 +128,9 @@ steps_2:
 	VFMADD231PS.BCST 576(CX), Z21, Z19
 
 	// O[0..9] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z20
+	VBROADCASTI64X4  64(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  64(R12), Z21
+	VBROADCASTI64X4  64(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     4(CX), Z25
 	VFMADD231PS      Z23, Z25, Z0
@@ -157,11 +156,11 @@ steps_2:
 	VFMADD231PS.BCST 580(CX), Z24, Z19
 
 	// O[0..9] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VBROADCASTI64X4  96(R11), Z23
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VBROADCASTI64X4  96(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  96(R12), Z24
+	VBROADCASTI64X4  96(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     8(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -187,9 +186,9 @@ steps_2:
 	VFMADD231PS.BCST 584(CX), Z21, Z19
 
 	// O[0..9] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z20
+	VBROADCASTI64X4  128(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  128(R12), Z21
+	VBROADCASTI64X4  128(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     12(CX), Z25
 	VFMADD231PS      Z23, Z25, Z0
@@ -215,11 +214,11 @@ steps_2:
 	VFMADD231PS.BCST 588(CX), Z24, Z19
 
 	// O[0..9] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VBROADCASTI64X4  160(R11), Z23
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VBROADCASTI64X4  160(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  160(R12), Z24
+	VBROADCASTI64X4  160(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     16(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -245,9 +244,9 @@ steps_2:
 	VFMADD231PS.BCST 592(CX), Z21, Z19
 
 	// O[0..9] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z20
+	VBROADCASTI64X4  192(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  192(R12), Z21
+	VBROADCASTI64X4  192(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     20(CX), Z25
 	VFMADD231PS      Z23, Z25, Z0
@@ -273,11 +272,11 @@ steps_2:
 	VFMADD231PS.BCST 596(CX), Z24, Z19
 
 	// O[0..9] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VBROADCASTI64X4  224(R11), Z23
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VBROADCASTI64X4  224(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  224(R12), Z24
+	VBROADCASTI64X4  224(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     24(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -303,9 +302,9 @@ steps_2:
 	VFMADD231PS.BCST 600(CX), Z21, Z19
 
 	// O[0..9] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z20
+	VBROADCASTI64X4  256(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  256(R12), Z21
+	VBROADCASTI64X4  256(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     28(CX), Z25
 	VFMADD231PS      Z23, Z25, Z0
@@ -331,11 +330,11 @@ steps_2:
 	VFMADD231PS.BCST 604(CX), Z24, Z19
 
 	// O[0..9] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VBROADCASTI64X4  288(R11), Z23
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VBROADCASTI64X4  288(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  288(R12), Z24
+	VBROADCASTI64X4  288(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     32(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -361,9 +360,9 @@ steps_2:
 	VFMADD231PS.BCST 608(CX), Z21, Z19
 
 	// O[0..9] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z20
+	VBROADCASTI64X4  320(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  320(R12), Z21
+	VBROADCASTI64X4  320(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     36(CX), Z25
 	VFMADD231PS      Z23, Z25, Z0
@@ -389,11 +388,11 @@ steps_2:
 	VFMADD231PS.BCST 612(CX), Z24, Z19
 
 	// O[0..9] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VBROADCASTI64X4  352(R11), Z23
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VBROADCASTI64X4  352(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  352(R12), Z24
+	VBROADCASTI64X4  352(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     40(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -419,9 +418,9 @@ steps_2:
 	VFMADD231PS.BCST 616(CX), Z21, Z19
 
 	// O[0..9] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z20
+	VBROADCASTI64X4  384(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  384(R12), Z21
+	VBROADCASTI64X4  384(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     44(CX), Z25
 	VFMADD231PS      Z23, Z25, Z0
@@ -447,11 +446,11 @@ steps_2:
 	VFMADD231PS.BCST 620(CX), Z24, Z19
 
 	// O[0..9] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VBROADCASTI64X4  416(R11), Z23
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VBROADCASTI64X4  416(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  416(R12), Z24
+	VBROADCASTI64X4  416(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     48(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -477,9 +476,9 @@ steps_2:
 	VFMADD231PS.BCST 624(CX), Z21, Z19
 
 	// O[0..9] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z20
+	VBROADCASTI64X4  448(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  448(R12), Z21
+	VBROADCASTI64X4  448(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     52(CX), Z25
 	VFMADD231PS      Z23, Z25, Z0
@@ -505,11 +504,11 @@ steps_2:
 	VFMADD231PS.BCST 628(CX), Z24, Z19
 
 	// O[0..9] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VBROADCASTI64X4  480(R11), Z23
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VBROADCASTI64X4  480(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  480(R12), Z24
+	VBROADCASTI64X4  480(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     56(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -558,8 +557,8 @@ steps_2:
 	VFMADD231PS.BCST 636(CX), Z23, Z18
 	VFMADD231PS.BCST 636(CX), Z24, Z19
 	ADDQ             $+640, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -568,22 +567,22 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..9] += P[k+0]·V[k+0]
-	VBROADCASTI64X4  (R11), Z20
+	VBROADCASTI64X4  (R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  (R12), Z21
+	VBROADCASTI64X4  (R10), Z21
 	VPSHUFB          Z22, Z21, Z21
-	VBROADCASTI64X4  32(R11), Z23
+	VBROADCASTI64X4  32(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  32(R12), Z24
+	VBROADCASTI64X4  32(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     (CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -609,9 +608,9 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 576(CX), Z21, Z19
 
 	// O[0..9] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z20
+	VBROADCASTI64X4  64(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  64(R12), Z21
+	VBROADCASTI64X4  64(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     4(CX), Z25
 	VFMADD231PS      Z23, Z25, Z0
@@ -637,18 +636,18 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 580(CX), Z24, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..9] += P[k+2]·V[k+2]
-	VBROADCASTI64X4  96(R11), Z23
+	VBROADCASTI64X4  96(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  96(R12), Z24
+	VBROADCASTI64X4  96(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     8(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -674,9 +673,9 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 584(CX), Z21, Z19
 
 	// O[0..9] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z20
+	VBROADCASTI64X4  128(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  128(R12), Z21
+	VBROADCASTI64X4  128(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     12(CX), Z25
 	VFMADD231PS      Z23, Z25, Z0
@@ -702,18 +701,18 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 588(CX), Z24, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..9] += P[k+4]·V[k+4]
-	VBROADCASTI64X4  160(R11), Z23
+	VBROADCASTI64X4  160(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  160(R12), Z24
+	VBROADCASTI64X4  160(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     16(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -739,9 +738,9 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 592(CX), Z21, Z19
 
 	// O[0..9] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z20
+	VBROADCASTI64X4  192(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  192(R12), Z21
+	VBROADCASTI64X4  192(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     20(CX), Z25
 	VFMADD231PS      Z23, Z25, Z0
@@ -767,18 +766,18 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 596(CX), Z24, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..9] += P[k+6]·V[k+6]
-	VBROADCASTI64X4  224(R11), Z23
+	VBROADCASTI64X4  224(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  224(R12), Z24
+	VBROADCASTI64X4  224(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     24(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -804,9 +803,9 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 600(CX), Z21, Z19
 
 	// O[0..9] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z20
+	VBROADCASTI64X4  256(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  256(R12), Z21
+	VBROADCASTI64X4  256(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     28(CX), Z25
 	VFMADD231PS      Z23, Z25, Z0
@@ -832,18 +831,18 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 604(CX), Z24, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..9] += P[k+8]·V[k+8]
-	VBROADCASTI64X4  288(R11), Z23
+	VBROADCASTI64X4  288(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  288(R12), Z24
+	VBROADCASTI64X4  288(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     32(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -869,9 +868,9 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 608(CX), Z21, Z19
 
 	// O[0..9] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z20
+	VBROADCASTI64X4  320(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  320(R12), Z21
+	VBROADCASTI64X4  320(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     36(CX), Z25
 	VFMADD231PS      Z23, Z25, Z0
@@ -897,18 +896,18 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 612(CX), Z24, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..9] += P[k+10]·V[k+10]
-	VBROADCASTI64X4  352(R11), Z23
+	VBROADCASTI64X4  352(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  352(R12), Z24
+	VBROADCASTI64X4  352(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     40(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -934,9 +933,9 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 616(CX), Z21, Z19
 
 	// O[0..9] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z20
+	VBROADCASTI64X4  384(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  384(R12), Z21
+	VBROADCASTI64X4  384(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     44(CX), Z25
 	VFMADD231PS      Z23, Z25, Z0
@@ -962,18 +961,18 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 620(CX), Z24, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..9] += P[k+12]·V[k+12]
-	VBROADCASTI64X4  416(R11), Z23
+	VBROADCASTI64X4  416(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  416(R12), Z24
+	VBROADCASTI64X4  416(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     48(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -999,9 +998,9 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 624(CX), Z21, Z19
 
 	// O[0..9] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z20
+	VBROADCASTI64X4  448(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  448(R12), Z21
+	VBROADCASTI64X4  448(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     52(CX), Z25
 	VFMADD231PS      Z23, Z25, Z0
@@ -1027,18 +1026,18 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 628(CX), Z24, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..9] += P[k+14]·V[k+14]
-	VBROADCASTI64X4  480(R11), Z23
+	VBROADCASTI64X4  480(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  480(R12), Z24
+	VBROADCASTI64X4  480(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     56(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -1087,8 +1086,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 636(CX), Z23, Z18
 	VFMADD231PS.BCST 636(CX), Z24, Z19
 	ADDQ             $+640, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -1098,9 +1097,9 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VBROADCASTI64X4  (R11), Z20
+	VBROADCASTI64X4  (R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  (R12), Z21
+	VBROADCASTI64X4  (R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     (CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -1125,8 +1124,8 @@ key_2:
 	VFMADD231PS.BCST 576(CX), Z20, Z18
 	VFMADD231PS.BCST 576(CX), Z21, Z19
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
-	ADDQ             $0x20, R12
+	ADDQ             $0x20, R9
+	ADDQ             $0x20, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -1234,7 +1233,7 @@ panels_1:
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -1244,10 +1243,10 @@ panels_1:
 
 steps_1:
 	// O[0..9] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VBROADCASTI64X4  (R11), Z20
+	PREFETCHT0       (R9)(R11*1)
+	VBROADCASTI64X4  (R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  32(R11), Z23
+	VBROADCASTI64X4  32(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
@@ -1261,7 +1260,7 @@ steps_1:
 	VFMADD231PS.BCST 576(CX), Z20, Z18
 
 	// O[0..9] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z20
+	VBROADCASTI64X4  64(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 4(CX), Z23, Z0
 	VFMADD231PS.BCST 68(CX), Z23, Z2
@@ -1275,8 +1274,8 @@ steps_1:
 	VFMADD231PS.BCST 580(CX), Z23, Z18
 
 	// O[0..9] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	VBROADCASTI64X4  96(R11), Z23
+	PREFETCHT0       64(R9)(R11*1)
+	VBROADCASTI64X4  96(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 8(CX), Z20, Z0
 	VFMADD231PS.BCST 72(CX), Z20, Z2
@@ -1290,7 +1289,7 @@ steps_1:
 	VFMADD231PS.BCST 584(CX), Z20, Z18
 
 	// O[0..9] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z20
+	VBROADCASTI64X4  128(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 12(CX), Z23, Z0
 	VFMADD231PS.BCST 76(CX), Z23, Z2
@@ -1304,8 +1303,8 @@ steps_1:
 	VFMADD231PS.BCST 588(CX), Z23, Z18
 
 	// O[0..9] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	VBROADCASTI64X4  160(R11), Z23
+	PREFETCHT0       128(R9)(R11*1)
+	VBROADCASTI64X4  160(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 16(CX), Z20, Z0
 	VFMADD231PS.BCST 80(CX), Z20, Z2
@@ -1319,7 +1318,7 @@ steps_1:
 	VFMADD231PS.BCST 592(CX), Z20, Z18
 
 	// O[0..9] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z20
+	VBROADCASTI64X4  192(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 20(CX), Z23, Z0
 	VFMADD231PS.BCST 84(CX), Z23, Z2
@@ -1333,8 +1332,8 @@ steps_1:
 	VFMADD231PS.BCST 596(CX), Z23, Z18
 
 	// O[0..9] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	VBROADCASTI64X4  224(R11), Z23
+	PREFETCHT0       192(R9)(R11*1)
+	VBROADCASTI64X4  224(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 24(CX), Z20, Z0
 	VFMADD231PS.BCST 88(CX), Z20, Z2
@@ -1348,7 +1347,7 @@ steps_1:
 	VFMADD231PS.BCST 600(CX), Z20, Z18
 
 	// O[0..9] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z20
+	VBROADCASTI64X4  256(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 28(CX), Z23, Z0
 	VFMADD231PS.BCST 92(CX), Z23, Z2
@@ -1362,8 +1361,8 @@ steps_1:
 	VFMADD231PS.BCST 604(CX), Z23, Z18
 
 	// O[0..9] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	VBROADCASTI64X4  288(R11), Z23
+	PREFETCHT0       256(R9)(R11*1)
+	VBROADCASTI64X4  288(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 32(CX), Z20, Z0
 	VFMADD231PS.BCST 96(CX), Z20, Z2
@@ -1377,7 +1376,7 @@ steps_1:
 	VFMADD231PS.BCST 608(CX), Z20, Z18
 
 	// O[0..9] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z20
+	VBROADCASTI64X4  320(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 36(CX), Z23, Z0
 	VFMADD231PS.BCST 100(CX), Z23, Z2
@@ -1391,8 +1390,8 @@ steps_1:
 	VFMADD231PS.BCST 612(CX), Z23, Z18
 
 	// O[0..9] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	VBROADCASTI64X4  352(R11), Z23
+	PREFETCHT0       320(R9)(R11*1)
+	VBROADCASTI64X4  352(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 40(CX), Z20, Z0
 	VFMADD231PS.BCST 104(CX), Z20, Z2
@@ -1406,7 +1405,7 @@ steps_1:
 	VFMADD231PS.BCST 616(CX), Z20, Z18
 
 	// O[0..9] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z20
+	VBROADCASTI64X4  384(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 44(CX), Z23, Z0
 	VFMADD231PS.BCST 108(CX), Z23, Z2
@@ -1420,8 +1419,8 @@ steps_1:
 	VFMADD231PS.BCST 620(CX), Z23, Z18
 
 	// O[0..9] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	VBROADCASTI64X4  416(R11), Z23
+	PREFETCHT0       384(R9)(R11*1)
+	VBROADCASTI64X4  416(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 48(CX), Z20, Z0
 	VFMADD231PS.BCST 112(CX), Z20, Z2
@@ -1435,7 +1434,7 @@ steps_1:
 	VFMADD231PS.BCST 624(CX), Z20, Z18
 
 	// O[0..9] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z20
+	VBROADCASTI64X4  448(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 52(CX), Z23, Z0
 	VFMADD231PS.BCST 116(CX), Z23, Z2
@@ -1449,8 +1448,8 @@ steps_1:
 	VFMADD231PS.BCST 628(CX), Z23, Z18
 
 	// O[0..9] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	VBROADCASTI64X4  480(R11), Z23
+	PREFETCHT0       448(R9)(R11*1)
+	VBROADCASTI64X4  480(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 56(CX), Z20, Z0
 	VFMADD231PS.BCST 120(CX), Z20, Z2
@@ -1475,7 +1474,7 @@ steps_1:
 	VFMADD231PS.BCST 572(CX), Z23, Z16
 	VFMADD231PS.BCST 636(CX), Z23, Z18
 	ADDQ             $+640, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1484,17 +1483,17 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	ADDQ       $0x40, R10
+	PREFETCHT0 (R11)
+	ADDQ       $0x40, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..9] += P[k+0]·V[k+0]
-	VBROADCASTI64X4  (R11), Z20
+	VBROADCASTI64X4  (R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  32(R11), Z23
+	VBROADCASTI64X4  32(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
@@ -1508,7 +1507,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 576(CX), Z20, Z18
 
 	// O[0..9] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z20
+	VBROADCASTI64X4  64(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 4(CX), Z23, Z0
 	VFMADD231PS.BCST 68(CX), Z23, Z2
@@ -1522,15 +1521,15 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 580(CX), Z23, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..9] += P[k+2]·V[k+2]
-	VBROADCASTI64X4  96(R11), Z23
+	VBROADCASTI64X4  96(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 8(CX), Z20, Z0
 	VFMADD231PS.BCST 72(CX), Z20, Z2
@@ -1544,7 +1543,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 584(CX), Z20, Z18
 
 	// O[0..9] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z20
+	VBROADCASTI64X4  128(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 12(CX), Z23, Z0
 	VFMADD231PS.BCST 76(CX), Z23, Z2
@@ -1558,15 +1557,15 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 588(CX), Z23, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..9] += P[k+4]·V[k+4]
-	VBROADCASTI64X4  160(R11), Z23
+	VBROADCASTI64X4  160(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 16(CX), Z20, Z0
 	VFMADD231PS.BCST 80(CX), Z20, Z2
@@ -1580,7 +1579,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 592(CX), Z20, Z18
 
 	// O[0..9] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z20
+	VBROADCASTI64X4  192(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 20(CX), Z23, Z0
 	VFMADD231PS.BCST 84(CX), Z23, Z2
@@ -1594,15 +1593,15 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 596(CX), Z23, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..9] += P[k+6]·V[k+6]
-	VBROADCASTI64X4  224(R11), Z23
+	VBROADCASTI64X4  224(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 24(CX), Z20, Z0
 	VFMADD231PS.BCST 88(CX), Z20, Z2
@@ -1616,7 +1615,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 600(CX), Z20, Z18
 
 	// O[0..9] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z20
+	VBROADCASTI64X4  256(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 28(CX), Z23, Z0
 	VFMADD231PS.BCST 92(CX), Z23, Z2
@@ -1630,15 +1629,15 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 604(CX), Z23, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..9] += P[k+8]·V[k+8]
-	VBROADCASTI64X4  288(R11), Z23
+	VBROADCASTI64X4  288(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 32(CX), Z20, Z0
 	VFMADD231PS.BCST 96(CX), Z20, Z2
@@ -1652,7 +1651,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 608(CX), Z20, Z18
 
 	// O[0..9] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z20
+	VBROADCASTI64X4  320(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 36(CX), Z23, Z0
 	VFMADD231PS.BCST 100(CX), Z23, Z2
@@ -1666,15 +1665,15 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 612(CX), Z23, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..9] += P[k+10]·V[k+10]
-	VBROADCASTI64X4  352(R11), Z23
+	VBROADCASTI64X4  352(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 40(CX), Z20, Z0
 	VFMADD231PS.BCST 104(CX), Z20, Z2
@@ -1688,7 +1687,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 616(CX), Z20, Z18
 
 	// O[0..9] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z20
+	VBROADCASTI64X4  384(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 44(CX), Z23, Z0
 	VFMADD231PS.BCST 108(CX), Z23, Z2
@@ -1702,15 +1701,15 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 620(CX), Z23, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..9] += P[k+12]·V[k+12]
-	VBROADCASTI64X4  416(R11), Z23
+	VBROADCASTI64X4  416(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 48(CX), Z20, Z0
 	VFMADD231PS.BCST 112(CX), Z20, Z2
@@ -1724,7 +1723,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 624(CX), Z20, Z18
 
 	// O[0..9] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z20
+	VBROADCASTI64X4  448(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 52(CX), Z23, Z0
 	VFMADD231PS.BCST 116(CX), Z23, Z2
@@ -1738,15 +1737,15 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 628(CX), Z23, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..9] += P[k+14]·V[k+14]
-	VBROADCASTI64X4  480(R11), Z23
+	VBROADCASTI64X4  480(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 56(CX), Z20, Z0
 	VFMADD231PS.BCST 120(CX), Z20, Z2
@@ -1771,7 +1770,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 572(CX), Z23, Z16
 	VFMADD231PS.BCST 636(CX), Z23, Z18
 	ADDQ             $+640, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1781,7 +1780,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VBROADCASTI64X4  (R11), Z20
+	VBROADCASTI64X4  (R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
@@ -1794,7 +1793,7 @@ key_1:
 	VFMADD231PS.BCST 512(CX), Z20, Z16
 	VFMADD231PS.BCST 576(CX), Z20, Z18
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
+	ADDQ             $0x20, R9
 	DECQ             DX
 	JNZ              key_1
 

@@ -18,16 +18,15 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z19   O[r][c]
 //	Z20–Z21  V[k][c]
 //	Z22      order of bytes
 //	Z23–Z24  the same of the next step
 //	Z25–Z28  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_bf16_5x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
@@ -35,29 +34,29 @@ TEXT ·panel_value_bf16_5x32_avx512(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         24(DI), AX
 	MOVQ         56(DI), BX
-	MOVQ         8(DI), R8
-	MOVQ         $0x0302808001008080, R9
-	VMOVQ        R9, X22
-	MOVQ         $0x0706808005048080, R9
-	VPINSRQ      $0x01, R9, X22, X22
+	MOVQ         $0x0302808001008080, R8
+	VMOVQ        R8, X22
+	MOVQ         $0x0706808005048080, R8
+	VPINSRQ      $0x01, R8, X22, X22
 	VSHUFF32X4   $0x00, Z22, Z22, Z22
-	MOVQ         $0x0b0a808009088080, R9
-	VMOVQ        R9, X0
-	MOVQ         $0x0f0e80800d0c8080, R9
-	VPINSRQ      $0x01, R9, X0, X0
+	MOVQ         $0x0b0a808009088080, R8
+	VMOVQ        R8, X0
+	MOVQ         $0x0f0e80800d0c8080, R8
+	VPINSRQ      $0x01, R8, X0, X0
 	VSHUFF32X4   $0x00, Z0, Z0, Z0
 	VINSERTF64X4 $0x01, Y0, Z22, Z22
-	MOVQ         64(DI), R9
-	MOVQ         R9, R10
-	ADDQ         16(DI), R10
+	MOVQ         8(DI), R8
+	MOVQ         64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -83,9 +82,9 @@ panels_2:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -95,15 +94,15 @@ panels_2:
 
 steps_2:
 	// O[0..4] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VBROADCASTI64X4  (R11), Z20
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VBROADCASTI64X4  (R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  (R12), Z21
+	VBROADCASTI64X4  (R10), Z21
 	VPSHUFB          Z22, Z21, Z21
-	VBROADCASTI64X4  32(R11), Z23
+	VBROADCASTI64X4  32(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  32(R12), Z24
+	VBROADCASTI64X4  32(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     (CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -119,9 +118,9 @@ steps_2:
 	VFMADD231PS.BCST 256(CX), Z21, Z9
 
 	// O[0..4] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z20
+	VBROADCASTI64X4  64(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  64(R12), Z21
+	VBROADCASTI64X4  64(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     4(CX), Z25
 	VFMADD231PS      Z23, Z25, Z10
@@ -137,11 +136,11 @@ steps_2:
 	VFMADD231PS.BCST 260(CX), Z24, Z19
 
 	// O[0..4] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VBROADCASTI64X4  96(R11), Z23
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VBROADCASTI64X4  96(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  96(R12), Z24
+	VBROADCASTI64X4  96(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     8(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -157,9 +156,9 @@ steps_2:
 	VFMADD231PS.BCST 264(CX), Z21, Z9
 
 	// O[0..4] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z20
+	VBROADCASTI64X4  128(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  128(R12), Z21
+	VBROADCASTI64X4  128(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     12(CX), Z25
 	VFMADD231PS      Z23, Z25, Z10
@@ -175,11 +174,11 @@ steps_2:
 	VFMADD231PS.BCST 268(CX), Z24, Z19
 
 	// O[0..4] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VBROADCASTI64X4  160(R11), Z23
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VBROADCASTI64X4  160(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  160(R12), Z24
+	VBROADCASTI64X4  160(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     16(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -195,9 +194,9 @@ steps_2:
 	VFMADD231PS.BCST 272(CX), Z21, Z9
 
 	// O[0..4] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z20
+	VBROADCASTI64X4  192(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  192(R12), Z21
+	VBROADCASTI64X4  192(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     20(CX), Z25
 	VFMADD231PS      Z23, Z25, Z10
@@ -213,11 +212,11 @@ steps_2:
 	VFMADD231PS.BCST 276(CX), Z24, Z19
 
 	// O[0..4] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VBROADCASTI64X4  224(R11), Z23
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VBROADCASTI64X4  224(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  224(R12), Z24
+	VBROADCASTI64X4  224(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     24(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -233,9 +232,9 @@ steps_2:
 	VFMADD231PS.BCST 280(CX), Z21, Z9
 
 	// O[0..4] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z20
+	VBROADCASTI64X4  256(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  256(R12), Z21
+	VBROADCASTI64X4  256(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     28(CX), Z25
 	VFMADD231PS      Z23, Z25, Z10
@@ -251,11 +250,11 @@ steps_2:
 	VFMADD231PS.BCST 284(CX), Z24, Z19
 
 	// O[0..4] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VBROADCASTI64X4  288(R11), Z23
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VBROADCASTI64X4  288(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  288(R12), Z24
+	VBROADCASTI64X4  288(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     32(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -271,9 +270,9 @@ steps_2:
 	VFMADD231PS.BCST 288(CX), Z21, Z9
 
 	// O[0..4] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z20
+	VBROADCASTI64X4  320(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  320(R12), Z21
+	VBROADCASTI64X4  320(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     36(CX), Z25
 	VFMADD231PS      Z23, Z25, Z10
@@ -289,11 +288,11 @@ steps_2:
 	VFMADD231PS.BCST 292(CX), Z24, Z19
 
 	// O[0..4] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VBROADCASTI64X4  352(R11), Z23
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VBROADCASTI64X4  352(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  352(R12), Z24
+	VBROADCASTI64X4  352(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     40(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -309,9 +308,9 @@ steps_2:
 	VFMADD231PS.BCST 296(CX), Z21, Z9
 
 	// O[0..4] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z20
+	VBROADCASTI64X4  384(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  384(R12), Z21
+	VBROADCASTI64X4  384(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     44(CX), Z25
 	VFMADD231PS      Z23, Z25, Z10
@@ -327,11 +326,11 @@ steps_2:
 	VFMADD231PS.BCST 300(CX), Z24, Z19
 
 	// O[0..4] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VBROADCASTI64X4  416(R11), Z23
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VBROADCASTI64X4  416(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  416(R12), Z24
+	VBROADCASTI64X4  416(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     48(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -347,9 +346,9 @@ steps_2:
 	VFMADD231PS.BCST 304(CX), Z21, Z9
 
 	// O[0..4] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z20
+	VBROADCASTI64X4  448(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  448(R12), Z21
+	VBROADCASTI64X4  448(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     52(CX), Z25
 	VFMADD231PS      Z23, Z25, Z10
@@ -365,11 +364,11 @@ steps_2:
 	VFMADD231PS.BCST 308(CX), Z24, Z19
 
 	// O[0..4] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VBROADCASTI64X4  480(R11), Z23
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VBROADCASTI64X4  480(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  480(R12), Z24
+	VBROADCASTI64X4  480(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     56(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -398,8 +397,8 @@ steps_2:
 	VFMADD231PS.BCST 316(CX), Z23, Z18
 	VFMADD231PS.BCST 316(CX), Z24, Z19
 	ADDQ             $+320, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -408,22 +407,22 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..4] += P[k+0]·V[k+0]
-	VBROADCASTI64X4  (R11), Z20
+	VBROADCASTI64X4  (R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  (R12), Z21
+	VBROADCASTI64X4  (R10), Z21
 	VPSHUFB          Z22, Z21, Z21
-	VBROADCASTI64X4  32(R11), Z23
+	VBROADCASTI64X4  32(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  32(R12), Z24
+	VBROADCASTI64X4  32(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     (CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -439,9 +438,9 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 256(CX), Z21, Z9
 
 	// O[0..4] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z20
+	VBROADCASTI64X4  64(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  64(R12), Z21
+	VBROADCASTI64X4  64(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     4(CX), Z25
 	VFMADD231PS      Z23, Z25, Z10
@@ -457,18 +456,18 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 260(CX), Z24, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..4] += P[k+2]·V[k+2]
-	VBROADCASTI64X4  96(R11), Z23
+	VBROADCASTI64X4  96(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  96(R12), Z24
+	VBROADCASTI64X4  96(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     8(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -484,9 +483,9 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 264(CX), Z21, Z9
 
 	// O[0..4] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z20
+	VBROADCASTI64X4  128(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  128(R12), Z21
+	VBROADCASTI64X4  128(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     12(CX), Z25
 	VFMADD231PS      Z23, Z25, Z10
@@ -502,18 +501,18 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 268(CX), Z24, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..4] += P[k+4]·V[k+4]
-	VBROADCASTI64X4  160(R11), Z23
+	VBROADCASTI64X4  160(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  160(R12), Z24
+	VBROADCASTI64X4  160(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     16(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -529,9 +528,9 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 272(CX), Z21, Z9
 
 	// O[0..4] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z20
+	VBROADCASTI64X4  192(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  192(R12), Z21
+	VBROADCASTI64X4  192(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     20(CX), Z25
 	VFMADD231PS      Z23, Z25, Z10
@@ -547,18 +546,18 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 276(CX), Z24, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..4] += P[k+6]·V[k+6]
-	VBROADCASTI64X4  224(R11), Z23
+	VBROADCASTI64X4  224(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  224(R12), Z24
+	VBROADCASTI64X4  224(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     24(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -574,9 +573,9 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 280(CX), Z21, Z9
 
 	// O[0..4] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z20
+	VBROADCASTI64X4  256(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  256(R12), Z21
+	VBROADCASTI64X4  256(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     28(CX), Z25
 	VFMADD231PS      Z23, Z25, Z10
@@ -592,18 +591,18 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 284(CX), Z24, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..4] += P[k+8]·V[k+8]
-	VBROADCASTI64X4  288(R11), Z23
+	VBROADCASTI64X4  288(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  288(R12), Z24
+	VBROADCASTI64X4  288(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     32(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -619,9 +618,9 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 288(CX), Z21, Z9
 
 	// O[0..4] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z20
+	VBROADCASTI64X4  320(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  320(R12), Z21
+	VBROADCASTI64X4  320(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     36(CX), Z25
 	VFMADD231PS      Z23, Z25, Z10
@@ -637,18 +636,18 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 292(CX), Z24, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..4] += P[k+10]·V[k+10]
-	VBROADCASTI64X4  352(R11), Z23
+	VBROADCASTI64X4  352(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  352(R12), Z24
+	VBROADCASTI64X4  352(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     40(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -664,9 +663,9 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 296(CX), Z21, Z9
 
 	// O[0..4] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z20
+	VBROADCASTI64X4  384(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  384(R12), Z21
+	VBROADCASTI64X4  384(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     44(CX), Z25
 	VFMADD231PS      Z23, Z25, Z10
@@ -682,18 +681,18 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 300(CX), Z24, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..4] += P[k+12]·V[k+12]
-	VBROADCASTI64X4  416(R11), Z23
+	VBROADCASTI64X4  416(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  416(R12), Z24
+	VBROADCASTI64X4  416(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     48(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -709,9 +708,9 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 304(CX), Z21, Z9
 
 	// O[0..4] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z20
+	VBROADCASTI64X4  448(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  448(R12), Z21
+	VBROADCASTI64X4  448(R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     52(CX), Z25
 	VFMADD231PS      Z23, Z25, Z10
@@ -727,18 +726,18 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 308(CX), Z24, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..4] += P[k+14]·V[k+14]
-	VBROADCASTI64X4  480(R11), Z23
+	VBROADCASTI64X4  480(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
-	VBROADCASTI64X4  480(R12), Z24
+	VBROADCASTI64X4  480(R10), Z24
 	VPSHUFB          Z22, Z24, Z24
 	VBROADCASTSS     56(CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -767,8 +766,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 316(CX), Z23, Z18
 	VFMADD231PS.BCST 316(CX), Z24, Z19
 	ADDQ             $+320, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -778,9 +777,9 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VBROADCASTI64X4  (R11), Z20
+	VBROADCASTI64X4  (R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  (R12), Z21
+	VBROADCASTI64X4  (R10), Z21
 	VPSHUFB          Z22, Z21, Z21
 	VBROADCASTSS     (CX), Z25
 	VFMADD231PS      Z20, Z25, Z0
@@ -795,8 +794,8 @@ key_2:
 	VFMADD231PS.BCST 256(CX), Z20, Z8
 	VFMADD231PS.BCST 256(CX), Z21, Z9
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
-	ADDQ             $0x20, R12
+	ADDQ             $0x20, R9
+	ADDQ             $0x20, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -874,7 +873,7 @@ panels_1:
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -884,10 +883,10 @@ panels_1:
 
 steps_1:
 	// O[0..4] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VBROADCASTI64X4  (R11), Z20
+	PREFETCHT0       (R9)(R11*1)
+	VBROADCASTI64X4  (R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  32(R11), Z23
+	VBROADCASTI64X4  32(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
@@ -896,7 +895,7 @@ steps_1:
 	VFMADD231PS.BCST 256(CX), Z20, Z8
 
 	// O[0..4] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z20
+	VBROADCASTI64X4  64(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 4(CX), Z23, Z10
 	VFMADD231PS.BCST 68(CX), Z23, Z12
@@ -905,8 +904,8 @@ steps_1:
 	VFMADD231PS.BCST 260(CX), Z23, Z18
 
 	// O[0..4] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	VBROADCASTI64X4  96(R11), Z23
+	PREFETCHT0       64(R9)(R11*1)
+	VBROADCASTI64X4  96(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 8(CX), Z20, Z0
 	VFMADD231PS.BCST 72(CX), Z20, Z2
@@ -915,7 +914,7 @@ steps_1:
 	VFMADD231PS.BCST 264(CX), Z20, Z8
 
 	// O[0..4] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z20
+	VBROADCASTI64X4  128(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 12(CX), Z23, Z10
 	VFMADD231PS.BCST 76(CX), Z23, Z12
@@ -924,8 +923,8 @@ steps_1:
 	VFMADD231PS.BCST 268(CX), Z23, Z18
 
 	// O[0..4] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	VBROADCASTI64X4  160(R11), Z23
+	PREFETCHT0       128(R9)(R11*1)
+	VBROADCASTI64X4  160(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 16(CX), Z20, Z0
 	VFMADD231PS.BCST 80(CX), Z20, Z2
@@ -934,7 +933,7 @@ steps_1:
 	VFMADD231PS.BCST 272(CX), Z20, Z8
 
 	// O[0..4] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z20
+	VBROADCASTI64X4  192(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 20(CX), Z23, Z10
 	VFMADD231PS.BCST 84(CX), Z23, Z12
@@ -943,8 +942,8 @@ steps_1:
 	VFMADD231PS.BCST 276(CX), Z23, Z18
 
 	// O[0..4] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	VBROADCASTI64X4  224(R11), Z23
+	PREFETCHT0       192(R9)(R11*1)
+	VBROADCASTI64X4  224(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 24(CX), Z20, Z0
 	VFMADD231PS.BCST 88(CX), Z20, Z2
@@ -953,7 +952,7 @@ steps_1:
 	VFMADD231PS.BCST 280(CX), Z20, Z8
 
 	// O[0..4] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z20
+	VBROADCASTI64X4  256(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 28(CX), Z23, Z10
 	VFMADD231PS.BCST 92(CX), Z23, Z12
@@ -962,8 +961,8 @@ steps_1:
 	VFMADD231PS.BCST 284(CX), Z23, Z18
 
 	// O[0..4] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	VBROADCASTI64X4  288(R11), Z23
+	PREFETCHT0       256(R9)(R11*1)
+	VBROADCASTI64X4  288(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 32(CX), Z20, Z0
 	VFMADD231PS.BCST 96(CX), Z20, Z2
@@ -972,7 +971,7 @@ steps_1:
 	VFMADD231PS.BCST 288(CX), Z20, Z8
 
 	// O[0..4] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z20
+	VBROADCASTI64X4  320(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 36(CX), Z23, Z10
 	VFMADD231PS.BCST 100(CX), Z23, Z12
@@ -981,8 +980,8 @@ steps_1:
 	VFMADD231PS.BCST 292(CX), Z23, Z18
 
 	// O[0..4] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	VBROADCASTI64X4  352(R11), Z23
+	PREFETCHT0       320(R9)(R11*1)
+	VBROADCASTI64X4  352(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 40(CX), Z20, Z0
 	VFMADD231PS.BCST 104(CX), Z20, Z2
@@ -991,7 +990,7 @@ steps_1:
 	VFMADD231PS.BCST 296(CX), Z20, Z8
 
 	// O[0..4] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z20
+	VBROADCASTI64X4  384(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 44(CX), Z23, Z10
 	VFMADD231PS.BCST 108(CX), Z23, Z12
@@ -1000,8 +999,8 @@ steps_1:
 	VFMADD231PS.BCST 300(CX), Z23, Z18
 
 	// O[0..4] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	VBROADCASTI64X4  416(R11), Z23
+	PREFETCHT0       384(R9)(R11*1)
+	VBROADCASTI64X4  416(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 48(CX), Z20, Z0
 	VFMADD231PS.BCST 112(CX), Z20, Z2
@@ -1010,7 +1009,7 @@ steps_1:
 	VFMADD231PS.BCST 304(CX), Z20, Z8
 
 	// O[0..4] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z20
+	VBROADCASTI64X4  448(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 52(CX), Z23, Z10
 	VFMADD231PS.BCST 116(CX), Z23, Z12
@@ -1019,8 +1018,8 @@ steps_1:
 	VFMADD231PS.BCST 308(CX), Z23, Z18
 
 	// O[0..4] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	VBROADCASTI64X4  480(R11), Z23
+	PREFETCHT0       448(R9)(R11*1)
+	VBROADCASTI64X4  480(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 56(CX), Z20, Z0
 	VFMADD231PS.BCST 120(CX), Z20, Z2
@@ -1035,7 +1034,7 @@ steps_1:
 	VFMADD231PS.BCST 252(CX), Z23, Z16
 	VFMADD231PS.BCST 316(CX), Z23, Z18
 	ADDQ             $+320, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1044,17 +1043,17 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	ADDQ       $0x40, R10
+	PREFETCHT0 (R11)
+	ADDQ       $0x40, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..4] += P[k+0]·V[k+0]
-	VBROADCASTI64X4  (R11), Z20
+	VBROADCASTI64X4  (R9), Z20
 	VPSHUFB          Z22, Z20, Z20
-	VBROADCASTI64X4  32(R11), Z23
+	VBROADCASTI64X4  32(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
@@ -1063,7 +1062,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 256(CX), Z20, Z8
 
 	// O[0..4] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z20
+	VBROADCASTI64X4  64(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 4(CX), Z23, Z10
 	VFMADD231PS.BCST 68(CX), Z23, Z12
@@ -1072,15 +1071,15 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 260(CX), Z23, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..4] += P[k+2]·V[k+2]
-	VBROADCASTI64X4  96(R11), Z23
+	VBROADCASTI64X4  96(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 8(CX), Z20, Z0
 	VFMADD231PS.BCST 72(CX), Z20, Z2
@@ -1089,7 +1088,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 264(CX), Z20, Z8
 
 	// O[0..4] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z20
+	VBROADCASTI64X4  128(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 12(CX), Z23, Z10
 	VFMADD231PS.BCST 76(CX), Z23, Z12
@@ -1098,15 +1097,15 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 268(CX), Z23, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..4] += P[k+4]·V[k+4]
-	VBROADCASTI64X4  160(R11), Z23
+	VBROADCASTI64X4  160(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 16(CX), Z20, Z0
 	VFMADD231PS.BCST 80(CX), Z20, Z2
@@ -1115,7 +1114,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 272(CX), Z20, Z8
 
 	// O[0..4] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z20
+	VBROADCASTI64X4  192(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 20(CX), Z23, Z10
 	VFMADD231PS.BCST 84(CX), Z23, Z12
@@ -1124,15 +1123,15 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 276(CX), Z23, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..4] += P[k+6]·V[k+6]
-	VBROADCASTI64X4  224(R11), Z23
+	VBROADCASTI64X4  224(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 24(CX), Z20, Z0
 	VFMADD231PS.BCST 88(CX), Z20, Z2
@@ -1141,7 +1140,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 280(CX), Z20, Z8
 
 	// O[0..4] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z20
+	VBROADCASTI64X4  256(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 28(CX), Z23, Z10
 	VFMADD231PS.BCST 92(CX), Z23, Z12
@@ -1150,15 +1149,15 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 284(CX), Z23, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..4] += P[k+8]·V[k+8]
-	VBROADCASTI64X4  288(R11), Z23
+	VBROADCASTI64X4  288(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 32(CX), Z20, Z0
 	VFMADD231PS.BCST 96(CX), Z20, Z2
@@ -1167,7 +1166,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 288(CX), Z20, Z8
 
 	// O[0..4] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z20
+	VBROADCASTI64X4  320(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 36(CX), Z23, Z10
 	VFMADD231PS.BCST 100(CX), Z23, Z12
@@ -1176,15 +1175,15 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 292(CX), Z23, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..4] += P[k+10]·V[k+10]
-	VBROADCASTI64X4  352(R11), Z23
+	VBROADCASTI64X4  352(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 40(CX), Z20, Z0
 	VFMADD231PS.BCST 104(CX), Z20, Z2
@@ -1193,7 +1192,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 296(CX), Z20, Z8
 
 	// O[0..4] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z20
+	VBROADCASTI64X4  384(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 44(CX), Z23, Z10
 	VFMADD231PS.BCST 108(CX), Z23, Z12
@@ -1202,15 +1201,15 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 300(CX), Z23, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..4] += P[k+12]·V[k+12]
-	VBROADCASTI64X4  416(R11), Z23
+	VBROADCASTI64X4  416(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 48(CX), Z20, Z0
 	VFMADD231PS.BCST 112(CX), Z20, Z2
@@ -1219,7 +1218,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 304(CX), Z20, Z8
 
 	// O[0..4] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z20
+	VBROADCASTI64X4  448(R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST 52(CX), Z23, Z10
 	VFMADD231PS.BCST 116(CX), Z23, Z12
@@ -1228,15 +1227,15 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 308(CX), Z23, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..4] += P[k+14]·V[k+14]
-	VBROADCASTI64X4  480(R11), Z23
+	VBROADCASTI64X4  480(R9), Z23
 	VPSHUFB          Z22, Z23, Z23
 	VFMADD231PS.BCST 56(CX), Z20, Z0
 	VFMADD231PS.BCST 120(CX), Z20, Z2
@@ -1251,7 +1250,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 252(CX), Z23, Z16
 	VFMADD231PS.BCST 316(CX), Z23, Z18
 	ADDQ             $+320, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1261,7 +1260,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VBROADCASTI64X4  (R11), Z20
+	VBROADCASTI64X4  (R9), Z20
 	VPSHUFB          Z22, Z20, Z20
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
@@ -1269,7 +1268,7 @@ key_1:
 	VFMADD231PS.BCST 192(CX), Z20, Z6
 	VFMADD231PS.BCST 256(CX), Z20, Z8
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
+	ADDQ             $0x20, R9
 	DECQ             DX
 	JNZ              key_1
 

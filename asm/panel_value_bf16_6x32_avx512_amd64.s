@@ -18,16 +18,15 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z11   O[r][c]
 //	Z12–Z13  V[k][c]
 //	Z14      order of bytes
 //	Z15–Z16  the same of the next step
 //	Z17–Z20  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_bf16_6x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
@@ -35,29 +34,29 @@ TEXT ·panel_value_bf16_6x32_avx512(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         24(DI), AX
 	MOVQ         56(DI), BX
-	MOVQ         8(DI), R8
-	MOVQ         $0x0302808001008080, R9
-	VMOVQ        R9, X14
-	MOVQ         $0x0706808005048080, R9
-	VPINSRQ      $0x01, R9, X14, X14
+	MOVQ         $0x0302808001008080, R8
+	VMOVQ        R8, X14
+	MOVQ         $0x0706808005048080, R8
+	VPINSRQ      $0x01, R8, X14, X14
 	VSHUFF32X4   $0x00, Z14, Z14, Z14
-	MOVQ         $0x0b0a808009088080, R9
-	VMOVQ        R9, X0
-	MOVQ         $0x0f0e80800d0c8080, R9
-	VPINSRQ      $0x01, R9, X0, X0
+	MOVQ         $0x0b0a808009088080, R8
+	VMOVQ        R8, X0
+	MOVQ         $0x0f0e80800d0c8080, R8
+	VPINSRQ      $0x01, R8, X0, X0
 	VSHUFF32X4   $0x00, Z0, Z0, Z0
 	VINSERTF64X4 $0x01, Y0, Z14, Z14
-	MOVQ         64(DI), R9
-	MOVQ         R9, R10
-	ADDQ         16(DI), R10
+	MOVQ         8(DI), R8
+	MOVQ         64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -75,9 +74,9 @@ panels_2:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -87,15 +86,15 @@ panels_2:
 
 steps_2:
 	// O[0..5] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VBROADCASTI64X4  (R11), Z12
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VBROADCASTI64X4  (R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  (R12), Z13
+	VBROADCASTI64X4  (R10), Z13
 	VPSHUFB          Z14, Z13, Z13
-	VBROADCASTI64X4  32(R11), Z15
+	VBROADCASTI64X4  32(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  32(R12), Z16
+	VBROADCASTI64X4  32(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     (CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -113,9 +112,9 @@ steps_2:
 	VFMADD231PS.BCST 320(CX), Z13, Z11
 
 	// O[0..5] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z12
+	VBROADCASTI64X4  64(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  64(R12), Z13
+	VBROADCASTI64X4  64(R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     4(CX), Z17
 	VFMADD231PS      Z15, Z17, Z0
@@ -133,11 +132,11 @@ steps_2:
 	VFMADD231PS.BCST 324(CX), Z16, Z11
 
 	// O[0..5] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VBROADCASTI64X4  96(R11), Z15
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VBROADCASTI64X4  96(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  96(R12), Z16
+	VBROADCASTI64X4  96(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     8(CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -155,9 +154,9 @@ steps_2:
 	VFMADD231PS.BCST 328(CX), Z13, Z11
 
 	// O[0..5] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z12
+	VBROADCASTI64X4  128(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  128(R12), Z13
+	VBROADCASTI64X4  128(R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     12(CX), Z17
 	VFMADD231PS      Z15, Z17, Z0
@@ -175,11 +174,11 @@ steps_2:
 	VFMADD231PS.BCST 332(CX), Z16, Z11
 
 	// O[0..5] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VBROADCASTI64X4  160(R11), Z15
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VBROADCASTI64X4  160(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  160(R12), Z16
+	VBROADCASTI64X4  160(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     16(CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -197,9 +196,9 @@ steps_2:
 	VFMADD231PS.BCST 336(CX), Z13, Z11
 
 	// O[0..5] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z12
+	VBROADCASTI64X4  192(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  192(R12), Z13
+	VBROADCASTI64X4  192(R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     20(CX), Z17
 	VFMADD231PS      Z15, Z17, Z0
@@ -217,11 +216,11 @@ steps_2:
 	VFMADD231PS.BCST 340(CX), Z16, Z11
 
 	// O[0..5] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VBROADCASTI64X4  224(R11), Z15
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VBROADCASTI64X4  224(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  224(R12), Z16
+	VBROADCASTI64X4  224(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     24(CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -239,9 +238,9 @@ steps_2:
 	VFMADD231PS.BCST 344(CX), Z13, Z11
 
 	// O[0..5] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z12
+	VBROADCASTI64X4  256(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  256(R12), Z13
+	VBROADCASTI64X4  256(R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     28(CX), Z17
 	VFMADD231PS      Z15, Z17, Z0
@@ -259,11 +258,11 @@ steps_2:
 	VFMADD231PS.BCST 348(CX), Z16, Z11
 
 	// O[0..5] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VBROADCASTI64X4  288(R11), Z15
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VBROADCASTI64X4  288(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  288(R12), Z16
+	VBROADCASTI64X4  288(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     32(CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -281,9 +280,9 @@ steps_2:
 	VFMADD231PS.BCST 352(CX), Z13, Z11
 
 	// O[0..5] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z12
+	VBROADCASTI64X4  320(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  320(R12), Z13
+	VBROADCASTI64X4  320(R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     36(CX), Z17
 	VFMADD231PS      Z15, Z17, Z0
@@ -301,11 +300,11 @@ steps_2:
 	VFMADD231PS.BCST 356(CX), Z16, Z11
 
 	// O[0..5] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VBROADCASTI64X4  352(R11), Z15
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VBROADCASTI64X4  352(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  352(R12), Z16
+	VBROADCASTI64X4  352(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     40(CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -323,9 +322,9 @@ steps_2:
 	VFMADD231PS.BCST 360(CX), Z13, Z11
 
 	// O[0..5] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z12
+	VBROADCASTI64X4  384(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  384(R12), Z13
+	VBROADCASTI64X4  384(R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     44(CX), Z17
 	VFMADD231PS      Z15, Z17, Z0
@@ -343,11 +342,11 @@ steps_2:
 	VFMADD231PS.BCST 364(CX), Z16, Z11
 
 	// O[0..5] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VBROADCASTI64X4  416(R11), Z15
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VBROADCASTI64X4  416(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  416(R12), Z16
+	VBROADCASTI64X4  416(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     48(CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -365,9 +364,9 @@ steps_2:
 	VFMADD231PS.BCST 368(CX), Z13, Z11
 
 	// O[0..5] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z12
+	VBROADCASTI64X4  448(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  448(R12), Z13
+	VBROADCASTI64X4  448(R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     52(CX), Z17
 	VFMADD231PS      Z15, Z17, Z0
@@ -385,11 +384,11 @@ steps_2:
 	VFMADD231PS.BCST 372(CX), Z16, Z11
 
 	// O[0..5] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VBROADCASTI64X4  480(R11), Z15
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VBROADCASTI64X4  480(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  480(R12), Z16
+	VBROADCASTI64X4  480(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     56(CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -422,8 +421,8 @@ steps_2:
 	VFMADD231PS.BCST 380(CX), Z15, Z10
 	VFMADD231PS.BCST 380(CX), Z16, Z11
 	ADDQ             $+384, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -432,22 +431,22 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..5] += P[k+0]·V[k+0]
-	VBROADCASTI64X4  (R11), Z12
+	VBROADCASTI64X4  (R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  (R12), Z13
+	VBROADCASTI64X4  (R10), Z13
 	VPSHUFB          Z14, Z13, Z13
-	VBROADCASTI64X4  32(R11), Z15
+	VBROADCASTI64X4  32(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  32(R12), Z16
+	VBROADCASTI64X4  32(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     (CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -465,9 +464,9 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 320(CX), Z13, Z11
 
 	// O[0..5] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z12
+	VBROADCASTI64X4  64(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  64(R12), Z13
+	VBROADCASTI64X4  64(R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     4(CX), Z17
 	VFMADD231PS      Z15, Z17, Z0
@@ -485,18 +484,18 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 324(CX), Z16, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..5] += P[k+2]·V[k+2]
-	VBROADCASTI64X4  96(R11), Z15
+	VBROADCASTI64X4  96(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  96(R12), Z16
+	VBROADCASTI64X4  96(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     8(CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -514,9 +513,9 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 328(CX), Z13, Z11
 
 	// O[0..5] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z12
+	VBROADCASTI64X4  128(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  128(R12), Z13
+	VBROADCASTI64X4  128(R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     12(CX), Z17
 	VFMADD231PS      Z15, Z17, Z0
@@ -534,18 +533,18 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 332(CX), Z16, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..5] += P[k+4]·V[k+4]
-	VBROADCASTI64X4  160(R11), Z15
+	VBROADCASTI64X4  160(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  160(R12), Z16
+	VBROADCASTI64X4  160(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     16(CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -563,9 +562,9 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 336(CX), Z13, Z11
 
 	// O[0..5] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z12
+	VBROADCASTI64X4  192(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  192(R12), Z13
+	VBROADCASTI64X4  192(R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     20(CX), Z17
 	VFMADD231PS      Z15, Z17, Z0
@@ -583,18 +582,18 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 340(CX), Z16, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..5] += P[k+6]·V[k+6]
-	VBROADCASTI64X4  224(R11), Z15
+	VBROADCASTI64X4  224(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  224(R12), Z16
+	VBROADCASTI64X4  224(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     24(CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -612,9 +611,9 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 344(CX), Z13, Z11
 
 	// O[0..5] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z12
+	VBROADCASTI64X4  256(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  256(R12), Z13
+	VBROADCASTI64X4  256(R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     28(CX), Z17
 	VFMADD231PS      Z15, Z17, Z0
@@ -632,18 +631,18 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 348(CX), Z16, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..5] += P[k+8]·V[k+8]
-	VBROADCASTI64X4  288(R11), Z15
+	VBROADCASTI64X4  288(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  288(R12), Z16
+	VBROADCASTI64X4  288(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     32(CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -661,9 +660,9 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 352(CX), Z13, Z11
 
 	// O[0..5] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z12
+	VBROADCASTI64X4  320(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  320(R12), Z13
+	VBROADCASTI64X4  320(R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     36(CX), Z17
 	VFMADD231PS      Z15, Z17, Z0
@@ -681,18 +680,18 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 356(CX), Z16, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..5] += P[k+10]·V[k+10]
-	VBROADCASTI64X4  352(R11), Z15
+	VBROADCASTI64X4  352(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  352(R12), Z16
+	VBROADCASTI64X4  352(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     40(CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -710,9 +709,9 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 360(CX), Z13, Z11
 
 	// O[0..5] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z12
+	VBROADCASTI64X4  384(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  384(R12), Z13
+	VBROADCASTI64X4  384(R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     44(CX), Z17
 	VFMADD231PS      Z15, Z17, Z0
@@ -730,18 +729,18 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 364(CX), Z16, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..5] += P[k+12]·V[k+12]
-	VBROADCASTI64X4  416(R11), Z15
+	VBROADCASTI64X4  416(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  416(R12), Z16
+	VBROADCASTI64X4  416(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     48(CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -759,9 +758,9 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 368(CX), Z13, Z11
 
 	// O[0..5] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z12
+	VBROADCASTI64X4  448(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  448(R12), Z13
+	VBROADCASTI64X4  448(R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     52(CX), Z17
 	VFMADD231PS      Z15, Z17, Z0
@@ -779,18 +778,18 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 372(CX), Z16, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..5] += P[k+14]·V[k+14]
-	VBROADCASTI64X4  480(R11), Z15
+	VBROADCASTI64X4  480(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
-	VBROADCASTI64X4  480(R12), Z16
+	VBROADCASTI64X4  480(R10), Z16
 	VPSHUFB          Z14, Z16, Z16
 	VBROADCASTSS     56(CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -823,8 +822,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 380(CX), Z15, Z10
 	VFMADD231PS.BCST 380(CX), Z16, Z11
 	ADDQ             $+384, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -834,9 +833,9 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VBROADCASTI64X4  (R11), Z12
+	VBROADCASTI64X4  (R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  (R12), Z13
+	VBROADCASTI64X4  (R10), Z13
 	VPSHUFB          Z14, Z13, Z13
 	VBROADCASTSS     (CX), Z17
 	VFMADD231PS      Z12, Z17, Z0
@@ -853,8 +852,8 @@ key_2:
 	VFMADD231PS.BCST 320(CX), Z12, Z10
 	VFMADD231PS.BCST 320(CX), Z13, Z11
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
-	ADDQ             $0x20, R12
+	ADDQ             $0x20, R9
+	ADDQ             $0x20, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -926,7 +925,7 @@ panels_1:
 	VPXORD Z6, Z6, Z6
 	VPXORD Z8, Z8, Z8
 	VPXORD Z10, Z10, Z10
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -936,10 +935,10 @@ panels_1:
 
 steps_1:
 	// O[0..5] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VBROADCASTI64X4  (R11), Z12
+	PREFETCHT0       (R9)(R11*1)
+	VBROADCASTI64X4  (R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  32(R11), Z15
+	VBROADCASTI64X4  32(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 64(CX), Z12, Z2
@@ -949,7 +948,7 @@ steps_1:
 	VFMADD231PS.BCST 320(CX), Z12, Z10
 
 	// O[0..5] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z12
+	VBROADCASTI64X4  64(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST 4(CX), Z15, Z0
 	VFMADD231PS.BCST 68(CX), Z15, Z2
@@ -959,8 +958,8 @@ steps_1:
 	VFMADD231PS.BCST 324(CX), Z15, Z10
 
 	// O[0..5] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	VBROADCASTI64X4  96(R11), Z15
+	PREFETCHT0       64(R9)(R11*1)
+	VBROADCASTI64X4  96(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST 8(CX), Z12, Z0
 	VFMADD231PS.BCST 72(CX), Z12, Z2
@@ -970,7 +969,7 @@ steps_1:
 	VFMADD231PS.BCST 328(CX), Z12, Z10
 
 	// O[0..5] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z12
+	VBROADCASTI64X4  128(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST 12(CX), Z15, Z0
 	VFMADD231PS.BCST 76(CX), Z15, Z2
@@ -980,8 +979,8 @@ steps_1:
 	VFMADD231PS.BCST 332(CX), Z15, Z10
 
 	// O[0..5] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	VBROADCASTI64X4  160(R11), Z15
+	PREFETCHT0       128(R9)(R11*1)
+	VBROADCASTI64X4  160(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST 16(CX), Z12, Z0
 	VFMADD231PS.BCST 80(CX), Z12, Z2
@@ -991,7 +990,7 @@ steps_1:
 	VFMADD231PS.BCST 336(CX), Z12, Z10
 
 	// O[0..5] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z12
+	VBROADCASTI64X4  192(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST 20(CX), Z15, Z0
 	VFMADD231PS.BCST 84(CX), Z15, Z2
@@ -1001,8 +1000,8 @@ steps_1:
 	VFMADD231PS.BCST 340(CX), Z15, Z10
 
 	// O[0..5] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	VBROADCASTI64X4  224(R11), Z15
+	PREFETCHT0       192(R9)(R11*1)
+	VBROADCASTI64X4  224(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST 24(CX), Z12, Z0
 	VFMADD231PS.BCST 88(CX), Z12, Z2
@@ -1012,7 +1011,7 @@ steps_1:
 	VFMADD231PS.BCST 344(CX), Z12, Z10
 
 	// O[0..5] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z12
+	VBROADCASTI64X4  256(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST 28(CX), Z15, Z0
 	VFMADD231PS.BCST 92(CX), Z15, Z2
@@ -1022,8 +1021,8 @@ steps_1:
 	VFMADD231PS.BCST 348(CX), Z15, Z10
 
 	// O[0..5] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	VBROADCASTI64X4  288(R11), Z15
+	PREFETCHT0       256(R9)(R11*1)
+	VBROADCASTI64X4  288(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST 32(CX), Z12, Z0
 	VFMADD231PS.BCST 96(CX), Z12, Z2
@@ -1033,7 +1032,7 @@ steps_1:
 	VFMADD231PS.BCST 352(CX), Z12, Z10
 
 	// O[0..5] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z12
+	VBROADCASTI64X4  320(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST 36(CX), Z15, Z0
 	VFMADD231PS.BCST 100(CX), Z15, Z2
@@ -1043,8 +1042,8 @@ steps_1:
 	VFMADD231PS.BCST 356(CX), Z15, Z10
 
 	// O[0..5] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	VBROADCASTI64X4  352(R11), Z15
+	PREFETCHT0       320(R9)(R11*1)
+	VBROADCASTI64X4  352(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST 40(CX), Z12, Z0
 	VFMADD231PS.BCST 104(CX), Z12, Z2
@@ -1054,7 +1053,7 @@ steps_1:
 	VFMADD231PS.BCST 360(CX), Z12, Z10
 
 	// O[0..5] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z12
+	VBROADCASTI64X4  384(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST 44(CX), Z15, Z0
 	VFMADD231PS.BCST 108(CX), Z15, Z2
@@ -1064,8 +1063,8 @@ steps_1:
 	VFMADD231PS.BCST 364(CX), Z15, Z10
 
 	// O[0..5] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	VBROADCASTI64X4  416(R11), Z15
+	PREFETCHT0       384(R9)(R11*1)
+	VBROADCASTI64X4  416(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST 48(CX), Z12, Z0
 	VFMADD231PS.BCST 112(CX), Z12, Z2
@@ -1075,7 +1074,7 @@ steps_1:
 	VFMADD231PS.BCST 368(CX), Z12, Z10
 
 	// O[0..5] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z12
+	VBROADCASTI64X4  448(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST 52(CX), Z15, Z0
 	VFMADD231PS.BCST 116(CX), Z15, Z2
@@ -1085,8 +1084,8 @@ steps_1:
 	VFMADD231PS.BCST 372(CX), Z15, Z10
 
 	// O[0..5] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	VBROADCASTI64X4  480(R11), Z15
+	PREFETCHT0       448(R9)(R11*1)
+	VBROADCASTI64X4  480(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST 56(CX), Z12, Z0
 	VFMADD231PS.BCST 120(CX), Z12, Z2
@@ -1103,7 +1102,7 @@ steps_1:
 	VFMADD231PS.BCST 316(CX), Z15, Z8
 	VFMADD231PS.BCST 380(CX), Z15, Z10
 	ADDQ             $+384, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1112,17 +1111,17 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	ADDQ       $0x40, R10
+	PREFETCHT0 (R11)
+	ADDQ       $0x40, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..5] += P[k+0]·V[k+0]
-	VBROADCASTI64X4  (R11), Z12
+	VBROADCASTI64X4  (R9), Z12
 	VPSHUFB          Z14, Z12, Z12
-	VBROADCASTI64X4  32(R11), Z15
+	VBROADCASTI64X4  32(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 64(CX), Z12, Z2
@@ -1132,7 +1131,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 320(CX), Z12, Z10
 
 	// O[0..5] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z12
+	VBROADCASTI64X4  64(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST 4(CX), Z15, Z0
 	VFMADD231PS.BCST 68(CX), Z15, Z2
@@ -1142,15 +1141,15 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 324(CX), Z15, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..5] += P[k+2]·V[k+2]
-	VBROADCASTI64X4  96(R11), Z15
+	VBROADCASTI64X4  96(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST 8(CX), Z12, Z0
 	VFMADD231PS.BCST 72(CX), Z12, Z2
@@ -1160,7 +1159,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 328(CX), Z12, Z10
 
 	// O[0..5] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z12
+	VBROADCASTI64X4  128(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST 12(CX), Z15, Z0
 	VFMADD231PS.BCST 76(CX), Z15, Z2
@@ -1170,15 +1169,15 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 332(CX), Z15, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..5] += P[k+4]·V[k+4]
-	VBROADCASTI64X4  160(R11), Z15
+	VBROADCASTI64X4  160(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST 16(CX), Z12, Z0
 	VFMADD231PS.BCST 80(CX), Z12, Z2
@@ -1188,7 +1187,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 336(CX), Z12, Z10
 
 	// O[0..5] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z12
+	VBROADCASTI64X4  192(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST 20(CX), Z15, Z0
 	VFMADD231PS.BCST 84(CX), Z15, Z2
@@ -1198,15 +1197,15 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 340(CX), Z15, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..5] += P[k+6]·V[k+6]
-	VBROADCASTI64X4  224(R11), Z15
+	VBROADCASTI64X4  224(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST 24(CX), Z12, Z0
 	VFMADD231PS.BCST 88(CX), Z12, Z2
@@ -1216,7 +1215,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 344(CX), Z12, Z10
 
 	// O[0..5] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z12
+	VBROADCASTI64X4  256(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST 28(CX), Z15, Z0
 	VFMADD231PS.BCST 92(CX), Z15, Z2
@@ -1226,15 +1225,15 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 348(CX), Z15, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..5] += P[k+8]·V[k+8]
-	VBROADCASTI64X4  288(R11), Z15
+	VBROADCASTI64X4  288(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST 32(CX), Z12, Z0
 	VFMADD231PS.BCST 96(CX), Z12, Z2
@@ -1244,7 +1243,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 352(CX), Z12, Z10
 
 	// O[0..5] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z12
+	VBROADCASTI64X4  320(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST 36(CX), Z15, Z0
 	VFMADD231PS.BCST 100(CX), Z15, Z2
@@ -1254,15 +1253,15 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 356(CX), Z15, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..5] += P[k+10]·V[k+10]
-	VBROADCASTI64X4  352(R11), Z15
+	VBROADCASTI64X4  352(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST 40(CX), Z12, Z0
 	VFMADD231PS.BCST 104(CX), Z12, Z2
@@ -1272,7 +1271,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 360(CX), Z12, Z10
 
 	// O[0..5] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z12
+	VBROADCASTI64X4  384(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST 44(CX), Z15, Z0
 	VFMADD231PS.BCST 108(CX), Z15, Z2
@@ -1282,15 +1281,15 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 364(CX), Z15, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..5] += P[k+12]·V[k+12]
-	VBROADCASTI64X4  416(R11), Z15
+	VBROADCASTI64X4  416(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST 48(CX), Z12, Z0
 	VFMADD231PS.BCST 112(CX), Z12, Z2
@@ -1300,7 +1299,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 368(CX), Z12, Z10
 
 	// O[0..5] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z12
+	VBROADCASTI64X4  448(R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST 52(CX), Z15, Z0
 	VFMADD231PS.BCST 116(CX), Z15, Z2
@@ -1310,15 +1309,15 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 372(CX), Z15, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..5] += P[k+14]·V[k+14]
-	VBROADCASTI64X4  480(R11), Z15
+	VBROADCASTI64X4  480(R9), Z15
 	VPSHUFB          Z14, Z15, Z15
 	VFMADD231PS.BCST 56(CX), Z12, Z0
 	VFMADD231PS.BCST 120(CX), Z12, Z2
@@ -1335,7 +1334,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 316(CX), Z15, Z8
 	VFMADD231PS.BCST 380(CX), Z15, Z10
 	ADDQ             $+384, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1345,7 +1344,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VBROADCASTI64X4  (R11), Z12
+	VBROADCASTI64X4  (R9), Z12
 	VPSHUFB          Z14, Z12, Z12
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 64(CX), Z12, Z2
@@ -1354,7 +1353,7 @@ key_1:
 	VFMADD231PS.BCST 256(CX), Z12, Z8
 	VFMADD231PS.BCST 320(CX), Z12, Z10
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
+	ADDQ             $0x20, R9
 	DECQ             DX
 	JNZ              key_1
 

@@ -18,16 +18,15 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z13   O[r][c]
 //	Z14–Z15  V[k][c]
 //	Z16      order of bytes
 //	Z17–Z18  the same of the next step
 //	Z19–Z22  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_bf16_7x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
@@ -35,29 +34,29 @@ TEXT ·panel_value_bf16_7x32_avx512(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         24(DI), AX
 	MOVQ         56(DI), BX
-	MOVQ         8(DI), R8
-	MOVQ         $0x0302808001008080, R9
-	VMOVQ        R9, X16
-	MOVQ         $0x0706808005048080, R9
-	VPINSRQ      $0x01, R9, X16, X16
+	MOVQ         $0x0302808001008080, R8
+	VMOVQ        R8, X16
+	MOVQ         $0x0706808005048080, R8
+	VPINSRQ      $0x01, R8, X16, X16
 	VSHUFF32X4   $0x00, Z16, Z16, Z16
-	MOVQ         $0x0b0a808009088080, R9
-	VMOVQ        R9, X0
-	MOVQ         $0x0f0e80800d0c8080, R9
-	VPINSRQ      $0x01, R9, X0, X0
+	MOVQ         $0x0b0a808009088080, R8
+	VMOVQ        R8, X0
+	MOVQ         $0x0f0e80800d0c8080, R8
+	VPINSRQ      $0x01, R8, X0, X0
 	VSHUFF32X4   $0x00, Z0, Z0, Z0
 	VINSERTF64X4 $0x01, Y0, Z16, Z16
-	MOVQ         64(DI), R9
-	MOVQ         R9, R10
-	ADDQ         16(DI), R10
+	MOVQ         8(DI), R8
+	MOVQ         64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -77,9 +76,9 @@ panels_2:
 	VPXORD Z11, Z11, Z11
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -89,15 +88,15 @@ panels_2:
 
 steps_2:
 	// O[0..6] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VBROADCASTI64X4  (R11), Z14
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VBROADCASTI64X4  (R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  (R12), Z15
+	VBROADCASTI64X4  (R10), Z15
 	VPSHUFB          Z16, Z15, Z15
-	VBROADCASTI64X4  32(R11), Z17
+	VBROADCASTI64X4  32(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  32(R12), Z18
+	VBROADCASTI64X4  32(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     (CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -117,9 +116,9 @@ steps_2:
 	VFMADD231PS.BCST 384(CX), Z15, Z13
 
 	// O[0..6] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z14
+	VBROADCASTI64X4  64(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  64(R12), Z15
+	VBROADCASTI64X4  64(R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     4(CX), Z19
 	VFMADD231PS      Z17, Z19, Z0
@@ -139,11 +138,11 @@ steps_2:
 	VFMADD231PS.BCST 388(CX), Z18, Z13
 
 	// O[0..6] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VBROADCASTI64X4  96(R11), Z17
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VBROADCASTI64X4  96(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  96(R12), Z18
+	VBROADCASTI64X4  96(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     8(CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -163,9 +162,9 @@ steps_2:
 	VFMADD231PS.BCST 392(CX), Z15, Z13
 
 	// O[0..6] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z14
+	VBROADCASTI64X4  128(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  128(R12), Z15
+	VBROADCASTI64X4  128(R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     12(CX), Z19
 	VFMADD231PS      Z17, Z19, Z0
@@ -185,11 +184,11 @@ steps_2:
 	VFMADD231PS.BCST 396(CX), Z18, Z13
 
 	// O[0..6] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VBROADCASTI64X4  160(R11), Z17
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VBROADCASTI64X4  160(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  160(R12), Z18
+	VBROADCASTI64X4  160(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     16(CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -209,9 +208,9 @@ steps_2:
 	VFMADD231PS.BCST 400(CX), Z15, Z13
 
 	// O[0..6] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z14
+	VBROADCASTI64X4  192(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  192(R12), Z15
+	VBROADCASTI64X4  192(R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     20(CX), Z19
 	VFMADD231PS      Z17, Z19, Z0
@@ -231,11 +230,11 @@ steps_2:
 	VFMADD231PS.BCST 404(CX), Z18, Z13
 
 	// O[0..6] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VBROADCASTI64X4  224(R11), Z17
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VBROADCASTI64X4  224(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  224(R12), Z18
+	VBROADCASTI64X4  224(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     24(CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -255,9 +254,9 @@ steps_2:
 	VFMADD231PS.BCST 408(CX), Z15, Z13
 
 	// O[0..6] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z14
+	VBROADCASTI64X4  256(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  256(R12), Z15
+	VBROADCASTI64X4  256(R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     28(CX), Z19
 	VFMADD231PS      Z17, Z19, Z0
@@ -277,11 +276,11 @@ steps_2:
 	VFMADD231PS.BCST 412(CX), Z18, Z13
 
 	// O[0..6] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VBROADCASTI64X4  288(R11), Z17
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VBROADCASTI64X4  288(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  288(R12), Z18
+	VBROADCASTI64X4  288(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     32(CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -301,9 +300,9 @@ steps_2:
 	VFMADD231PS.BCST 416(CX), Z15, Z13
 
 	// O[0..6] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z14
+	VBROADCASTI64X4  320(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  320(R12), Z15
+	VBROADCASTI64X4  320(R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     36(CX), Z19
 	VFMADD231PS      Z17, Z19, Z0
@@ -323,11 +322,11 @@ steps_2:
 	VFMADD231PS.BCST 420(CX), Z18, Z13
 
 	// O[0..6] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VBROADCASTI64X4  352(R11), Z17
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VBROADCASTI64X4  352(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  352(R12), Z18
+	VBROADCASTI64X4  352(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     40(CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -347,9 +346,9 @@ steps_2:
 	VFMADD231PS.BCST 424(CX), Z15, Z13
 
 	// O[0..6] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z14
+	VBROADCASTI64X4  384(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  384(R12), Z15
+	VBROADCASTI64X4  384(R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     44(CX), Z19
 	VFMADD231PS      Z17, Z19, Z0
@@ -369,11 +368,11 @@ steps_2:
 	VFMADD231PS.BCST 428(CX), Z18, Z13
 
 	// O[0..6] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VBROADCASTI64X4  416(R11), Z17
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VBROADCASTI64X4  416(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  416(R12), Z18
+	VBROADCASTI64X4  416(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     48(CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -393,9 +392,9 @@ steps_2:
 	VFMADD231PS.BCST 432(CX), Z15, Z13
 
 	// O[0..6] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z14
+	VBROADCASTI64X4  448(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  448(R12), Z15
+	VBROADCASTI64X4  448(R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     52(CX), Z19
 	VFMADD231PS      Z17, Z19, Z0
@@ -415,11 +414,11 @@ steps_2:
 	VFMADD231PS.BCST 436(CX), Z18, Z13
 
 	// O[0..6] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VBROADCASTI64X4  480(R11), Z17
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VBROADCASTI64X4  480(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  480(R12), Z18
+	VBROADCASTI64X4  480(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     56(CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -456,8 +455,8 @@ steps_2:
 	VFMADD231PS.BCST 444(CX), Z17, Z12
 	VFMADD231PS.BCST 444(CX), Z18, Z13
 	ADDQ             $+448, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -466,22 +465,22 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..6] += P[k+0]·V[k+0]
-	VBROADCASTI64X4  (R11), Z14
+	VBROADCASTI64X4  (R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  (R12), Z15
+	VBROADCASTI64X4  (R10), Z15
 	VPSHUFB          Z16, Z15, Z15
-	VBROADCASTI64X4  32(R11), Z17
+	VBROADCASTI64X4  32(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  32(R12), Z18
+	VBROADCASTI64X4  32(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     (CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -501,9 +500,9 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 384(CX), Z15, Z13
 
 	// O[0..6] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z14
+	VBROADCASTI64X4  64(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  64(R12), Z15
+	VBROADCASTI64X4  64(R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     4(CX), Z19
 	VFMADD231PS      Z17, Z19, Z0
@@ -523,18 +522,18 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 388(CX), Z18, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..6] += P[k+2]·V[k+2]
-	VBROADCASTI64X4  96(R11), Z17
+	VBROADCASTI64X4  96(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  96(R12), Z18
+	VBROADCASTI64X4  96(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     8(CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -554,9 +553,9 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 392(CX), Z15, Z13
 
 	// O[0..6] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z14
+	VBROADCASTI64X4  128(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  128(R12), Z15
+	VBROADCASTI64X4  128(R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     12(CX), Z19
 	VFMADD231PS      Z17, Z19, Z0
@@ -576,18 +575,18 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 396(CX), Z18, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..6] += P[k+4]·V[k+4]
-	VBROADCASTI64X4  160(R11), Z17
+	VBROADCASTI64X4  160(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  160(R12), Z18
+	VBROADCASTI64X4  160(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     16(CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -607,9 +606,9 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 400(CX), Z15, Z13
 
 	// O[0..6] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z14
+	VBROADCASTI64X4  192(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  192(R12), Z15
+	VBROADCASTI64X4  192(R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     20(CX), Z19
 	VFMADD231PS      Z17, Z19, Z0
@@ -629,18 +628,18 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 404(CX), Z18, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..6] += P[k+6]·V[k+6]
-	VBROADCASTI64X4  224(R11), Z17
+	VBROADCASTI64X4  224(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  224(R12), Z18
+	VBROADCASTI64X4  224(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     24(CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -660,9 +659,9 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 408(CX), Z15, Z13
 
 	// O[0..6] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z14
+	VBROADCASTI64X4  256(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  256(R12), Z15
+	VBROADCASTI64X4  256(R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     28(CX), Z19
 	VFMADD231PS      Z17, Z19, Z0
@@ -682,18 +681,18 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 412(CX), Z18, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..6] += P[k+8]·V[k+8]
-	VBROADCASTI64X4  288(R11), Z17
+	VBROADCASTI64X4  288(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  288(R12), Z18
+	VBROADCASTI64X4  288(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     32(CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -713,9 +712,9 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 416(CX), Z15, Z13
 
 	// O[0..6] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z14
+	VBROADCASTI64X4  320(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  320(R12), Z15
+	VBROADCASTI64X4  320(R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     36(CX), Z19
 	VFMADD231PS      Z17, Z19, Z0
@@ -735,18 +734,18 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 420(CX), Z18, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..6] += P[k+10]·V[k+10]
-	VBROADCASTI64X4  352(R11), Z17
+	VBROADCASTI64X4  352(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  352(R12), Z18
+	VBROADCASTI64X4  352(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     40(CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -766,9 +765,9 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 424(CX), Z15, Z13
 
 	// O[0..6] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z14
+	VBROADCASTI64X4  384(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  384(R12), Z15
+	VBROADCASTI64X4  384(R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     44(CX), Z19
 	VFMADD231PS      Z17, Z19, Z0
@@ -788,18 +787,18 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 428(CX), Z18, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..6] += P[k+12]·V[k+12]
-	VBROADCASTI64X4  416(R11), Z17
+	VBROADCASTI64X4  416(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  416(R12), Z18
+	VBROADCASTI64X4  416(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     48(CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -819,9 +818,9 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 432(CX), Z15, Z13
 
 	// O[0..6] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z14
+	VBROADCASTI64X4  448(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  448(R12), Z15
+	VBROADCASTI64X4  448(R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     52(CX), Z19
 	VFMADD231PS      Z17, Z19, Z0
@@ -841,18 +840,18 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 436(CX), Z18, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..6] += P[k+14]·V[k+14]
-	VBROADCASTI64X4  480(R11), Z17
+	VBROADCASTI64X4  480(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
-	VBROADCASTI64X4  480(R12), Z18
+	VBROADCASTI64X4  480(R10), Z18
 	VPSHUFB          Z16, Z18, Z18
 	VBROADCASTSS     56(CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -889,8 +888,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 444(CX), Z17, Z12
 	VFMADD231PS.BCST 444(CX), Z18, Z13
 	ADDQ             $+448, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -900,9 +899,9 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VBROADCASTI64X4  (R11), Z14
+	VBROADCASTI64X4  (R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  (R12), Z15
+	VBROADCASTI64X4  (R10), Z15
 	VPSHUFB          Z16, Z15, Z15
 	VBROADCASTSS     (CX), Z19
 	VFMADD231PS      Z14, Z19, Z0
@@ -921,8 +920,8 @@ key_2:
 	VFMADD231PS.BCST 384(CX), Z14, Z12
 	VFMADD231PS.BCST 384(CX), Z15, Z13
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
-	ADDQ             $0x20, R12
+	ADDQ             $0x20, R9
+	ADDQ             $0x20, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -1003,7 +1002,7 @@ panels_1:
 	VPXORD Z8, Z8, Z8
 	VPXORD Z10, Z10, Z10
 	VPXORD Z12, Z12, Z12
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -1013,10 +1012,10 @@ panels_1:
 
 steps_1:
 	// O[0..6] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VBROADCASTI64X4  (R11), Z14
+	PREFETCHT0       (R9)(R11*1)
+	VBROADCASTI64X4  (R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  32(R11), Z17
+	VBROADCASTI64X4  32(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 64(CX), Z14, Z2
@@ -1027,7 +1026,7 @@ steps_1:
 	VFMADD231PS.BCST 384(CX), Z14, Z12
 
 	// O[0..6] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z14
+	VBROADCASTI64X4  64(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST 4(CX), Z17, Z0
 	VFMADD231PS.BCST 68(CX), Z17, Z2
@@ -1038,8 +1037,8 @@ steps_1:
 	VFMADD231PS.BCST 388(CX), Z17, Z12
 
 	// O[0..6] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	VBROADCASTI64X4  96(R11), Z17
+	PREFETCHT0       64(R9)(R11*1)
+	VBROADCASTI64X4  96(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST 8(CX), Z14, Z0
 	VFMADD231PS.BCST 72(CX), Z14, Z2
@@ -1050,7 +1049,7 @@ steps_1:
 	VFMADD231PS.BCST 392(CX), Z14, Z12
 
 	// O[0..6] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z14
+	VBROADCASTI64X4  128(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST 12(CX), Z17, Z0
 	VFMADD231PS.BCST 76(CX), Z17, Z2
@@ -1061,8 +1060,8 @@ steps_1:
 	VFMADD231PS.BCST 396(CX), Z17, Z12
 
 	// O[0..6] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	VBROADCASTI64X4  160(R11), Z17
+	PREFETCHT0       128(R9)(R11*1)
+	VBROADCASTI64X4  160(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST 16(CX), Z14, Z0
 	VFMADD231PS.BCST 80(CX), Z14, Z2
@@ -1073,7 +1072,7 @@ steps_1:
 	VFMADD231PS.BCST 400(CX), Z14, Z12
 
 	// O[0..6] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z14
+	VBROADCASTI64X4  192(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST 20(CX), Z17, Z0
 	VFMADD231PS.BCST 84(CX), Z17, Z2
@@ -1084,8 +1083,8 @@ steps_1:
 	VFMADD231PS.BCST 404(CX), Z17, Z12
 
 	// O[0..6] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	VBROADCASTI64X4  224(R11), Z17
+	PREFETCHT0       192(R9)(R11*1)
+	VBROADCASTI64X4  224(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST 24(CX), Z14, Z0
 	VFMADD231PS.BCST 88(CX), Z14, Z2
@@ -1096,7 +1095,7 @@ steps_1:
 	VFMADD231PS.BCST 408(CX), Z14, Z12
 
 	// O[0..6] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z14
+	VBROADCASTI64X4  256(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST 28(CX), Z17, Z0
 	VFMADD231PS.BCST 92(CX), Z17, Z2
@@ -1107,8 +1106,8 @@ steps_1:
 	VFMADD231PS.BCST 412(CX), Z17, Z12
 
 	// O[0..6] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	VBROADCASTI64X4  288(R11), Z17
+	PREFETCHT0       256(R9)(R11*1)
+	VBROADCASTI64X4  288(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST 32(CX), Z14, Z0
 	VFMADD231PS.BCST 96(CX), Z14, Z2
@@ -1119,7 +1118,7 @@ steps_1:
 	VFMADD231PS.BCST 416(CX), Z14, Z12
 
 	// O[0..6] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z14
+	VBROADCASTI64X4  320(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST 36(CX), Z17, Z0
 	VFMADD231PS.BCST 100(CX), Z17, Z2
@@ -1130,8 +1129,8 @@ steps_1:
 	VFMADD231PS.BCST 420(CX), Z17, Z12
 
 	// O[0..6] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	VBROADCASTI64X4  352(R11), Z17
+	PREFETCHT0       320(R9)(R11*1)
+	VBROADCASTI64X4  352(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST 40(CX), Z14, Z0
 	VFMADD231PS.BCST 104(CX), Z14, Z2
@@ -1142,7 +1141,7 @@ steps_1:
 	VFMADD231PS.BCST 424(CX), Z14, Z12
 
 	// O[0..6] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z14
+	VBROADCASTI64X4  384(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST 44(CX), Z17, Z0
 	VFMADD231PS.BCST 108(CX), Z17, Z2
@@ -1153,8 +1152,8 @@ steps_1:
 	VFMADD231PS.BCST 428(CX), Z17, Z12
 
 	// O[0..6] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	VBROADCASTI64X4  416(R11), Z17
+	PREFETCHT0       384(R9)(R11*1)
+	VBROADCASTI64X4  416(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST 48(CX), Z14, Z0
 	VFMADD231PS.BCST 112(CX), Z14, Z2
@@ -1165,7 +1164,7 @@ steps_1:
 	VFMADD231PS.BCST 432(CX), Z14, Z12
 
 	// O[0..6] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z14
+	VBROADCASTI64X4  448(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST 52(CX), Z17, Z0
 	VFMADD231PS.BCST 116(CX), Z17, Z2
@@ -1176,8 +1175,8 @@ steps_1:
 	VFMADD231PS.BCST 436(CX), Z17, Z12
 
 	// O[0..6] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	VBROADCASTI64X4  480(R11), Z17
+	PREFETCHT0       448(R9)(R11*1)
+	VBROADCASTI64X4  480(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST 56(CX), Z14, Z0
 	VFMADD231PS.BCST 120(CX), Z14, Z2
@@ -1196,7 +1195,7 @@ steps_1:
 	VFMADD231PS.BCST 380(CX), Z17, Z10
 	VFMADD231PS.BCST 444(CX), Z17, Z12
 	ADDQ             $+448, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1205,17 +1204,17 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	ADDQ       $0x40, R10
+	PREFETCHT0 (R11)
+	ADDQ       $0x40, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..6] += P[k+0]·V[k+0]
-	VBROADCASTI64X4  (R11), Z14
+	VBROADCASTI64X4  (R9), Z14
 	VPSHUFB          Z16, Z14, Z14
-	VBROADCASTI64X4  32(R11), Z17
+	VBROADCASTI64X4  32(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 64(CX), Z14, Z2
@@ -1226,7 +1225,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 384(CX), Z14, Z12
 
 	// O[0..6] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z14
+	VBROADCASTI64X4  64(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST 4(CX), Z17, Z0
 	VFMADD231PS.BCST 68(CX), Z17, Z2
@@ -1237,15 +1236,15 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 388(CX), Z17, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..6] += P[k+2]·V[k+2]
-	VBROADCASTI64X4  96(R11), Z17
+	VBROADCASTI64X4  96(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST 8(CX), Z14, Z0
 	VFMADD231PS.BCST 72(CX), Z14, Z2
@@ -1256,7 +1255,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 392(CX), Z14, Z12
 
 	// O[0..6] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z14
+	VBROADCASTI64X4  128(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST 12(CX), Z17, Z0
 	VFMADD231PS.BCST 76(CX), Z17, Z2
@@ -1267,15 +1266,15 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 396(CX), Z17, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..6] += P[k+4]·V[k+4]
-	VBROADCASTI64X4  160(R11), Z17
+	VBROADCASTI64X4  160(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST 16(CX), Z14, Z0
 	VFMADD231PS.BCST 80(CX), Z14, Z2
@@ -1286,7 +1285,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 400(CX), Z14, Z12
 
 	// O[0..6] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z14
+	VBROADCASTI64X4  192(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST 20(CX), Z17, Z0
 	VFMADD231PS.BCST 84(CX), Z17, Z2
@@ -1297,15 +1296,15 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 404(CX), Z17, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..6] += P[k+6]·V[k+6]
-	VBROADCASTI64X4  224(R11), Z17
+	VBROADCASTI64X4  224(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST 24(CX), Z14, Z0
 	VFMADD231PS.BCST 88(CX), Z14, Z2
@@ -1316,7 +1315,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 408(CX), Z14, Z12
 
 	// O[0..6] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z14
+	VBROADCASTI64X4  256(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST 28(CX), Z17, Z0
 	VFMADD231PS.BCST 92(CX), Z17, Z2
@@ -1327,15 +1326,15 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 412(CX), Z17, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..6] += P[k+8]·V[k+8]
-	VBROADCASTI64X4  288(R11), Z17
+	VBROADCASTI64X4  288(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST 32(CX), Z14, Z0
 	VFMADD231PS.BCST 96(CX), Z14, Z2
@@ -1346,7 +1345,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 416(CX), Z14, Z12
 
 	// O[0..6] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z14
+	VBROADCASTI64X4  320(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST 36(CX), Z17, Z0
 	VFMADD231PS.BCST 100(CX), Z17, Z2
@@ -1357,15 +1356,15 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 420(CX), Z17, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..6] += P[k+10]·V[k+10]
-	VBROADCASTI64X4  352(R11), Z17
+	VBROADCASTI64X4  352(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST 40(CX), Z14, Z0
 	VFMADD231PS.BCST 104(CX), Z14, Z2
@@ -1376,7 +1375,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 424(CX), Z14, Z12
 
 	// O[0..6] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z14
+	VBROADCASTI64X4  384(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST 44(CX), Z17, Z0
 	VFMADD231PS.BCST 108(CX), Z17, Z2
@@ -1387,15 +1386,15 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 428(CX), Z17, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..6] += P[k+12]·V[k+12]
-	VBROADCASTI64X4  416(R11), Z17
+	VBROADCASTI64X4  416(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST 48(CX), Z14, Z0
 	VFMADD231PS.BCST 112(CX), Z14, Z2
@@ -1406,7 +1405,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 432(CX), Z14, Z12
 
 	// O[0..6] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z14
+	VBROADCASTI64X4  448(R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST 52(CX), Z17, Z0
 	VFMADD231PS.BCST 116(CX), Z17, Z2
@@ -1417,15 +1416,15 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 436(CX), Z17, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..6] += P[k+14]·V[k+14]
-	VBROADCASTI64X4  480(R11), Z17
+	VBROADCASTI64X4  480(R9), Z17
 	VPSHUFB          Z16, Z17, Z17
 	VFMADD231PS.BCST 56(CX), Z14, Z0
 	VFMADD231PS.BCST 120(CX), Z14, Z2
@@ -1444,7 +1443,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 380(CX), Z17, Z10
 	VFMADD231PS.BCST 444(CX), Z17, Z12
 	ADDQ             $+448, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1454,7 +1453,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VBROADCASTI64X4  (R11), Z14
+	VBROADCASTI64X4  (R9), Z14
 	VPSHUFB          Z16, Z14, Z14
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 64(CX), Z14, Z2
@@ -1464,7 +1463,7 @@ key_1:
 	VFMADD231PS.BCST 320(CX), Z14, Z10
 	VFMADD231PS.BCST 384(CX), Z14, Z12
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
+	ADDQ             $0x20, R9
 	DECQ             DX
 	JNZ              key_1
 

@@ -18,16 +18,15 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z15   O[r][c]
 //	Z16–Z17  V[k][c]
 //	Z18      order of bytes
 //	Z19–Z20  the same of the next step
 //	Z21–Z24  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_bf16_8x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
@@ -35,29 +34,29 @@ TEXT ·panel_value_bf16_8x32_avx512(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         24(DI), AX
 	MOVQ         56(DI), BX
-	MOVQ         8(DI), R8
-	MOVQ         $0x0302808001008080, R9
-	VMOVQ        R9, X18
-	MOVQ         $0x0706808005048080, R9
-	VPINSRQ      $0x01, R9, X18, X18
+	MOVQ         $0x0302808001008080, R8
+	VMOVQ        R8, X18
+	MOVQ         $0x0706808005048080, R8
+	VPINSRQ      $0x01, R8, X18, X18
 	VSHUFF32X4   $0x00, Z18, Z18, Z18
-	MOVQ         $0x0b0a808009088080, R9
-	VMOVQ        R9, X0
-	MOVQ         $0x0f0e80800d0c8080, R9
-	VPINSRQ      $0x01, R9, X0, X0
+	MOVQ         $0x0b0a808009088080, R8
+	VMOVQ        R8, X0
+	MOVQ         $0x0f0e80800d0c8080, R8
+	VPINSRQ      $0x01, R8, X0, X0
 	VSHUFF32X4   $0x00, Z0, Z0, Z0
 	VINSERTF64X4 $0x01, Y0, Z18, Z18
-	MOVQ         64(DI), R9
-	MOVQ         R9, R10
-	ADDQ         16(DI), R10
+	MOVQ         8(DI), R8
+	MOVQ         64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -79,9 +78,9 @@ panels_2:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -91,15 +90,15 @@ panels_2:
 
 steps_2:
 	// O[0..7] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VBROADCASTI64X4  (R11), Z16
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VBROADCASTI64X4  (R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  (R12), Z17
+	VBROADCASTI64X4  (R10), Z17
 	VPSHUFB          Z18, Z17, Z17
-	VBROADCASTI64X4  32(R11), Z19
+	VBROADCASTI64X4  32(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  32(R12), Z20
+	VBROADCASTI64X4  32(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     (CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -121,9 +120,9 @@ steps_2:
 	VFMADD231PS.BCST 448(CX), Z17, Z15
 
 	// O[0..7] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z16
+	VBROADCASTI64X4  64(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  64(R12), Z17
+	VBROADCASTI64X4  64(R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     4(CX), Z21
 	VFMADD231PS      Z19, Z21, Z0
@@ -145,11 +144,11 @@ steps_2:
 	VFMADD231PS.BCST 452(CX), Z20, Z15
 
 	// O[0..7] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VBROADCASTI64X4  96(R11), Z19
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VBROADCASTI64X4  96(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  96(R12), Z20
+	VBROADCASTI64X4  96(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     8(CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -171,9 +170,9 @@ steps_2:
 	VFMADD231PS.BCST 456(CX), Z17, Z15
 
 	// O[0..7] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z16
+	VBROADCASTI64X4  128(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  128(R12), Z17
+	VBROADCASTI64X4  128(R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     12(CX), Z21
 	VFMADD231PS      Z19, Z21, Z0
@@ -195,11 +194,11 @@ steps_2:
 	VFMADD231PS.BCST 460(CX), Z20, Z15
 
 	// O[0..7] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VBROADCASTI64X4  160(R11), Z19
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VBROADCASTI64X4  160(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  160(R12), Z20
+	VBROADCASTI64X4  160(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     16(CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -221,9 +220,9 @@ steps_2:
 	VFMADD231PS.BCST 464(CX), Z17, Z15
 
 	// O[0..7] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z16
+	VBROADCASTI64X4  192(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  192(R12), Z17
+	VBROADCASTI64X4  192(R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     20(CX), Z21
 	VFMADD231PS      Z19, Z21, Z0
@@ -245,11 +244,11 @@ steps_2:
 	VFMADD231PS.BCST 468(CX), Z20, Z15
 
 	// O[0..7] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VBROADCASTI64X4  224(R11), Z19
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VBROADCASTI64X4  224(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  224(R12), Z20
+	VBROADCASTI64X4  224(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     24(CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -271,9 +270,9 @@ steps_2:
 	VFMADD231PS.BCST 472(CX), Z17, Z15
 
 	// O[0..7] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z16
+	VBROADCASTI64X4  256(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  256(R12), Z17
+	VBROADCASTI64X4  256(R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     28(CX), Z21
 	VFMADD231PS      Z19, Z21, Z0
@@ -295,11 +294,11 @@ steps_2:
 	VFMADD231PS.BCST 476(CX), Z20, Z15
 
 	// O[0..7] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VBROADCASTI64X4  288(R11), Z19
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VBROADCASTI64X4  288(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  288(R12), Z20
+	VBROADCASTI64X4  288(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     32(CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -321,9 +320,9 @@ steps_2:
 	VFMADD231PS.BCST 480(CX), Z17, Z15
 
 	// O[0..7] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z16
+	VBROADCASTI64X4  320(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  320(R12), Z17
+	VBROADCASTI64X4  320(R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     36(CX), Z21
 	VFMADD231PS      Z19, Z21, Z0
@@ -345,11 +344,11 @@ steps_2:
 	VFMADD231PS.BCST 484(CX), Z20, Z15
 
 	// O[0..7] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VBROADCASTI64X4  352(R11), Z19
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VBROADCASTI64X4  352(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  352(R12), Z20
+	VBROADCASTI64X4  352(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     40(CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -371,9 +370,9 @@ steps_2:
 	VFMADD231PS.BCST 488(CX), Z17, Z15
 
 	// O[0..7] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z16
+	VBROADCASTI64X4  384(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  384(R12), Z17
+	VBROADCASTI64X4  384(R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     44(CX), Z21
 	VFMADD231PS      Z19, Z21, Z0
@@ -395,11 +394,11 @@ steps_2:
 	VFMADD231PS.BCST 492(CX), Z20, Z15
 
 	// O[0..7] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VBROADCASTI64X4  416(R11), Z19
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VBROADCASTI64X4  416(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  416(R12), Z20
+	VBROADCASTI64X4  416(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     48(CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -421,9 +420,9 @@ steps_2:
 	VFMADD231PS.BCST 496(CX), Z17, Z15
 
 	// O[0..7] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z16
+	VBROADCASTI64X4  448(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  448(R12), Z17
+	VBROADCASTI64X4  448(R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     52(CX), Z21
 	VFMADD231PS      Z19, Z21, Z0
@@ -445,11 +444,11 @@ steps_2:
 	VFMADD231PS.BCST 500(CX), Z20, Z15
 
 	// O[0..7] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VBROADCASTI64X4  480(R11), Z19
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VBROADCASTI64X4  480(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  480(R12), Z20
+	VBROADCASTI64X4  480(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     56(CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -490,8 +489,8 @@ steps_2:
 	VFMADD231PS.BCST 508(CX), Z19, Z14
 	VFMADD231PS.BCST 508(CX), Z20, Z15
 	ADDQ             $+512, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -500,22 +499,22 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..7] += P[k+0]·V[k+0]
-	VBROADCASTI64X4  (R11), Z16
+	VBROADCASTI64X4  (R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  (R12), Z17
+	VBROADCASTI64X4  (R10), Z17
 	VPSHUFB          Z18, Z17, Z17
-	VBROADCASTI64X4  32(R11), Z19
+	VBROADCASTI64X4  32(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  32(R12), Z20
+	VBROADCASTI64X4  32(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     (CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -537,9 +536,9 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 448(CX), Z17, Z15
 
 	// O[0..7] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z16
+	VBROADCASTI64X4  64(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  64(R12), Z17
+	VBROADCASTI64X4  64(R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     4(CX), Z21
 	VFMADD231PS      Z19, Z21, Z0
@@ -561,18 +560,18 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 452(CX), Z20, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..7] += P[k+2]·V[k+2]
-	VBROADCASTI64X4  96(R11), Z19
+	VBROADCASTI64X4  96(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  96(R12), Z20
+	VBROADCASTI64X4  96(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     8(CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -594,9 +593,9 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 456(CX), Z17, Z15
 
 	// O[0..7] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z16
+	VBROADCASTI64X4  128(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  128(R12), Z17
+	VBROADCASTI64X4  128(R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     12(CX), Z21
 	VFMADD231PS      Z19, Z21, Z0
@@ -618,18 +617,18 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 460(CX), Z20, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..7] += P[k+4]·V[k+4]
-	VBROADCASTI64X4  160(R11), Z19
+	VBROADCASTI64X4  160(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  160(R12), Z20
+	VBROADCASTI64X4  160(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     16(CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -651,9 +650,9 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 464(CX), Z17, Z15
 
 	// O[0..7] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z16
+	VBROADCASTI64X4  192(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  192(R12), Z17
+	VBROADCASTI64X4  192(R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     20(CX), Z21
 	VFMADD231PS      Z19, Z21, Z0
@@ -675,18 +674,18 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 468(CX), Z20, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..7] += P[k+6]·V[k+6]
-	VBROADCASTI64X4  224(R11), Z19
+	VBROADCASTI64X4  224(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  224(R12), Z20
+	VBROADCASTI64X4  224(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     24(CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -708,9 +707,9 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 472(CX), Z17, Z15
 
 	// O[0..7] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z16
+	VBROADCASTI64X4  256(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  256(R12), Z17
+	VBROADCASTI64X4  256(R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     28(CX), Z21
 	VFMADD231PS      Z19, Z21, Z0
@@ -732,18 +731,18 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 476(CX), Z20, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..7] += P[k+8]·V[k+8]
-	VBROADCASTI64X4  288(R11), Z19
+	VBROADCASTI64X4  288(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  288(R12), Z20
+	VBROADCASTI64X4  288(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     32(CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -765,9 +764,9 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 480(CX), Z17, Z15
 
 	// O[0..7] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z16
+	VBROADCASTI64X4  320(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  320(R12), Z17
+	VBROADCASTI64X4  320(R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     36(CX), Z21
 	VFMADD231PS      Z19, Z21, Z0
@@ -789,18 +788,18 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 484(CX), Z20, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..7] += P[k+10]·V[k+10]
-	VBROADCASTI64X4  352(R11), Z19
+	VBROADCASTI64X4  352(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  352(R12), Z20
+	VBROADCASTI64X4  352(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     40(CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -822,9 +821,9 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 488(CX), Z17, Z15
 
 	// O[0..7] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z16
+	VBROADCASTI64X4  384(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  384(R12), Z17
+	VBROADCASTI64X4  384(R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     44(CX), Z21
 	VFMADD231PS      Z19, Z21, Z0
@@ -846,18 +845,18 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 492(CX), Z20, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..7] += P[k+12]·V[k+12]
-	VBROADCASTI64X4  416(R11), Z19
+	VBROADCASTI64X4  416(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  416(R12), Z20
+	VBROADCASTI64X4  416(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     48(CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -879,9 +878,9 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 496(CX), Z17, Z15
 
 	// O[0..7] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z16
+	VBROADCASTI64X4  448(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  448(R12), Z17
+	VBROADCASTI64X4  448(R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     52(CX), Z21
 	VFMADD231PS      Z19, Z21, Z0
@@ -903,18 +902,18 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 500(CX), Z20, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..7] += P[k+14]·V[k+14]
-	VBROADCASTI64X4  480(R11), Z19
+	VBROADCASTI64X4  480(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
-	VBROADCASTI64X4  480(R12), Z20
+	VBROADCASTI64X4  480(R10), Z20
 	VPSHUFB          Z18, Z20, Z20
 	VBROADCASTSS     56(CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -955,8 +954,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 508(CX), Z19, Z14
 	VFMADD231PS.BCST 508(CX), Z20, Z15
 	ADDQ             $+512, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -966,9 +965,9 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VBROADCASTI64X4  (R11), Z16
+	VBROADCASTI64X4  (R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  (R12), Z17
+	VBROADCASTI64X4  (R10), Z17
 	VPSHUFB          Z18, Z17, Z17
 	VBROADCASTSS     (CX), Z21
 	VFMADD231PS      Z16, Z21, Z0
@@ -989,8 +988,8 @@ key_2:
 	VFMADD231PS.BCST 448(CX), Z16, Z14
 	VFMADD231PS.BCST 448(CX), Z17, Z15
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
-	ADDQ             $0x20, R12
+	ADDQ             $0x20, R9
+	ADDQ             $0x20, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -1080,7 +1079,7 @@ panels_1:
 	VPXORD Z10, Z10, Z10
 	VPXORD Z12, Z12, Z12
 	VPXORD Z14, Z14, Z14
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -1090,10 +1089,10 @@ panels_1:
 
 steps_1:
 	// O[0..7] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VBROADCASTI64X4  (R11), Z16
+	PREFETCHT0       (R9)(R11*1)
+	VBROADCASTI64X4  (R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  32(R11), Z19
+	VBROADCASTI64X4  32(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST (CX), Z16, Z0
 	VFMADD231PS.BCST 64(CX), Z16, Z2
@@ -1105,7 +1104,7 @@ steps_1:
 	VFMADD231PS.BCST 448(CX), Z16, Z14
 
 	// O[0..7] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z16
+	VBROADCASTI64X4  64(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST 4(CX), Z19, Z0
 	VFMADD231PS.BCST 68(CX), Z19, Z2
@@ -1117,8 +1116,8 @@ steps_1:
 	VFMADD231PS.BCST 452(CX), Z19, Z14
 
 	// O[0..7] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	VBROADCASTI64X4  96(R11), Z19
+	PREFETCHT0       64(R9)(R11*1)
+	VBROADCASTI64X4  96(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST 8(CX), Z16, Z0
 	VFMADD231PS.BCST 72(CX), Z16, Z2
@@ -1130,7 +1129,7 @@ steps_1:
 	VFMADD231PS.BCST 456(CX), Z16, Z14
 
 	// O[0..7] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z16
+	VBROADCASTI64X4  128(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST 12(CX), Z19, Z0
 	VFMADD231PS.BCST 76(CX), Z19, Z2
@@ -1142,8 +1141,8 @@ steps_1:
 	VFMADD231PS.BCST 460(CX), Z19, Z14
 
 	// O[0..7] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	VBROADCASTI64X4  160(R11), Z19
+	PREFETCHT0       128(R9)(R11*1)
+	VBROADCASTI64X4  160(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST 16(CX), Z16, Z0
 	VFMADD231PS.BCST 80(CX), Z16, Z2
@@ -1155,7 +1154,7 @@ steps_1:
 	VFMADD231PS.BCST 464(CX), Z16, Z14
 
 	// O[0..7] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z16
+	VBROADCASTI64X4  192(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST 20(CX), Z19, Z0
 	VFMADD231PS.BCST 84(CX), Z19, Z2
@@ -1167,8 +1166,8 @@ steps_1:
 	VFMADD231PS.BCST 468(CX), Z19, Z14
 
 	// O[0..7] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	VBROADCASTI64X4  224(R11), Z19
+	PREFETCHT0       192(R9)(R11*1)
+	VBROADCASTI64X4  224(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST 24(CX), Z16, Z0
 	VFMADD231PS.BCST 88(CX), Z16, Z2
@@ -1180,7 +1179,7 @@ steps_1:
 	VFMADD231PS.BCST 472(CX), Z16, Z14
 
 	// O[0..7] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z16
+	VBROADCASTI64X4  256(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST 28(CX), Z19, Z0
 	VFMADD231PS.BCST 92(CX), Z19, Z2
@@ -1192,8 +1191,8 @@ steps_1:
 	VFMADD231PS.BCST 476(CX), Z19, Z14
 
 	// O[0..7] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	VBROADCASTI64X4  288(R11), Z19
+	PREFETCHT0       256(R9)(R11*1)
+	VBROADCASTI64X4  288(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST 32(CX), Z16, Z0
 	VFMADD231PS.BCST 96(CX), Z16, Z2
@@ -1205,7 +1204,7 @@ steps_1:
 	VFMADD231PS.BCST 480(CX), Z16, Z14
 
 	// O[0..7] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z16
+	VBROADCASTI64X4  320(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST 36(CX), Z19, Z0
 	VFMADD231PS.BCST 100(CX), Z19, Z2
@@ -1217,8 +1216,8 @@ steps_1:
 	VFMADD231PS.BCST 484(CX), Z19, Z14
 
 	// O[0..7] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	VBROADCASTI64X4  352(R11), Z19
+	PREFETCHT0       320(R9)(R11*1)
+	VBROADCASTI64X4  352(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST 40(CX), Z16, Z0
 	VFMADD231PS.BCST 104(CX), Z16, Z2
@@ -1230,7 +1229,7 @@ steps_1:
 	VFMADD231PS.BCST 488(CX), Z16, Z14
 
 	// O[0..7] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z16
+	VBROADCASTI64X4  384(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST 44(CX), Z19, Z0
 	VFMADD231PS.BCST 108(CX), Z19, Z2
@@ -1242,8 +1241,8 @@ steps_1:
 	VFMADD231PS.BCST 492(CX), Z19, Z14
 
 	// O[0..7] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	VBROADCASTI64X4  416(R11), Z19
+	PREFETCHT0       384(R9)(R11*1)
+	VBROADCASTI64X4  416(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST 48(CX), Z16, Z0
 	VFMADD231PS.BCST 112(CX), Z16, Z2
@@ -1255,7 +1254,7 @@ steps_1:
 	VFMADD231PS.BCST 496(CX), Z16, Z14
 
 	// O[0..7] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z16
+	VBROADCASTI64X4  448(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST 52(CX), Z19, Z0
 	VFMADD231PS.BCST 116(CX), Z19, Z2
@@ -1267,8 +1266,8 @@ steps_1:
 	VFMADD231PS.BCST 500(CX), Z19, Z14
 
 	// O[0..7] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	VBROADCASTI64X4  480(R11), Z19
+	PREFETCHT0       448(R9)(R11*1)
+	VBROADCASTI64X4  480(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST 56(CX), Z16, Z0
 	VFMADD231PS.BCST 120(CX), Z16, Z2
@@ -1289,7 +1288,7 @@ steps_1:
 	VFMADD231PS.BCST 444(CX), Z19, Z12
 	VFMADD231PS.BCST 508(CX), Z19, Z14
 	ADDQ             $+512, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1298,17 +1297,17 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	ADDQ       $0x40, R10
+	PREFETCHT0 (R11)
+	ADDQ       $0x40, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..7] += P[k+0]·V[k+0]
-	VBROADCASTI64X4  (R11), Z16
+	VBROADCASTI64X4  (R9), Z16
 	VPSHUFB          Z18, Z16, Z16
-	VBROADCASTI64X4  32(R11), Z19
+	VBROADCASTI64X4  32(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST (CX), Z16, Z0
 	VFMADD231PS.BCST 64(CX), Z16, Z2
@@ -1320,7 +1319,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 448(CX), Z16, Z14
 
 	// O[0..7] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z16
+	VBROADCASTI64X4  64(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST 4(CX), Z19, Z0
 	VFMADD231PS.BCST 68(CX), Z19, Z2
@@ -1332,15 +1331,15 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 452(CX), Z19, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..7] += P[k+2]·V[k+2]
-	VBROADCASTI64X4  96(R11), Z19
+	VBROADCASTI64X4  96(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST 8(CX), Z16, Z0
 	VFMADD231PS.BCST 72(CX), Z16, Z2
@@ -1352,7 +1351,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 456(CX), Z16, Z14
 
 	// O[0..7] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z16
+	VBROADCASTI64X4  128(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST 12(CX), Z19, Z0
 	VFMADD231PS.BCST 76(CX), Z19, Z2
@@ -1364,15 +1363,15 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 460(CX), Z19, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..7] += P[k+4]·V[k+4]
-	VBROADCASTI64X4  160(R11), Z19
+	VBROADCASTI64X4  160(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST 16(CX), Z16, Z0
 	VFMADD231PS.BCST 80(CX), Z16, Z2
@@ -1384,7 +1383,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 464(CX), Z16, Z14
 
 	// O[0..7] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z16
+	VBROADCASTI64X4  192(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST 20(CX), Z19, Z0
 	VFMADD231PS.BCST 84(CX), Z19, Z2
@@ -1396,15 +1395,15 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 468(CX), Z19, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..7] += P[k+6]·V[k+6]
-	VBROADCASTI64X4  224(R11), Z19
+	VBROADCASTI64X4  224(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST 24(CX), Z16, Z0
 	VFMADD231PS.BCST 88(CX), Z16, Z2
@@ -1416,7 +1415,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 472(CX), Z16, Z14
 
 	// O[0..7] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z16
+	VBROADCASTI64X4  256(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST 28(CX), Z19, Z0
 	VFMADD231PS.BCST 92(CX), Z19, Z2
@@ -1428,15 +1427,15 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 476(CX), Z19, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..7] += P[k+8]·V[k+8]
-	VBROADCASTI64X4  288(R11), Z19
+	VBROADCASTI64X4  288(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST 32(CX), Z16, Z0
 	VFMADD231PS.BCST 96(CX), Z16, Z2
@@ -1448,7 +1447,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 480(CX), Z16, Z14
 
 	// O[0..7] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z16
+	VBROADCASTI64X4  320(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST 36(CX), Z19, Z0
 	VFMADD231PS.BCST 100(CX), Z19, Z2
@@ -1460,15 +1459,15 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 484(CX), Z19, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..7] += P[k+10]·V[k+10]
-	VBROADCASTI64X4  352(R11), Z19
+	VBROADCASTI64X4  352(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST 40(CX), Z16, Z0
 	VFMADD231PS.BCST 104(CX), Z16, Z2
@@ -1480,7 +1479,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 488(CX), Z16, Z14
 
 	// O[0..7] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z16
+	VBROADCASTI64X4  384(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST 44(CX), Z19, Z0
 	VFMADD231PS.BCST 108(CX), Z19, Z2
@@ -1492,15 +1491,15 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 492(CX), Z19, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..7] += P[k+12]·V[k+12]
-	VBROADCASTI64X4  416(R11), Z19
+	VBROADCASTI64X4  416(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST 48(CX), Z16, Z0
 	VFMADD231PS.BCST 112(CX), Z16, Z2
@@ -1512,7 +1511,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 496(CX), Z16, Z14
 
 	// O[0..7] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z16
+	VBROADCASTI64X4  448(R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST 52(CX), Z19, Z0
 	VFMADD231PS.BCST 116(CX), Z19, Z2
@@ -1524,15 +1523,15 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 500(CX), Z19, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..7] += P[k+14]·V[k+14]
-	VBROADCASTI64X4  480(R11), Z19
+	VBROADCASTI64X4  480(R9), Z19
 	VPSHUFB          Z18, Z19, Z19
 	VFMADD231PS.BCST 56(CX), Z16, Z0
 	VFMADD231PS.BCST 120(CX), Z16, Z2
@@ -1553,7 +1552,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 444(CX), Z19, Z12
 	VFMADD231PS.BCST 508(CX), Z19, Z14
 	ADDQ             $+512, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1563,7 +1562,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VBROADCASTI64X4  (R11), Z16
+	VBROADCASTI64X4  (R9), Z16
 	VPSHUFB          Z18, Z16, Z16
 	VFMADD231PS.BCST (CX), Z16, Z0
 	VFMADD231PS.BCST 64(CX), Z16, Z2
@@ -1574,7 +1573,7 @@ key_1:
 	VFMADD231PS.BCST 384(CX), Z16, Z12
 	VFMADD231PS.BCST 448(CX), Z16, Z14
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
+	ADDQ             $0x20, R9
 	DECQ             DX
 	JNZ              key_1
 

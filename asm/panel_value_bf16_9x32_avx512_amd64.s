@@ -18,16 +18,15 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z17   O[r][c]
 //	Z18–Z19  V[k][c]
 //	Z20      order of bytes
 //	Z21–Z22  the same of the next step
 //	Z23–Z26  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_bf16_9x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
@@ -35,29 +34,29 @@ TEXT ·panel_value_bf16_9x32_avx512(SB), $128-8
 	MOVQ         a+0(FP), DI
 	MOVQ         24(DI), AX
 	MOVQ         56(DI), BX
-	MOVQ         8(DI), R8
-	MOVQ         $0x0302808001008080, R9
-	VMOVQ        R9, X20
-	MOVQ         $0x0706808005048080, R9
-	VPINSRQ      $0x01, R9, X20, X20
+	MOVQ         $0x0302808001008080, R8
+	VMOVQ        R8, X20
+	MOVQ         $0x0706808005048080, R8
+	VPINSRQ      $0x01, R8, X20, X20
 	VSHUFF32X4   $0x00, Z20, Z20, Z20
-	MOVQ         $0x0b0a808009088080, R9
-	VMOVQ        R9, X0
-	MOVQ         $0x0f0e80800d0c8080, R9
-	VPINSRQ      $0x01, R9, X0, X0
+	MOVQ         $0x0b0a808009088080, R8
+	VMOVQ        R8, X0
+	MOVQ         $0x0f0e80800d0c8080, R8
+	VPINSRQ      $0x01, R8, X0, X0
 	VSHUFF32X4   $0x00, Z0, Z0, Z0
 	VINSERTF64X4 $0x01, Y0, Z20, Z20
-	MOVQ         64(DI), R9
-	MOVQ         R9, R10
-	ADDQ         16(DI), R10
+	MOVQ         8(DI), R8
+	MOVQ         64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -81,9 +80,9 @@ panels_2:
 	VPXORD Z15, Z15, Z15
 	VPXORD Z16, Z16, Z16
 	VPXORD Z17, Z17, Z17
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -93,15 +92,15 @@ panels_2:
 
 steps_2:
 	// O[0..8] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VBROADCASTI64X4  (R11), Z18
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VBROADCASTI64X4  (R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  (R12), Z19
+	VBROADCASTI64X4  (R10), Z19
 	VPSHUFB          Z20, Z19, Z19
-	VBROADCASTI64X4  32(R11), Z21
+	VBROADCASTI64X4  32(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  32(R12), Z22
+	VBROADCASTI64X4  32(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     (CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -125,9 +124,9 @@ steps_2:
 	VFMADD231PS.BCST 512(CX), Z19, Z17
 
 	// O[0..8] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z18
+	VBROADCASTI64X4  64(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  64(R12), Z19
+	VBROADCASTI64X4  64(R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     4(CX), Z23
 	VFMADD231PS      Z21, Z23, Z0
@@ -151,11 +150,11 @@ steps_2:
 	VFMADD231PS.BCST 516(CX), Z22, Z17
 
 	// O[0..8] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VBROADCASTI64X4  96(R11), Z21
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VBROADCASTI64X4  96(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  96(R12), Z22
+	VBROADCASTI64X4  96(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     8(CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -179,9 +178,9 @@ steps_2:
 	VFMADD231PS.BCST 520(CX), Z19, Z17
 
 	// O[0..8] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z18
+	VBROADCASTI64X4  128(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  128(R12), Z19
+	VBROADCASTI64X4  128(R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     12(CX), Z23
 	VFMADD231PS      Z21, Z23, Z0
@@ -205,11 +204,11 @@ steps_2:
 	VFMADD231PS.BCST 524(CX), Z22, Z17
 
 	// O[0..8] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VBROADCASTI64X4  160(R11), Z21
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VBROADCASTI64X4  160(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  160(R12), Z22
+	VBROADCASTI64X4  160(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     16(CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -233,9 +232,9 @@ steps_2:
 	VFMADD231PS.BCST 528(CX), Z19, Z17
 
 	// O[0..8] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z18
+	VBROADCASTI64X4  192(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  192(R12), Z19
+	VBROADCASTI64X4  192(R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     20(CX), Z23
 	VFMADD231PS      Z21, Z23, Z0
@@ -259,11 +258,11 @@ steps_2:
 	VFMADD231PS.BCST 532(CX), Z22, Z17
 
 	// O[0..8] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VBROADCASTI64X4  224(R11), Z21
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VBROADCASTI64X4  224(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  224(R12), Z22
+	VBROADCASTI64X4  224(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     24(CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -287,9 +286,9 @@ steps_2:
 	VFMADD231PS.BCST 536(CX), Z19, Z17
 
 	// O[0..8] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z18
+	VBROADCASTI64X4  256(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  256(R12), Z19
+	VBROADCASTI64X4  256(R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     28(CX), Z23
 	VFMADD231PS      Z21, Z23, Z0
@@ -313,11 +312,11 @@ steps_2:
 	VFMADD231PS.BCST 540(CX), Z22, Z17
 
 	// O[0..8] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VBROADCASTI64X4  288(R11), Z21
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VBROADCASTI64X4  288(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  288(R12), Z22
+	VBROADCASTI64X4  288(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     32(CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -341,9 +340,9 @@ steps_2:
 	VFMADD231PS.BCST 544(CX), Z19, Z17
 
 	// O[0..8] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z18
+	VBROADCASTI64X4  320(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  320(R12), Z19
+	VBROADCASTI64X4  320(R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     36(CX), Z23
 	VFMADD231PS      Z21, Z23, Z0
@@ -367,11 +366,11 @@ steps_2:
 	VFMADD231PS.BCST 548(CX), Z22, Z17
 
 	// O[0..8] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VBROADCASTI64X4  352(R11), Z21
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VBROADCASTI64X4  352(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  352(R12), Z22
+	VBROADCASTI64X4  352(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     40(CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -395,9 +394,9 @@ steps_2:
 	VFMADD231PS.BCST 552(CX), Z19, Z17
 
 	// O[0..8] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z18
+	VBROADCASTI64X4  384(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  384(R12), Z19
+	VBROADCASTI64X4  384(R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     44(CX), Z23
 	VFMADD231PS      Z21, Z23, Z0
@@ -421,11 +420,11 @@ steps_2:
 	VFMADD231PS.BCST 556(CX), Z22, Z17
 
 	// O[0..8] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VBROADCASTI64X4  416(R11), Z21
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VBROADCASTI64X4  416(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  416(R12), Z22
+	VBROADCASTI64X4  416(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     48(CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -449,9 +448,9 @@ steps_2:
 	VFMADD231PS.BCST 560(CX), Z19, Z17
 
 	// O[0..8] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z18
+	VBROADCASTI64X4  448(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  448(R12), Z19
+	VBROADCASTI64X4  448(R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     52(CX), Z23
 	VFMADD231PS      Z21, Z23, Z0
@@ -475,11 +474,11 @@ steps_2:
 	VFMADD231PS.BCST 564(CX), Z22, Z17
 
 	// O[0..8] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VBROADCASTI64X4  480(R11), Z21
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VBROADCASTI64X4  480(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  480(R12), Z22
+	VBROADCASTI64X4  480(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     56(CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -524,8 +523,8 @@ steps_2:
 	VFMADD231PS.BCST 572(CX), Z21, Z16
 	VFMADD231PS.BCST 572(CX), Z22, Z17
 	ADDQ             $+576, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -534,22 +533,22 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..8] += P[k+0]·V[k+0]
-	VBROADCASTI64X4  (R11), Z18
+	VBROADCASTI64X4  (R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  (R12), Z19
+	VBROADCASTI64X4  (R10), Z19
 	VPSHUFB          Z20, Z19, Z19
-	VBROADCASTI64X4  32(R11), Z21
+	VBROADCASTI64X4  32(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  32(R12), Z22
+	VBROADCASTI64X4  32(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     (CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -573,9 +572,9 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 512(CX), Z19, Z17
 
 	// O[0..8] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z18
+	VBROADCASTI64X4  64(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  64(R12), Z19
+	VBROADCASTI64X4  64(R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     4(CX), Z23
 	VFMADD231PS      Z21, Z23, Z0
@@ -599,18 +598,18 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 516(CX), Z22, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..8] += P[k+2]·V[k+2]
-	VBROADCASTI64X4  96(R11), Z21
+	VBROADCASTI64X4  96(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  96(R12), Z22
+	VBROADCASTI64X4  96(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     8(CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -634,9 +633,9 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 520(CX), Z19, Z17
 
 	// O[0..8] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z18
+	VBROADCASTI64X4  128(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  128(R12), Z19
+	VBROADCASTI64X4  128(R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     12(CX), Z23
 	VFMADD231PS      Z21, Z23, Z0
@@ -660,18 +659,18 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 524(CX), Z22, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..8] += P[k+4]·V[k+4]
-	VBROADCASTI64X4  160(R11), Z21
+	VBROADCASTI64X4  160(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  160(R12), Z22
+	VBROADCASTI64X4  160(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     16(CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -695,9 +694,9 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 528(CX), Z19, Z17
 
 	// O[0..8] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z18
+	VBROADCASTI64X4  192(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  192(R12), Z19
+	VBROADCASTI64X4  192(R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     20(CX), Z23
 	VFMADD231PS      Z21, Z23, Z0
@@ -721,18 +720,18 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 532(CX), Z22, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..8] += P[k+6]·V[k+6]
-	VBROADCASTI64X4  224(R11), Z21
+	VBROADCASTI64X4  224(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  224(R12), Z22
+	VBROADCASTI64X4  224(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     24(CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -756,9 +755,9 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 536(CX), Z19, Z17
 
 	// O[0..8] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z18
+	VBROADCASTI64X4  256(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  256(R12), Z19
+	VBROADCASTI64X4  256(R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     28(CX), Z23
 	VFMADD231PS      Z21, Z23, Z0
@@ -782,18 +781,18 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 540(CX), Z22, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..8] += P[k+8]·V[k+8]
-	VBROADCASTI64X4  288(R11), Z21
+	VBROADCASTI64X4  288(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  288(R12), Z22
+	VBROADCASTI64X4  288(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     32(CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -817,9 +816,9 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 544(CX), Z19, Z17
 
 	// O[0..8] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z18
+	VBROADCASTI64X4  320(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  320(R12), Z19
+	VBROADCASTI64X4  320(R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     36(CX), Z23
 	VFMADD231PS      Z21, Z23, Z0
@@ -843,18 +842,18 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 548(CX), Z22, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..8] += P[k+10]·V[k+10]
-	VBROADCASTI64X4  352(R11), Z21
+	VBROADCASTI64X4  352(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  352(R12), Z22
+	VBROADCASTI64X4  352(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     40(CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -878,9 +877,9 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 552(CX), Z19, Z17
 
 	// O[0..8] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z18
+	VBROADCASTI64X4  384(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  384(R12), Z19
+	VBROADCASTI64X4  384(R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     44(CX), Z23
 	VFMADD231PS      Z21, Z23, Z0
@@ -904,18 +903,18 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 556(CX), Z22, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..8] += P[k+12]·V[k+12]
-	VBROADCASTI64X4  416(R11), Z21
+	VBROADCASTI64X4  416(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  416(R12), Z22
+	VBROADCASTI64X4  416(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     48(CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -939,9 +938,9 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 560(CX), Z19, Z17
 
 	// O[0..8] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z18
+	VBROADCASTI64X4  448(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  448(R12), Z19
+	VBROADCASTI64X4  448(R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     52(CX), Z23
 	VFMADD231PS      Z21, Z23, Z0
@@ -965,18 +964,18 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 564(CX), Z22, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..8] += P[k+14]·V[k+14]
-	VBROADCASTI64X4  480(R11), Z21
+	VBROADCASTI64X4  480(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
-	VBROADCASTI64X4  480(R12), Z22
+	VBROADCASTI64X4  480(R10), Z22
 	VPSHUFB          Z20, Z22, Z22
 	VBROADCASTSS     56(CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -1021,8 +1020,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 572(CX), Z21, Z16
 	VFMADD231PS.BCST 572(CX), Z22, Z17
 	ADDQ             $+576, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -1032,9 +1031,9 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VBROADCASTI64X4  (R11), Z18
+	VBROADCASTI64X4  (R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  (R12), Z19
+	VBROADCASTI64X4  (R10), Z19
 	VPSHUFB          Z20, Z19, Z19
 	VBROADCASTSS     (CX), Z23
 	VFMADD231PS      Z18, Z23, Z0
@@ -1057,8 +1056,8 @@ key_2:
 	VFMADD231PS.BCST 512(CX), Z18, Z16
 	VFMADD231PS.BCST 512(CX), Z19, Z17
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
-	ADDQ             $0x20, R12
+	ADDQ             $0x20, R9
+	ADDQ             $0x20, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -1157,7 +1156,7 @@ panels_1:
 	VPXORD Z12, Z12, Z12
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -1167,10 +1166,10 @@ panels_1:
 
 steps_1:
 	// O[0..8] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VBROADCASTI64X4  (R11), Z18
+	PREFETCHT0       (R9)(R11*1)
+	VBROADCASTI64X4  (R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  32(R11), Z21
+	VBROADCASTI64X4  32(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST (CX), Z18, Z0
 	VFMADD231PS.BCST 64(CX), Z18, Z2
@@ -1183,7 +1182,7 @@ steps_1:
 	VFMADD231PS.BCST 512(CX), Z18, Z16
 
 	// O[0..8] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z18
+	VBROADCASTI64X4  64(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST 4(CX), Z21, Z0
 	VFMADD231PS.BCST 68(CX), Z21, Z2
@@ -1196,8 +1195,8 @@ steps_1:
 	VFMADD231PS.BCST 516(CX), Z21, Z16
 
 	// O[0..8] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	VBROADCASTI64X4  96(R11), Z21
+	PREFETCHT0       64(R9)(R11*1)
+	VBROADCASTI64X4  96(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST 8(CX), Z18, Z0
 	VFMADD231PS.BCST 72(CX), Z18, Z2
@@ -1210,7 +1209,7 @@ steps_1:
 	VFMADD231PS.BCST 520(CX), Z18, Z16
 
 	// O[0..8] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z18
+	VBROADCASTI64X4  128(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST 12(CX), Z21, Z0
 	VFMADD231PS.BCST 76(CX), Z21, Z2
@@ -1223,8 +1222,8 @@ steps_1:
 	VFMADD231PS.BCST 524(CX), Z21, Z16
 
 	// O[0..8] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	VBROADCASTI64X4  160(R11), Z21
+	PREFETCHT0       128(R9)(R11*1)
+	VBROADCASTI64X4  160(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST 16(CX), Z18, Z0
 	VFMADD231PS.BCST 80(CX), Z18, Z2
@@ -1237,7 +1236,7 @@ steps_1:
 	VFMADD231PS.BCST 528(CX), Z18, Z16
 
 	// O[0..8] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z18
+	VBROADCASTI64X4  192(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST 20(CX), Z21, Z0
 	VFMADD231PS.BCST 84(CX), Z21, Z2
@@ -1250,8 +1249,8 @@ steps_1:
 	VFMADD231PS.BCST 532(CX), Z21, Z16
 
 	// O[0..8] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	VBROADCASTI64X4  224(R11), Z21
+	PREFETCHT0       192(R9)(R11*1)
+	VBROADCASTI64X4  224(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST 24(CX), Z18, Z0
 	VFMADD231PS.BCST 88(CX), Z18, Z2
@@ -1264,7 +1263,7 @@ steps_1:
 	VFMADD231PS.BCST 536(CX), Z18, Z16
 
 	// O[0..8] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z18
+	VBROADCASTI64X4  256(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST 28(CX), Z21, Z0
 	VFMADD231PS.BCST 92(CX), Z21, Z2
@@ -1277,8 +1276,8 @@ steps_1:
 	VFMADD231PS.BCST 540(CX), Z21, Z16
 
 	// O[0..8] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	VBROADCASTI64X4  288(R11), Z21
+	PREFETCHT0       256(R9)(R11*1)
+	VBROADCASTI64X4  288(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST 32(CX), Z18, Z0
 	VFMADD231PS.BCST 96(CX), Z18, Z2
@@ -1291,7 +1290,7 @@ steps_1:
 	VFMADD231PS.BCST 544(CX), Z18, Z16
 
 	// O[0..8] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z18
+	VBROADCASTI64X4  320(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST 36(CX), Z21, Z0
 	VFMADD231PS.BCST 100(CX), Z21, Z2
@@ -1304,8 +1303,8 @@ steps_1:
 	VFMADD231PS.BCST 548(CX), Z21, Z16
 
 	// O[0..8] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	VBROADCASTI64X4  352(R11), Z21
+	PREFETCHT0       320(R9)(R11*1)
+	VBROADCASTI64X4  352(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST 40(CX), Z18, Z0
 	VFMADD231PS.BCST 104(CX), Z18, Z2
@@ -1318,7 +1317,7 @@ steps_1:
 	VFMADD231PS.BCST 552(CX), Z18, Z16
 
 	// O[0..8] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z18
+	VBROADCASTI64X4  384(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST 44(CX), Z21, Z0
 	VFMADD231PS.BCST 108(CX), Z21, Z2
@@ -1331,8 +1330,8 @@ steps_1:
 	VFMADD231PS.BCST 556(CX), Z21, Z16
 
 	// O[0..8] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	VBROADCASTI64X4  416(R11), Z21
+	PREFETCHT0       384(R9)(R11*1)
+	VBROADCASTI64X4  416(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST 48(CX), Z18, Z0
 	VFMADD231PS.BCST 112(CX), Z18, Z2
@@ -1345,7 +1344,7 @@ steps_1:
 	VFMADD231PS.BCST 560(CX), Z18, Z16
 
 	// O[0..8] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z18
+	VBROADCASTI64X4  448(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST 52(CX), Z21, Z0
 	VFMADD231PS.BCST 116(CX), Z21, Z2
@@ -1358,8 +1357,8 @@ steps_1:
 	VFMADD231PS.BCST 564(CX), Z21, Z16
 
 	// O[0..8] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	VBROADCASTI64X4  480(R11), Z21
+	PREFETCHT0       448(R9)(R11*1)
+	VBROADCASTI64X4  480(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST 56(CX), Z18, Z0
 	VFMADD231PS.BCST 120(CX), Z18, Z2
@@ -1382,7 +1381,7 @@ steps_1:
 	VFMADD231PS.BCST 508(CX), Z21, Z14
 	VFMADD231PS.BCST 572(CX), Z21, Z16
 	ADDQ             $+576, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1391,17 +1390,17 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	ADDQ       $0x40, R10
+	PREFETCHT0 (R11)
+	ADDQ       $0x40, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..8] += P[k+0]·V[k+0]
-	VBROADCASTI64X4  (R11), Z18
+	VBROADCASTI64X4  (R9), Z18
 	VPSHUFB          Z20, Z18, Z18
-	VBROADCASTI64X4  32(R11), Z21
+	VBROADCASTI64X4  32(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST (CX), Z18, Z0
 	VFMADD231PS.BCST 64(CX), Z18, Z2
@@ -1414,7 +1413,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 512(CX), Z18, Z16
 
 	// O[0..8] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R11), Z18
+	VBROADCASTI64X4  64(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST 4(CX), Z21, Z0
 	VFMADD231PS.BCST 68(CX), Z21, Z2
@@ -1427,15 +1426,15 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 516(CX), Z21, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..8] += P[k+2]·V[k+2]
-	VBROADCASTI64X4  96(R11), Z21
+	VBROADCASTI64X4  96(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST 8(CX), Z18, Z0
 	VFMADD231PS.BCST 72(CX), Z18, Z2
@@ -1448,7 +1447,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 520(CX), Z18, Z16
 
 	// O[0..8] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R11), Z18
+	VBROADCASTI64X4  128(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST 12(CX), Z21, Z0
 	VFMADD231PS.BCST 76(CX), Z21, Z2
@@ -1461,15 +1460,15 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 524(CX), Z21, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..8] += P[k+4]·V[k+4]
-	VBROADCASTI64X4  160(R11), Z21
+	VBROADCASTI64X4  160(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST 16(CX), Z18, Z0
 	VFMADD231PS.BCST 80(CX), Z18, Z2
@@ -1482,7 +1481,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 528(CX), Z18, Z16
 
 	// O[0..8] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R11), Z18
+	VBROADCASTI64X4  192(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST 20(CX), Z21, Z0
 	VFMADD231PS.BCST 84(CX), Z21, Z2
@@ -1495,15 +1494,15 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 532(CX), Z21, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..8] += P[k+6]·V[k+6]
-	VBROADCASTI64X4  224(R11), Z21
+	VBROADCASTI64X4  224(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST 24(CX), Z18, Z0
 	VFMADD231PS.BCST 88(CX), Z18, Z2
@@ -1516,7 +1515,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 536(CX), Z18, Z16
 
 	// O[0..8] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R11), Z18
+	VBROADCASTI64X4  256(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST 28(CX), Z21, Z0
 	VFMADD231PS.BCST 92(CX), Z21, Z2
@@ -1529,15 +1528,15 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 540(CX), Z21, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..8] += P[k+8]·V[k+8]
-	VBROADCASTI64X4  288(R11), Z21
+	VBROADCASTI64X4  288(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST 32(CX), Z18, Z0
 	VFMADD231PS.BCST 96(CX), Z18, Z2
@@ -1550,7 +1549,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 544(CX), Z18, Z16
 
 	// O[0..8] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R11), Z18
+	VBROADCASTI64X4  320(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST 36(CX), Z21, Z0
 	VFMADD231PS.BCST 100(CX), Z21, Z2
@@ -1563,15 +1562,15 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 548(CX), Z21, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..8] += P[k+10]·V[k+10]
-	VBROADCASTI64X4  352(R11), Z21
+	VBROADCASTI64X4  352(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST 40(CX), Z18, Z0
 	VFMADD231PS.BCST 104(CX), Z18, Z2
@@ -1584,7 +1583,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 552(CX), Z18, Z16
 
 	// O[0..8] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R11), Z18
+	VBROADCASTI64X4  384(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST 44(CX), Z21, Z0
 	VFMADD231PS.BCST 108(CX), Z21, Z2
@@ -1597,15 +1596,15 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 556(CX), Z21, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..8] += P[k+12]·V[k+12]
-	VBROADCASTI64X4  416(R11), Z21
+	VBROADCASTI64X4  416(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST 48(CX), Z18, Z0
 	VFMADD231PS.BCST 112(CX), Z18, Z2
@@ -1618,7 +1617,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 560(CX), Z18, Z16
 
 	// O[0..8] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R11), Z18
+	VBROADCASTI64X4  448(R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST 52(CX), Z21, Z0
 	VFMADD231PS.BCST 116(CX), Z21, Z2
@@ -1631,15 +1630,15 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 564(CX), Z21, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..8] += P[k+14]·V[k+14]
-	VBROADCASTI64X4  480(R11), Z21
+	VBROADCASTI64X4  480(R9), Z21
 	VPSHUFB          Z20, Z21, Z21
 	VFMADD231PS.BCST 56(CX), Z18, Z0
 	VFMADD231PS.BCST 120(CX), Z18, Z2
@@ -1662,7 +1661,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 508(CX), Z21, Z14
 	VFMADD231PS.BCST 572(CX), Z21, Z16
 	ADDQ             $+576, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1672,7 +1671,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VBROADCASTI64X4  (R11), Z18
+	VBROADCASTI64X4  (R9), Z18
 	VPSHUFB          Z20, Z18, Z18
 	VFMADD231PS.BCST (CX), Z18, Z0
 	VFMADD231PS.BCST 64(CX), Z18, Z2
@@ -1684,7 +1683,7 @@ key_1:
 	VFMADD231PS.BCST 448(CX), Z18, Z14
 	VFMADD231PS.BCST 512(CX), Z18, Z16
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
+	ADDQ             $0x20, R9
 	DECQ             DX
 	JNZ              key_1
 

@@ -18,15 +18,14 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z19   O[r][c]
 //	Z20–Z21  V[k][c]
 //	Z22–Z23  the same of the next step
 //	Z24–Z27  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f16_10x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -35,17 +34,17 @@ TEXT ·panel_value_f16_10x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -71,9 +70,9 @@ panels_2:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -83,12 +82,12 @@ panels_2:
 
 steps_2:
 	// O[0..9] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VCVTPH2PS        (R11), Z20
-	VCVTPH2PS        (R12), Z21
-	VCVTPH2PS        32(R11), Z22
-	VCVTPH2PS        32(R12), Z23
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        (R10), Z21
+	VCVTPH2PS        32(R9), Z22
+	VCVTPH2PS        32(R10), Z23
 	VBROADCASTSS     (CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -113,8 +112,8 @@ steps_2:
 	VFMADD231PS.BCST 576(CX), Z21, Z19
 
 	// O[0..9] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z20
-	VCVTPH2PS        64(R12), Z21
+	VCVTPH2PS        64(R9), Z20
+	VCVTPH2PS        64(R10), Z21
 	VBROADCASTSS     4(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -139,10 +138,10 @@ steps_2:
 	VFMADD231PS.BCST 580(CX), Z23, Z19
 
 	// O[0..9] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VCVTPH2PS        96(R11), Z22
-	VCVTPH2PS        96(R12), Z23
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VCVTPH2PS        96(R9), Z22
+	VCVTPH2PS        96(R10), Z23
 	VBROADCASTSS     8(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -167,8 +166,8 @@ steps_2:
 	VFMADD231PS.BCST 584(CX), Z21, Z19
 
 	// O[0..9] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z20
-	VCVTPH2PS        128(R12), Z21
+	VCVTPH2PS        128(R9), Z20
+	VCVTPH2PS        128(R10), Z21
 	VBROADCASTSS     12(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -193,10 +192,10 @@ steps_2:
 	VFMADD231PS.BCST 588(CX), Z23, Z19
 
 	// O[0..9] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VCVTPH2PS        160(R11), Z22
-	VCVTPH2PS        160(R12), Z23
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VCVTPH2PS        160(R9), Z22
+	VCVTPH2PS        160(R10), Z23
 	VBROADCASTSS     16(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -221,8 +220,8 @@ steps_2:
 	VFMADD231PS.BCST 592(CX), Z21, Z19
 
 	// O[0..9] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z20
-	VCVTPH2PS        192(R12), Z21
+	VCVTPH2PS        192(R9), Z20
+	VCVTPH2PS        192(R10), Z21
 	VBROADCASTSS     20(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -247,10 +246,10 @@ steps_2:
 	VFMADD231PS.BCST 596(CX), Z23, Z19
 
 	// O[0..9] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VCVTPH2PS        224(R11), Z22
-	VCVTPH2PS        224(R12), Z23
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VCVTPH2PS        224(R9), Z22
+	VCVTPH2PS        224(R10), Z23
 	VBROADCASTSS     24(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -275,8 +274,8 @@ steps_2:
 	VFMADD231PS.BCST 600(CX), Z21, Z19
 
 	// O[0..9] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z20
-	VCVTPH2PS        256(R12), Z21
+	VCVTPH2PS        256(R9), Z20
+	VCVTPH2PS        256(R10), Z21
 	VBROADCASTSS     28(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -301,10 +300,10 @@ steps_2:
 	VFMADD231PS.BCST 604(CX), Z23, Z19
 
 	// O[0..9] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VCVTPH2PS        288(R11), Z22
-	VCVTPH2PS        288(R12), Z23
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VCVTPH2PS        288(R9), Z22
+	VCVTPH2PS        288(R10), Z23
 	VBROADCASTSS     32(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -329,8 +328,8 @@ steps_2:
 	VFMADD231PS.BCST 608(CX), Z21, Z19
 
 	// O[0..9] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z20
-	VCVTPH2PS        320(R12), Z21
+	VCVTPH2PS        320(R9), Z20
+	VCVTPH2PS        320(R10), Z21
 	VBROADCASTSS     36(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -355,10 +354,10 @@ steps_2:
 	VFMADD231PS.BCST 612(CX), Z23, Z19
 
 	// O[0..9] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VCVTPH2PS        352(R11), Z22
-	VCVTPH2PS        352(R12), Z23
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VCVTPH2PS        352(R9), Z22
+	VCVTPH2PS        352(R10), Z23
 	VBROADCASTSS     40(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -383,8 +382,8 @@ steps_2:
 	VFMADD231PS.BCST 616(CX), Z21, Z19
 
 	// O[0..9] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z20
-	VCVTPH2PS        384(R12), Z21
+	VCVTPH2PS        384(R9), Z20
+	VCVTPH2PS        384(R10), Z21
 	VBROADCASTSS     44(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -409,10 +408,10 @@ steps_2:
 	VFMADD231PS.BCST 620(CX), Z23, Z19
 
 	// O[0..9] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VCVTPH2PS        416(R11), Z22
-	VCVTPH2PS        416(R12), Z23
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VCVTPH2PS        416(R9), Z22
+	VCVTPH2PS        416(R10), Z23
 	VBROADCASTSS     48(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -437,8 +436,8 @@ steps_2:
 	VFMADD231PS.BCST 624(CX), Z21, Z19
 
 	// O[0..9] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z20
-	VCVTPH2PS        448(R12), Z21
+	VCVTPH2PS        448(R9), Z20
+	VCVTPH2PS        448(R10), Z21
 	VBROADCASTSS     52(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -463,10 +462,10 @@ steps_2:
 	VFMADD231PS.BCST 628(CX), Z23, Z19
 
 	// O[0..9] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VCVTPH2PS        480(R11), Z22
-	VCVTPH2PS        480(R12), Z23
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VCVTPH2PS        480(R9), Z22
+	VCVTPH2PS        480(R10), Z23
 	VBROADCASTSS     56(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -514,8 +513,8 @@ steps_2:
 	VFMADD231PS.BCST 636(CX), Z22, Z18
 	VFMADD231PS.BCST 636(CX), Z23, Z19
 	ADDQ             $+640, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -524,19 +523,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..9] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z20
-	VCVTPH2PS        (R12), Z21
-	VCVTPH2PS        32(R11), Z22
-	VCVTPH2PS        32(R12), Z23
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        (R10), Z21
+	VCVTPH2PS        32(R9), Z22
+	VCVTPH2PS        32(R10), Z23
 	VBROADCASTSS     (CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -561,8 +560,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 576(CX), Z21, Z19
 
 	// O[0..9] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z20
-	VCVTPH2PS        64(R12), Z21
+	VCVTPH2PS        64(R9), Z20
+	VCVTPH2PS        64(R10), Z21
 	VBROADCASTSS     4(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -587,17 +586,17 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 580(CX), Z23, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..9] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z22
-	VCVTPH2PS        96(R12), Z23
+	VCVTPH2PS        96(R9), Z22
+	VCVTPH2PS        96(R10), Z23
 	VBROADCASTSS     8(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -622,8 +621,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 584(CX), Z21, Z19
 
 	// O[0..9] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z20
-	VCVTPH2PS        128(R12), Z21
+	VCVTPH2PS        128(R9), Z20
+	VCVTPH2PS        128(R10), Z21
 	VBROADCASTSS     12(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -648,17 +647,17 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 588(CX), Z23, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..9] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z22
-	VCVTPH2PS        160(R12), Z23
+	VCVTPH2PS        160(R9), Z22
+	VCVTPH2PS        160(R10), Z23
 	VBROADCASTSS     16(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -683,8 +682,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 592(CX), Z21, Z19
 
 	// O[0..9] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z20
-	VCVTPH2PS        192(R12), Z21
+	VCVTPH2PS        192(R9), Z20
+	VCVTPH2PS        192(R10), Z21
 	VBROADCASTSS     20(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -709,17 +708,17 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 596(CX), Z23, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..9] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z22
-	VCVTPH2PS        224(R12), Z23
+	VCVTPH2PS        224(R9), Z22
+	VCVTPH2PS        224(R10), Z23
 	VBROADCASTSS     24(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -744,8 +743,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 600(CX), Z21, Z19
 
 	// O[0..9] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z20
-	VCVTPH2PS        256(R12), Z21
+	VCVTPH2PS        256(R9), Z20
+	VCVTPH2PS        256(R10), Z21
 	VBROADCASTSS     28(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -770,17 +769,17 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 604(CX), Z23, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..9] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z22
-	VCVTPH2PS        288(R12), Z23
+	VCVTPH2PS        288(R9), Z22
+	VCVTPH2PS        288(R10), Z23
 	VBROADCASTSS     32(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -805,8 +804,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 608(CX), Z21, Z19
 
 	// O[0..9] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z20
-	VCVTPH2PS        320(R12), Z21
+	VCVTPH2PS        320(R9), Z20
+	VCVTPH2PS        320(R10), Z21
 	VBROADCASTSS     36(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -831,17 +830,17 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 612(CX), Z23, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..9] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z22
-	VCVTPH2PS        352(R12), Z23
+	VCVTPH2PS        352(R9), Z22
+	VCVTPH2PS        352(R10), Z23
 	VBROADCASTSS     40(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -866,8 +865,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 616(CX), Z21, Z19
 
 	// O[0..9] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z20
-	VCVTPH2PS        384(R12), Z21
+	VCVTPH2PS        384(R9), Z20
+	VCVTPH2PS        384(R10), Z21
 	VBROADCASTSS     44(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -892,17 +891,17 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 620(CX), Z23, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..9] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z22
-	VCVTPH2PS        416(R12), Z23
+	VCVTPH2PS        416(R9), Z22
+	VCVTPH2PS        416(R10), Z23
 	VBROADCASTSS     48(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -927,8 +926,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 624(CX), Z21, Z19
 
 	// O[0..9] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z20
-	VCVTPH2PS        448(R12), Z21
+	VCVTPH2PS        448(R9), Z20
+	VCVTPH2PS        448(R10), Z21
 	VBROADCASTSS     52(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -953,17 +952,17 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 628(CX), Z23, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..9] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z22
-	VCVTPH2PS        480(R12), Z23
+	VCVTPH2PS        480(R9), Z22
+	VCVTPH2PS        480(R10), Z23
 	VBROADCASTSS     56(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -1011,8 +1010,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 636(CX), Z22, Z18
 	VFMADD231PS.BCST 636(CX), Z23, Z19
 	ADDQ             $+640, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -1022,8 +1021,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VCVTPH2PS        (R11), Z20
-	VCVTPH2PS        (R12), Z21
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        (R10), Z21
 	VBROADCASTSS     (CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -1047,8 +1046,8 @@ key_2:
 	VFMADD231PS.BCST 576(CX), Z20, Z18
 	VFMADD231PS.BCST 576(CX), Z21, Z19
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
-	ADDQ             $0x20, R12
+	ADDQ             $0x20, R9
+	ADDQ             $0x20, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -1136,7 +1135,7 @@ panels_1:
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -1146,9 +1145,9 @@ panels_1:
 
 steps_1:
 	// O[0..9] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VCVTPH2PS        (R11), Z20
-	VCVTPH2PS        32(R11), Z22
+	PREFETCHT0       (R9)(R11*1)
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        32(R9), Z22
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
 	VFMADD231PS.BCST 128(CX), Z20, Z4
@@ -1161,7 +1160,7 @@ steps_1:
 	VFMADD231PS.BCST 576(CX), Z20, Z18
 
 	// O[0..9] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z20
+	VCVTPH2PS        64(R9), Z20
 	VFMADD231PS.BCST 4(CX), Z22, Z0
 	VFMADD231PS.BCST 68(CX), Z22, Z2
 	VFMADD231PS.BCST 132(CX), Z22, Z4
@@ -1174,8 +1173,8 @@ steps_1:
 	VFMADD231PS.BCST 580(CX), Z22, Z18
 
 	// O[0..9] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	VCVTPH2PS        96(R11), Z22
+	PREFETCHT0       64(R9)(R11*1)
+	VCVTPH2PS        96(R9), Z22
 	VFMADD231PS.BCST 8(CX), Z20, Z0
 	VFMADD231PS.BCST 72(CX), Z20, Z2
 	VFMADD231PS.BCST 136(CX), Z20, Z4
@@ -1188,7 +1187,7 @@ steps_1:
 	VFMADD231PS.BCST 584(CX), Z20, Z18
 
 	// O[0..9] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z20
+	VCVTPH2PS        128(R9), Z20
 	VFMADD231PS.BCST 12(CX), Z22, Z0
 	VFMADD231PS.BCST 76(CX), Z22, Z2
 	VFMADD231PS.BCST 140(CX), Z22, Z4
@@ -1201,8 +1200,8 @@ steps_1:
 	VFMADD231PS.BCST 588(CX), Z22, Z18
 
 	// O[0..9] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	VCVTPH2PS        160(R11), Z22
+	PREFETCHT0       128(R9)(R11*1)
+	VCVTPH2PS        160(R9), Z22
 	VFMADD231PS.BCST 16(CX), Z20, Z0
 	VFMADD231PS.BCST 80(CX), Z20, Z2
 	VFMADD231PS.BCST 144(CX), Z20, Z4
@@ -1215,7 +1214,7 @@ steps_1:
 	VFMADD231PS.BCST 592(CX), Z20, Z18
 
 	// O[0..9] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z20
+	VCVTPH2PS        192(R9), Z20
 	VFMADD231PS.BCST 20(CX), Z22, Z0
 	VFMADD231PS.BCST 84(CX), Z22, Z2
 	VFMADD231PS.BCST 148(CX), Z22, Z4
@@ -1228,8 +1227,8 @@ steps_1:
 	VFMADD231PS.BCST 596(CX), Z22, Z18
 
 	// O[0..9] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	VCVTPH2PS        224(R11), Z22
+	PREFETCHT0       192(R9)(R11*1)
+	VCVTPH2PS        224(R9), Z22
 	VFMADD231PS.BCST 24(CX), Z20, Z0
 	VFMADD231PS.BCST 88(CX), Z20, Z2
 	VFMADD231PS.BCST 152(CX), Z20, Z4
@@ -1242,7 +1241,7 @@ steps_1:
 	VFMADD231PS.BCST 600(CX), Z20, Z18
 
 	// O[0..9] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z20
+	VCVTPH2PS        256(R9), Z20
 	VFMADD231PS.BCST 28(CX), Z22, Z0
 	VFMADD231PS.BCST 92(CX), Z22, Z2
 	VFMADD231PS.BCST 156(CX), Z22, Z4
@@ -1255,8 +1254,8 @@ steps_1:
 	VFMADD231PS.BCST 604(CX), Z22, Z18
 
 	// O[0..9] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	VCVTPH2PS        288(R11), Z22
+	PREFETCHT0       256(R9)(R11*1)
+	VCVTPH2PS        288(R9), Z22
 	VFMADD231PS.BCST 32(CX), Z20, Z0
 	VFMADD231PS.BCST 96(CX), Z20, Z2
 	VFMADD231PS.BCST 160(CX), Z20, Z4
@@ -1269,7 +1268,7 @@ steps_1:
 	VFMADD231PS.BCST 608(CX), Z20, Z18
 
 	// O[0..9] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z20
+	VCVTPH2PS        320(R9), Z20
 	VFMADD231PS.BCST 36(CX), Z22, Z0
 	VFMADD231PS.BCST 100(CX), Z22, Z2
 	VFMADD231PS.BCST 164(CX), Z22, Z4
@@ -1282,8 +1281,8 @@ steps_1:
 	VFMADD231PS.BCST 612(CX), Z22, Z18
 
 	// O[0..9] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	VCVTPH2PS        352(R11), Z22
+	PREFETCHT0       320(R9)(R11*1)
+	VCVTPH2PS        352(R9), Z22
 	VFMADD231PS.BCST 40(CX), Z20, Z0
 	VFMADD231PS.BCST 104(CX), Z20, Z2
 	VFMADD231PS.BCST 168(CX), Z20, Z4
@@ -1296,7 +1295,7 @@ steps_1:
 	VFMADD231PS.BCST 616(CX), Z20, Z18
 
 	// O[0..9] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z20
+	VCVTPH2PS        384(R9), Z20
 	VFMADD231PS.BCST 44(CX), Z22, Z0
 	VFMADD231PS.BCST 108(CX), Z22, Z2
 	VFMADD231PS.BCST 172(CX), Z22, Z4
@@ -1309,8 +1308,8 @@ steps_1:
 	VFMADD231PS.BCST 620(CX), Z22, Z18
 
 	// O[0..9] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	VCVTPH2PS        416(R11), Z22
+	PREFETCHT0       384(R9)(R11*1)
+	VCVTPH2PS        416(R9), Z22
 	VFMADD231PS.BCST 48(CX), Z20, Z0
 	VFMADD231PS.BCST 112(CX), Z20, Z2
 	VFMADD231PS.BCST 176(CX), Z20, Z4
@@ -1323,7 +1322,7 @@ steps_1:
 	VFMADD231PS.BCST 624(CX), Z20, Z18
 
 	// O[0..9] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z20
+	VCVTPH2PS        448(R9), Z20
 	VFMADD231PS.BCST 52(CX), Z22, Z0
 	VFMADD231PS.BCST 116(CX), Z22, Z2
 	VFMADD231PS.BCST 180(CX), Z22, Z4
@@ -1336,8 +1335,8 @@ steps_1:
 	VFMADD231PS.BCST 628(CX), Z22, Z18
 
 	// O[0..9] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	VCVTPH2PS        480(R11), Z22
+	PREFETCHT0       448(R9)(R11*1)
+	VCVTPH2PS        480(R9), Z22
 	VFMADD231PS.BCST 56(CX), Z20, Z0
 	VFMADD231PS.BCST 120(CX), Z20, Z2
 	VFMADD231PS.BCST 184(CX), Z20, Z4
@@ -1361,7 +1360,7 @@ steps_1:
 	VFMADD231PS.BCST 572(CX), Z22, Z16
 	VFMADD231PS.BCST 636(CX), Z22, Z18
 	ADDQ             $+640, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1370,16 +1369,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	ADDQ       $0x40, R10
+	PREFETCHT0 (R11)
+	ADDQ       $0x40, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..9] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z20
-	VCVTPH2PS        32(R11), Z22
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        32(R9), Z22
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
 	VFMADD231PS.BCST 128(CX), Z20, Z4
@@ -1392,7 +1391,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 576(CX), Z20, Z18
 
 	// O[0..9] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z20
+	VCVTPH2PS        64(R9), Z20
 	VFMADD231PS.BCST 4(CX), Z22, Z0
 	VFMADD231PS.BCST 68(CX), Z22, Z2
 	VFMADD231PS.BCST 132(CX), Z22, Z4
@@ -1405,15 +1404,15 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 580(CX), Z22, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..9] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z22
+	VCVTPH2PS        96(R9), Z22
 	VFMADD231PS.BCST 8(CX), Z20, Z0
 	VFMADD231PS.BCST 72(CX), Z20, Z2
 	VFMADD231PS.BCST 136(CX), Z20, Z4
@@ -1426,7 +1425,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 584(CX), Z20, Z18
 
 	// O[0..9] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z20
+	VCVTPH2PS        128(R9), Z20
 	VFMADD231PS.BCST 12(CX), Z22, Z0
 	VFMADD231PS.BCST 76(CX), Z22, Z2
 	VFMADD231PS.BCST 140(CX), Z22, Z4
@@ -1439,15 +1438,15 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 588(CX), Z22, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..9] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z22
+	VCVTPH2PS        160(R9), Z22
 	VFMADD231PS.BCST 16(CX), Z20, Z0
 	VFMADD231PS.BCST 80(CX), Z20, Z2
 	VFMADD231PS.BCST 144(CX), Z20, Z4
@@ -1460,7 +1459,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 592(CX), Z20, Z18
 
 	// O[0..9] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z20
+	VCVTPH2PS        192(R9), Z20
 	VFMADD231PS.BCST 20(CX), Z22, Z0
 	VFMADD231PS.BCST 84(CX), Z22, Z2
 	VFMADD231PS.BCST 148(CX), Z22, Z4
@@ -1473,15 +1472,15 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 596(CX), Z22, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..9] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z22
+	VCVTPH2PS        224(R9), Z22
 	VFMADD231PS.BCST 24(CX), Z20, Z0
 	VFMADD231PS.BCST 88(CX), Z20, Z2
 	VFMADD231PS.BCST 152(CX), Z20, Z4
@@ -1494,7 +1493,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 600(CX), Z20, Z18
 
 	// O[0..9] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z20
+	VCVTPH2PS        256(R9), Z20
 	VFMADD231PS.BCST 28(CX), Z22, Z0
 	VFMADD231PS.BCST 92(CX), Z22, Z2
 	VFMADD231PS.BCST 156(CX), Z22, Z4
@@ -1507,15 +1506,15 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 604(CX), Z22, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..9] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z22
+	VCVTPH2PS        288(R9), Z22
 	VFMADD231PS.BCST 32(CX), Z20, Z0
 	VFMADD231PS.BCST 96(CX), Z20, Z2
 	VFMADD231PS.BCST 160(CX), Z20, Z4
@@ -1528,7 +1527,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 608(CX), Z20, Z18
 
 	// O[0..9] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z20
+	VCVTPH2PS        320(R9), Z20
 	VFMADD231PS.BCST 36(CX), Z22, Z0
 	VFMADD231PS.BCST 100(CX), Z22, Z2
 	VFMADD231PS.BCST 164(CX), Z22, Z4
@@ -1541,15 +1540,15 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 612(CX), Z22, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..9] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z22
+	VCVTPH2PS        352(R9), Z22
 	VFMADD231PS.BCST 40(CX), Z20, Z0
 	VFMADD231PS.BCST 104(CX), Z20, Z2
 	VFMADD231PS.BCST 168(CX), Z20, Z4
@@ -1562,7 +1561,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 616(CX), Z20, Z18
 
 	// O[0..9] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z20
+	VCVTPH2PS        384(R9), Z20
 	VFMADD231PS.BCST 44(CX), Z22, Z0
 	VFMADD231PS.BCST 108(CX), Z22, Z2
 	VFMADD231PS.BCST 172(CX), Z22, Z4
@@ -1575,15 +1574,15 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 620(CX), Z22, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..9] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z22
+	VCVTPH2PS        416(R9), Z22
 	VFMADD231PS.BCST 48(CX), Z20, Z0
 	VFMADD231PS.BCST 112(CX), Z20, Z2
 	VFMADD231PS.BCST 176(CX), Z20, Z4
@@ -1596,7 +1595,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 624(CX), Z20, Z18
 
 	// O[0..9] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z20
+	VCVTPH2PS        448(R9), Z20
 	VFMADD231PS.BCST 52(CX), Z22, Z0
 	VFMADD231PS.BCST 116(CX), Z22, Z2
 	VFMADD231PS.BCST 180(CX), Z22, Z4
@@ -1609,15 +1608,15 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 628(CX), Z22, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..9] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z22
+	VCVTPH2PS        480(R9), Z22
 	VFMADD231PS.BCST 56(CX), Z20, Z0
 	VFMADD231PS.BCST 120(CX), Z20, Z2
 	VFMADD231PS.BCST 184(CX), Z20, Z4
@@ -1641,7 +1640,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 572(CX), Z22, Z16
 	VFMADD231PS.BCST 636(CX), Z22, Z18
 	ADDQ             $+640, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1651,7 +1650,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VCVTPH2PS        (R11), Z20
+	VCVTPH2PS        (R9), Z20
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
 	VFMADD231PS.BCST 128(CX), Z20, Z4
@@ -1663,7 +1662,7 @@ key_1:
 	VFMADD231PS.BCST 512(CX), Z20, Z16
 	VFMADD231PS.BCST 576(CX), Z20, Z18
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
+	ADDQ             $0x20, R9
 	DECQ             DX
 	JNZ              key_1
 

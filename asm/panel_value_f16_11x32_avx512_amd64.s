@@ -18,15 +18,14 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z21   O[r][c]
 //	Z22–Z23  V[k][c]
 //	Z24–Z25  the same of the next step
 //	Z26–Z29  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f16_11x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -35,17 +34,17 @@ TEXT ·panel_value_f16_11x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -73,9 +72,9 @@ panels_2:
 	VPXORD Z19, Z19, Z19
 	VPXORD Z20, Z20, Z20
 	VPXORD Z21, Z21, Z21
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -85,12 +84,12 @@ panels_2:
 
 steps_2:
 	// O[0..10] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VCVTPH2PS        (R11), Z22
-	VCVTPH2PS        (R12), Z23
-	VCVTPH2PS        32(R11), Z24
-	VCVTPH2PS        32(R12), Z25
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VCVTPH2PS        (R9), Z22
+	VCVTPH2PS        (R10), Z23
+	VCVTPH2PS        32(R9), Z24
+	VCVTPH2PS        32(R10), Z25
 	VBROADCASTSS     (CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -117,8 +116,8 @@ steps_2:
 	VFMADD231PS.BCST 640(CX), Z23, Z21
 
 	// O[0..10] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z22
-	VCVTPH2PS        64(R12), Z23
+	VCVTPH2PS        64(R9), Z22
+	VCVTPH2PS        64(R10), Z23
 	VBROADCASTSS     4(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -145,10 +144,10 @@ steps_2:
 	VFMADD231PS.BCST 644(CX), Z25, Z21
 
 	// O[0..10] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VCVTPH2PS        96(R11), Z24
-	VCVTPH2PS        96(R12), Z25
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VCVTPH2PS        96(R9), Z24
+	VCVTPH2PS        96(R10), Z25
 	VBROADCASTSS     8(CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -175,8 +174,8 @@ steps_2:
 	VFMADD231PS.BCST 648(CX), Z23, Z21
 
 	// O[0..10] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z22
-	VCVTPH2PS        128(R12), Z23
+	VCVTPH2PS        128(R9), Z22
+	VCVTPH2PS        128(R10), Z23
 	VBROADCASTSS     12(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -203,10 +202,10 @@ steps_2:
 	VFMADD231PS.BCST 652(CX), Z25, Z21
 
 	// O[0..10] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VCVTPH2PS        160(R11), Z24
-	VCVTPH2PS        160(R12), Z25
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VCVTPH2PS        160(R9), Z24
+	VCVTPH2PS        160(R10), Z25
 	VBROADCASTSS     16(CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -233,8 +232,8 @@ steps_2:
 	VFMADD231PS.BCST 656(CX), Z23, Z21
 
 	// O[0..10] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z22
-	VCVTPH2PS        192(R12), Z23
+	VCVTPH2PS        192(R9), Z22
+	VCVTPH2PS        192(R10), Z23
 	VBROADCASTSS     20(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -261,10 +260,10 @@ steps_2:
 	VFMADD231PS.BCST 660(CX), Z25, Z21
 
 	// O[0..10] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VCVTPH2PS        224(R11), Z24
-	VCVTPH2PS        224(R12), Z25
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VCVTPH2PS        224(R9), Z24
+	VCVTPH2PS        224(R10), Z25
 	VBROADCASTSS     24(CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -291,8 +290,8 @@ steps_2:
 	VFMADD231PS.BCST 664(CX), Z23, Z21
 
 	// O[0..10] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z22
-	VCVTPH2PS        256(R12), Z23
+	VCVTPH2PS        256(R9), Z22
+	VCVTPH2PS        256(R10), Z23
 	VBROADCASTSS     28(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -319,10 +318,10 @@ steps_2:
 	VFMADD231PS.BCST 668(CX), Z25, Z21
 
 	// O[0..10] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VCVTPH2PS        288(R11), Z24
-	VCVTPH2PS        288(R12), Z25
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VCVTPH2PS        288(R9), Z24
+	VCVTPH2PS        288(R10), Z25
 	VBROADCASTSS     32(CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -349,8 +348,8 @@ steps_2:
 	VFMADD231PS.BCST 672(CX), Z23, Z21
 
 	// O[0..10] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z22
-	VCVTPH2PS        320(R12), Z23
+	VCVTPH2PS        320(R9), Z22
+	VCVTPH2PS        320(R10), Z23
 	VBROADCASTSS     36(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -377,10 +376,10 @@ steps_2:
 	VFMADD231PS.BCST 676(CX), Z25, Z21
 
 	// O[0..10] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VCVTPH2PS        352(R11), Z24
-	VCVTPH2PS        352(R12), Z25
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VCVTPH2PS        352(R9), Z24
+	VCVTPH2PS        352(R10), Z25
 	VBROADCASTSS     40(CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -407,8 +406,8 @@ steps_2:
 	VFMADD231PS.BCST 680(CX), Z23, Z21
 
 	// O[0..10] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z22
-	VCVTPH2PS        384(R12), Z23
+	VCVTPH2PS        384(R9), Z22
+	VCVTPH2PS        384(R10), Z23
 	VBROADCASTSS     44(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -435,10 +434,10 @@ steps_2:
 	VFMADD231PS.BCST 684(CX), Z25, Z21
 
 	// O[0..10] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VCVTPH2PS        416(R11), Z24
-	VCVTPH2PS        416(R12), Z25
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VCVTPH2PS        416(R9), Z24
+	VCVTPH2PS        416(R10), Z25
 	VBROADCASTSS     48(CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -465,8 +464,8 @@ steps_2:
 	VFMADD231PS.BCST 688(CX), Z23, Z21
 
 	// O[0..10] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z22
-	VCVTPH2PS        448(R12), Z23
+	VCVTPH2PS        448(R9), Z22
+	VCVTPH2PS        448(R10), Z23
 	VBROADCASTSS     52(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -493,10 +492,10 @@ steps_2:
 	VFMADD231PS.BCST 692(CX), Z25, Z21
 
 	// O[0..10] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VCVTPH2PS        480(R11), Z24
-	VCVTPH2PS        480(R12), Z25
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VCVTPH2PS        480(R9), Z24
+	VCVTPH2PS        480(R10), Z25
 	VBROADCASTSS     56(CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -548,8 +547,8 @@ steps_2:
 	VFMADD231PS.BCST 700(CX), Z24, Z20
 	VFMADD231PS.BCST 700(CX), Z25, Z21
 	ADDQ             $+704, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -558,19 +557,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..10] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z22
-	VCVTPH2PS        (R12), Z23
-	VCVTPH2PS        32(R11), Z24
-	VCVTPH2PS        32(R12), Z25
+	VCVTPH2PS        (R9), Z22
+	VCVTPH2PS        (R10), Z23
+	VCVTPH2PS        32(R9), Z24
+	VCVTPH2PS        32(R10), Z25
 	VBROADCASTSS     (CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -597,8 +596,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 640(CX), Z23, Z21
 
 	// O[0..10] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z22
-	VCVTPH2PS        64(R12), Z23
+	VCVTPH2PS        64(R9), Z22
+	VCVTPH2PS        64(R10), Z23
 	VBROADCASTSS     4(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -625,17 +624,17 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 644(CX), Z25, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..10] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z24
-	VCVTPH2PS        96(R12), Z25
+	VCVTPH2PS        96(R9), Z24
+	VCVTPH2PS        96(R10), Z25
 	VBROADCASTSS     8(CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -662,8 +661,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 648(CX), Z23, Z21
 
 	// O[0..10] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z22
-	VCVTPH2PS        128(R12), Z23
+	VCVTPH2PS        128(R9), Z22
+	VCVTPH2PS        128(R10), Z23
 	VBROADCASTSS     12(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -690,17 +689,17 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 652(CX), Z25, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..10] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z24
-	VCVTPH2PS        160(R12), Z25
+	VCVTPH2PS        160(R9), Z24
+	VCVTPH2PS        160(R10), Z25
 	VBROADCASTSS     16(CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -727,8 +726,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 656(CX), Z23, Z21
 
 	// O[0..10] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z22
-	VCVTPH2PS        192(R12), Z23
+	VCVTPH2PS        192(R9), Z22
+	VCVTPH2PS        192(R10), Z23
 	VBROADCASTSS     20(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -755,17 +754,17 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 660(CX), Z25, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..10] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z24
-	VCVTPH2PS        224(R12), Z25
+	VCVTPH2PS        224(R9), Z24
+	VCVTPH2PS        224(R10), Z25
 	VBROADCASTSS     24(CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -792,8 +791,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 664(CX), Z23, Z21
 
 	// O[0..10] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z22
-	VCVTPH2PS        256(R12), Z23
+	VCVTPH2PS        256(R9), Z22
+	VCVTPH2PS        256(R10), Z23
 	VBROADCASTSS     28(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -820,17 +819,17 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 668(CX), Z25, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..10] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z24
-	VCVTPH2PS        288(R12), Z25
+	VCVTPH2PS        288(R9), Z24
+	VCVTPH2PS        288(R10), Z25
 	VBROADCASTSS     32(CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -857,8 +856,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 672(CX), Z23, Z21
 
 	// O[0..10] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z22
-	VCVTPH2PS        320(R12), Z23
+	VCVTPH2PS        320(R9), Z22
+	VCVTPH2PS        320(R10), Z23
 	VBROADCASTSS     36(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -885,17 +884,17 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 676(CX), Z25, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..10] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z24
-	VCVTPH2PS        352(R12), Z25
+	VCVTPH2PS        352(R9), Z24
+	VCVTPH2PS        352(R10), Z25
 	VBROADCASTSS     40(CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -922,8 +921,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 680(CX), Z23, Z21
 
 	// O[0..10] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z22
-	VCVTPH2PS        384(R12), Z23
+	VCVTPH2PS        384(R9), Z22
+	VCVTPH2PS        384(R10), Z23
 	VBROADCASTSS     44(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -950,17 +949,17 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 684(CX), Z25, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..10] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z24
-	VCVTPH2PS        416(R12), Z25
+	VCVTPH2PS        416(R9), Z24
+	VCVTPH2PS        416(R10), Z25
 	VBROADCASTSS     48(CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -987,8 +986,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 688(CX), Z23, Z21
 
 	// O[0..10] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z22
-	VCVTPH2PS        448(R12), Z23
+	VCVTPH2PS        448(R9), Z22
+	VCVTPH2PS        448(R10), Z23
 	VBROADCASTSS     52(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1015,17 +1014,17 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 692(CX), Z25, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..10] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z24
-	VCVTPH2PS        480(R12), Z25
+	VCVTPH2PS        480(R9), Z24
+	VCVTPH2PS        480(R10), Z25
 	VBROADCASTSS     56(CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -1077,8 +1076,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 700(CX), Z24, Z20
 	VFMADD231PS.BCST 700(CX), Z25, Z21
 	ADDQ             $+704, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -1088,8 +1087,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VCVTPH2PS        (R11), Z22
-	VCVTPH2PS        (R12), Z23
+	VCVTPH2PS        (R9), Z22
+	VCVTPH2PS        (R10), Z23
 	VBROADCASTSS     (CX), Z26
 	VFMADD231PS      Z22, Z26, Z0
 	VFMADD231PS      Z23, Z26, Z1
@@ -1115,8 +1114,8 @@ key_2:
 	VFMADD231PS.BCST 640(CX), Z22, Z20
 	VFMADD231PS.BCST 640(CX), Z23, Z21
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
-	ADDQ             $0x20, R12
+	ADDQ             $0x20, R9
+	ADDQ             $0x20, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -1211,7 +1210,7 @@ panels_1:
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
 	VPXORD Z20, Z20, Z20
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -1221,9 +1220,9 @@ panels_1:
 
 steps_1:
 	// O[0..10] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VCVTPH2PS        (R11), Z22
-	VCVTPH2PS        32(R11), Z24
+	PREFETCHT0       (R9)(R11*1)
+	VCVTPH2PS        (R9), Z22
+	VCVTPH2PS        32(R9), Z24
 	VFMADD231PS.BCST (CX), Z22, Z0
 	VFMADD231PS.BCST 64(CX), Z22, Z2
 	VFMADD231PS.BCST 128(CX), Z22, Z4
@@ -1237,7 +1236,7 @@ steps_1:
 	VFMADD231PS.BCST 640(CX), Z22, Z20
 
 	// O[0..10] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z22
+	VCVTPH2PS        64(R9), Z22
 	VFMADD231PS.BCST 4(CX), Z24, Z0
 	VFMADD231PS.BCST 68(CX), Z24, Z2
 	VFMADD231PS.BCST 132(CX), Z24, Z4
@@ -1251,8 +1250,8 @@ steps_1:
 	VFMADD231PS.BCST 644(CX), Z24, Z20
 
 	// O[0..10] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	VCVTPH2PS        96(R11), Z24
+	PREFETCHT0       64(R9)(R11*1)
+	VCVTPH2PS        96(R9), Z24
 	VFMADD231PS.BCST 8(CX), Z22, Z0
 	VFMADD231PS.BCST 72(CX), Z22, Z2
 	VFMADD231PS.BCST 136(CX), Z22, Z4
@@ -1266,7 +1265,7 @@ steps_1:
 	VFMADD231PS.BCST 648(CX), Z22, Z20
 
 	// O[0..10] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z22
+	VCVTPH2PS        128(R9), Z22
 	VFMADD231PS.BCST 12(CX), Z24, Z0
 	VFMADD231PS.BCST 76(CX), Z24, Z2
 	VFMADD231PS.BCST 140(CX), Z24, Z4
@@ -1280,8 +1279,8 @@ steps_1:
 	VFMADD231PS.BCST 652(CX), Z24, Z20
 
 	// O[0..10] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	VCVTPH2PS        160(R11), Z24
+	PREFETCHT0       128(R9)(R11*1)
+	VCVTPH2PS        160(R9), Z24
 	VFMADD231PS.BCST 16(CX), Z22, Z0
 	VFMADD231PS.BCST 80(CX), Z22, Z2
 	VFMADD231PS.BCST 144(CX), Z22, Z4
@@ -1295,7 +1294,7 @@ steps_1:
 	VFMADD231PS.BCST 656(CX), Z22, Z20
 
 	// O[0..10] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z22
+	VCVTPH2PS        192(R9), Z22
 	VFMADD231PS.BCST 20(CX), Z24, Z0
 	VFMADD231PS.BCST 84(CX), Z24, Z2
 	VFMADD231PS.BCST 148(CX), Z24, Z4
@@ -1309,8 +1308,8 @@ steps_1:
 	VFMADD231PS.BCST 660(CX), Z24, Z20
 
 	// O[0..10] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	VCVTPH2PS        224(R11), Z24
+	PREFETCHT0       192(R9)(R11*1)
+	VCVTPH2PS        224(R9), Z24
 	VFMADD231PS.BCST 24(CX), Z22, Z0
 	VFMADD231PS.BCST 88(CX), Z22, Z2
 	VFMADD231PS.BCST 152(CX), Z22, Z4
@@ -1324,7 +1323,7 @@ steps_1:
 	VFMADD231PS.BCST 664(CX), Z22, Z20
 
 	// O[0..10] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z22
+	VCVTPH2PS        256(R9), Z22
 	VFMADD231PS.BCST 28(CX), Z24, Z0
 	VFMADD231PS.BCST 92(CX), Z24, Z2
 	VFMADD231PS.BCST 156(CX), Z24, Z4
@@ -1338,8 +1337,8 @@ steps_1:
 	VFMADD231PS.BCST 668(CX), Z24, Z20
 
 	// O[0..10] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	VCVTPH2PS        288(R11), Z24
+	PREFETCHT0       256(R9)(R11*1)
+	VCVTPH2PS        288(R9), Z24
 	VFMADD231PS.BCST 32(CX), Z22, Z0
 	VFMADD231PS.BCST 96(CX), Z22, Z2
 	VFMADD231PS.BCST 160(CX), Z22, Z4
@@ -1353,7 +1352,7 @@ steps_1:
 	VFMADD231PS.BCST 672(CX), Z22, Z20
 
 	// O[0..10] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z22
+	VCVTPH2PS        320(R9), Z22
 	VFMADD231PS.BCST 36(CX), Z24, Z0
 	VFMADD231PS.BCST 100(CX), Z24, Z2
 	VFMADD231PS.BCST 164(CX), Z24, Z4
@@ -1367,8 +1366,8 @@ steps_1:
 	VFMADD231PS.BCST 676(CX), Z24, Z20
 
 	// O[0..10] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	VCVTPH2PS        352(R11), Z24
+	PREFETCHT0       320(R9)(R11*1)
+	VCVTPH2PS        352(R9), Z24
 	VFMADD231PS.BCST 40(CX), Z22, Z0
 	VFMADD231PS.BCST 104(CX), Z22, Z2
 	VFMADD231PS.BCST 168(CX), Z22, Z4
@@ -1382,7 +1381,7 @@ steps_1:
 	VFMADD231PS.BCST 680(CX), Z22, Z20
 
 	// O[0..10] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z22
+	VCVTPH2PS        384(R9), Z22
 	VFMADD231PS.BCST 44(CX), Z24, Z0
 	VFMADD231PS.BCST 108(CX), Z24, Z2
 	VFMADD231PS.BCST 172(CX), Z24, Z4
@@ -1396,8 +1395,8 @@ steps_1:
 	VFMADD231PS.BCST 684(CX), Z24, Z20
 
 	// O[0..10] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	VCVTPH2PS        416(R11), Z24
+	PREFETCHT0       384(R9)(R11*1)
+	VCVTPH2PS        416(R9), Z24
 	VFMADD231PS.BCST 48(CX), Z22, Z0
 	VFMADD231PS.BCST 112(CX), Z22, Z2
 	VFMADD231PS.BCST 176(CX), Z22, Z4
@@ -1411,7 +1410,7 @@ steps_1:
 	VFMADD231PS.BCST 688(CX), Z22, Z20
 
 	// O[0..10] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z22
+	VCVTPH2PS        448(R9), Z22
 	VFMADD231PS.BCST 52(CX), Z24, Z0
 	VFMADD231PS.BCST 116(CX), Z24, Z2
 	VFMADD231PS.BCST 180(CX), Z24, Z4
@@ -1425,8 +1424,8 @@ steps_1:
 	VFMADD231PS.BCST 692(CX), Z24, Z20
 
 	// O[0..10] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	VCVTPH2PS        480(R11), Z24
+	PREFETCHT0       448(R9)(R11*1)
+	VCVTPH2PS        480(R9), Z24
 	VFMADD231PS.BCST 56(CX), Z22, Z0
 	VFMADD231PS.BCST 120(CX), Z22, Z2
 	VFMADD231PS.BCST 184(CX), Z22, Z4
@@ -1452,7 +1451,7 @@ steps_1:
 	VFMADD231PS.BCST 636(CX), Z24, Z18
 	VFMADD231PS.BCST 700(CX), Z24, Z20
 	ADDQ             $+704, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1461,16 +1460,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	ADDQ       $0x40, R10
+	PREFETCHT0 (R11)
+	ADDQ       $0x40, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..10] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z22
-	VCVTPH2PS        32(R11), Z24
+	VCVTPH2PS        (R9), Z22
+	VCVTPH2PS        32(R9), Z24
 	VFMADD231PS.BCST (CX), Z22, Z0
 	VFMADD231PS.BCST 64(CX), Z22, Z2
 	VFMADD231PS.BCST 128(CX), Z22, Z4
@@ -1484,7 +1483,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 640(CX), Z22, Z20
 
 	// O[0..10] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z22
+	VCVTPH2PS        64(R9), Z22
 	VFMADD231PS.BCST 4(CX), Z24, Z0
 	VFMADD231PS.BCST 68(CX), Z24, Z2
 	VFMADD231PS.BCST 132(CX), Z24, Z4
@@ -1498,15 +1497,15 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 644(CX), Z24, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..10] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z24
+	VCVTPH2PS        96(R9), Z24
 	VFMADD231PS.BCST 8(CX), Z22, Z0
 	VFMADD231PS.BCST 72(CX), Z22, Z2
 	VFMADD231PS.BCST 136(CX), Z22, Z4
@@ -1520,7 +1519,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 648(CX), Z22, Z20
 
 	// O[0..10] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z22
+	VCVTPH2PS        128(R9), Z22
 	VFMADD231PS.BCST 12(CX), Z24, Z0
 	VFMADD231PS.BCST 76(CX), Z24, Z2
 	VFMADD231PS.BCST 140(CX), Z24, Z4
@@ -1534,15 +1533,15 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 652(CX), Z24, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..10] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z24
+	VCVTPH2PS        160(R9), Z24
 	VFMADD231PS.BCST 16(CX), Z22, Z0
 	VFMADD231PS.BCST 80(CX), Z22, Z2
 	VFMADD231PS.BCST 144(CX), Z22, Z4
@@ -1556,7 +1555,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 656(CX), Z22, Z20
 
 	// O[0..10] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z22
+	VCVTPH2PS        192(R9), Z22
 	VFMADD231PS.BCST 20(CX), Z24, Z0
 	VFMADD231PS.BCST 84(CX), Z24, Z2
 	VFMADD231PS.BCST 148(CX), Z24, Z4
@@ -1570,15 +1569,15 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 660(CX), Z24, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..10] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z24
+	VCVTPH2PS        224(R9), Z24
 	VFMADD231PS.BCST 24(CX), Z22, Z0
 	VFMADD231PS.BCST 88(CX), Z22, Z2
 	VFMADD231PS.BCST 152(CX), Z22, Z4
@@ -1592,7 +1591,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 664(CX), Z22, Z20
 
 	// O[0..10] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z22
+	VCVTPH2PS        256(R9), Z22
 	VFMADD231PS.BCST 28(CX), Z24, Z0
 	VFMADD231PS.BCST 92(CX), Z24, Z2
 	VFMADD231PS.BCST 156(CX), Z24, Z4
@@ -1606,15 +1605,15 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 668(CX), Z24, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..10] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z24
+	VCVTPH2PS        288(R9), Z24
 	VFMADD231PS.BCST 32(CX), Z22, Z0
 	VFMADD231PS.BCST 96(CX), Z22, Z2
 	VFMADD231PS.BCST 160(CX), Z22, Z4
@@ -1628,7 +1627,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 672(CX), Z22, Z20
 
 	// O[0..10] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z22
+	VCVTPH2PS        320(R9), Z22
 	VFMADD231PS.BCST 36(CX), Z24, Z0
 	VFMADD231PS.BCST 100(CX), Z24, Z2
 	VFMADD231PS.BCST 164(CX), Z24, Z4
@@ -1642,15 +1641,15 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 676(CX), Z24, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..10] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z24
+	VCVTPH2PS        352(R9), Z24
 	VFMADD231PS.BCST 40(CX), Z22, Z0
 	VFMADD231PS.BCST 104(CX), Z22, Z2
 	VFMADD231PS.BCST 168(CX), Z22, Z4
@@ -1664,7 +1663,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 680(CX), Z22, Z20
 
 	// O[0..10] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z22
+	VCVTPH2PS        384(R9), Z22
 	VFMADD231PS.BCST 44(CX), Z24, Z0
 	VFMADD231PS.BCST 108(CX), Z24, Z2
 	VFMADD231PS.BCST 172(CX), Z24, Z4
@@ -1678,15 +1677,15 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 684(CX), Z24, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..10] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z24
+	VCVTPH2PS        416(R9), Z24
 	VFMADD231PS.BCST 48(CX), Z22, Z0
 	VFMADD231PS.BCST 112(CX), Z22, Z2
 	VFMADD231PS.BCST 176(CX), Z22, Z4
@@ -1700,7 +1699,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 688(CX), Z22, Z20
 
 	// O[0..10] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z22
+	VCVTPH2PS        448(R9), Z22
 	VFMADD231PS.BCST 52(CX), Z24, Z0
 	VFMADD231PS.BCST 116(CX), Z24, Z2
 	VFMADD231PS.BCST 180(CX), Z24, Z4
@@ -1714,15 +1713,15 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 692(CX), Z24, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..10] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z24
+	VCVTPH2PS        480(R9), Z24
 	VFMADD231PS.BCST 56(CX), Z22, Z0
 	VFMADD231PS.BCST 120(CX), Z22, Z2
 	VFMADD231PS.BCST 184(CX), Z22, Z4
@@ -1748,7 +1747,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 636(CX), Z24, Z18
 	VFMADD231PS.BCST 700(CX), Z24, Z20
 	ADDQ             $+704, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1758,7 +1757,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VCVTPH2PS        (R11), Z22
+	VCVTPH2PS        (R9), Z22
 	VFMADD231PS.BCST (CX), Z22, Z0
 	VFMADD231PS.BCST 64(CX), Z22, Z2
 	VFMADD231PS.BCST 128(CX), Z22, Z4
@@ -1771,7 +1770,7 @@ key_1:
 	VFMADD231PS.BCST 576(CX), Z22, Z18
 	VFMADD231PS.BCST 640(CX), Z22, Z20
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
+	ADDQ             $0x20, R9
 	DECQ             DX
 	JNZ              key_1
 

@@ -18,15 +18,14 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z23   O[r][c]
 //	Z24–Z25  V[k][c]
 //	Z26–Z27  the same of the next step
 //	Z28–Z31  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f16_12x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -35,17 +34,17 @@ TEXT ·panel_value_f16_12x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -75,9 +74,9 @@ panels_2:
 	VPXORD Z21, Z21, Z21
 	VPXORD Z22, Z22, Z22
 	VPXORD Z23, Z23, Z23
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -87,12 +86,12 @@ panels_2:
 
 steps_2:
 	// O[0..11] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VCVTPH2PS        (R11), Z24
-	VCVTPH2PS        (R12), Z25
-	VCVTPH2PS        32(R11), Z26
-	VCVTPH2PS        32(R12), Z27
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VCVTPH2PS        (R9), Z24
+	VCVTPH2PS        (R10), Z25
+	VCVTPH2PS        32(R9), Z26
+	VCVTPH2PS        32(R10), Z27
 	VBROADCASTSS     (CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -121,8 +120,8 @@ steps_2:
 	VFMADD231PS.BCST 704(CX), Z25, Z23
 
 	// O[0..11] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z24
-	VCVTPH2PS        64(R12), Z25
+	VCVTPH2PS        64(R9), Z24
+	VCVTPH2PS        64(R10), Z25
 	VBROADCASTSS     4(CX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -151,10 +150,10 @@ steps_2:
 	VFMADD231PS.BCST 708(CX), Z27, Z23
 
 	// O[0..11] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VCVTPH2PS        96(R11), Z26
-	VCVTPH2PS        96(R12), Z27
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VCVTPH2PS        96(R9), Z26
+	VCVTPH2PS        96(R10), Z27
 	VBROADCASTSS     8(CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -183,8 +182,8 @@ steps_2:
 	VFMADD231PS.BCST 712(CX), Z25, Z23
 
 	// O[0..11] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z24
-	VCVTPH2PS        128(R12), Z25
+	VCVTPH2PS        128(R9), Z24
+	VCVTPH2PS        128(R10), Z25
 	VBROADCASTSS     12(CX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -213,10 +212,10 @@ steps_2:
 	VFMADD231PS.BCST 716(CX), Z27, Z23
 
 	// O[0..11] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VCVTPH2PS        160(R11), Z26
-	VCVTPH2PS        160(R12), Z27
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VCVTPH2PS        160(R9), Z26
+	VCVTPH2PS        160(R10), Z27
 	VBROADCASTSS     16(CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -245,8 +244,8 @@ steps_2:
 	VFMADD231PS.BCST 720(CX), Z25, Z23
 
 	// O[0..11] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z24
-	VCVTPH2PS        192(R12), Z25
+	VCVTPH2PS        192(R9), Z24
+	VCVTPH2PS        192(R10), Z25
 	VBROADCASTSS     20(CX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -275,10 +274,10 @@ steps_2:
 	VFMADD231PS.BCST 724(CX), Z27, Z23
 
 	// O[0..11] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VCVTPH2PS        224(R11), Z26
-	VCVTPH2PS        224(R12), Z27
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VCVTPH2PS        224(R9), Z26
+	VCVTPH2PS        224(R10), Z27
 	VBROADCASTSS     24(CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -307,8 +306,8 @@ steps_2:
 	VFMADD231PS.BCST 728(CX), Z25, Z23
 
 	// O[0..11] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z24
-	VCVTPH2PS        256(R12), Z25
+	VCVTPH2PS        256(R9), Z24
+	VCVTPH2PS        256(R10), Z25
 	VBROADCASTSS     28(CX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -337,10 +336,10 @@ steps_2:
 	VFMADD231PS.BCST 732(CX), Z27, Z23
 
 	// O[0..11] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VCVTPH2PS        288(R11), Z26
-	VCVTPH2PS        288(R12), Z27
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VCVTPH2PS        288(R9), Z26
+	VCVTPH2PS        288(R10), Z27
 	VBROADCASTSS     32(CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -369,8 +368,8 @@ steps_2:
 	VFMADD231PS.BCST 736(CX), Z25, Z23
 
 	// O[0..11] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z24
-	VCVTPH2PS        320(R12), Z25
+	VCVTPH2PS        320(R9), Z24
+	VCVTPH2PS        320(R10), Z25
 	VBROADCASTSS     36(CX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -399,10 +398,10 @@ steps_2:
 	VFMADD231PS.BCST 740(CX), Z27, Z23
 
 	// O[0..11] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VCVTPH2PS        352(R11), Z26
-	VCVTPH2PS        352(R12), Z27
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VCVTPH2PS        352(R9), Z26
+	VCVTPH2PS        352(R10), Z27
 	VBROADCASTSS     40(CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -431,8 +430,8 @@ steps_2:
 	VFMADD231PS.BCST 744(CX), Z25, Z23
 
 	// O[0..11] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z24
-	VCVTPH2PS        384(R12), Z25
+	VCVTPH2PS        384(R9), Z24
+	VCVTPH2PS        384(R10), Z25
 	VBROADCASTSS     44(CX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -461,10 +460,10 @@ steps_2:
 	VFMADD231PS.BCST 748(CX), Z27, Z23
 
 	// O[0..11] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VCVTPH2PS        416(R11), Z26
-	VCVTPH2PS        416(R12), Z27
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VCVTPH2PS        416(R9), Z26
+	VCVTPH2PS        416(R10), Z27
 	VBROADCASTSS     48(CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -493,8 +492,8 @@ steps_2:
 	VFMADD231PS.BCST 752(CX), Z25, Z23
 
 	// O[0..11] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z24
-	VCVTPH2PS        448(R12), Z25
+	VCVTPH2PS        448(R9), Z24
+	VCVTPH2PS        448(R10), Z25
 	VBROADCASTSS     52(CX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -523,10 +522,10 @@ steps_2:
 	VFMADD231PS.BCST 756(CX), Z27, Z23
 
 	// O[0..11] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VCVTPH2PS        480(R11), Z26
-	VCVTPH2PS        480(R12), Z27
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VCVTPH2PS        480(R9), Z26
+	VCVTPH2PS        480(R10), Z27
 	VBROADCASTSS     56(CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -582,8 +581,8 @@ steps_2:
 	VFMADD231PS.BCST 764(CX), Z26, Z22
 	VFMADD231PS.BCST 764(CX), Z27, Z23
 	ADDQ             $+768, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -592,19 +591,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..11] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z24
-	VCVTPH2PS        (R12), Z25
-	VCVTPH2PS        32(R11), Z26
-	VCVTPH2PS        32(R12), Z27
+	VCVTPH2PS        (R9), Z24
+	VCVTPH2PS        (R10), Z25
+	VCVTPH2PS        32(R9), Z26
+	VCVTPH2PS        32(R10), Z27
 	VBROADCASTSS     (CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -633,8 +632,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 704(CX), Z25, Z23
 
 	// O[0..11] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z24
-	VCVTPH2PS        64(R12), Z25
+	VCVTPH2PS        64(R9), Z24
+	VCVTPH2PS        64(R10), Z25
 	VBROADCASTSS     4(CX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -663,17 +662,17 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 708(CX), Z27, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..11] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z26
-	VCVTPH2PS        96(R12), Z27
+	VCVTPH2PS        96(R9), Z26
+	VCVTPH2PS        96(R10), Z27
 	VBROADCASTSS     8(CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -702,8 +701,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 712(CX), Z25, Z23
 
 	// O[0..11] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z24
-	VCVTPH2PS        128(R12), Z25
+	VCVTPH2PS        128(R9), Z24
+	VCVTPH2PS        128(R10), Z25
 	VBROADCASTSS     12(CX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -732,17 +731,17 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 716(CX), Z27, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..11] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z26
-	VCVTPH2PS        160(R12), Z27
+	VCVTPH2PS        160(R9), Z26
+	VCVTPH2PS        160(R10), Z27
 	VBROADCASTSS     16(CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -771,8 +770,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 720(CX), Z25, Z23
 
 	// O[0..11] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z24
-	VCVTPH2PS        192(R12), Z25
+	VCVTPH2PS        192(R9), Z24
+	VCVTPH2PS        192(R10), Z25
 	VBROADCASTSS     20(CX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -801,17 +800,17 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 724(CX), Z27, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..11] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z26
-	VCVTPH2PS        224(R12), Z27
+	VCVTPH2PS        224(R9), Z26
+	VCVTPH2PS        224(R10), Z27
 	VBROADCASTSS     24(CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -840,8 +839,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 728(CX), Z25, Z23
 
 	// O[0..11] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z24
-	VCVTPH2PS        256(R12), Z25
+	VCVTPH2PS        256(R9), Z24
+	VCVTPH2PS        256(R10), Z25
 	VBROADCASTSS     28(CX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -870,17 +869,17 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 732(CX), Z27, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..11] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z26
-	VCVTPH2PS        288(R12), Z27
+	VCVTPH2PS        288(R9), Z26
+	VCVTPH2PS        288(R10), Z27
 	VBROADCASTSS     32(CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -909,8 +908,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 736(CX), Z25, Z23
 
 	// O[0..11] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z24
-	VCVTPH2PS        320(R12), Z25
+	VCVTPH2PS        320(R9), Z24
+	VCVTPH2PS        320(R10), Z25
 	VBROADCASTSS     36(CX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -939,17 +938,17 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 740(CX), Z27, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..11] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z26
-	VCVTPH2PS        352(R12), Z27
+	VCVTPH2PS        352(R9), Z26
+	VCVTPH2PS        352(R10), Z27
 	VBROADCASTSS     40(CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -978,8 +977,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 744(CX), Z25, Z23
 
 	// O[0..11] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z24
-	VCVTPH2PS        384(R12), Z25
+	VCVTPH2PS        384(R9), Z24
+	VCVTPH2PS        384(R10), Z25
 	VBROADCASTSS     44(CX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -1008,17 +1007,17 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 748(CX), Z27, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..11] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z26
-	VCVTPH2PS        416(R12), Z27
+	VCVTPH2PS        416(R9), Z26
+	VCVTPH2PS        416(R10), Z27
 	VBROADCASTSS     48(CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -1047,8 +1046,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 752(CX), Z25, Z23
 
 	// O[0..11] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z24
-	VCVTPH2PS        448(R12), Z25
+	VCVTPH2PS        448(R9), Z24
+	VCVTPH2PS        448(R10), Z25
 	VBROADCASTSS     52(CX), Z28
 	VFMADD231PS      Z26, Z28, Z0
 	VFMADD231PS      Z27, Z28, Z1
@@ -1077,17 +1076,17 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 756(CX), Z27, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..11] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z26
-	VCVTPH2PS        480(R12), Z27
+	VCVTPH2PS        480(R9), Z26
+	VCVTPH2PS        480(R10), Z27
 	VBROADCASTSS     56(CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -1143,8 +1142,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 764(CX), Z26, Z22
 	VFMADD231PS.BCST 764(CX), Z27, Z23
 	ADDQ             $+768, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -1154,8 +1153,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VCVTPH2PS        (R11), Z24
-	VCVTPH2PS        (R12), Z25
+	VCVTPH2PS        (R9), Z24
+	VCVTPH2PS        (R10), Z25
 	VBROADCASTSS     (CX), Z28
 	VFMADD231PS      Z24, Z28, Z0
 	VFMADD231PS      Z25, Z28, Z1
@@ -1183,8 +1182,8 @@ key_2:
 	VFMADD231PS.BCST 704(CX), Z24, Z22
 	VFMADD231PS.BCST 704(CX), Z25, Z23
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
-	ADDQ             $0x20, R12
+	ADDQ             $0x20, R9
+	ADDQ             $0x20, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -1286,7 +1285,7 @@ panels_1:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z20, Z20, Z20
 	VPXORD Z22, Z22, Z22
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -1296,9 +1295,9 @@ panels_1:
 
 steps_1:
 	// O[0..11] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VCVTPH2PS        (R11), Z24
-	VCVTPH2PS        32(R11), Z26
+	PREFETCHT0       (R9)(R11*1)
+	VCVTPH2PS        (R9), Z24
+	VCVTPH2PS        32(R9), Z26
 	VFMADD231PS.BCST (CX), Z24, Z0
 	VFMADD231PS.BCST 64(CX), Z24, Z2
 	VFMADD231PS.BCST 128(CX), Z24, Z4
@@ -1313,7 +1312,7 @@ steps_1:
 	VFMADD231PS.BCST 704(CX), Z24, Z22
 
 	// O[0..11] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z24
+	VCVTPH2PS        64(R9), Z24
 	VFMADD231PS.BCST 4(CX), Z26, Z0
 	VFMADD231PS.BCST 68(CX), Z26, Z2
 	VFMADD231PS.BCST 132(CX), Z26, Z4
@@ -1328,8 +1327,8 @@ steps_1:
 	VFMADD231PS.BCST 708(CX), Z26, Z22
 
 	// O[0..11] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	VCVTPH2PS        96(R11), Z26
+	PREFETCHT0       64(R9)(R11*1)
+	VCVTPH2PS        96(R9), Z26
 	VFMADD231PS.BCST 8(CX), Z24, Z0
 	VFMADD231PS.BCST 72(CX), Z24, Z2
 	VFMADD231PS.BCST 136(CX), Z24, Z4
@@ -1344,7 +1343,7 @@ steps_1:
 	VFMADD231PS.BCST 712(CX), Z24, Z22
 
 	// O[0..11] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z24
+	VCVTPH2PS        128(R9), Z24
 	VFMADD231PS.BCST 12(CX), Z26, Z0
 	VFMADD231PS.BCST 76(CX), Z26, Z2
 	VFMADD231PS.BCST 140(CX), Z26, Z4
@@ -1359,8 +1358,8 @@ steps_1:
 	VFMADD231PS.BCST 716(CX), Z26, Z22
 
 	// O[0..11] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	VCVTPH2PS        160(R11), Z26
+	PREFETCHT0       128(R9)(R11*1)
+	VCVTPH2PS        160(R9), Z26
 	VFMADD231PS.BCST 16(CX), Z24, Z0
 	VFMADD231PS.BCST 80(CX), Z24, Z2
 	VFMADD231PS.BCST 144(CX), Z24, Z4
@@ -1375,7 +1374,7 @@ steps_1:
 	VFMADD231PS.BCST 720(CX), Z24, Z22
 
 	// O[0..11] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z24
+	VCVTPH2PS        192(R9), Z24
 	VFMADD231PS.BCST 20(CX), Z26, Z0
 	VFMADD231PS.BCST 84(CX), Z26, Z2
 	VFMADD231PS.BCST 148(CX), Z26, Z4
@@ -1390,8 +1389,8 @@ steps_1:
 	VFMADD231PS.BCST 724(CX), Z26, Z22
 
 	// O[0..11] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	VCVTPH2PS        224(R11), Z26
+	PREFETCHT0       192(R9)(R11*1)
+	VCVTPH2PS        224(R9), Z26
 	VFMADD231PS.BCST 24(CX), Z24, Z0
 	VFMADD231PS.BCST 88(CX), Z24, Z2
 	VFMADD231PS.BCST 152(CX), Z24, Z4
@@ -1406,7 +1405,7 @@ steps_1:
 	VFMADD231PS.BCST 728(CX), Z24, Z22
 
 	// O[0..11] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z24
+	VCVTPH2PS        256(R9), Z24
 	VFMADD231PS.BCST 28(CX), Z26, Z0
 	VFMADD231PS.BCST 92(CX), Z26, Z2
 	VFMADD231PS.BCST 156(CX), Z26, Z4
@@ -1421,8 +1420,8 @@ steps_1:
 	VFMADD231PS.BCST 732(CX), Z26, Z22
 
 	// O[0..11] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	VCVTPH2PS        288(R11), Z26
+	PREFETCHT0       256(R9)(R11*1)
+	VCVTPH2PS        288(R9), Z26
 	VFMADD231PS.BCST 32(CX), Z24, Z0
 	VFMADD231PS.BCST 96(CX), Z24, Z2
 	VFMADD231PS.BCST 160(CX), Z24, Z4
@@ -1437,7 +1436,7 @@ steps_1:
 	VFMADD231PS.BCST 736(CX), Z24, Z22
 
 	// O[0..11] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z24
+	VCVTPH2PS        320(R9), Z24
 	VFMADD231PS.BCST 36(CX), Z26, Z0
 	VFMADD231PS.BCST 100(CX), Z26, Z2
 	VFMADD231PS.BCST 164(CX), Z26, Z4
@@ -1452,8 +1451,8 @@ steps_1:
 	VFMADD231PS.BCST 740(CX), Z26, Z22
 
 	// O[0..11] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	VCVTPH2PS        352(R11), Z26
+	PREFETCHT0       320(R9)(R11*1)
+	VCVTPH2PS        352(R9), Z26
 	VFMADD231PS.BCST 40(CX), Z24, Z0
 	VFMADD231PS.BCST 104(CX), Z24, Z2
 	VFMADD231PS.BCST 168(CX), Z24, Z4
@@ -1468,7 +1467,7 @@ steps_1:
 	VFMADD231PS.BCST 744(CX), Z24, Z22
 
 	// O[0..11] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z24
+	VCVTPH2PS        384(R9), Z24
 	VFMADD231PS.BCST 44(CX), Z26, Z0
 	VFMADD231PS.BCST 108(CX), Z26, Z2
 	VFMADD231PS.BCST 172(CX), Z26, Z4
@@ -1483,8 +1482,8 @@ steps_1:
 	VFMADD231PS.BCST 748(CX), Z26, Z22
 
 	// O[0..11] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	VCVTPH2PS        416(R11), Z26
+	PREFETCHT0       384(R9)(R11*1)
+	VCVTPH2PS        416(R9), Z26
 	VFMADD231PS.BCST 48(CX), Z24, Z0
 	VFMADD231PS.BCST 112(CX), Z24, Z2
 	VFMADD231PS.BCST 176(CX), Z24, Z4
@@ -1499,7 +1498,7 @@ steps_1:
 	VFMADD231PS.BCST 752(CX), Z24, Z22
 
 	// O[0..11] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z24
+	VCVTPH2PS        448(R9), Z24
 	VFMADD231PS.BCST 52(CX), Z26, Z0
 	VFMADD231PS.BCST 116(CX), Z26, Z2
 	VFMADD231PS.BCST 180(CX), Z26, Z4
@@ -1514,8 +1513,8 @@ steps_1:
 	VFMADD231PS.BCST 756(CX), Z26, Z22
 
 	// O[0..11] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	VCVTPH2PS        480(R11), Z26
+	PREFETCHT0       448(R9)(R11*1)
+	VCVTPH2PS        480(R9), Z26
 	VFMADD231PS.BCST 56(CX), Z24, Z0
 	VFMADD231PS.BCST 120(CX), Z24, Z2
 	VFMADD231PS.BCST 184(CX), Z24, Z4
@@ -1543,7 +1542,7 @@ steps_1:
 	VFMADD231PS.BCST 700(CX), Z26, Z20
 	VFMADD231PS.BCST 764(CX), Z26, Z22
 	ADDQ             $+768, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1552,16 +1551,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	ADDQ       $0x40, R10
+	PREFETCHT0 (R11)
+	ADDQ       $0x40, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..11] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z24
-	VCVTPH2PS        32(R11), Z26
+	VCVTPH2PS        (R9), Z24
+	VCVTPH2PS        32(R9), Z26
 	VFMADD231PS.BCST (CX), Z24, Z0
 	VFMADD231PS.BCST 64(CX), Z24, Z2
 	VFMADD231PS.BCST 128(CX), Z24, Z4
@@ -1576,7 +1575,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 704(CX), Z24, Z22
 
 	// O[0..11] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z24
+	VCVTPH2PS        64(R9), Z24
 	VFMADD231PS.BCST 4(CX), Z26, Z0
 	VFMADD231PS.BCST 68(CX), Z26, Z2
 	VFMADD231PS.BCST 132(CX), Z26, Z4
@@ -1591,15 +1590,15 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 708(CX), Z26, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..11] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z26
+	VCVTPH2PS        96(R9), Z26
 	VFMADD231PS.BCST 8(CX), Z24, Z0
 	VFMADD231PS.BCST 72(CX), Z24, Z2
 	VFMADD231PS.BCST 136(CX), Z24, Z4
@@ -1614,7 +1613,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 712(CX), Z24, Z22
 
 	// O[0..11] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z24
+	VCVTPH2PS        128(R9), Z24
 	VFMADD231PS.BCST 12(CX), Z26, Z0
 	VFMADD231PS.BCST 76(CX), Z26, Z2
 	VFMADD231PS.BCST 140(CX), Z26, Z4
@@ -1629,15 +1628,15 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 716(CX), Z26, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..11] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z26
+	VCVTPH2PS        160(R9), Z26
 	VFMADD231PS.BCST 16(CX), Z24, Z0
 	VFMADD231PS.BCST 80(CX), Z24, Z2
 	VFMADD231PS.BCST 144(CX), Z24, Z4
@@ -1652,7 +1651,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 720(CX), Z24, Z22
 
 	// O[0..11] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z24
+	VCVTPH2PS        192(R9), Z24
 	VFMADD231PS.BCST 20(CX), Z26, Z0
 	VFMADD231PS.BCST 84(CX), Z26, Z2
 	VFMADD231PS.BCST 148(CX), Z26, Z4
@@ -1667,15 +1666,15 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 724(CX), Z26, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..11] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z26
+	VCVTPH2PS        224(R9), Z26
 	VFMADD231PS.BCST 24(CX), Z24, Z0
 	VFMADD231PS.BCST 88(CX), Z24, Z2
 	VFMADD231PS.BCST 152(CX), Z24, Z4
@@ -1690,7 +1689,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 728(CX), Z24, Z22
 
 	// O[0..11] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z24
+	VCVTPH2PS        256(R9), Z24
 	VFMADD231PS.BCST 28(CX), Z26, Z0
 	VFMADD231PS.BCST 92(CX), Z26, Z2
 	VFMADD231PS.BCST 156(CX), Z26, Z4
@@ -1705,15 +1704,15 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 732(CX), Z26, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..11] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z26
+	VCVTPH2PS        288(R9), Z26
 	VFMADD231PS.BCST 32(CX), Z24, Z0
 	VFMADD231PS.BCST 96(CX), Z24, Z2
 	VFMADD231PS.BCST 160(CX), Z24, Z4
@@ -1728,7 +1727,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 736(CX), Z24, Z22
 
 	// O[0..11] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z24
+	VCVTPH2PS        320(R9), Z24
 	VFMADD231PS.BCST 36(CX), Z26, Z0
 	VFMADD231PS.BCST 100(CX), Z26, Z2
 	VFMADD231PS.BCST 164(CX), Z26, Z4
@@ -1743,15 +1742,15 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 740(CX), Z26, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..11] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z26
+	VCVTPH2PS        352(R9), Z26
 	VFMADD231PS.BCST 40(CX), Z24, Z0
 	VFMADD231PS.BCST 104(CX), Z24, Z2
 	VFMADD231PS.BCST 168(CX), Z24, Z4
@@ -1766,7 +1765,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 744(CX), Z24, Z22
 
 	// O[0..11] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z24
+	VCVTPH2PS        384(R9), Z24
 	VFMADD231PS.BCST 44(CX), Z26, Z0
 	VFMADD231PS.BCST 108(CX), Z26, Z2
 	VFMADD231PS.BCST 172(CX), Z26, Z4
@@ -1781,15 +1780,15 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 748(CX), Z26, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..11] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z26
+	VCVTPH2PS        416(R9), Z26
 	VFMADD231PS.BCST 48(CX), Z24, Z0
 	VFMADD231PS.BCST 112(CX), Z24, Z2
 	VFMADD231PS.BCST 176(CX), Z24, Z4
@@ -1804,7 +1803,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 752(CX), Z24, Z22
 
 	// O[0..11] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z24
+	VCVTPH2PS        448(R9), Z24
 	VFMADD231PS.BCST 52(CX), Z26, Z0
 	VFMADD231PS.BCST 116(CX), Z26, Z2
 	VFMADD231PS.BCST 180(CX), Z26, Z4
@@ -1819,15 +1818,15 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 756(CX), Z26, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..11] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z26
+	VCVTPH2PS        480(R9), Z26
 	VFMADD231PS.BCST 56(CX), Z24, Z0
 	VFMADD231PS.BCST 120(CX), Z24, Z2
 	VFMADD231PS.BCST 184(CX), Z24, Z4
@@ -1855,7 +1854,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 700(CX), Z26, Z20
 	VFMADD231PS.BCST 764(CX), Z26, Z22
 	ADDQ             $+768, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1865,7 +1864,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VCVTPH2PS        (R11), Z24
+	VCVTPH2PS        (R9), Z24
 	VFMADD231PS.BCST (CX), Z24, Z0
 	VFMADD231PS.BCST 64(CX), Z24, Z2
 	VFMADD231PS.BCST 128(CX), Z24, Z4
@@ -1879,7 +1878,7 @@ key_1:
 	VFMADD231PS.BCST 640(CX), Z24, Z20
 	VFMADD231PS.BCST 704(CX), Z24, Z22
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
+	ADDQ             $0x20, R9
 	DECQ             DX
 	JNZ              key_1
 

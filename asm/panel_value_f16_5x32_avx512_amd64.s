@@ -18,15 +18,14 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z19   O[r][c]
 //	Z20–Z21  V[k][c]
 //	Z22–Z23  the same of the next step
 //	Z24–Z27  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f16_5x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -35,17 +34,17 @@ TEXT ·panel_value_f16_5x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -71,9 +70,9 @@ panels_2:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -83,12 +82,12 @@ panels_2:
 
 steps_2:
 	// O[0..4] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VCVTPH2PS        (R11), Z20
-	VCVTPH2PS        (R12), Z21
-	VCVTPH2PS        32(R11), Z22
-	VCVTPH2PS        32(R12), Z23
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        (R10), Z21
+	VCVTPH2PS        32(R9), Z22
+	VCVTPH2PS        32(R10), Z23
 	VBROADCASTSS     (CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -103,8 +102,8 @@ steps_2:
 	VFMADD231PS.BCST 256(CX), Z21, Z9
 
 	// O[0..4] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z20
-	VCVTPH2PS        64(R12), Z21
+	VCVTPH2PS        64(R9), Z20
+	VCVTPH2PS        64(R10), Z21
 	VBROADCASTSS     4(CX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -119,10 +118,10 @@ steps_2:
 	VFMADD231PS.BCST 260(CX), Z23, Z19
 
 	// O[0..4] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VCVTPH2PS        96(R11), Z22
-	VCVTPH2PS        96(R12), Z23
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VCVTPH2PS        96(R9), Z22
+	VCVTPH2PS        96(R10), Z23
 	VBROADCASTSS     8(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -137,8 +136,8 @@ steps_2:
 	VFMADD231PS.BCST 264(CX), Z21, Z9
 
 	// O[0..4] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z20
-	VCVTPH2PS        128(R12), Z21
+	VCVTPH2PS        128(R9), Z20
+	VCVTPH2PS        128(R10), Z21
 	VBROADCASTSS     12(CX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -153,10 +152,10 @@ steps_2:
 	VFMADD231PS.BCST 268(CX), Z23, Z19
 
 	// O[0..4] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VCVTPH2PS        160(R11), Z22
-	VCVTPH2PS        160(R12), Z23
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VCVTPH2PS        160(R9), Z22
+	VCVTPH2PS        160(R10), Z23
 	VBROADCASTSS     16(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -171,8 +170,8 @@ steps_2:
 	VFMADD231PS.BCST 272(CX), Z21, Z9
 
 	// O[0..4] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z20
-	VCVTPH2PS        192(R12), Z21
+	VCVTPH2PS        192(R9), Z20
+	VCVTPH2PS        192(R10), Z21
 	VBROADCASTSS     20(CX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -187,10 +186,10 @@ steps_2:
 	VFMADD231PS.BCST 276(CX), Z23, Z19
 
 	// O[0..4] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VCVTPH2PS        224(R11), Z22
-	VCVTPH2PS        224(R12), Z23
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VCVTPH2PS        224(R9), Z22
+	VCVTPH2PS        224(R10), Z23
 	VBROADCASTSS     24(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -205,8 +204,8 @@ steps_2:
 	VFMADD231PS.BCST 280(CX), Z21, Z9
 
 	// O[0..4] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z20
-	VCVTPH2PS        256(R12), Z21
+	VCVTPH2PS        256(R9), Z20
+	VCVTPH2PS        256(R10), Z21
 	VBROADCASTSS     28(CX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -221,10 +220,10 @@ steps_2:
 	VFMADD231PS.BCST 284(CX), Z23, Z19
 
 	// O[0..4] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VCVTPH2PS        288(R11), Z22
-	VCVTPH2PS        288(R12), Z23
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VCVTPH2PS        288(R9), Z22
+	VCVTPH2PS        288(R10), Z23
 	VBROADCASTSS     32(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -239,8 +238,8 @@ steps_2:
 	VFMADD231PS.BCST 288(CX), Z21, Z9
 
 	// O[0..4] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z20
-	VCVTPH2PS        320(R12), Z21
+	VCVTPH2PS        320(R9), Z20
+	VCVTPH2PS        320(R10), Z21
 	VBROADCASTSS     36(CX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -255,10 +254,10 @@ steps_2:
 	VFMADD231PS.BCST 292(CX), Z23, Z19
 
 	// O[0..4] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VCVTPH2PS        352(R11), Z22
-	VCVTPH2PS        352(R12), Z23
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VCVTPH2PS        352(R9), Z22
+	VCVTPH2PS        352(R10), Z23
 	VBROADCASTSS     40(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -273,8 +272,8 @@ steps_2:
 	VFMADD231PS.BCST 296(CX), Z21, Z9
 
 	// O[0..4] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z20
-	VCVTPH2PS        384(R12), Z21
+	VCVTPH2PS        384(R9), Z20
+	VCVTPH2PS        384(R10), Z21
 	VBROADCASTSS     44(CX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -289,10 +288,10 @@ steps_2:
 	VFMADD231PS.BCST 300(CX), Z23, Z19
 
 	// O[0..4] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VCVTPH2PS        416(R11), Z22
-	VCVTPH2PS        416(R12), Z23
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VCVTPH2PS        416(R9), Z22
+	VCVTPH2PS        416(R10), Z23
 	VBROADCASTSS     48(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -307,8 +306,8 @@ steps_2:
 	VFMADD231PS.BCST 304(CX), Z21, Z9
 
 	// O[0..4] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z20
-	VCVTPH2PS        448(R12), Z21
+	VCVTPH2PS        448(R9), Z20
+	VCVTPH2PS        448(R10), Z21
 	VBROADCASTSS     52(CX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -323,10 +322,10 @@ steps_2:
 	VFMADD231PS.BCST 308(CX), Z23, Z19
 
 	// O[0..4] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VCVTPH2PS        480(R11), Z22
-	VCVTPH2PS        480(R12), Z23
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VCVTPH2PS        480(R9), Z22
+	VCVTPH2PS        480(R10), Z23
 	VBROADCASTSS     56(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -354,8 +353,8 @@ steps_2:
 	VFMADD231PS.BCST 316(CX), Z22, Z18
 	VFMADD231PS.BCST 316(CX), Z23, Z19
 	ADDQ             $+320, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -364,19 +363,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..4] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z20
-	VCVTPH2PS        (R12), Z21
-	VCVTPH2PS        32(R11), Z22
-	VCVTPH2PS        32(R12), Z23
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        (R10), Z21
+	VCVTPH2PS        32(R9), Z22
+	VCVTPH2PS        32(R10), Z23
 	VBROADCASTSS     (CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -391,8 +390,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 256(CX), Z21, Z9
 
 	// O[0..4] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z20
-	VCVTPH2PS        64(R12), Z21
+	VCVTPH2PS        64(R9), Z20
+	VCVTPH2PS        64(R10), Z21
 	VBROADCASTSS     4(CX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -407,17 +406,17 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 260(CX), Z23, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..4] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z22
-	VCVTPH2PS        96(R12), Z23
+	VCVTPH2PS        96(R9), Z22
+	VCVTPH2PS        96(R10), Z23
 	VBROADCASTSS     8(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -432,8 +431,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 264(CX), Z21, Z9
 
 	// O[0..4] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z20
-	VCVTPH2PS        128(R12), Z21
+	VCVTPH2PS        128(R9), Z20
+	VCVTPH2PS        128(R10), Z21
 	VBROADCASTSS     12(CX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -448,17 +447,17 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 268(CX), Z23, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..4] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z22
-	VCVTPH2PS        160(R12), Z23
+	VCVTPH2PS        160(R9), Z22
+	VCVTPH2PS        160(R10), Z23
 	VBROADCASTSS     16(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -473,8 +472,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 272(CX), Z21, Z9
 
 	// O[0..4] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z20
-	VCVTPH2PS        192(R12), Z21
+	VCVTPH2PS        192(R9), Z20
+	VCVTPH2PS        192(R10), Z21
 	VBROADCASTSS     20(CX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -489,17 +488,17 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 276(CX), Z23, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..4] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z22
-	VCVTPH2PS        224(R12), Z23
+	VCVTPH2PS        224(R9), Z22
+	VCVTPH2PS        224(R10), Z23
 	VBROADCASTSS     24(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -514,8 +513,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 280(CX), Z21, Z9
 
 	// O[0..4] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z20
-	VCVTPH2PS        256(R12), Z21
+	VCVTPH2PS        256(R9), Z20
+	VCVTPH2PS        256(R10), Z21
 	VBROADCASTSS     28(CX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -530,17 +529,17 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 284(CX), Z23, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..4] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z22
-	VCVTPH2PS        288(R12), Z23
+	VCVTPH2PS        288(R9), Z22
+	VCVTPH2PS        288(R10), Z23
 	VBROADCASTSS     32(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -555,8 +554,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 288(CX), Z21, Z9
 
 	// O[0..4] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z20
-	VCVTPH2PS        320(R12), Z21
+	VCVTPH2PS        320(R9), Z20
+	VCVTPH2PS        320(R10), Z21
 	VBROADCASTSS     36(CX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -571,17 +570,17 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 292(CX), Z23, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..4] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z22
-	VCVTPH2PS        352(R12), Z23
+	VCVTPH2PS        352(R9), Z22
+	VCVTPH2PS        352(R10), Z23
 	VBROADCASTSS     40(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -596,8 +595,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 296(CX), Z21, Z9
 
 	// O[0..4] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z20
-	VCVTPH2PS        384(R12), Z21
+	VCVTPH2PS        384(R9), Z20
+	VCVTPH2PS        384(R10), Z21
 	VBROADCASTSS     44(CX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -612,17 +611,17 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 300(CX), Z23, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..4] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z22
-	VCVTPH2PS        416(R12), Z23
+	VCVTPH2PS        416(R9), Z22
+	VCVTPH2PS        416(R10), Z23
 	VBROADCASTSS     48(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -637,8 +636,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 304(CX), Z21, Z9
 
 	// O[0..4] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z20
-	VCVTPH2PS        448(R12), Z21
+	VCVTPH2PS        448(R9), Z20
+	VCVTPH2PS        448(R10), Z21
 	VBROADCASTSS     52(CX), Z24
 	VFMADD231PS      Z22, Z24, Z10
 	VFMADD231PS      Z23, Z24, Z11
@@ -653,17 +652,17 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 308(CX), Z23, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..4] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z22
-	VCVTPH2PS        480(R12), Z23
+	VCVTPH2PS        480(R9), Z22
+	VCVTPH2PS        480(R10), Z23
 	VBROADCASTSS     56(CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -691,8 +690,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 316(CX), Z22, Z18
 	VFMADD231PS.BCST 316(CX), Z23, Z19
 	ADDQ             $+320, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -702,8 +701,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VCVTPH2PS        (R11), Z20
-	VCVTPH2PS        (R12), Z21
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        (R10), Z21
 	VBROADCASTSS     (CX), Z24
 	VFMADD231PS      Z20, Z24, Z0
 	VFMADD231PS      Z21, Z24, Z1
@@ -717,8 +716,8 @@ key_2:
 	VFMADD231PS.BCST 256(CX), Z20, Z8
 	VFMADD231PS.BCST 256(CX), Z21, Z9
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
-	ADDQ             $0x20, R12
+	ADDQ             $0x20, R9
+	ADDQ             $0x20, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -786,7 +785,7 @@ panels_1:
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -796,9 +795,9 @@ panels_1:
 
 steps_1:
 	// O[0..4] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VCVTPH2PS        (R11), Z20
-	VCVTPH2PS        32(R11), Z22
+	PREFETCHT0       (R9)(R11*1)
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        32(R9), Z22
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
 	VFMADD231PS.BCST 128(CX), Z20, Z4
@@ -806,7 +805,7 @@ steps_1:
 	VFMADD231PS.BCST 256(CX), Z20, Z8
 
 	// O[0..4] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z20
+	VCVTPH2PS        64(R9), Z20
 	VFMADD231PS.BCST 4(CX), Z22, Z10
 	VFMADD231PS.BCST 68(CX), Z22, Z12
 	VFMADD231PS.BCST 132(CX), Z22, Z14
@@ -814,8 +813,8 @@ steps_1:
 	VFMADD231PS.BCST 260(CX), Z22, Z18
 
 	// O[0..4] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	VCVTPH2PS        96(R11), Z22
+	PREFETCHT0       64(R9)(R11*1)
+	VCVTPH2PS        96(R9), Z22
 	VFMADD231PS.BCST 8(CX), Z20, Z0
 	VFMADD231PS.BCST 72(CX), Z20, Z2
 	VFMADD231PS.BCST 136(CX), Z20, Z4
@@ -823,7 +822,7 @@ steps_1:
 	VFMADD231PS.BCST 264(CX), Z20, Z8
 
 	// O[0..4] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z20
+	VCVTPH2PS        128(R9), Z20
 	VFMADD231PS.BCST 12(CX), Z22, Z10
 	VFMADD231PS.BCST 76(CX), Z22, Z12
 	VFMADD231PS.BCST 140(CX), Z22, Z14
@@ -831,8 +830,8 @@ steps_1:
 	VFMADD231PS.BCST 268(CX), Z22, Z18
 
 	// O[0..4] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	VCVTPH2PS        160(R11), Z22
+	PREFETCHT0       128(R9)(R11*1)
+	VCVTPH2PS        160(R9), Z22
 	VFMADD231PS.BCST 16(CX), Z20, Z0
 	VFMADD231PS.BCST 80(CX), Z20, Z2
 	VFMADD231PS.BCST 144(CX), Z20, Z4
@@ -840,7 +839,7 @@ steps_1:
 	VFMADD231PS.BCST 272(CX), Z20, Z8
 
 	// O[0..4] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z20
+	VCVTPH2PS        192(R9), Z20
 	VFMADD231PS.BCST 20(CX), Z22, Z10
 	VFMADD231PS.BCST 84(CX), Z22, Z12
 	VFMADD231PS.BCST 148(CX), Z22, Z14
@@ -848,8 +847,8 @@ steps_1:
 	VFMADD231PS.BCST 276(CX), Z22, Z18
 
 	// O[0..4] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	VCVTPH2PS        224(R11), Z22
+	PREFETCHT0       192(R9)(R11*1)
+	VCVTPH2PS        224(R9), Z22
 	VFMADD231PS.BCST 24(CX), Z20, Z0
 	VFMADD231PS.BCST 88(CX), Z20, Z2
 	VFMADD231PS.BCST 152(CX), Z20, Z4
@@ -857,7 +856,7 @@ steps_1:
 	VFMADD231PS.BCST 280(CX), Z20, Z8
 
 	// O[0..4] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z20
+	VCVTPH2PS        256(R9), Z20
 	VFMADD231PS.BCST 28(CX), Z22, Z10
 	VFMADD231PS.BCST 92(CX), Z22, Z12
 	VFMADD231PS.BCST 156(CX), Z22, Z14
@@ -865,8 +864,8 @@ steps_1:
 	VFMADD231PS.BCST 284(CX), Z22, Z18
 
 	// O[0..4] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	VCVTPH2PS        288(R11), Z22
+	PREFETCHT0       256(R9)(R11*1)
+	VCVTPH2PS        288(R9), Z22
 	VFMADD231PS.BCST 32(CX), Z20, Z0
 	VFMADD231PS.BCST 96(CX), Z20, Z2
 	VFMADD231PS.BCST 160(CX), Z20, Z4
@@ -874,7 +873,7 @@ steps_1:
 	VFMADD231PS.BCST 288(CX), Z20, Z8
 
 	// O[0..4] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z20
+	VCVTPH2PS        320(R9), Z20
 	VFMADD231PS.BCST 36(CX), Z22, Z10
 	VFMADD231PS.BCST 100(CX), Z22, Z12
 	VFMADD231PS.BCST 164(CX), Z22, Z14
@@ -882,8 +881,8 @@ steps_1:
 	VFMADD231PS.BCST 292(CX), Z22, Z18
 
 	// O[0..4] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	VCVTPH2PS        352(R11), Z22
+	PREFETCHT0       320(R9)(R11*1)
+	VCVTPH2PS        352(R9), Z22
 	VFMADD231PS.BCST 40(CX), Z20, Z0
 	VFMADD231PS.BCST 104(CX), Z20, Z2
 	VFMADD231PS.BCST 168(CX), Z20, Z4
@@ -891,7 +890,7 @@ steps_1:
 	VFMADD231PS.BCST 296(CX), Z20, Z8
 
 	// O[0..4] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z20
+	VCVTPH2PS        384(R9), Z20
 	VFMADD231PS.BCST 44(CX), Z22, Z10
 	VFMADD231PS.BCST 108(CX), Z22, Z12
 	VFMADD231PS.BCST 172(CX), Z22, Z14
@@ -899,8 +898,8 @@ steps_1:
 	VFMADD231PS.BCST 300(CX), Z22, Z18
 
 	// O[0..4] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	VCVTPH2PS        416(R11), Z22
+	PREFETCHT0       384(R9)(R11*1)
+	VCVTPH2PS        416(R9), Z22
 	VFMADD231PS.BCST 48(CX), Z20, Z0
 	VFMADD231PS.BCST 112(CX), Z20, Z2
 	VFMADD231PS.BCST 176(CX), Z20, Z4
@@ -908,7 +907,7 @@ steps_1:
 	VFMADD231PS.BCST 304(CX), Z20, Z8
 
 	// O[0..4] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z20
+	VCVTPH2PS        448(R9), Z20
 	VFMADD231PS.BCST 52(CX), Z22, Z10
 	VFMADD231PS.BCST 116(CX), Z22, Z12
 	VFMADD231PS.BCST 180(CX), Z22, Z14
@@ -916,8 +915,8 @@ steps_1:
 	VFMADD231PS.BCST 308(CX), Z22, Z18
 
 	// O[0..4] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	VCVTPH2PS        480(R11), Z22
+	PREFETCHT0       448(R9)(R11*1)
+	VCVTPH2PS        480(R9), Z22
 	VFMADD231PS.BCST 56(CX), Z20, Z0
 	VFMADD231PS.BCST 120(CX), Z20, Z2
 	VFMADD231PS.BCST 184(CX), Z20, Z4
@@ -931,7 +930,7 @@ steps_1:
 	VFMADD231PS.BCST 252(CX), Z22, Z16
 	VFMADD231PS.BCST 316(CX), Z22, Z18
 	ADDQ             $+320, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -940,16 +939,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	ADDQ       $0x40, R10
+	PREFETCHT0 (R11)
+	ADDQ       $0x40, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..4] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z20
-	VCVTPH2PS        32(R11), Z22
+	VCVTPH2PS        (R9), Z20
+	VCVTPH2PS        32(R9), Z22
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
 	VFMADD231PS.BCST 128(CX), Z20, Z4
@@ -957,7 +956,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 256(CX), Z20, Z8
 
 	// O[0..4] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z20
+	VCVTPH2PS        64(R9), Z20
 	VFMADD231PS.BCST 4(CX), Z22, Z10
 	VFMADD231PS.BCST 68(CX), Z22, Z12
 	VFMADD231PS.BCST 132(CX), Z22, Z14
@@ -965,15 +964,15 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 260(CX), Z22, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..4] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z22
+	VCVTPH2PS        96(R9), Z22
 	VFMADD231PS.BCST 8(CX), Z20, Z0
 	VFMADD231PS.BCST 72(CX), Z20, Z2
 	VFMADD231PS.BCST 136(CX), Z20, Z4
@@ -981,7 +980,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 264(CX), Z20, Z8
 
 	// O[0..4] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z20
+	VCVTPH2PS        128(R9), Z20
 	VFMADD231PS.BCST 12(CX), Z22, Z10
 	VFMADD231PS.BCST 76(CX), Z22, Z12
 	VFMADD231PS.BCST 140(CX), Z22, Z14
@@ -989,15 +988,15 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 268(CX), Z22, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..4] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z22
+	VCVTPH2PS        160(R9), Z22
 	VFMADD231PS.BCST 16(CX), Z20, Z0
 	VFMADD231PS.BCST 80(CX), Z20, Z2
 	VFMADD231PS.BCST 144(CX), Z20, Z4
@@ -1005,7 +1004,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 272(CX), Z20, Z8
 
 	// O[0..4] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z20
+	VCVTPH2PS        192(R9), Z20
 	VFMADD231PS.BCST 20(CX), Z22, Z10
 	VFMADD231PS.BCST 84(CX), Z22, Z12
 	VFMADD231PS.BCST 148(CX), Z22, Z14
@@ -1013,15 +1012,15 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 276(CX), Z22, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..4] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z22
+	VCVTPH2PS        224(R9), Z22
 	VFMADD231PS.BCST 24(CX), Z20, Z0
 	VFMADD231PS.BCST 88(CX), Z20, Z2
 	VFMADD231PS.BCST 152(CX), Z20, Z4
@@ -1029,7 +1028,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 280(CX), Z20, Z8
 
 	// O[0..4] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z20
+	VCVTPH2PS        256(R9), Z20
 	VFMADD231PS.BCST 28(CX), Z22, Z10
 	VFMADD231PS.BCST 92(CX), Z22, Z12
 	VFMADD231PS.BCST 156(CX), Z22, Z14
@@ -1037,15 +1036,15 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 284(CX), Z22, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..4] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z22
+	VCVTPH2PS        288(R9), Z22
 	VFMADD231PS.BCST 32(CX), Z20, Z0
 	VFMADD231PS.BCST 96(CX), Z20, Z2
 	VFMADD231PS.BCST 160(CX), Z20, Z4
@@ -1053,7 +1052,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 288(CX), Z20, Z8
 
 	// O[0..4] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z20
+	VCVTPH2PS        320(R9), Z20
 	VFMADD231PS.BCST 36(CX), Z22, Z10
 	VFMADD231PS.BCST 100(CX), Z22, Z12
 	VFMADD231PS.BCST 164(CX), Z22, Z14
@@ -1061,15 +1060,15 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 292(CX), Z22, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..4] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z22
+	VCVTPH2PS        352(R9), Z22
 	VFMADD231PS.BCST 40(CX), Z20, Z0
 	VFMADD231PS.BCST 104(CX), Z20, Z2
 	VFMADD231PS.BCST 168(CX), Z20, Z4
@@ -1077,7 +1076,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 296(CX), Z20, Z8
 
 	// O[0..4] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z20
+	VCVTPH2PS        384(R9), Z20
 	VFMADD231PS.BCST 44(CX), Z22, Z10
 	VFMADD231PS.BCST 108(CX), Z22, Z12
 	VFMADD231PS.BCST 172(CX), Z22, Z14
@@ -1085,15 +1084,15 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 300(CX), Z22, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..4] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z22
+	VCVTPH2PS        416(R9), Z22
 	VFMADD231PS.BCST 48(CX), Z20, Z0
 	VFMADD231PS.BCST 112(CX), Z20, Z2
 	VFMADD231PS.BCST 176(CX), Z20, Z4
@@ -1101,7 +1100,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 304(CX), Z20, Z8
 
 	// O[0..4] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z20
+	VCVTPH2PS        448(R9), Z20
 	VFMADD231PS.BCST 52(CX), Z22, Z10
 	VFMADD231PS.BCST 116(CX), Z22, Z12
 	VFMADD231PS.BCST 180(CX), Z22, Z14
@@ -1109,15 +1108,15 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 308(CX), Z22, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..4] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z22
+	VCVTPH2PS        480(R9), Z22
 	VFMADD231PS.BCST 56(CX), Z20, Z0
 	VFMADD231PS.BCST 120(CX), Z20, Z2
 	VFMADD231PS.BCST 184(CX), Z20, Z4
@@ -1131,7 +1130,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 252(CX), Z22, Z16
 	VFMADD231PS.BCST 316(CX), Z22, Z18
 	ADDQ             $+320, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1141,14 +1140,14 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VCVTPH2PS        (R11), Z20
+	VCVTPH2PS        (R9), Z20
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
 	VFMADD231PS.BCST 128(CX), Z20, Z4
 	VFMADD231PS.BCST 192(CX), Z20, Z6
 	VFMADD231PS.BCST 256(CX), Z20, Z8
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
+	ADDQ             $0x20, R9
 	DECQ             DX
 	JNZ              key_1
 

@@ -18,15 +18,14 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z11   O[r][c]
 //	Z12–Z13  V[k][c]
 //	Z14–Z15  the same of the next step
 //	Z16–Z19  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f16_6x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -35,17 +34,17 @@ TEXT ·panel_value_f16_6x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -63,9 +62,9 @@ panels_2:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -75,12 +74,12 @@ panels_2:
 
 steps_2:
 	// O[0..5] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VCVTPH2PS        (R11), Z12
-	VCVTPH2PS        (R12), Z13
-	VCVTPH2PS        32(R11), Z14
-	VCVTPH2PS        32(R12), Z15
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VCVTPH2PS        (R9), Z12
+	VCVTPH2PS        (R10), Z13
+	VCVTPH2PS        32(R9), Z14
+	VCVTPH2PS        32(R10), Z15
 	VBROADCASTSS     (CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -97,8 +96,8 @@ steps_2:
 	VFMADD231PS.BCST 320(CX), Z13, Z11
 
 	// O[0..5] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z12
-	VCVTPH2PS        64(R12), Z13
+	VCVTPH2PS        64(R9), Z12
+	VCVTPH2PS        64(R10), Z13
 	VBROADCASTSS     4(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -115,10 +114,10 @@ steps_2:
 	VFMADD231PS.BCST 324(CX), Z15, Z11
 
 	// O[0..5] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VCVTPH2PS        96(R11), Z14
-	VCVTPH2PS        96(R12), Z15
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VCVTPH2PS        96(R9), Z14
+	VCVTPH2PS        96(R10), Z15
 	VBROADCASTSS     8(CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -135,8 +134,8 @@ steps_2:
 	VFMADD231PS.BCST 328(CX), Z13, Z11
 
 	// O[0..5] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z12
-	VCVTPH2PS        128(R12), Z13
+	VCVTPH2PS        128(R9), Z12
+	VCVTPH2PS        128(R10), Z13
 	VBROADCASTSS     12(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -153,10 +152,10 @@ steps_2:
 	VFMADD231PS.BCST 332(CX), Z15, Z11
 
 	// O[0..5] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VCVTPH2PS        160(R11), Z14
-	VCVTPH2PS        160(R12), Z15
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VCVTPH2PS        160(R9), Z14
+	VCVTPH2PS        160(R10), Z15
 	VBROADCASTSS     16(CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -173,8 +172,8 @@ steps_2:
 	VFMADD231PS.BCST 336(CX), Z13, Z11
 
 	// O[0..5] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z12
-	VCVTPH2PS        192(R12), Z13
+	VCVTPH2PS        192(R9), Z12
+	VCVTPH2PS        192(R10), Z13
 	VBROADCASTSS     20(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -191,10 +190,10 @@ steps_2:
 	VFMADD231PS.BCST 340(CX), Z15, Z11
 
 	// O[0..5] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VCVTPH2PS        224(R11), Z14
-	VCVTPH2PS        224(R12), Z15
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VCVTPH2PS        224(R9), Z14
+	VCVTPH2PS        224(R10), Z15
 	VBROADCASTSS     24(CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -211,8 +210,8 @@ steps_2:
 	VFMADD231PS.BCST 344(CX), Z13, Z11
 
 	// O[0..5] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z12
-	VCVTPH2PS        256(R12), Z13
+	VCVTPH2PS        256(R9), Z12
+	VCVTPH2PS        256(R10), Z13
 	VBROADCASTSS     28(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -229,10 +228,10 @@ steps_2:
 	VFMADD231PS.BCST 348(CX), Z15, Z11
 
 	// O[0..5] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VCVTPH2PS        288(R11), Z14
-	VCVTPH2PS        288(R12), Z15
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VCVTPH2PS        288(R9), Z14
+	VCVTPH2PS        288(R10), Z15
 	VBROADCASTSS     32(CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -249,8 +248,8 @@ steps_2:
 	VFMADD231PS.BCST 352(CX), Z13, Z11
 
 	// O[0..5] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z12
-	VCVTPH2PS        320(R12), Z13
+	VCVTPH2PS        320(R9), Z12
+	VCVTPH2PS        320(R10), Z13
 	VBROADCASTSS     36(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -267,10 +266,10 @@ steps_2:
 	VFMADD231PS.BCST 356(CX), Z15, Z11
 
 	// O[0..5] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VCVTPH2PS        352(R11), Z14
-	VCVTPH2PS        352(R12), Z15
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VCVTPH2PS        352(R9), Z14
+	VCVTPH2PS        352(R10), Z15
 	VBROADCASTSS     40(CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -287,8 +286,8 @@ steps_2:
 	VFMADD231PS.BCST 360(CX), Z13, Z11
 
 	// O[0..5] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z12
-	VCVTPH2PS        384(R12), Z13
+	VCVTPH2PS        384(R9), Z12
+	VCVTPH2PS        384(R10), Z13
 	VBROADCASTSS     44(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -305,10 +304,10 @@ steps_2:
 	VFMADD231PS.BCST 364(CX), Z15, Z11
 
 	// O[0..5] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VCVTPH2PS        416(R11), Z14
-	VCVTPH2PS        416(R12), Z15
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VCVTPH2PS        416(R9), Z14
+	VCVTPH2PS        416(R10), Z15
 	VBROADCASTSS     48(CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -325,8 +324,8 @@ steps_2:
 	VFMADD231PS.BCST 368(CX), Z13, Z11
 
 	// O[0..5] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z12
-	VCVTPH2PS        448(R12), Z13
+	VCVTPH2PS        448(R9), Z12
+	VCVTPH2PS        448(R10), Z13
 	VBROADCASTSS     52(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -343,10 +342,10 @@ steps_2:
 	VFMADD231PS.BCST 372(CX), Z15, Z11
 
 	// O[0..5] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VCVTPH2PS        480(R11), Z14
-	VCVTPH2PS        480(R12), Z15
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VCVTPH2PS        480(R9), Z14
+	VCVTPH2PS        480(R10), Z15
 	VBROADCASTSS     56(CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -378,8 +377,8 @@ steps_2:
 	VFMADD231PS.BCST 380(CX), Z14, Z10
 	VFMADD231PS.BCST 380(CX), Z15, Z11
 	ADDQ             $+384, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -388,19 +387,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..5] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z12
-	VCVTPH2PS        (R12), Z13
-	VCVTPH2PS        32(R11), Z14
-	VCVTPH2PS        32(R12), Z15
+	VCVTPH2PS        (R9), Z12
+	VCVTPH2PS        (R10), Z13
+	VCVTPH2PS        32(R9), Z14
+	VCVTPH2PS        32(R10), Z15
 	VBROADCASTSS     (CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -417,8 +416,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 320(CX), Z13, Z11
 
 	// O[0..5] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z12
-	VCVTPH2PS        64(R12), Z13
+	VCVTPH2PS        64(R9), Z12
+	VCVTPH2PS        64(R10), Z13
 	VBROADCASTSS     4(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -435,17 +434,17 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 324(CX), Z15, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..5] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z14
-	VCVTPH2PS        96(R12), Z15
+	VCVTPH2PS        96(R9), Z14
+	VCVTPH2PS        96(R10), Z15
 	VBROADCASTSS     8(CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -462,8 +461,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 328(CX), Z13, Z11
 
 	// O[0..5] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z12
-	VCVTPH2PS        128(R12), Z13
+	VCVTPH2PS        128(R9), Z12
+	VCVTPH2PS        128(R10), Z13
 	VBROADCASTSS     12(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -480,17 +479,17 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 332(CX), Z15, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..5] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z14
-	VCVTPH2PS        160(R12), Z15
+	VCVTPH2PS        160(R9), Z14
+	VCVTPH2PS        160(R10), Z15
 	VBROADCASTSS     16(CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -507,8 +506,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 336(CX), Z13, Z11
 
 	// O[0..5] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z12
-	VCVTPH2PS        192(R12), Z13
+	VCVTPH2PS        192(R9), Z12
+	VCVTPH2PS        192(R10), Z13
 	VBROADCASTSS     20(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -525,17 +524,17 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 340(CX), Z15, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..5] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z14
-	VCVTPH2PS        224(R12), Z15
+	VCVTPH2PS        224(R9), Z14
+	VCVTPH2PS        224(R10), Z15
 	VBROADCASTSS     24(CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -552,8 +551,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 344(CX), Z13, Z11
 
 	// O[0..5] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z12
-	VCVTPH2PS        256(R12), Z13
+	VCVTPH2PS        256(R9), Z12
+	VCVTPH2PS        256(R10), Z13
 	VBROADCASTSS     28(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -570,17 +569,17 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 348(CX), Z15, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..5] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z14
-	VCVTPH2PS        288(R12), Z15
+	VCVTPH2PS        288(R9), Z14
+	VCVTPH2PS        288(R10), Z15
 	VBROADCASTSS     32(CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -597,8 +596,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 352(CX), Z13, Z11
 
 	// O[0..5] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z12
-	VCVTPH2PS        320(R12), Z13
+	VCVTPH2PS        320(R9), Z12
+	VCVTPH2PS        320(R10), Z13
 	VBROADCASTSS     36(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -615,17 +614,17 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 356(CX), Z15, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..5] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z14
-	VCVTPH2PS        352(R12), Z15
+	VCVTPH2PS        352(R9), Z14
+	VCVTPH2PS        352(R10), Z15
 	VBROADCASTSS     40(CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -642,8 +641,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 360(CX), Z13, Z11
 
 	// O[0..5] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z12
-	VCVTPH2PS        384(R12), Z13
+	VCVTPH2PS        384(R9), Z12
+	VCVTPH2PS        384(R10), Z13
 	VBROADCASTSS     44(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -660,17 +659,17 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 364(CX), Z15, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..5] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z14
-	VCVTPH2PS        416(R12), Z15
+	VCVTPH2PS        416(R9), Z14
+	VCVTPH2PS        416(R10), Z15
 	VBROADCASTSS     48(CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -687,8 +686,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 368(CX), Z13, Z11
 
 	// O[0..5] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z12
-	VCVTPH2PS        448(R12), Z13
+	VCVTPH2PS        448(R9), Z12
+	VCVTPH2PS        448(R10), Z13
 	VBROADCASTSS     52(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -705,17 +704,17 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 372(CX), Z15, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..5] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z14
-	VCVTPH2PS        480(R12), Z15
+	VCVTPH2PS        480(R9), Z14
+	VCVTPH2PS        480(R10), Z15
 	VBROADCASTSS     56(CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -747,8 +746,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 380(CX), Z14, Z10
 	VFMADD231PS.BCST 380(CX), Z15, Z11
 	ADDQ             $+384, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -758,8 +757,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VCVTPH2PS        (R11), Z12
-	VCVTPH2PS        (R12), Z13
+	VCVTPH2PS        (R9), Z12
+	VCVTPH2PS        (R10), Z13
 	VBROADCASTSS     (CX), Z16
 	VFMADD231PS      Z12, Z16, Z0
 	VFMADD231PS      Z13, Z16, Z1
@@ -775,8 +774,8 @@ key_2:
 	VFMADD231PS.BCST 320(CX), Z12, Z10
 	VFMADD231PS.BCST 320(CX), Z13, Z11
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
-	ADDQ             $0x20, R12
+	ADDQ             $0x20, R9
+	ADDQ             $0x20, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -836,7 +835,7 @@ panels_1:
 	VPXORD Z6, Z6, Z6
 	VPXORD Z8, Z8, Z8
 	VPXORD Z10, Z10, Z10
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -846,9 +845,9 @@ panels_1:
 
 steps_1:
 	// O[0..5] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VCVTPH2PS        (R11), Z12
-	VCVTPH2PS        32(R11), Z14
+	PREFETCHT0       (R9)(R11*1)
+	VCVTPH2PS        (R9), Z12
+	VCVTPH2PS        32(R9), Z14
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 64(CX), Z12, Z2
 	VFMADD231PS.BCST 128(CX), Z12, Z4
@@ -857,7 +856,7 @@ steps_1:
 	VFMADD231PS.BCST 320(CX), Z12, Z10
 
 	// O[0..5] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z12
+	VCVTPH2PS        64(R9), Z12
 	VFMADD231PS.BCST 4(CX), Z14, Z0
 	VFMADD231PS.BCST 68(CX), Z14, Z2
 	VFMADD231PS.BCST 132(CX), Z14, Z4
@@ -866,8 +865,8 @@ steps_1:
 	VFMADD231PS.BCST 324(CX), Z14, Z10
 
 	// O[0..5] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	VCVTPH2PS        96(R11), Z14
+	PREFETCHT0       64(R9)(R11*1)
+	VCVTPH2PS        96(R9), Z14
 	VFMADD231PS.BCST 8(CX), Z12, Z0
 	VFMADD231PS.BCST 72(CX), Z12, Z2
 	VFMADD231PS.BCST 136(CX), Z12, Z4
@@ -876,7 +875,7 @@ steps_1:
 	VFMADD231PS.BCST 328(CX), Z12, Z10
 
 	// O[0..5] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z12
+	VCVTPH2PS        128(R9), Z12
 	VFMADD231PS.BCST 12(CX), Z14, Z0
 	VFMADD231PS.BCST 76(CX), Z14, Z2
 	VFMADD231PS.BCST 140(CX), Z14, Z4
@@ -885,8 +884,8 @@ steps_1:
 	VFMADD231PS.BCST 332(CX), Z14, Z10
 
 	// O[0..5] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	VCVTPH2PS        160(R11), Z14
+	PREFETCHT0       128(R9)(R11*1)
+	VCVTPH2PS        160(R9), Z14
 	VFMADD231PS.BCST 16(CX), Z12, Z0
 	VFMADD231PS.BCST 80(CX), Z12, Z2
 	VFMADD231PS.BCST 144(CX), Z12, Z4
@@ -895,7 +894,7 @@ steps_1:
 	VFMADD231PS.BCST 336(CX), Z12, Z10
 
 	// O[0..5] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z12
+	VCVTPH2PS        192(R9), Z12
 	VFMADD231PS.BCST 20(CX), Z14, Z0
 	VFMADD231PS.BCST 84(CX), Z14, Z2
 	VFMADD231PS.BCST 148(CX), Z14, Z4
@@ -904,8 +903,8 @@ steps_1:
 	VFMADD231PS.BCST 340(CX), Z14, Z10
 
 	// O[0..5] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	VCVTPH2PS        224(R11), Z14
+	PREFETCHT0       192(R9)(R11*1)
+	VCVTPH2PS        224(R9), Z14
 	VFMADD231PS.BCST 24(CX), Z12, Z0
 	VFMADD231PS.BCST 88(CX), Z12, Z2
 	VFMADD231PS.BCST 152(CX), Z12, Z4
@@ -914,7 +913,7 @@ steps_1:
 	VFMADD231PS.BCST 344(CX), Z12, Z10
 
 	// O[0..5] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z12
+	VCVTPH2PS        256(R9), Z12
 	VFMADD231PS.BCST 28(CX), Z14, Z0
 	VFMADD231PS.BCST 92(CX), Z14, Z2
 	VFMADD231PS.BCST 156(CX), Z14, Z4
@@ -923,8 +922,8 @@ steps_1:
 	VFMADD231PS.BCST 348(CX), Z14, Z10
 
 	// O[0..5] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	VCVTPH2PS        288(R11), Z14
+	PREFETCHT0       256(R9)(R11*1)
+	VCVTPH2PS        288(R9), Z14
 	VFMADD231PS.BCST 32(CX), Z12, Z0
 	VFMADD231PS.BCST 96(CX), Z12, Z2
 	VFMADD231PS.BCST 160(CX), Z12, Z4
@@ -933,7 +932,7 @@ steps_1:
 	VFMADD231PS.BCST 352(CX), Z12, Z10
 
 	// O[0..5] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z12
+	VCVTPH2PS        320(R9), Z12
 	VFMADD231PS.BCST 36(CX), Z14, Z0
 	VFMADD231PS.BCST 100(CX), Z14, Z2
 	VFMADD231PS.BCST 164(CX), Z14, Z4
@@ -942,8 +941,8 @@ steps_1:
 	VFMADD231PS.BCST 356(CX), Z14, Z10
 
 	// O[0..5] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	VCVTPH2PS        352(R11), Z14
+	PREFETCHT0       320(R9)(R11*1)
+	VCVTPH2PS        352(R9), Z14
 	VFMADD231PS.BCST 40(CX), Z12, Z0
 	VFMADD231PS.BCST 104(CX), Z12, Z2
 	VFMADD231PS.BCST 168(CX), Z12, Z4
@@ -952,7 +951,7 @@ steps_1:
 	VFMADD231PS.BCST 360(CX), Z12, Z10
 
 	// O[0..5] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z12
+	VCVTPH2PS        384(R9), Z12
 	VFMADD231PS.BCST 44(CX), Z14, Z0
 	VFMADD231PS.BCST 108(CX), Z14, Z2
 	VFMADD231PS.BCST 172(CX), Z14, Z4
@@ -961,8 +960,8 @@ steps_1:
 	VFMADD231PS.BCST 364(CX), Z14, Z10
 
 	// O[0..5] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	VCVTPH2PS        416(R11), Z14
+	PREFETCHT0       384(R9)(R11*1)
+	VCVTPH2PS        416(R9), Z14
 	VFMADD231PS.BCST 48(CX), Z12, Z0
 	VFMADD231PS.BCST 112(CX), Z12, Z2
 	VFMADD231PS.BCST 176(CX), Z12, Z4
@@ -971,7 +970,7 @@ steps_1:
 	VFMADD231PS.BCST 368(CX), Z12, Z10
 
 	// O[0..5] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z12
+	VCVTPH2PS        448(R9), Z12
 	VFMADD231PS.BCST 52(CX), Z14, Z0
 	VFMADD231PS.BCST 116(CX), Z14, Z2
 	VFMADD231PS.BCST 180(CX), Z14, Z4
@@ -980,8 +979,8 @@ steps_1:
 	VFMADD231PS.BCST 372(CX), Z14, Z10
 
 	// O[0..5] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	VCVTPH2PS        480(R11), Z14
+	PREFETCHT0       448(R9)(R11*1)
+	VCVTPH2PS        480(R9), Z14
 	VFMADD231PS.BCST 56(CX), Z12, Z0
 	VFMADD231PS.BCST 120(CX), Z12, Z2
 	VFMADD231PS.BCST 184(CX), Z12, Z4
@@ -997,7 +996,7 @@ steps_1:
 	VFMADD231PS.BCST 316(CX), Z14, Z8
 	VFMADD231PS.BCST 380(CX), Z14, Z10
 	ADDQ             $+384, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1006,16 +1005,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	ADDQ       $0x40, R10
+	PREFETCHT0 (R11)
+	ADDQ       $0x40, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..5] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z12
-	VCVTPH2PS        32(R11), Z14
+	VCVTPH2PS        (R9), Z12
+	VCVTPH2PS        32(R9), Z14
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 64(CX), Z12, Z2
 	VFMADD231PS.BCST 128(CX), Z12, Z4
@@ -1024,7 +1023,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 320(CX), Z12, Z10
 
 	// O[0..5] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z12
+	VCVTPH2PS        64(R9), Z12
 	VFMADD231PS.BCST 4(CX), Z14, Z0
 	VFMADD231PS.BCST 68(CX), Z14, Z2
 	VFMADD231PS.BCST 132(CX), Z14, Z4
@@ -1033,15 +1032,15 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 324(CX), Z14, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..5] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z14
+	VCVTPH2PS        96(R9), Z14
 	VFMADD231PS.BCST 8(CX), Z12, Z0
 	VFMADD231PS.BCST 72(CX), Z12, Z2
 	VFMADD231PS.BCST 136(CX), Z12, Z4
@@ -1050,7 +1049,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 328(CX), Z12, Z10
 
 	// O[0..5] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z12
+	VCVTPH2PS        128(R9), Z12
 	VFMADD231PS.BCST 12(CX), Z14, Z0
 	VFMADD231PS.BCST 76(CX), Z14, Z2
 	VFMADD231PS.BCST 140(CX), Z14, Z4
@@ -1059,15 +1058,15 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 332(CX), Z14, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..5] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z14
+	VCVTPH2PS        160(R9), Z14
 	VFMADD231PS.BCST 16(CX), Z12, Z0
 	VFMADD231PS.BCST 80(CX), Z12, Z2
 	VFMADD231PS.BCST 144(CX), Z12, Z4
@@ -1076,7 +1075,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 336(CX), Z12, Z10
 
 	// O[0..5] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z12
+	VCVTPH2PS        192(R9), Z12
 	VFMADD231PS.BCST 20(CX), Z14, Z0
 	VFMADD231PS.BCST 84(CX), Z14, Z2
 	VFMADD231PS.BCST 148(CX), Z14, Z4
@@ -1085,15 +1084,15 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 340(CX), Z14, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..5] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z14
+	VCVTPH2PS        224(R9), Z14
 	VFMADD231PS.BCST 24(CX), Z12, Z0
 	VFMADD231PS.BCST 88(CX), Z12, Z2
 	VFMADD231PS.BCST 152(CX), Z12, Z4
@@ -1102,7 +1101,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 344(CX), Z12, Z10
 
 	// O[0..5] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z12
+	VCVTPH2PS        256(R9), Z12
 	VFMADD231PS.BCST 28(CX), Z14, Z0
 	VFMADD231PS.BCST 92(CX), Z14, Z2
 	VFMADD231PS.BCST 156(CX), Z14, Z4
@@ -1111,15 +1110,15 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 348(CX), Z14, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..5] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z14
+	VCVTPH2PS        288(R9), Z14
 	VFMADD231PS.BCST 32(CX), Z12, Z0
 	VFMADD231PS.BCST 96(CX), Z12, Z2
 	VFMADD231PS.BCST 160(CX), Z12, Z4
@@ -1128,7 +1127,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 352(CX), Z12, Z10
 
 	// O[0..5] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z12
+	VCVTPH2PS        320(R9), Z12
 	VFMADD231PS.BCST 36(CX), Z14, Z0
 	VFMADD231PS.BCST 100(CX), Z14, Z2
 	VFMADD231PS.BCST 164(CX), Z14, Z4
@@ -1137,15 +1136,15 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 356(CX), Z14, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..5] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z14
+	VCVTPH2PS        352(R9), Z14
 	VFMADD231PS.BCST 40(CX), Z12, Z0
 	VFMADD231PS.BCST 104(CX), Z12, Z2
 	VFMADD231PS.BCST 168(CX), Z12, Z4
@@ -1154,7 +1153,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 360(CX), Z12, Z10
 
 	// O[0..5] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z12
+	VCVTPH2PS        384(R9), Z12
 	VFMADD231PS.BCST 44(CX), Z14, Z0
 	VFMADD231PS.BCST 108(CX), Z14, Z2
 	VFMADD231PS.BCST 172(CX), Z14, Z4
@@ -1163,15 +1162,15 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 364(CX), Z14, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..5] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z14
+	VCVTPH2PS        416(R9), Z14
 	VFMADD231PS.BCST 48(CX), Z12, Z0
 	VFMADD231PS.BCST 112(CX), Z12, Z2
 	VFMADD231PS.BCST 176(CX), Z12, Z4
@@ -1180,7 +1179,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 368(CX), Z12, Z10
 
 	// O[0..5] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z12
+	VCVTPH2PS        448(R9), Z12
 	VFMADD231PS.BCST 52(CX), Z14, Z0
 	VFMADD231PS.BCST 116(CX), Z14, Z2
 	VFMADD231PS.BCST 180(CX), Z14, Z4
@@ -1189,15 +1188,15 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 372(CX), Z14, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..5] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z14
+	VCVTPH2PS        480(R9), Z14
 	VFMADD231PS.BCST 56(CX), Z12, Z0
 	VFMADD231PS.BCST 120(CX), Z12, Z2
 	VFMADD231PS.BCST 184(CX), Z12, Z4
@@ -1213,7 +1212,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 316(CX), Z14, Z8
 	VFMADD231PS.BCST 380(CX), Z14, Z10
 	ADDQ             $+384, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1223,7 +1222,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VCVTPH2PS        (R11), Z12
+	VCVTPH2PS        (R9), Z12
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 64(CX), Z12, Z2
 	VFMADD231PS.BCST 128(CX), Z12, Z4
@@ -1231,7 +1230,7 @@ key_1:
 	VFMADD231PS.BCST 256(CX), Z12, Z8
 	VFMADD231PS.BCST 320(CX), Z12, Z10
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
+	ADDQ             $0x20, R9
 	DECQ             DX
 	JNZ              key_1
 

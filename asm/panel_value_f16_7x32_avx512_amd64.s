@@ -18,15 +18,14 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z13   O[r][c]
 //	Z14–Z15  V[k][c]
 //	Z16–Z17  the same of the next step
 //	Z18–Z21  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f16_7x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -35,17 +34,17 @@ TEXT ·panel_value_f16_7x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -65,9 +64,9 @@ panels_2:
 	VPXORD Z11, Z11, Z11
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -77,12 +76,12 @@ panels_2:
 
 steps_2:
 	// O[0..6] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VCVTPH2PS        (R11), Z14
-	VCVTPH2PS        (R12), Z15
-	VCVTPH2PS        32(R11), Z16
-	VCVTPH2PS        32(R12), Z17
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VCVTPH2PS        (R9), Z14
+	VCVTPH2PS        (R10), Z15
+	VCVTPH2PS        32(R9), Z16
+	VCVTPH2PS        32(R10), Z17
 	VBROADCASTSS     (CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -101,8 +100,8 @@ steps_2:
 	VFMADD231PS.BCST 384(CX), Z15, Z13
 
 	// O[0..6] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z14
-	VCVTPH2PS        64(R12), Z15
+	VCVTPH2PS        64(R9), Z14
+	VCVTPH2PS        64(R10), Z15
 	VBROADCASTSS     4(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -121,10 +120,10 @@ steps_2:
 	VFMADD231PS.BCST 388(CX), Z17, Z13
 
 	// O[0..6] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VCVTPH2PS        96(R11), Z16
-	VCVTPH2PS        96(R12), Z17
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VCVTPH2PS        96(R9), Z16
+	VCVTPH2PS        96(R10), Z17
 	VBROADCASTSS     8(CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -143,8 +142,8 @@ steps_2:
 	VFMADD231PS.BCST 392(CX), Z15, Z13
 
 	// O[0..6] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z14
-	VCVTPH2PS        128(R12), Z15
+	VCVTPH2PS        128(R9), Z14
+	VCVTPH2PS        128(R10), Z15
 	VBROADCASTSS     12(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -163,10 +162,10 @@ steps_2:
 	VFMADD231PS.BCST 396(CX), Z17, Z13
 
 	// O[0..6] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VCVTPH2PS        160(R11), Z16
-	VCVTPH2PS        160(R12), Z17
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VCVTPH2PS        160(R9), Z16
+	VCVTPH2PS        160(R10), Z17
 	VBROADCASTSS     16(CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -185,8 +184,8 @@ steps_2:
 	VFMADD231PS.BCST 400(CX), Z15, Z13
 
 	// O[0..6] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z14
-	VCVTPH2PS        192(R12), Z15
+	VCVTPH2PS        192(R9), Z14
+	VCVTPH2PS        192(R10), Z15
 	VBROADCASTSS     20(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -205,10 +204,10 @@ steps_2:
 	VFMADD231PS.BCST 404(CX), Z17, Z13
 
 	// O[0..6] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VCVTPH2PS        224(R11), Z16
-	VCVTPH2PS        224(R12), Z17
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VCVTPH2PS        224(R9), Z16
+	VCVTPH2PS        224(R10), Z17
 	VBROADCASTSS     24(CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -227,8 +226,8 @@ steps_2:
 	VFMADD231PS.BCST 408(CX), Z15, Z13
 
 	// O[0..6] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z14
-	VCVTPH2PS        256(R12), Z15
+	VCVTPH2PS        256(R9), Z14
+	VCVTPH2PS        256(R10), Z15
 	VBROADCASTSS     28(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -247,10 +246,10 @@ steps_2:
 	VFMADD231PS.BCST 412(CX), Z17, Z13
 
 	// O[0..6] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VCVTPH2PS        288(R11), Z16
-	VCVTPH2PS        288(R12), Z17
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VCVTPH2PS        288(R9), Z16
+	VCVTPH2PS        288(R10), Z17
 	VBROADCASTSS     32(CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -269,8 +268,8 @@ steps_2:
 	VFMADD231PS.BCST 416(CX), Z15, Z13
 
 	// O[0..6] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z14
-	VCVTPH2PS        320(R12), Z15
+	VCVTPH2PS        320(R9), Z14
+	VCVTPH2PS        320(R10), Z15
 	VBROADCASTSS     36(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -289,10 +288,10 @@ steps_2:
 	VFMADD231PS.BCST 420(CX), Z17, Z13
 
 	// O[0..6] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VCVTPH2PS        352(R11), Z16
-	VCVTPH2PS        352(R12), Z17
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VCVTPH2PS        352(R9), Z16
+	VCVTPH2PS        352(R10), Z17
 	VBROADCASTSS     40(CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -311,8 +310,8 @@ steps_2:
 	VFMADD231PS.BCST 424(CX), Z15, Z13
 
 	// O[0..6] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z14
-	VCVTPH2PS        384(R12), Z15
+	VCVTPH2PS        384(R9), Z14
+	VCVTPH2PS        384(R10), Z15
 	VBROADCASTSS     44(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -331,10 +330,10 @@ steps_2:
 	VFMADD231PS.BCST 428(CX), Z17, Z13
 
 	// O[0..6] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VCVTPH2PS        416(R11), Z16
-	VCVTPH2PS        416(R12), Z17
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VCVTPH2PS        416(R9), Z16
+	VCVTPH2PS        416(R10), Z17
 	VBROADCASTSS     48(CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -353,8 +352,8 @@ steps_2:
 	VFMADD231PS.BCST 432(CX), Z15, Z13
 
 	// O[0..6] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z14
-	VCVTPH2PS        448(R12), Z15
+	VCVTPH2PS        448(R9), Z14
+	VCVTPH2PS        448(R10), Z15
 	VBROADCASTSS     52(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -373,10 +372,10 @@ steps_2:
 	VFMADD231PS.BCST 436(CX), Z17, Z13
 
 	// O[0..6] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VCVTPH2PS        480(R11), Z16
-	VCVTPH2PS        480(R12), Z17
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VCVTPH2PS        480(R9), Z16
+	VCVTPH2PS        480(R10), Z17
 	VBROADCASTSS     56(CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -412,8 +411,8 @@ steps_2:
 	VFMADD231PS.BCST 444(CX), Z16, Z12
 	VFMADD231PS.BCST 444(CX), Z17, Z13
 	ADDQ             $+448, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -422,19 +421,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..6] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z14
-	VCVTPH2PS        (R12), Z15
-	VCVTPH2PS        32(R11), Z16
-	VCVTPH2PS        32(R12), Z17
+	VCVTPH2PS        (R9), Z14
+	VCVTPH2PS        (R10), Z15
+	VCVTPH2PS        32(R9), Z16
+	VCVTPH2PS        32(R10), Z17
 	VBROADCASTSS     (CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -453,8 +452,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 384(CX), Z15, Z13
 
 	// O[0..6] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z14
-	VCVTPH2PS        64(R12), Z15
+	VCVTPH2PS        64(R9), Z14
+	VCVTPH2PS        64(R10), Z15
 	VBROADCASTSS     4(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -473,17 +472,17 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 388(CX), Z17, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..6] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z16
-	VCVTPH2PS        96(R12), Z17
+	VCVTPH2PS        96(R9), Z16
+	VCVTPH2PS        96(R10), Z17
 	VBROADCASTSS     8(CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -502,8 +501,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 392(CX), Z15, Z13
 
 	// O[0..6] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z14
-	VCVTPH2PS        128(R12), Z15
+	VCVTPH2PS        128(R9), Z14
+	VCVTPH2PS        128(R10), Z15
 	VBROADCASTSS     12(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -522,17 +521,17 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 396(CX), Z17, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..6] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z16
-	VCVTPH2PS        160(R12), Z17
+	VCVTPH2PS        160(R9), Z16
+	VCVTPH2PS        160(R10), Z17
 	VBROADCASTSS     16(CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -551,8 +550,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 400(CX), Z15, Z13
 
 	// O[0..6] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z14
-	VCVTPH2PS        192(R12), Z15
+	VCVTPH2PS        192(R9), Z14
+	VCVTPH2PS        192(R10), Z15
 	VBROADCASTSS     20(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -571,17 +570,17 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 404(CX), Z17, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..6] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z16
-	VCVTPH2PS        224(R12), Z17
+	VCVTPH2PS        224(R9), Z16
+	VCVTPH2PS        224(R10), Z17
 	VBROADCASTSS     24(CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -600,8 +599,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 408(CX), Z15, Z13
 
 	// O[0..6] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z14
-	VCVTPH2PS        256(R12), Z15
+	VCVTPH2PS        256(R9), Z14
+	VCVTPH2PS        256(R10), Z15
 	VBROADCASTSS     28(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -620,17 +619,17 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 412(CX), Z17, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..6] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z16
-	VCVTPH2PS        288(R12), Z17
+	VCVTPH2PS        288(R9), Z16
+	VCVTPH2PS        288(R10), Z17
 	VBROADCASTSS     32(CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -649,8 +648,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 416(CX), Z15, Z13
 
 	// O[0..6] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z14
-	VCVTPH2PS        320(R12), Z15
+	VCVTPH2PS        320(R9), Z14
+	VCVTPH2PS        320(R10), Z15
 	VBROADCASTSS     36(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -669,17 +668,17 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 420(CX), Z17, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..6] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z16
-	VCVTPH2PS        352(R12), Z17
+	VCVTPH2PS        352(R9), Z16
+	VCVTPH2PS        352(R10), Z17
 	VBROADCASTSS     40(CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -698,8 +697,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 424(CX), Z15, Z13
 
 	// O[0..6] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z14
-	VCVTPH2PS        384(R12), Z15
+	VCVTPH2PS        384(R9), Z14
+	VCVTPH2PS        384(R10), Z15
 	VBROADCASTSS     44(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -718,17 +717,17 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 428(CX), Z17, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..6] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z16
-	VCVTPH2PS        416(R12), Z17
+	VCVTPH2PS        416(R9), Z16
+	VCVTPH2PS        416(R10), Z17
 	VBROADCASTSS     48(CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -747,8 +746,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 432(CX), Z15, Z13
 
 	// O[0..6] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z14
-	VCVTPH2PS        448(R12), Z15
+	VCVTPH2PS        448(R9), Z14
+	VCVTPH2PS        448(R10), Z15
 	VBROADCASTSS     52(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -767,17 +766,17 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 436(CX), Z17, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..6] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z16
-	VCVTPH2PS        480(R12), Z17
+	VCVTPH2PS        480(R9), Z16
+	VCVTPH2PS        480(R10), Z17
 	VBROADCASTSS     56(CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -813,8 +812,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 444(CX), Z16, Z12
 	VFMADD231PS.BCST 444(CX), Z17, Z13
 	ADDQ             $+448, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -824,8 +823,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VCVTPH2PS        (R11), Z14
-	VCVTPH2PS        (R12), Z15
+	VCVTPH2PS        (R9), Z14
+	VCVTPH2PS        (R10), Z15
 	VBROADCASTSS     (CX), Z18
 	VFMADD231PS      Z14, Z18, Z0
 	VFMADD231PS      Z15, Z18, Z1
@@ -843,8 +842,8 @@ key_2:
 	VFMADD231PS.BCST 384(CX), Z14, Z12
 	VFMADD231PS.BCST 384(CX), Z15, Z13
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
-	ADDQ             $0x20, R12
+	ADDQ             $0x20, R9
+	ADDQ             $0x20, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -911,7 +910,7 @@ panels_1:
 	VPXORD Z8, Z8, Z8
 	VPXORD Z10, Z10, Z10
 	VPXORD Z12, Z12, Z12
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -921,9 +920,9 @@ panels_1:
 
 steps_1:
 	// O[0..6] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VCVTPH2PS        (R11), Z14
-	VCVTPH2PS        32(R11), Z16
+	PREFETCHT0       (R9)(R11*1)
+	VCVTPH2PS        (R9), Z14
+	VCVTPH2PS        32(R9), Z16
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 64(CX), Z14, Z2
 	VFMADD231PS.BCST 128(CX), Z14, Z4
@@ -933,7 +932,7 @@ steps_1:
 	VFMADD231PS.BCST 384(CX), Z14, Z12
 
 	// O[0..6] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z14
+	VCVTPH2PS        64(R9), Z14
 	VFMADD231PS.BCST 4(CX), Z16, Z0
 	VFMADD231PS.BCST 68(CX), Z16, Z2
 	VFMADD231PS.BCST 132(CX), Z16, Z4
@@ -943,8 +942,8 @@ steps_1:
 	VFMADD231PS.BCST 388(CX), Z16, Z12
 
 	// O[0..6] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	VCVTPH2PS        96(R11), Z16
+	PREFETCHT0       64(R9)(R11*1)
+	VCVTPH2PS        96(R9), Z16
 	VFMADD231PS.BCST 8(CX), Z14, Z0
 	VFMADD231PS.BCST 72(CX), Z14, Z2
 	VFMADD231PS.BCST 136(CX), Z14, Z4
@@ -954,7 +953,7 @@ steps_1:
 	VFMADD231PS.BCST 392(CX), Z14, Z12
 
 	// O[0..6] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z14
+	VCVTPH2PS        128(R9), Z14
 	VFMADD231PS.BCST 12(CX), Z16, Z0
 	VFMADD231PS.BCST 76(CX), Z16, Z2
 	VFMADD231PS.BCST 140(CX), Z16, Z4
@@ -964,8 +963,8 @@ steps_1:
 	VFMADD231PS.BCST 396(CX), Z16, Z12
 
 	// O[0..6] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	VCVTPH2PS        160(R11), Z16
+	PREFETCHT0       128(R9)(R11*1)
+	VCVTPH2PS        160(R9), Z16
 	VFMADD231PS.BCST 16(CX), Z14, Z0
 	VFMADD231PS.BCST 80(CX), Z14, Z2
 	VFMADD231PS.BCST 144(CX), Z14, Z4
@@ -975,7 +974,7 @@ steps_1:
 	VFMADD231PS.BCST 400(CX), Z14, Z12
 
 	// O[0..6] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z14
+	VCVTPH2PS        192(R9), Z14
 	VFMADD231PS.BCST 20(CX), Z16, Z0
 	VFMADD231PS.BCST 84(CX), Z16, Z2
 	VFMADD231PS.BCST 148(CX), Z16, Z4
@@ -985,8 +984,8 @@ steps_1:
 	VFMADD231PS.BCST 404(CX), Z16, Z12
 
 	// O[0..6] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	VCVTPH2PS        224(R11), Z16
+	PREFETCHT0       192(R9)(R11*1)
+	VCVTPH2PS        224(R9), Z16
 	VFMADD231PS.BCST 24(CX), Z14, Z0
 	VFMADD231PS.BCST 88(CX), Z14, Z2
 	VFMADD231PS.BCST 152(CX), Z14, Z4
@@ -996,7 +995,7 @@ steps_1:
 	VFMADD231PS.BCST 408(CX), Z14, Z12
 
 	// O[0..6] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z14
+	VCVTPH2PS        256(R9), Z14
 	VFMADD231PS.BCST 28(CX), Z16, Z0
 	VFMADD231PS.BCST 92(CX), Z16, Z2
 	VFMADD231PS.BCST 156(CX), Z16, Z4
@@ -1006,8 +1005,8 @@ steps_1:
 	VFMADD231PS.BCST 412(CX), Z16, Z12
 
 	// O[0..6] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	VCVTPH2PS        288(R11), Z16
+	PREFETCHT0       256(R9)(R11*1)
+	VCVTPH2PS        288(R9), Z16
 	VFMADD231PS.BCST 32(CX), Z14, Z0
 	VFMADD231PS.BCST 96(CX), Z14, Z2
 	VFMADD231PS.BCST 160(CX), Z14, Z4
@@ -1017,7 +1016,7 @@ steps_1:
 	VFMADD231PS.BCST 416(CX), Z14, Z12
 
 	// O[0..6] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z14
+	VCVTPH2PS        320(R9), Z14
 	VFMADD231PS.BCST 36(CX), Z16, Z0
 	VFMADD231PS.BCST 100(CX), Z16, Z2
 	VFMADD231PS.BCST 164(CX), Z16, Z4
@@ -1027,8 +1026,8 @@ steps_1:
 	VFMADD231PS.BCST 420(CX), Z16, Z12
 
 	// O[0..6] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	VCVTPH2PS        352(R11), Z16
+	PREFETCHT0       320(R9)(R11*1)
+	VCVTPH2PS        352(R9), Z16
 	VFMADD231PS.BCST 40(CX), Z14, Z0
 	VFMADD231PS.BCST 104(CX), Z14, Z2
 	VFMADD231PS.BCST 168(CX), Z14, Z4
@@ -1038,7 +1037,7 @@ steps_1:
 	VFMADD231PS.BCST 424(CX), Z14, Z12
 
 	// O[0..6] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z14
+	VCVTPH2PS        384(R9), Z14
 	VFMADD231PS.BCST 44(CX), Z16, Z0
 	VFMADD231PS.BCST 108(CX), Z16, Z2
 	VFMADD231PS.BCST 172(CX), Z16, Z4
@@ -1048,8 +1047,8 @@ steps_1:
 	VFMADD231PS.BCST 428(CX), Z16, Z12
 
 	// O[0..6] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	VCVTPH2PS        416(R11), Z16
+	PREFETCHT0       384(R9)(R11*1)
+	VCVTPH2PS        416(R9), Z16
 	VFMADD231PS.BCST 48(CX), Z14, Z0
 	VFMADD231PS.BCST 112(CX), Z14, Z2
 	VFMADD231PS.BCST 176(CX), Z14, Z4
@@ -1059,7 +1058,7 @@ steps_1:
 	VFMADD231PS.BCST 432(CX), Z14, Z12
 
 	// O[0..6] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z14
+	VCVTPH2PS        448(R9), Z14
 	VFMADD231PS.BCST 52(CX), Z16, Z0
 	VFMADD231PS.BCST 116(CX), Z16, Z2
 	VFMADD231PS.BCST 180(CX), Z16, Z4
@@ -1069,8 +1068,8 @@ steps_1:
 	VFMADD231PS.BCST 436(CX), Z16, Z12
 
 	// O[0..6] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	VCVTPH2PS        480(R11), Z16
+	PREFETCHT0       448(R9)(R11*1)
+	VCVTPH2PS        480(R9), Z16
 	VFMADD231PS.BCST 56(CX), Z14, Z0
 	VFMADD231PS.BCST 120(CX), Z14, Z2
 	VFMADD231PS.BCST 184(CX), Z14, Z4
@@ -1088,7 +1087,7 @@ steps_1:
 	VFMADD231PS.BCST 380(CX), Z16, Z10
 	VFMADD231PS.BCST 444(CX), Z16, Z12
 	ADDQ             $+448, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1097,16 +1096,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	ADDQ       $0x40, R10
+	PREFETCHT0 (R11)
+	ADDQ       $0x40, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..6] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z14
-	VCVTPH2PS        32(R11), Z16
+	VCVTPH2PS        (R9), Z14
+	VCVTPH2PS        32(R9), Z16
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 64(CX), Z14, Z2
 	VFMADD231PS.BCST 128(CX), Z14, Z4
@@ -1116,7 +1115,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 384(CX), Z14, Z12
 
 	// O[0..6] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z14
+	VCVTPH2PS        64(R9), Z14
 	VFMADD231PS.BCST 4(CX), Z16, Z0
 	VFMADD231PS.BCST 68(CX), Z16, Z2
 	VFMADD231PS.BCST 132(CX), Z16, Z4
@@ -1126,15 +1125,15 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 388(CX), Z16, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..6] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z16
+	VCVTPH2PS        96(R9), Z16
 	VFMADD231PS.BCST 8(CX), Z14, Z0
 	VFMADD231PS.BCST 72(CX), Z14, Z2
 	VFMADD231PS.BCST 136(CX), Z14, Z4
@@ -1144,7 +1143,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 392(CX), Z14, Z12
 
 	// O[0..6] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z14
+	VCVTPH2PS        128(R9), Z14
 	VFMADD231PS.BCST 12(CX), Z16, Z0
 	VFMADD231PS.BCST 76(CX), Z16, Z2
 	VFMADD231PS.BCST 140(CX), Z16, Z4
@@ -1154,15 +1153,15 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 396(CX), Z16, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..6] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z16
+	VCVTPH2PS        160(R9), Z16
 	VFMADD231PS.BCST 16(CX), Z14, Z0
 	VFMADD231PS.BCST 80(CX), Z14, Z2
 	VFMADD231PS.BCST 144(CX), Z14, Z4
@@ -1172,7 +1171,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 400(CX), Z14, Z12
 
 	// O[0..6] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z14
+	VCVTPH2PS        192(R9), Z14
 	VFMADD231PS.BCST 20(CX), Z16, Z0
 	VFMADD231PS.BCST 84(CX), Z16, Z2
 	VFMADD231PS.BCST 148(CX), Z16, Z4
@@ -1182,15 +1181,15 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 404(CX), Z16, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..6] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z16
+	VCVTPH2PS        224(R9), Z16
 	VFMADD231PS.BCST 24(CX), Z14, Z0
 	VFMADD231PS.BCST 88(CX), Z14, Z2
 	VFMADD231PS.BCST 152(CX), Z14, Z4
@@ -1200,7 +1199,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 408(CX), Z14, Z12
 
 	// O[0..6] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z14
+	VCVTPH2PS        256(R9), Z14
 	VFMADD231PS.BCST 28(CX), Z16, Z0
 	VFMADD231PS.BCST 92(CX), Z16, Z2
 	VFMADD231PS.BCST 156(CX), Z16, Z4
@@ -1210,15 +1209,15 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 412(CX), Z16, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..6] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z16
+	VCVTPH2PS        288(R9), Z16
 	VFMADD231PS.BCST 32(CX), Z14, Z0
 	VFMADD231PS.BCST 96(CX), Z14, Z2
 	VFMADD231PS.BCST 160(CX), Z14, Z4
@@ -1228,7 +1227,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 416(CX), Z14, Z12
 
 	// O[0..6] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z14
+	VCVTPH2PS        320(R9), Z14
 	VFMADD231PS.BCST 36(CX), Z16, Z0
 	VFMADD231PS.BCST 100(CX), Z16, Z2
 	VFMADD231PS.BCST 164(CX), Z16, Z4
@@ -1238,15 +1237,15 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 420(CX), Z16, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..6] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z16
+	VCVTPH2PS        352(R9), Z16
 	VFMADD231PS.BCST 40(CX), Z14, Z0
 	VFMADD231PS.BCST 104(CX), Z14, Z2
 	VFMADD231PS.BCST 168(CX), Z14, Z4
@@ -1256,7 +1255,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 424(CX), Z14, Z12
 
 	// O[0..6] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z14
+	VCVTPH2PS        384(R9), Z14
 	VFMADD231PS.BCST 44(CX), Z16, Z0
 	VFMADD231PS.BCST 108(CX), Z16, Z2
 	VFMADD231PS.BCST 172(CX), Z16, Z4
@@ -1266,15 +1265,15 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 428(CX), Z16, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..6] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z16
+	VCVTPH2PS        416(R9), Z16
 	VFMADD231PS.BCST 48(CX), Z14, Z0
 	VFMADD231PS.BCST 112(CX), Z14, Z2
 	VFMADD231PS.BCST 176(CX), Z14, Z4
@@ -1284,7 +1283,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 432(CX), Z14, Z12
 
 	// O[0..6] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z14
+	VCVTPH2PS        448(R9), Z14
 	VFMADD231PS.BCST 52(CX), Z16, Z0
 	VFMADD231PS.BCST 116(CX), Z16, Z2
 	VFMADD231PS.BCST 180(CX), Z16, Z4
@@ -1294,15 +1293,15 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 436(CX), Z16, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..6] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z16
+	VCVTPH2PS        480(R9), Z16
 	VFMADD231PS.BCST 56(CX), Z14, Z0
 	VFMADD231PS.BCST 120(CX), Z14, Z2
 	VFMADD231PS.BCST 184(CX), Z14, Z4
@@ -1320,7 +1319,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 380(CX), Z16, Z10
 	VFMADD231PS.BCST 444(CX), Z16, Z12
 	ADDQ             $+448, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1330,7 +1329,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VCVTPH2PS        (R11), Z14
+	VCVTPH2PS        (R9), Z14
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 64(CX), Z14, Z2
 	VFMADD231PS.BCST 128(CX), Z14, Z4
@@ -1339,7 +1338,7 @@ key_1:
 	VFMADD231PS.BCST 320(CX), Z14, Z10
 	VFMADD231PS.BCST 384(CX), Z14, Z12
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
+	ADDQ             $0x20, R9
 	DECQ             DX
 	JNZ              key_1
 

@@ -18,15 +18,14 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z15   O[r][c]
 //	Z16–Z17  V[k][c]
 //	Z18–Z19  the same of the next step
 //	Z20–Z23  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f16_8x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -35,17 +34,17 @@ TEXT ·panel_value_f16_8x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -67,9 +66,9 @@ panels_2:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -79,12 +78,12 @@ panels_2:
 
 steps_2:
 	// O[0..7] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VCVTPH2PS        (R11), Z16
-	VCVTPH2PS        (R12), Z17
-	VCVTPH2PS        32(R11), Z18
-	VCVTPH2PS        32(R12), Z19
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VCVTPH2PS        (R9), Z16
+	VCVTPH2PS        (R10), Z17
+	VCVTPH2PS        32(R9), Z18
+	VCVTPH2PS        32(R10), Z19
 	VBROADCASTSS     (CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -105,8 +104,8 @@ steps_2:
 	VFMADD231PS.BCST 448(CX), Z17, Z15
 
 	// O[0..7] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z16
-	VCVTPH2PS        64(R12), Z17
+	VCVTPH2PS        64(R9), Z16
+	VCVTPH2PS        64(R10), Z17
 	VBROADCASTSS     4(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -127,10 +126,10 @@ steps_2:
 	VFMADD231PS.BCST 452(CX), Z19, Z15
 
 	// O[0..7] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VCVTPH2PS        96(R11), Z18
-	VCVTPH2PS        96(R12), Z19
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VCVTPH2PS        96(R9), Z18
+	VCVTPH2PS        96(R10), Z19
 	VBROADCASTSS     8(CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -151,8 +150,8 @@ steps_2:
 	VFMADD231PS.BCST 456(CX), Z17, Z15
 
 	// O[0..7] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z16
-	VCVTPH2PS        128(R12), Z17
+	VCVTPH2PS        128(R9), Z16
+	VCVTPH2PS        128(R10), Z17
 	VBROADCASTSS     12(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -173,10 +172,10 @@ steps_2:
 	VFMADD231PS.BCST 460(CX), Z19, Z15
 
 	// O[0..7] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VCVTPH2PS        160(R11), Z18
-	VCVTPH2PS        160(R12), Z19
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VCVTPH2PS        160(R9), Z18
+	VCVTPH2PS        160(R10), Z19
 	VBROADCASTSS     16(CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -197,8 +196,8 @@ steps_2:
 	VFMADD231PS.BCST 464(CX), Z17, Z15
 
 	// O[0..7] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z16
-	VCVTPH2PS        192(R12), Z17
+	VCVTPH2PS        192(R9), Z16
+	VCVTPH2PS        192(R10), Z17
 	VBROADCASTSS     20(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -219,10 +218,10 @@ steps_2:
 	VFMADD231PS.BCST 468(CX), Z19, Z15
 
 	// O[0..7] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VCVTPH2PS        224(R11), Z18
-	VCVTPH2PS        224(R12), Z19
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VCVTPH2PS        224(R9), Z18
+	VCVTPH2PS        224(R10), Z19
 	VBROADCASTSS     24(CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -243,8 +242,8 @@ steps_2:
 	VFMADD231PS.BCST 472(CX), Z17, Z15
 
 	// O[0..7] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z16
-	VCVTPH2PS        256(R12), Z17
+	VCVTPH2PS        256(R9), Z16
+	VCVTPH2PS        256(R10), Z17
 	VBROADCASTSS     28(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -265,10 +264,10 @@ steps_2:
 	VFMADD231PS.BCST 476(CX), Z19, Z15
 
 	// O[0..7] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VCVTPH2PS        288(R11), Z18
-	VCVTPH2PS        288(R12), Z19
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VCVTPH2PS        288(R9), Z18
+	VCVTPH2PS        288(R10), Z19
 	VBROADCASTSS     32(CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -289,8 +288,8 @@ steps_2:
 	VFMADD231PS.BCST 480(CX), Z17, Z15
 
 	// O[0..7] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z16
-	VCVTPH2PS        320(R12), Z17
+	VCVTPH2PS        320(R9), Z16
+	VCVTPH2PS        320(R10), Z17
 	VBROADCASTSS     36(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -311,10 +310,10 @@ steps_2:
 	VFMADD231PS.BCST 484(CX), Z19, Z15
 
 	// O[0..7] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VCVTPH2PS        352(R11), Z18
-	VCVTPH2PS        352(R12), Z19
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VCVTPH2PS        352(R9), Z18
+	VCVTPH2PS        352(R10), Z19
 	VBROADCASTSS     40(CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -335,8 +334,8 @@ steps_2:
 	VFMADD231PS.BCST 488(CX), Z17, Z15
 
 	// O[0..7] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z16
-	VCVTPH2PS        384(R12), Z17
+	VCVTPH2PS        384(R9), Z16
+	VCVTPH2PS        384(R10), Z17
 	VBROADCASTSS     44(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -357,10 +356,10 @@ steps_2:
 	VFMADD231PS.BCST 492(CX), Z19, Z15
 
 	// O[0..7] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VCVTPH2PS        416(R11), Z18
-	VCVTPH2PS        416(R12), Z19
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VCVTPH2PS        416(R9), Z18
+	VCVTPH2PS        416(R10), Z19
 	VBROADCASTSS     48(CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -381,8 +380,8 @@ steps_2:
 	VFMADD231PS.BCST 496(CX), Z17, Z15
 
 	// O[0..7] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z16
-	VCVTPH2PS        448(R12), Z17
+	VCVTPH2PS        448(R9), Z16
+	VCVTPH2PS        448(R10), Z17
 	VBROADCASTSS     52(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -403,10 +402,10 @@ steps_2:
 	VFMADD231PS.BCST 500(CX), Z19, Z15
 
 	// O[0..7] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VCVTPH2PS        480(R11), Z18
-	VCVTPH2PS        480(R12), Z19
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VCVTPH2PS        480(R9), Z18
+	VCVTPH2PS        480(R10), Z19
 	VBROADCASTSS     56(CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -446,8 +445,8 @@ steps_2:
 	VFMADD231PS.BCST 508(CX), Z18, Z14
 	VFMADD231PS.BCST 508(CX), Z19, Z15
 	ADDQ             $+512, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -456,19 +455,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..7] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z16
-	VCVTPH2PS        (R12), Z17
-	VCVTPH2PS        32(R11), Z18
-	VCVTPH2PS        32(R12), Z19
+	VCVTPH2PS        (R9), Z16
+	VCVTPH2PS        (R10), Z17
+	VCVTPH2PS        32(R9), Z18
+	VCVTPH2PS        32(R10), Z19
 	VBROADCASTSS     (CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -489,8 +488,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 448(CX), Z17, Z15
 
 	// O[0..7] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z16
-	VCVTPH2PS        64(R12), Z17
+	VCVTPH2PS        64(R9), Z16
+	VCVTPH2PS        64(R10), Z17
 	VBROADCASTSS     4(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -511,17 +510,17 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 452(CX), Z19, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..7] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z18
-	VCVTPH2PS        96(R12), Z19
+	VCVTPH2PS        96(R9), Z18
+	VCVTPH2PS        96(R10), Z19
 	VBROADCASTSS     8(CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -542,8 +541,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 456(CX), Z17, Z15
 
 	// O[0..7] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z16
-	VCVTPH2PS        128(R12), Z17
+	VCVTPH2PS        128(R9), Z16
+	VCVTPH2PS        128(R10), Z17
 	VBROADCASTSS     12(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -564,17 +563,17 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 460(CX), Z19, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..7] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z18
-	VCVTPH2PS        160(R12), Z19
+	VCVTPH2PS        160(R9), Z18
+	VCVTPH2PS        160(R10), Z19
 	VBROADCASTSS     16(CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -595,8 +594,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 464(CX), Z17, Z15
 
 	// O[0..7] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z16
-	VCVTPH2PS        192(R12), Z17
+	VCVTPH2PS        192(R9), Z16
+	VCVTPH2PS        192(R10), Z17
 	VBROADCASTSS     20(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -617,17 +616,17 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 468(CX), Z19, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..7] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z18
-	VCVTPH2PS        224(R12), Z19
+	VCVTPH2PS        224(R9), Z18
+	VCVTPH2PS        224(R10), Z19
 	VBROADCASTSS     24(CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -648,8 +647,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 472(CX), Z17, Z15
 
 	// O[0..7] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z16
-	VCVTPH2PS        256(R12), Z17
+	VCVTPH2PS        256(R9), Z16
+	VCVTPH2PS        256(R10), Z17
 	VBROADCASTSS     28(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -670,17 +669,17 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 476(CX), Z19, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..7] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z18
-	VCVTPH2PS        288(R12), Z19
+	VCVTPH2PS        288(R9), Z18
+	VCVTPH2PS        288(R10), Z19
 	VBROADCASTSS     32(CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -701,8 +700,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 480(CX), Z17, Z15
 
 	// O[0..7] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z16
-	VCVTPH2PS        320(R12), Z17
+	VCVTPH2PS        320(R9), Z16
+	VCVTPH2PS        320(R10), Z17
 	VBROADCASTSS     36(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -723,17 +722,17 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 484(CX), Z19, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..7] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z18
-	VCVTPH2PS        352(R12), Z19
+	VCVTPH2PS        352(R9), Z18
+	VCVTPH2PS        352(R10), Z19
 	VBROADCASTSS     40(CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -754,8 +753,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 488(CX), Z17, Z15
 
 	// O[0..7] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z16
-	VCVTPH2PS        384(R12), Z17
+	VCVTPH2PS        384(R9), Z16
+	VCVTPH2PS        384(R10), Z17
 	VBROADCASTSS     44(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -776,17 +775,17 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 492(CX), Z19, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..7] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z18
-	VCVTPH2PS        416(R12), Z19
+	VCVTPH2PS        416(R9), Z18
+	VCVTPH2PS        416(R10), Z19
 	VBROADCASTSS     48(CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -807,8 +806,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 496(CX), Z17, Z15
 
 	// O[0..7] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z16
-	VCVTPH2PS        448(R12), Z17
+	VCVTPH2PS        448(R9), Z16
+	VCVTPH2PS        448(R10), Z17
 	VBROADCASTSS     52(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -829,17 +828,17 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 500(CX), Z19, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..7] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z18
-	VCVTPH2PS        480(R12), Z19
+	VCVTPH2PS        480(R9), Z18
+	VCVTPH2PS        480(R10), Z19
 	VBROADCASTSS     56(CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -879,8 +878,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 508(CX), Z18, Z14
 	VFMADD231PS.BCST 508(CX), Z19, Z15
 	ADDQ             $+512, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -890,8 +889,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VCVTPH2PS        (R11), Z16
-	VCVTPH2PS        (R12), Z17
+	VCVTPH2PS        (R9), Z16
+	VCVTPH2PS        (R10), Z17
 	VBROADCASTSS     (CX), Z20
 	VFMADD231PS      Z16, Z20, Z0
 	VFMADD231PS      Z17, Z20, Z1
@@ -911,8 +910,8 @@ key_2:
 	VFMADD231PS.BCST 448(CX), Z16, Z14
 	VFMADD231PS.BCST 448(CX), Z17, Z15
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
-	ADDQ             $0x20, R12
+	ADDQ             $0x20, R9
+	ADDQ             $0x20, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -986,7 +985,7 @@ panels_1:
 	VPXORD Z10, Z10, Z10
 	VPXORD Z12, Z12, Z12
 	VPXORD Z14, Z14, Z14
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -996,9 +995,9 @@ panels_1:
 
 steps_1:
 	// O[0..7] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VCVTPH2PS        (R11), Z16
-	VCVTPH2PS        32(R11), Z18
+	PREFETCHT0       (R9)(R11*1)
+	VCVTPH2PS        (R9), Z16
+	VCVTPH2PS        32(R9), Z18
 	VFMADD231PS.BCST (CX), Z16, Z0
 	VFMADD231PS.BCST 64(CX), Z16, Z2
 	VFMADD231PS.BCST 128(CX), Z16, Z4
@@ -1009,7 +1008,7 @@ steps_1:
 	VFMADD231PS.BCST 448(CX), Z16, Z14
 
 	// O[0..7] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z16
+	VCVTPH2PS        64(R9), Z16
 	VFMADD231PS.BCST 4(CX), Z18, Z0
 	VFMADD231PS.BCST 68(CX), Z18, Z2
 	VFMADD231PS.BCST 132(CX), Z18, Z4
@@ -1020,8 +1019,8 @@ steps_1:
 	VFMADD231PS.BCST 452(CX), Z18, Z14
 
 	// O[0..7] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	VCVTPH2PS        96(R11), Z18
+	PREFETCHT0       64(R9)(R11*1)
+	VCVTPH2PS        96(R9), Z18
 	VFMADD231PS.BCST 8(CX), Z16, Z0
 	VFMADD231PS.BCST 72(CX), Z16, Z2
 	VFMADD231PS.BCST 136(CX), Z16, Z4
@@ -1032,7 +1031,7 @@ steps_1:
 	VFMADD231PS.BCST 456(CX), Z16, Z14
 
 	// O[0..7] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z16
+	VCVTPH2PS        128(R9), Z16
 	VFMADD231PS.BCST 12(CX), Z18, Z0
 	VFMADD231PS.BCST 76(CX), Z18, Z2
 	VFMADD231PS.BCST 140(CX), Z18, Z4
@@ -1043,8 +1042,8 @@ steps_1:
 	VFMADD231PS.BCST 460(CX), Z18, Z14
 
 	// O[0..7] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	VCVTPH2PS        160(R11), Z18
+	PREFETCHT0       128(R9)(R11*1)
+	VCVTPH2PS        160(R9), Z18
 	VFMADD231PS.BCST 16(CX), Z16, Z0
 	VFMADD231PS.BCST 80(CX), Z16, Z2
 	VFMADD231PS.BCST 144(CX), Z16, Z4
@@ -1055,7 +1054,7 @@ steps_1:
 	VFMADD231PS.BCST 464(CX), Z16, Z14
 
 	// O[0..7] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z16
+	VCVTPH2PS        192(R9), Z16
 	VFMADD231PS.BCST 20(CX), Z18, Z0
 	VFMADD231PS.BCST 84(CX), Z18, Z2
 	VFMADD231PS.BCST 148(CX), Z18, Z4
@@ -1066,8 +1065,8 @@ steps_1:
 	VFMADD231PS.BCST 468(CX), Z18, Z14
 
 	// O[0..7] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	VCVTPH2PS        224(R11), Z18
+	PREFETCHT0       192(R9)(R11*1)
+	VCVTPH2PS        224(R9), Z18
 	VFMADD231PS.BCST 24(CX), Z16, Z0
 	VFMADD231PS.BCST 88(CX), Z16, Z2
 	VFMADD231PS.BCST 152(CX), Z16, Z4
@@ -1078,7 +1077,7 @@ steps_1:
 	VFMADD231PS.BCST 472(CX), Z16, Z14
 
 	// O[0..7] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z16
+	VCVTPH2PS        256(R9), Z16
 	VFMADD231PS.BCST 28(CX), Z18, Z0
 	VFMADD231PS.BCST 92(CX), Z18, Z2
 	VFMADD231PS.BCST 156(CX), Z18, Z4
@@ -1089,8 +1088,8 @@ steps_1:
 	VFMADD231PS.BCST 476(CX), Z18, Z14
 
 	// O[0..7] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	VCVTPH2PS        288(R11), Z18
+	PREFETCHT0       256(R9)(R11*1)
+	VCVTPH2PS        288(R9), Z18
 	VFMADD231PS.BCST 32(CX), Z16, Z0
 	VFMADD231PS.BCST 96(CX), Z16, Z2
 	VFMADD231PS.BCST 160(CX), Z16, Z4
@@ -1101,7 +1100,7 @@ steps_1:
 	VFMADD231PS.BCST 480(CX), Z16, Z14
 
 	// O[0..7] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z16
+	VCVTPH2PS        320(R9), Z16
 	VFMADD231PS.BCST 36(CX), Z18, Z0
 	VFMADD231PS.BCST 100(CX), Z18, Z2
 	VFMADD231PS.BCST 164(CX), Z18, Z4
@@ -1112,8 +1111,8 @@ steps_1:
 	VFMADD231PS.BCST 484(CX), Z18, Z14
 
 	// O[0..7] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	VCVTPH2PS        352(R11), Z18
+	PREFETCHT0       320(R9)(R11*1)
+	VCVTPH2PS        352(R9), Z18
 	VFMADD231PS.BCST 40(CX), Z16, Z0
 	VFMADD231PS.BCST 104(CX), Z16, Z2
 	VFMADD231PS.BCST 168(CX), Z16, Z4
@@ -1124,7 +1123,7 @@ steps_1:
 	VFMADD231PS.BCST 488(CX), Z16, Z14
 
 	// O[0..7] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z16
+	VCVTPH2PS        384(R9), Z16
 	VFMADD231PS.BCST 44(CX), Z18, Z0
 	VFMADD231PS.BCST 108(CX), Z18, Z2
 	VFMADD231PS.BCST 172(CX), Z18, Z4
@@ -1135,8 +1134,8 @@ steps_1:
 	VFMADD231PS.BCST 492(CX), Z18, Z14
 
 	// O[0..7] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	VCVTPH2PS        416(R11), Z18
+	PREFETCHT0       384(R9)(R11*1)
+	VCVTPH2PS        416(R9), Z18
 	VFMADD231PS.BCST 48(CX), Z16, Z0
 	VFMADD231PS.BCST 112(CX), Z16, Z2
 	VFMADD231PS.BCST 176(CX), Z16, Z4
@@ -1147,7 +1146,7 @@ steps_1:
 	VFMADD231PS.BCST 496(CX), Z16, Z14
 
 	// O[0..7] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z16
+	VCVTPH2PS        448(R9), Z16
 	VFMADD231PS.BCST 52(CX), Z18, Z0
 	VFMADD231PS.BCST 116(CX), Z18, Z2
 	VFMADD231PS.BCST 180(CX), Z18, Z4
@@ -1158,8 +1157,8 @@ steps_1:
 	VFMADD231PS.BCST 500(CX), Z18, Z14
 
 	// O[0..7] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	VCVTPH2PS        480(R11), Z18
+	PREFETCHT0       448(R9)(R11*1)
+	VCVTPH2PS        480(R9), Z18
 	VFMADD231PS.BCST 56(CX), Z16, Z0
 	VFMADD231PS.BCST 120(CX), Z16, Z2
 	VFMADD231PS.BCST 184(CX), Z16, Z4
@@ -1179,7 +1178,7 @@ steps_1:
 	VFMADD231PS.BCST 444(CX), Z18, Z12
 	VFMADD231PS.BCST 508(CX), Z18, Z14
 	ADDQ             $+512, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1188,16 +1187,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	ADDQ       $0x40, R10
+	PREFETCHT0 (R11)
+	ADDQ       $0x40, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..7] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z16
-	VCVTPH2PS        32(R11), Z18
+	VCVTPH2PS        (R9), Z16
+	VCVTPH2PS        32(R9), Z18
 	VFMADD231PS.BCST (CX), Z16, Z0
 	VFMADD231PS.BCST 64(CX), Z16, Z2
 	VFMADD231PS.BCST 128(CX), Z16, Z4
@@ -1208,7 +1207,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 448(CX), Z16, Z14
 
 	// O[0..7] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z16
+	VCVTPH2PS        64(R9), Z16
 	VFMADD231PS.BCST 4(CX), Z18, Z0
 	VFMADD231PS.BCST 68(CX), Z18, Z2
 	VFMADD231PS.BCST 132(CX), Z18, Z4
@@ -1219,15 +1218,15 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 452(CX), Z18, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..7] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z18
+	VCVTPH2PS        96(R9), Z18
 	VFMADD231PS.BCST 8(CX), Z16, Z0
 	VFMADD231PS.BCST 72(CX), Z16, Z2
 	VFMADD231PS.BCST 136(CX), Z16, Z4
@@ -1238,7 +1237,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 456(CX), Z16, Z14
 
 	// O[0..7] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z16
+	VCVTPH2PS        128(R9), Z16
 	VFMADD231PS.BCST 12(CX), Z18, Z0
 	VFMADD231PS.BCST 76(CX), Z18, Z2
 	VFMADD231PS.BCST 140(CX), Z18, Z4
@@ -1249,15 +1248,15 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 460(CX), Z18, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..7] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z18
+	VCVTPH2PS        160(R9), Z18
 	VFMADD231PS.BCST 16(CX), Z16, Z0
 	VFMADD231PS.BCST 80(CX), Z16, Z2
 	VFMADD231PS.BCST 144(CX), Z16, Z4
@@ -1268,7 +1267,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 464(CX), Z16, Z14
 
 	// O[0..7] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z16
+	VCVTPH2PS        192(R9), Z16
 	VFMADD231PS.BCST 20(CX), Z18, Z0
 	VFMADD231PS.BCST 84(CX), Z18, Z2
 	VFMADD231PS.BCST 148(CX), Z18, Z4
@@ -1279,15 +1278,15 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 468(CX), Z18, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..7] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z18
+	VCVTPH2PS        224(R9), Z18
 	VFMADD231PS.BCST 24(CX), Z16, Z0
 	VFMADD231PS.BCST 88(CX), Z16, Z2
 	VFMADD231PS.BCST 152(CX), Z16, Z4
@@ -1298,7 +1297,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 472(CX), Z16, Z14
 
 	// O[0..7] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z16
+	VCVTPH2PS        256(R9), Z16
 	VFMADD231PS.BCST 28(CX), Z18, Z0
 	VFMADD231PS.BCST 92(CX), Z18, Z2
 	VFMADD231PS.BCST 156(CX), Z18, Z4
@@ -1309,15 +1308,15 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 476(CX), Z18, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..7] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z18
+	VCVTPH2PS        288(R9), Z18
 	VFMADD231PS.BCST 32(CX), Z16, Z0
 	VFMADD231PS.BCST 96(CX), Z16, Z2
 	VFMADD231PS.BCST 160(CX), Z16, Z4
@@ -1328,7 +1327,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 480(CX), Z16, Z14
 
 	// O[0..7] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z16
+	VCVTPH2PS        320(R9), Z16
 	VFMADD231PS.BCST 36(CX), Z18, Z0
 	VFMADD231PS.BCST 100(CX), Z18, Z2
 	VFMADD231PS.BCST 164(CX), Z18, Z4
@@ -1339,15 +1338,15 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 484(CX), Z18, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..7] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z18
+	VCVTPH2PS        352(R9), Z18
 	VFMADD231PS.BCST 40(CX), Z16, Z0
 	VFMADD231PS.BCST 104(CX), Z16, Z2
 	VFMADD231PS.BCST 168(CX), Z16, Z4
@@ -1358,7 +1357,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 488(CX), Z16, Z14
 
 	// O[0..7] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z16
+	VCVTPH2PS        384(R9), Z16
 	VFMADD231PS.BCST 44(CX), Z18, Z0
 	VFMADD231PS.BCST 108(CX), Z18, Z2
 	VFMADD231PS.BCST 172(CX), Z18, Z4
@@ -1369,15 +1368,15 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 492(CX), Z18, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..7] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z18
+	VCVTPH2PS        416(R9), Z18
 	VFMADD231PS.BCST 48(CX), Z16, Z0
 	VFMADD231PS.BCST 112(CX), Z16, Z2
 	VFMADD231PS.BCST 176(CX), Z16, Z4
@@ -1388,7 +1387,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 496(CX), Z16, Z14
 
 	// O[0..7] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z16
+	VCVTPH2PS        448(R9), Z16
 	VFMADD231PS.BCST 52(CX), Z18, Z0
 	VFMADD231PS.BCST 116(CX), Z18, Z2
 	VFMADD231PS.BCST 180(CX), Z18, Z4
@@ -1399,15 +1398,15 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 500(CX), Z18, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..7] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z18
+	VCVTPH2PS        480(R9), Z18
 	VFMADD231PS.BCST 56(CX), Z16, Z0
 	VFMADD231PS.BCST 120(CX), Z16, Z2
 	VFMADD231PS.BCST 184(CX), Z16, Z4
@@ -1427,7 +1426,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 444(CX), Z18, Z12
 	VFMADD231PS.BCST 508(CX), Z18, Z14
 	ADDQ             $+512, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1437,7 +1436,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VCVTPH2PS        (R11), Z16
+	VCVTPH2PS        (R9), Z16
 	VFMADD231PS.BCST (CX), Z16, Z0
 	VFMADD231PS.BCST 64(CX), Z16, Z2
 	VFMADD231PS.BCST 128(CX), Z16, Z4
@@ -1447,7 +1446,7 @@ key_1:
 	VFMADD231PS.BCST 384(CX), Z16, Z12
 	VFMADD231PS.BCST 448(CX), Z16, Z14
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
+	ADDQ             $0x20, R9
 	DECQ             DX
 	JNZ              key_1
 

@@ -18,15 +18,14 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z17   O[r][c]
 //	Z18–Z19  V[k][c]
 //	Z20–Z21  the same of the next step
 //	Z22–Z25  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f16_9x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -35,17 +34,17 @@ TEXT ·panel_value_f16_9x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -69,9 +68,9 @@ panels_2:
 	VPXORD Z15, Z15, Z15
 	VPXORD Z16, Z16, Z16
 	VPXORD Z17, Z17, Z17
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -81,12 +80,12 @@ panels_2:
 
 steps_2:
 	// O[0..8] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VCVTPH2PS        (R11), Z18
-	VCVTPH2PS        (R12), Z19
-	VCVTPH2PS        32(R11), Z20
-	VCVTPH2PS        32(R12), Z21
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VCVTPH2PS        (R9), Z18
+	VCVTPH2PS        (R10), Z19
+	VCVTPH2PS        32(R9), Z20
+	VCVTPH2PS        32(R10), Z21
 	VBROADCASTSS     (CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -109,8 +108,8 @@ steps_2:
 	VFMADD231PS.BCST 512(CX), Z19, Z17
 
 	// O[0..8] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z18
-	VCVTPH2PS        64(R12), Z19
+	VCVTPH2PS        64(R9), Z18
+	VCVTPH2PS        64(R10), Z19
 	VBROADCASTSS     4(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -133,10 +132,10 @@ steps_2:
 	VFMADD231PS.BCST 516(CX), Z21, Z17
 
 	// O[0..8] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VCVTPH2PS        96(R11), Z20
-	VCVTPH2PS        96(R12), Z21
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VCVTPH2PS        96(R9), Z20
+	VCVTPH2PS        96(R10), Z21
 	VBROADCASTSS     8(CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -159,8 +158,8 @@ steps_2:
 	VFMADD231PS.BCST 520(CX), Z19, Z17
 
 	// O[0..8] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z18
-	VCVTPH2PS        128(R12), Z19
+	VCVTPH2PS        128(R9), Z18
+	VCVTPH2PS        128(R10), Z19
 	VBROADCASTSS     12(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -183,10 +182,10 @@ steps_2:
 	VFMADD231PS.BCST 524(CX), Z21, Z17
 
 	// O[0..8] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VCVTPH2PS        160(R11), Z20
-	VCVTPH2PS        160(R12), Z21
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VCVTPH2PS        160(R9), Z20
+	VCVTPH2PS        160(R10), Z21
 	VBROADCASTSS     16(CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -209,8 +208,8 @@ steps_2:
 	VFMADD231PS.BCST 528(CX), Z19, Z17
 
 	// O[0..8] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z18
-	VCVTPH2PS        192(R12), Z19
+	VCVTPH2PS        192(R9), Z18
+	VCVTPH2PS        192(R10), Z19
 	VBROADCASTSS     20(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -233,10 +232,10 @@ steps_2:
 	VFMADD231PS.BCST 532(CX), Z21, Z17
 
 	// O[0..8] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VCVTPH2PS        224(R11), Z20
-	VCVTPH2PS        224(R12), Z21
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VCVTPH2PS        224(R9), Z20
+	VCVTPH2PS        224(R10), Z21
 	VBROADCASTSS     24(CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -259,8 +258,8 @@ steps_2:
 	VFMADD231PS.BCST 536(CX), Z19, Z17
 
 	// O[0..8] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z18
-	VCVTPH2PS        256(R12), Z19
+	VCVTPH2PS        256(R9), Z18
+	VCVTPH2PS        256(R10), Z19
 	VBROADCASTSS     28(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -283,10 +282,10 @@ steps_2:
 	VFMADD231PS.BCST 540(CX), Z21, Z17
 
 	// O[0..8] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VCVTPH2PS        288(R11), Z20
-	VCVTPH2PS        288(R12), Z21
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VCVTPH2PS        288(R9), Z20
+	VCVTPH2PS        288(R10), Z21
 	VBROADCASTSS     32(CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -309,8 +308,8 @@ steps_2:
 	VFMADD231PS.BCST 544(CX), Z19, Z17
 
 	// O[0..8] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z18
-	VCVTPH2PS        320(R12), Z19
+	VCVTPH2PS        320(R9), Z18
+	VCVTPH2PS        320(R10), Z19
 	VBROADCASTSS     36(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -333,10 +332,10 @@ steps_2:
 	VFMADD231PS.BCST 548(CX), Z21, Z17
 
 	// O[0..8] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VCVTPH2PS        352(R11), Z20
-	VCVTPH2PS        352(R12), Z21
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VCVTPH2PS        352(R9), Z20
+	VCVTPH2PS        352(R10), Z21
 	VBROADCASTSS     40(CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -359,8 +358,8 @@ steps_2:
 	VFMADD231PS.BCST 552(CX), Z19, Z17
 
 	// O[0..8] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z18
-	VCVTPH2PS        384(R12), Z19
+	VCVTPH2PS        384(R9), Z18
+	VCVTPH2PS        384(R10), Z19
 	VBROADCASTSS     44(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -383,10 +382,10 @@ steps_2:
 	VFMADD231PS.BCST 556(CX), Z21, Z17
 
 	// O[0..8] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VCVTPH2PS        416(R11), Z20
-	VCVTPH2PS        416(R12), Z21
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VCVTPH2PS        416(R9), Z20
+	VCVTPH2PS        416(R10), Z21
 	VBROADCASTSS     48(CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -409,8 +408,8 @@ steps_2:
 	VFMADD231PS.BCST 560(CX), Z19, Z17
 
 	// O[0..8] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z18
-	VCVTPH2PS        448(R12), Z19
+	VCVTPH2PS        448(R9), Z18
+	VCVTPH2PS        448(R10), Z19
 	VBROADCASTSS     52(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -433,10 +432,10 @@ steps_2:
 	VFMADD231PS.BCST 564(CX), Z21, Z17
 
 	// O[0..8] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VCVTPH2PS        480(R11), Z20
-	VCVTPH2PS        480(R12), Z21
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VCVTPH2PS        480(R9), Z20
+	VCVTPH2PS        480(R10), Z21
 	VBROADCASTSS     56(CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -480,8 +479,8 @@ steps_2:
 	VFMADD231PS.BCST 572(CX), Z20, Z16
 	VFMADD231PS.BCST 572(CX), Z21, Z17
 	ADDQ             $+576, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -490,19 +489,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..8] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z18
-	VCVTPH2PS        (R12), Z19
-	VCVTPH2PS        32(R11), Z20
-	VCVTPH2PS        32(R12), Z21
+	VCVTPH2PS        (R9), Z18
+	VCVTPH2PS        (R10), Z19
+	VCVTPH2PS        32(R9), Z20
+	VCVTPH2PS        32(R10), Z21
 	VBROADCASTSS     (CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -525,8 +524,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 512(CX), Z19, Z17
 
 	// O[0..8] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z18
-	VCVTPH2PS        64(R12), Z19
+	VCVTPH2PS        64(R9), Z18
+	VCVTPH2PS        64(R10), Z19
 	VBROADCASTSS     4(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -549,17 +548,17 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 516(CX), Z21, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..8] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z20
-	VCVTPH2PS        96(R12), Z21
+	VCVTPH2PS        96(R9), Z20
+	VCVTPH2PS        96(R10), Z21
 	VBROADCASTSS     8(CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -582,8 +581,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 520(CX), Z19, Z17
 
 	// O[0..8] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z18
-	VCVTPH2PS        128(R12), Z19
+	VCVTPH2PS        128(R9), Z18
+	VCVTPH2PS        128(R10), Z19
 	VBROADCASTSS     12(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -606,17 +605,17 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 524(CX), Z21, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..8] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z20
-	VCVTPH2PS        160(R12), Z21
+	VCVTPH2PS        160(R9), Z20
+	VCVTPH2PS        160(R10), Z21
 	VBROADCASTSS     16(CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -639,8 +638,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 528(CX), Z19, Z17
 
 	// O[0..8] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z18
-	VCVTPH2PS        192(R12), Z19
+	VCVTPH2PS        192(R9), Z18
+	VCVTPH2PS        192(R10), Z19
 	VBROADCASTSS     20(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -663,17 +662,17 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 532(CX), Z21, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..8] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z20
-	VCVTPH2PS        224(R12), Z21
+	VCVTPH2PS        224(R9), Z20
+	VCVTPH2PS        224(R10), Z21
 	VBROADCASTSS     24(CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -696,8 +695,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 536(CX), Z19, Z17
 
 	// O[0..8] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z18
-	VCVTPH2PS        256(R12), Z19
+	VCVTPH2PS        256(R9), Z18
+	VCVTPH2PS        256(R10), Z19
 	VBROADCASTSS     28(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -720,17 +719,17 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 540(CX), Z21, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..8] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z20
-	VCVTPH2PS        288(R12), Z21
+	VCVTPH2PS        288(R9), Z20
+	VCVTPH2PS        288(R10), Z21
 	VBROADCASTSS     32(CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -753,8 +752,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 544(CX), Z19, Z17
 
 	// O[0..8] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z18
-	VCVTPH2PS        320(R12), Z19
+	VCVTPH2PS        320(R9), Z18
+	VCVTPH2PS        320(R10), Z19
 	VBROADCASTSS     36(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -777,17 +776,17 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 548(CX), Z21, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..8] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z20
-	VCVTPH2PS        352(R12), Z21
+	VCVTPH2PS        352(R9), Z20
+	VCVTPH2PS        352(R10), Z21
 	VBROADCASTSS     40(CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -810,8 +809,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 552(CX), Z19, Z17
 
 	// O[0..8] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z18
-	VCVTPH2PS        384(R12), Z19
+	VCVTPH2PS        384(R9), Z18
+	VCVTPH2PS        384(R10), Z19
 	VBROADCASTSS     44(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -834,17 +833,17 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 556(CX), Z21, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..8] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z20
-	VCVTPH2PS        416(R12), Z21
+	VCVTPH2PS        416(R9), Z20
+	VCVTPH2PS        416(R10), Z21
 	VBROADCASTSS     48(CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -867,8 +866,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 560(CX), Z19, Z17
 
 	// O[0..8] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z18
-	VCVTPH2PS        448(R12), Z19
+	VCVTPH2PS        448(R9), Z18
+	VCVTPH2PS        448(R10), Z19
 	VBROADCASTSS     52(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -891,17 +890,17 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 564(CX), Z21, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..8] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z20
-	VCVTPH2PS        480(R12), Z21
+	VCVTPH2PS        480(R9), Z20
+	VCVTPH2PS        480(R10), Z21
 	VBROADCASTSS     56(CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -945,8 +944,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 572(CX), Z20, Z16
 	VFMADD231PS.BCST 572(CX), Z21, Z17
 	ADDQ             $+576, CX
-	ADDQ             $+512, R11
-	ADDQ             $+512, R12
+	ADDQ             $+512, R9
+	ADDQ             $+512, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -956,8 +955,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VCVTPH2PS        (R11), Z18
-	VCVTPH2PS        (R12), Z19
+	VCVTPH2PS        (R9), Z18
+	VCVTPH2PS        (R10), Z19
 	VBROADCASTSS     (CX), Z22
 	VFMADD231PS      Z18, Z22, Z0
 	VFMADD231PS      Z19, Z22, Z1
@@ -979,8 +978,8 @@ key_2:
 	VFMADD231PS.BCST 512(CX), Z18, Z16
 	VFMADD231PS.BCST 512(CX), Z19, Z17
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
-	ADDQ             $0x20, R12
+	ADDQ             $0x20, R9
+	ADDQ             $0x20, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -1061,7 +1060,7 @@ panels_1:
 	VPXORD Z12, Z12, Z12
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -1071,9 +1070,9 @@ panels_1:
 
 steps_1:
 	// O[0..8] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VCVTPH2PS        (R11), Z18
-	VCVTPH2PS        32(R11), Z20
+	PREFETCHT0       (R9)(R11*1)
+	VCVTPH2PS        (R9), Z18
+	VCVTPH2PS        32(R9), Z20
 	VFMADD231PS.BCST (CX), Z18, Z0
 	VFMADD231PS.BCST 64(CX), Z18, Z2
 	VFMADD231PS.BCST 128(CX), Z18, Z4
@@ -1085,7 +1084,7 @@ steps_1:
 	VFMADD231PS.BCST 512(CX), Z18, Z16
 
 	// O[0..8] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z18
+	VCVTPH2PS        64(R9), Z18
 	VFMADD231PS.BCST 4(CX), Z20, Z0
 	VFMADD231PS.BCST 68(CX), Z20, Z2
 	VFMADD231PS.BCST 132(CX), Z20, Z4
@@ -1097,8 +1096,8 @@ steps_1:
 	VFMADD231PS.BCST 516(CX), Z20, Z16
 
 	// O[0..8] += P[k+2]·V[k+2]
-	PREFETCHT0       64(R11)(R9*1)
-	VCVTPH2PS        96(R11), Z20
+	PREFETCHT0       64(R9)(R11*1)
+	VCVTPH2PS        96(R9), Z20
 	VFMADD231PS.BCST 8(CX), Z18, Z0
 	VFMADD231PS.BCST 72(CX), Z18, Z2
 	VFMADD231PS.BCST 136(CX), Z18, Z4
@@ -1110,7 +1109,7 @@ steps_1:
 	VFMADD231PS.BCST 520(CX), Z18, Z16
 
 	// O[0..8] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z18
+	VCVTPH2PS        128(R9), Z18
 	VFMADD231PS.BCST 12(CX), Z20, Z0
 	VFMADD231PS.BCST 76(CX), Z20, Z2
 	VFMADD231PS.BCST 140(CX), Z20, Z4
@@ -1122,8 +1121,8 @@ steps_1:
 	VFMADD231PS.BCST 524(CX), Z20, Z16
 
 	// O[0..8] += P[k+4]·V[k+4]
-	PREFETCHT0       128(R11)(R9*1)
-	VCVTPH2PS        160(R11), Z20
+	PREFETCHT0       128(R9)(R11*1)
+	VCVTPH2PS        160(R9), Z20
 	VFMADD231PS.BCST 16(CX), Z18, Z0
 	VFMADD231PS.BCST 80(CX), Z18, Z2
 	VFMADD231PS.BCST 144(CX), Z18, Z4
@@ -1135,7 +1134,7 @@ steps_1:
 	VFMADD231PS.BCST 528(CX), Z18, Z16
 
 	// O[0..8] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z18
+	VCVTPH2PS        192(R9), Z18
 	VFMADD231PS.BCST 20(CX), Z20, Z0
 	VFMADD231PS.BCST 84(CX), Z20, Z2
 	VFMADD231PS.BCST 148(CX), Z20, Z4
@@ -1147,8 +1146,8 @@ steps_1:
 	VFMADD231PS.BCST 532(CX), Z20, Z16
 
 	// O[0..8] += P[k+6]·V[k+6]
-	PREFETCHT0       192(R11)(R9*1)
-	VCVTPH2PS        224(R11), Z20
+	PREFETCHT0       192(R9)(R11*1)
+	VCVTPH2PS        224(R9), Z20
 	VFMADD231PS.BCST 24(CX), Z18, Z0
 	VFMADD231PS.BCST 88(CX), Z18, Z2
 	VFMADD231PS.BCST 152(CX), Z18, Z4
@@ -1160,7 +1159,7 @@ steps_1:
 	VFMADD231PS.BCST 536(CX), Z18, Z16
 
 	// O[0..8] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z18
+	VCVTPH2PS        256(R9), Z18
 	VFMADD231PS.BCST 28(CX), Z20, Z0
 	VFMADD231PS.BCST 92(CX), Z20, Z2
 	VFMADD231PS.BCST 156(CX), Z20, Z4
@@ -1172,8 +1171,8 @@ steps_1:
 	VFMADD231PS.BCST 540(CX), Z20, Z16
 
 	// O[0..8] += P[k+8]·V[k+8]
-	PREFETCHT0       256(R11)(R9*1)
-	VCVTPH2PS        288(R11), Z20
+	PREFETCHT0       256(R9)(R11*1)
+	VCVTPH2PS        288(R9), Z20
 	VFMADD231PS.BCST 32(CX), Z18, Z0
 	VFMADD231PS.BCST 96(CX), Z18, Z2
 	VFMADD231PS.BCST 160(CX), Z18, Z4
@@ -1185,7 +1184,7 @@ steps_1:
 	VFMADD231PS.BCST 544(CX), Z18, Z16
 
 	// O[0..8] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z18
+	VCVTPH2PS        320(R9), Z18
 	VFMADD231PS.BCST 36(CX), Z20, Z0
 	VFMADD231PS.BCST 100(CX), Z20, Z2
 	VFMADD231PS.BCST 164(CX), Z20, Z4
@@ -1197,8 +1196,8 @@ steps_1:
 	VFMADD231PS.BCST 548(CX), Z20, Z16
 
 	// O[0..8] += P[k+10]·V[k+10]
-	PREFETCHT0       320(R11)(R9*1)
-	VCVTPH2PS        352(R11), Z20
+	PREFETCHT0       320(R9)(R11*1)
+	VCVTPH2PS        352(R9), Z20
 	VFMADD231PS.BCST 40(CX), Z18, Z0
 	VFMADD231PS.BCST 104(CX), Z18, Z2
 	VFMADD231PS.BCST 168(CX), Z18, Z4
@@ -1210,7 +1209,7 @@ steps_1:
 	VFMADD231PS.BCST 552(CX), Z18, Z16
 
 	// O[0..8] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z18
+	VCVTPH2PS        384(R9), Z18
 	VFMADD231PS.BCST 44(CX), Z20, Z0
 	VFMADD231PS.BCST 108(CX), Z20, Z2
 	VFMADD231PS.BCST 172(CX), Z20, Z4
@@ -1222,8 +1221,8 @@ steps_1:
 	VFMADD231PS.BCST 556(CX), Z20, Z16
 
 	// O[0..8] += P[k+12]·V[k+12]
-	PREFETCHT0       384(R11)(R9*1)
-	VCVTPH2PS        416(R11), Z20
+	PREFETCHT0       384(R9)(R11*1)
+	VCVTPH2PS        416(R9), Z20
 	VFMADD231PS.BCST 48(CX), Z18, Z0
 	VFMADD231PS.BCST 112(CX), Z18, Z2
 	VFMADD231PS.BCST 176(CX), Z18, Z4
@@ -1235,7 +1234,7 @@ steps_1:
 	VFMADD231PS.BCST 560(CX), Z18, Z16
 
 	// O[0..8] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z18
+	VCVTPH2PS        448(R9), Z18
 	VFMADD231PS.BCST 52(CX), Z20, Z0
 	VFMADD231PS.BCST 116(CX), Z20, Z2
 	VFMADD231PS.BCST 180(CX), Z20, Z4
@@ -1247,8 +1246,8 @@ steps_1:
 	VFMADD231PS.BCST 564(CX), Z20, Z16
 
 	// O[0..8] += P[k+14]·V[k+14]
-	PREFETCHT0       448(R11)(R9*1)
-	VCVTPH2PS        480(R11), Z20
+	PREFETCHT0       448(R9)(R11*1)
+	VCVTPH2PS        480(R9), Z20
 	VFMADD231PS.BCST 56(CX), Z18, Z0
 	VFMADD231PS.BCST 120(CX), Z18, Z2
 	VFMADD231PS.BCST 184(CX), Z18, Z4
@@ -1270,7 +1269,7 @@ steps_1:
 	VFMADD231PS.BCST 508(CX), Z20, Z14
 	VFMADD231PS.BCST 572(CX), Z20, Z16
 	ADDQ             $+576, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1279,16 +1278,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	ADDQ       $0x40, R10
+	PREFETCHT0 (R11)
+	ADDQ       $0x40, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..8] += P[k+0]·V[k+0]
-	VCVTPH2PS        (R11), Z18
-	VCVTPH2PS        32(R11), Z20
+	VCVTPH2PS        (R9), Z18
+	VCVTPH2PS        32(R9), Z20
 	VFMADD231PS.BCST (CX), Z18, Z0
 	VFMADD231PS.BCST 64(CX), Z18, Z2
 	VFMADD231PS.BCST 128(CX), Z18, Z4
@@ -1300,7 +1299,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 512(CX), Z18, Z16
 
 	// O[0..8] += P[k+1]·V[k+1]
-	VCVTPH2PS        64(R11), Z18
+	VCVTPH2PS        64(R9), Z18
 	VFMADD231PS.BCST 4(CX), Z20, Z0
 	VFMADD231PS.BCST 68(CX), Z20, Z2
 	VFMADD231PS.BCST 132(CX), Z20, Z4
@@ -1312,15 +1311,15 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 516(CX), Z20, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..8] += P[k+2]·V[k+2]
-	VCVTPH2PS        96(R11), Z20
+	VCVTPH2PS        96(R9), Z20
 	VFMADD231PS.BCST 8(CX), Z18, Z0
 	VFMADD231PS.BCST 72(CX), Z18, Z2
 	VFMADD231PS.BCST 136(CX), Z18, Z4
@@ -1332,7 +1331,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 520(CX), Z18, Z16
 
 	// O[0..8] += P[k+3]·V[k+3]
-	VCVTPH2PS        128(R11), Z18
+	VCVTPH2PS        128(R9), Z18
 	VFMADD231PS.BCST 12(CX), Z20, Z0
 	VFMADD231PS.BCST 76(CX), Z20, Z2
 	VFMADD231PS.BCST 140(CX), Z20, Z4
@@ -1344,15 +1343,15 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 524(CX), Z20, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..8] += P[k+4]·V[k+4]
-	VCVTPH2PS        160(R11), Z20
+	VCVTPH2PS        160(R9), Z20
 	VFMADD231PS.BCST 16(CX), Z18, Z0
 	VFMADD231PS.BCST 80(CX), Z18, Z2
 	VFMADD231PS.BCST 144(CX), Z18, Z4
@@ -1364,7 +1363,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 528(CX), Z18, Z16
 
 	// O[0..8] += P[k+5]·V[k+5]
-	VCVTPH2PS        192(R11), Z18
+	VCVTPH2PS        192(R9), Z18
 	VFMADD231PS.BCST 20(CX), Z20, Z0
 	VFMADD231PS.BCST 84(CX), Z20, Z2
 	VFMADD231PS.BCST 148(CX), Z20, Z4
@@ -1376,15 +1375,15 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 532(CX), Z20, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..8] += P[k+6]·V[k+6]
-	VCVTPH2PS        224(R11), Z20
+	VCVTPH2PS        224(R9), Z20
 	VFMADD231PS.BCST 24(CX), Z18, Z0
 	VFMADD231PS.BCST 88(CX), Z18, Z2
 	VFMADD231PS.BCST 152(CX), Z18, Z4
@@ -1396,7 +1395,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 536(CX), Z18, Z16
 
 	// O[0..8] += P[k+7]·V[k+7]
-	VCVTPH2PS        256(R11), Z18
+	VCVTPH2PS        256(R9), Z18
 	VFMADD231PS.BCST 28(CX), Z20, Z0
 	VFMADD231PS.BCST 92(CX), Z20, Z2
 	VFMADD231PS.BCST 156(CX), Z20, Z4
@@ -1408,15 +1407,15 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 540(CX), Z20, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..8] += P[k+8]·V[k+8]
-	VCVTPH2PS        288(R11), Z20
+	VCVTPH2PS        288(R9), Z20
 	VFMADD231PS.BCST 32(CX), Z18, Z0
 	VFMADD231PS.BCST 96(CX), Z18, Z2
 	VFMADD231PS.BCST 160(CX), Z18, Z4
@@ -1428,7 +1427,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 544(CX), Z18, Z16
 
 	// O[0..8] += P[k+9]·V[k+9]
-	VCVTPH2PS        320(R11), Z18
+	VCVTPH2PS        320(R9), Z18
 	VFMADD231PS.BCST 36(CX), Z20, Z0
 	VFMADD231PS.BCST 100(CX), Z20, Z2
 	VFMADD231PS.BCST 164(CX), Z20, Z4
@@ -1440,15 +1439,15 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 548(CX), Z20, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..8] += P[k+10]·V[k+10]
-	VCVTPH2PS        352(R11), Z20
+	VCVTPH2PS        352(R9), Z20
 	VFMADD231PS.BCST 40(CX), Z18, Z0
 	VFMADD231PS.BCST 104(CX), Z18, Z2
 	VFMADD231PS.BCST 168(CX), Z18, Z4
@@ -1460,7 +1459,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 552(CX), Z18, Z16
 
 	// O[0..8] += P[k+11]·V[k+11]
-	VCVTPH2PS        384(R11), Z18
+	VCVTPH2PS        384(R9), Z18
 	VFMADD231PS.BCST 44(CX), Z20, Z0
 	VFMADD231PS.BCST 108(CX), Z20, Z2
 	VFMADD231PS.BCST 172(CX), Z20, Z4
@@ -1472,15 +1471,15 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 556(CX), Z20, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..8] += P[k+12]·V[k+12]
-	VCVTPH2PS        416(R11), Z20
+	VCVTPH2PS        416(R9), Z20
 	VFMADD231PS.BCST 48(CX), Z18, Z0
 	VFMADD231PS.BCST 112(CX), Z18, Z2
 	VFMADD231PS.BCST 176(CX), Z18, Z4
@@ -1492,7 +1491,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 560(CX), Z18, Z16
 
 	// O[0..8] += P[k+13]·V[k+13]
-	VCVTPH2PS        448(R11), Z18
+	VCVTPH2PS        448(R9), Z18
 	VFMADD231PS.BCST 52(CX), Z20, Z0
 	VFMADD231PS.BCST 116(CX), Z20, Z2
 	VFMADD231PS.BCST 180(CX), Z20, Z4
@@ -1504,15 +1503,15 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 564(CX), Z20, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	ADDQ             $0x40, R10
+	PREFETCHT0       (R11)
+	ADDQ             $0x40, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..8] += P[k+14]·V[k+14]
-	VCVTPH2PS        480(R11), Z20
+	VCVTPH2PS        480(R9), Z20
 	VFMADD231PS.BCST 56(CX), Z18, Z0
 	VFMADD231PS.BCST 120(CX), Z18, Z2
 	VFMADD231PS.BCST 184(CX), Z18, Z4
@@ -1534,7 +1533,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 508(CX), Z20, Z14
 	VFMADD231PS.BCST 572(CX), Z20, Z16
 	ADDQ             $+576, CX
-	ADDQ             $+512, R11
+	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1544,7 +1543,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VCVTPH2PS        (R11), Z18
+	VCVTPH2PS        (R9), Z18
 	VFMADD231PS.BCST (CX), Z18, Z0
 	VFMADD231PS.BCST 64(CX), Z18, Z2
 	VFMADD231PS.BCST 128(CX), Z18, Z4
@@ -1555,7 +1554,7 @@ key_1:
 	VFMADD231PS.BCST 448(CX), Z18, Z14
 	VFMADD231PS.BCST 512(CX), Z18, Z16
 	ADDQ             $0x04, CX
-	ADDQ             $0x20, R11
+	ADDQ             $0x20, R9
 	DECQ             DX
 	JNZ              key_1
 

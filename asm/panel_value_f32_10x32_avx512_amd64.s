@@ -18,14 +18,13 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z19   O[r][c]
 //	Z20–Z21  V[k][c]
 //	Z22–Z25  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f32_10x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -34,17 +33,17 @@ TEXT ·panel_value_f32_10x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -70,9 +69,9 @@ panels_2:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -82,10 +81,10 @@ panels_2:
 
 steps_2:
 	// O[0..9] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VMOVUPS          (R11), Z20
-	VMOVUPS          (R12), Z21
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VMOVUPS          (R9), Z20
+	VMOVUPS          (R10), Z21
 	VBROADCASTSS     (CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -112,10 +111,10 @@ steps_2:
 	VFMADD231PS.BCST 576(CX), Z21, Z19
 
 	// O[0..9] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VMOVUPS          64(R11), Z20
-	VMOVUPS          64(R12), Z21
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VMOVUPS          64(R9), Z20
+	VMOVUPS          64(R10), Z21
 	VBROADCASTSS     4(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -142,10 +141,10 @@ steps_2:
 	VFMADD231PS.BCST 580(CX), Z21, Z19
 
 	// O[0..9] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VMOVUPS          128(R11), Z20
-	VMOVUPS          128(R12), Z21
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VMOVUPS          128(R9), Z20
+	VMOVUPS          128(R10), Z21
 	VBROADCASTSS     8(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -172,10 +171,10 @@ steps_2:
 	VFMADD231PS.BCST 584(CX), Z21, Z19
 
 	// O[0..9] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VMOVUPS          192(R11), Z20
-	VMOVUPS          192(R12), Z21
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VMOVUPS          192(R9), Z20
+	VMOVUPS          192(R10), Z21
 	VBROADCASTSS     12(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -202,10 +201,10 @@ steps_2:
 	VFMADD231PS.BCST 588(CX), Z21, Z19
 
 	// O[0..9] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VMOVUPS          256(R11), Z20
-	VMOVUPS          256(R12), Z21
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VMOVUPS          256(R9), Z20
+	VMOVUPS          256(R10), Z21
 	VBROADCASTSS     16(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -232,10 +231,10 @@ steps_2:
 	VFMADD231PS.BCST 592(CX), Z21, Z19
 
 	// O[0..9] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VMOVUPS          320(R11), Z20
-	VMOVUPS          320(R12), Z21
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VMOVUPS          320(R9), Z20
+	VMOVUPS          320(R10), Z21
 	VBROADCASTSS     20(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -262,10 +261,10 @@ steps_2:
 	VFMADD231PS.BCST 596(CX), Z21, Z19
 
 	// O[0..9] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VMOVUPS          384(R11), Z20
-	VMOVUPS          384(R12), Z21
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VMOVUPS          384(R9), Z20
+	VMOVUPS          384(R10), Z21
 	VBROADCASTSS     24(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -292,10 +291,10 @@ steps_2:
 	VFMADD231PS.BCST 600(CX), Z21, Z19
 
 	// O[0..9] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VMOVUPS          448(R11), Z20
-	VMOVUPS          448(R12), Z21
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VMOVUPS          448(R9), Z20
+	VMOVUPS          448(R10), Z21
 	VBROADCASTSS     28(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -322,10 +321,10 @@ steps_2:
 	VFMADD231PS.BCST 604(CX), Z21, Z19
 
 	// O[0..9] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	PREFETCHT0       512(R11)(R10*1)
-	VMOVUPS          512(R11), Z20
-	VMOVUPS          512(R12), Z21
+	PREFETCHT0       512(R9)(R11*1)
+	PREFETCHT0       512(R10)(R11*1)
+	VMOVUPS          512(R9), Z20
+	VMOVUPS          512(R10), Z21
 	VBROADCASTSS     32(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -352,10 +351,10 @@ steps_2:
 	VFMADD231PS.BCST 608(CX), Z21, Z19
 
 	// O[0..9] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	PREFETCHT0       576(R11)(R10*1)
-	VMOVUPS          576(R11), Z20
-	VMOVUPS          576(R12), Z21
+	PREFETCHT0       576(R9)(R11*1)
+	PREFETCHT0       576(R10)(R11*1)
+	VMOVUPS          576(R9), Z20
+	VMOVUPS          576(R10), Z21
 	VBROADCASTSS     36(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -382,10 +381,10 @@ steps_2:
 	VFMADD231PS.BCST 612(CX), Z21, Z19
 
 	// O[0..9] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	PREFETCHT0       640(R11)(R10*1)
-	VMOVUPS          640(R11), Z20
-	VMOVUPS          640(R12), Z21
+	PREFETCHT0       640(R9)(R11*1)
+	PREFETCHT0       640(R10)(R11*1)
+	VMOVUPS          640(R9), Z20
+	VMOVUPS          640(R10), Z21
 	VBROADCASTSS     40(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -412,10 +411,10 @@ steps_2:
 	VFMADD231PS.BCST 616(CX), Z21, Z19
 
 	// O[0..9] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	PREFETCHT0       704(R11)(R10*1)
-	VMOVUPS          704(R11), Z20
-	VMOVUPS          704(R12), Z21
+	PREFETCHT0       704(R9)(R11*1)
+	PREFETCHT0       704(R10)(R11*1)
+	VMOVUPS          704(R9), Z20
+	VMOVUPS          704(R10), Z21
 	VBROADCASTSS     44(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -442,10 +441,10 @@ steps_2:
 	VFMADD231PS.BCST 620(CX), Z21, Z19
 
 	// O[0..9] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	PREFETCHT0       768(R11)(R10*1)
-	VMOVUPS          768(R11), Z20
-	VMOVUPS          768(R12), Z21
+	PREFETCHT0       768(R9)(R11*1)
+	PREFETCHT0       768(R10)(R11*1)
+	VMOVUPS          768(R9), Z20
+	VMOVUPS          768(R10), Z21
 	VBROADCASTSS     48(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -472,10 +471,10 @@ steps_2:
 	VFMADD231PS.BCST 624(CX), Z21, Z19
 
 	// O[0..9] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	PREFETCHT0       832(R11)(R10*1)
-	VMOVUPS          832(R11), Z20
-	VMOVUPS          832(R12), Z21
+	PREFETCHT0       832(R9)(R11*1)
+	PREFETCHT0       832(R10)(R11*1)
+	VMOVUPS          832(R9), Z20
+	VMOVUPS          832(R10), Z21
 	VBROADCASTSS     52(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -502,10 +501,10 @@ steps_2:
 	VFMADD231PS.BCST 628(CX), Z21, Z19
 
 	// O[0..9] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	PREFETCHT0       896(R11)(R10*1)
-	VMOVUPS          896(R11), Z20
-	VMOVUPS          896(R12), Z21
+	PREFETCHT0       896(R9)(R11*1)
+	PREFETCHT0       896(R10)(R11*1)
+	VMOVUPS          896(R9), Z20
+	VMOVUPS          896(R10), Z21
 	VBROADCASTSS     56(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -532,10 +531,10 @@ steps_2:
 	VFMADD231PS.BCST 632(CX), Z21, Z19
 
 	// O[0..9] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	PREFETCHT0       960(R11)(R10*1)
-	VMOVUPS          960(R11), Z20
-	VMOVUPS          960(R12), Z21
+	PREFETCHT0       960(R9)(R11*1)
+	PREFETCHT0       960(R10)(R11*1)
+	VMOVUPS          960(R9), Z20
+	VMOVUPS          960(R10), Z21
 	VBROADCASTSS     60(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -561,8 +560,8 @@ steps_2:
 	VFMADD231PS.BCST 636(CX), Z20, Z18
 	VFMADD231PS.BCST 636(CX), Z21, Z19
 	ADDQ             $+640, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -571,19 +570,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	ADDQ       $+256, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	PREFETCHT0 128(R11)
+	PREFETCHT0 192(R11)
+	ADDQ       $+256, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..9] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z20
-	VMOVUPS          (R12), Z21
+	VMOVUPS          (R9), Z20
+	VMOVUPS          (R10), Z21
 	VBROADCASTSS     (CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -610,8 +609,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 576(CX), Z21, Z19
 
 	// O[0..9] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z20
-	VMOVUPS          64(R12), Z21
+	VMOVUPS          64(R9), Z20
+	VMOVUPS          64(R10), Z21
 	VBROADCASTSS     4(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -638,19 +637,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 580(CX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..9] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z20
-	VMOVUPS          128(R12), Z21
+	VMOVUPS          128(R9), Z20
+	VMOVUPS          128(R10), Z21
 	VBROADCASTSS     8(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -677,8 +676,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 584(CX), Z21, Z19
 
 	// O[0..9] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z20
-	VMOVUPS          192(R12), Z21
+	VMOVUPS          192(R9), Z20
+	VMOVUPS          192(R10), Z21
 	VBROADCASTSS     12(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -705,19 +704,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 588(CX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..9] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z20
-	VMOVUPS          256(R12), Z21
+	VMOVUPS          256(R9), Z20
+	VMOVUPS          256(R10), Z21
 	VBROADCASTSS     16(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -744,8 +743,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 592(CX), Z21, Z19
 
 	// O[0..9] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z20
-	VMOVUPS          320(R12), Z21
+	VMOVUPS          320(R9), Z20
+	VMOVUPS          320(R10), Z21
 	VBROADCASTSS     20(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -772,19 +771,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 596(CX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..9] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z20
-	VMOVUPS          384(R12), Z21
+	VMOVUPS          384(R9), Z20
+	VMOVUPS          384(R10), Z21
 	VBROADCASTSS     24(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -811,8 +810,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 600(CX), Z21, Z19
 
 	// O[0..9] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z20
-	VMOVUPS          448(R12), Z21
+	VMOVUPS          448(R9), Z20
+	VMOVUPS          448(R10), Z21
 	VBROADCASTSS     28(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -839,19 +838,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 604(CX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..9] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z20
-	VMOVUPS          512(R12), Z21
+	VMOVUPS          512(R9), Z20
+	VMOVUPS          512(R10), Z21
 	VBROADCASTSS     32(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -878,8 +877,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 608(CX), Z21, Z19
 
 	// O[0..9] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z20
-	VMOVUPS          576(R12), Z21
+	VMOVUPS          576(R9), Z20
+	VMOVUPS          576(R10), Z21
 	VBROADCASTSS     36(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -906,19 +905,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 612(CX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..9] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z20
-	VMOVUPS          640(R12), Z21
+	VMOVUPS          640(R9), Z20
+	VMOVUPS          640(R10), Z21
 	VBROADCASTSS     40(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -945,8 +944,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 616(CX), Z21, Z19
 
 	// O[0..9] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z20
-	VMOVUPS          704(R12), Z21
+	VMOVUPS          704(R9), Z20
+	VMOVUPS          704(R10), Z21
 	VBROADCASTSS     44(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -973,19 +972,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 620(CX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..9] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z20
-	VMOVUPS          768(R12), Z21
+	VMOVUPS          768(R9), Z20
+	VMOVUPS          768(R10), Z21
 	VBROADCASTSS     48(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -1012,8 +1011,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 624(CX), Z21, Z19
 
 	// O[0..9] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z20
-	VMOVUPS          832(R12), Z21
+	VMOVUPS          832(R9), Z20
+	VMOVUPS          832(R10), Z21
 	VBROADCASTSS     52(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -1040,19 +1039,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 628(CX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..9] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z20
-	VMOVUPS          896(R12), Z21
+	VMOVUPS          896(R9), Z20
+	VMOVUPS          896(R10), Z21
 	VBROADCASTSS     56(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -1079,8 +1078,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 632(CX), Z21, Z19
 
 	// O[0..9] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z20
-	VMOVUPS          960(R12), Z21
+	VMOVUPS          960(R9), Z20
+	VMOVUPS          960(R10), Z21
 	VBROADCASTSS     60(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -1106,8 +1105,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 636(CX), Z20, Z18
 	VFMADD231PS.BCST 636(CX), Z21, Z19
 	ADDQ             $+640, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -1117,8 +1116,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VMOVUPS          (R11), Z20
-	VMOVUPS          (R12), Z21
+	VMOVUPS          (R9), Z20
+	VMOVUPS          (R10), Z21
 	VBROADCASTSS     (CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -1144,8 +1143,8 @@ key_2:
 	VFMADD231PS.BCST 576(CX), Z20, Z18
 	VFMADD231PS.BCST 576(CX), Z21, Z19
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
-	ADDQ             $0x40, R12
+	ADDQ             $0x40, R9
+	ADDQ             $0x40, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -1233,7 +1232,7 @@ panels_1:
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -1243,8 +1242,8 @@ panels_1:
 
 steps_1:
 	// O[0..9] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VMOVUPS          (R11), Z20
+	PREFETCHT0       (R9)(R11*1)
+	VMOVUPS          (R9), Z20
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
 	VFMADD231PS.BCST 128(CX), Z20, Z4
@@ -1257,8 +1256,8 @@ steps_1:
 	VFMADD231PS.BCST 576(CX), Z20, Z18
 
 	// O[0..9] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	VMOVUPS          64(R11), Z20
+	PREFETCHT0       64(R9)(R11*1)
+	VMOVUPS          64(R9), Z20
 	VFMADD231PS.BCST 4(CX), Z20, Z0
 	VFMADD231PS.BCST 68(CX), Z20, Z2
 	VFMADD231PS.BCST 132(CX), Z20, Z4
@@ -1271,8 +1270,8 @@ steps_1:
 	VFMADD231PS.BCST 580(CX), Z20, Z18
 
 	// O[0..9] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	VMOVUPS          128(R11), Z20
+	PREFETCHT0       128(R9)(R11*1)
+	VMOVUPS          128(R9), Z20
 	VFMADD231PS.BCST 8(CX), Z20, Z0
 	VFMADD231PS.BCST 72(CX), Z20, Z2
 	VFMADD231PS.BCST 136(CX), Z20, Z4
@@ -1285,8 +1284,8 @@ steps_1:
 	VFMADD231PS.BCST 584(CX), Z20, Z18
 
 	// O[0..9] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	VMOVUPS          192(R11), Z20
+	PREFETCHT0       192(R9)(R11*1)
+	VMOVUPS          192(R9), Z20
 	VFMADD231PS.BCST 12(CX), Z20, Z0
 	VFMADD231PS.BCST 76(CX), Z20, Z2
 	VFMADD231PS.BCST 140(CX), Z20, Z4
@@ -1299,8 +1298,8 @@ steps_1:
 	VFMADD231PS.BCST 588(CX), Z20, Z18
 
 	// O[0..9] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	VMOVUPS          256(R11), Z20
+	PREFETCHT0       256(R9)(R11*1)
+	VMOVUPS          256(R9), Z20
 	VFMADD231PS.BCST 16(CX), Z20, Z0
 	VFMADD231PS.BCST 80(CX), Z20, Z2
 	VFMADD231PS.BCST 144(CX), Z20, Z4
@@ -1313,8 +1312,8 @@ steps_1:
 	VFMADD231PS.BCST 592(CX), Z20, Z18
 
 	// O[0..9] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	VMOVUPS          320(R11), Z20
+	PREFETCHT0       320(R9)(R11*1)
+	VMOVUPS          320(R9), Z20
 	VFMADD231PS.BCST 20(CX), Z20, Z0
 	VFMADD231PS.BCST 84(CX), Z20, Z2
 	VFMADD231PS.BCST 148(CX), Z20, Z4
@@ -1327,8 +1326,8 @@ steps_1:
 	VFMADD231PS.BCST 596(CX), Z20, Z18
 
 	// O[0..9] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	VMOVUPS          384(R11), Z20
+	PREFETCHT0       384(R9)(R11*1)
+	VMOVUPS          384(R9), Z20
 	VFMADD231PS.BCST 24(CX), Z20, Z0
 	VFMADD231PS.BCST 88(CX), Z20, Z2
 	VFMADD231PS.BCST 152(CX), Z20, Z4
@@ -1341,8 +1340,8 @@ steps_1:
 	VFMADD231PS.BCST 600(CX), Z20, Z18
 
 	// O[0..9] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	VMOVUPS          448(R11), Z20
+	PREFETCHT0       448(R9)(R11*1)
+	VMOVUPS          448(R9), Z20
 	VFMADD231PS.BCST 28(CX), Z20, Z0
 	VFMADD231PS.BCST 92(CX), Z20, Z2
 	VFMADD231PS.BCST 156(CX), Z20, Z4
@@ -1355,8 +1354,8 @@ steps_1:
 	VFMADD231PS.BCST 604(CX), Z20, Z18
 
 	// O[0..9] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	VMOVUPS          512(R11), Z20
+	PREFETCHT0       512(R9)(R11*1)
+	VMOVUPS          512(R9), Z20
 	VFMADD231PS.BCST 32(CX), Z20, Z0
 	VFMADD231PS.BCST 96(CX), Z20, Z2
 	VFMADD231PS.BCST 160(CX), Z20, Z4
@@ -1369,8 +1368,8 @@ steps_1:
 	VFMADD231PS.BCST 608(CX), Z20, Z18
 
 	// O[0..9] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	VMOVUPS          576(R11), Z20
+	PREFETCHT0       576(R9)(R11*1)
+	VMOVUPS          576(R9), Z20
 	VFMADD231PS.BCST 36(CX), Z20, Z0
 	VFMADD231PS.BCST 100(CX), Z20, Z2
 	VFMADD231PS.BCST 164(CX), Z20, Z4
@@ -1383,8 +1382,8 @@ steps_1:
 	VFMADD231PS.BCST 612(CX), Z20, Z18
 
 	// O[0..9] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	VMOVUPS          640(R11), Z20
+	PREFETCHT0       640(R9)(R11*1)
+	VMOVUPS          640(R9), Z20
 	VFMADD231PS.BCST 40(CX), Z20, Z0
 	VFMADD231PS.BCST 104(CX), Z20, Z2
 	VFMADD231PS.BCST 168(CX), Z20, Z4
@@ -1397,8 +1396,8 @@ steps_1:
 	VFMADD231PS.BCST 616(CX), Z20, Z18
 
 	// O[0..9] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	VMOVUPS          704(R11), Z20
+	PREFETCHT0       704(R9)(R11*1)
+	VMOVUPS          704(R9), Z20
 	VFMADD231PS.BCST 44(CX), Z20, Z0
 	VFMADD231PS.BCST 108(CX), Z20, Z2
 	VFMADD231PS.BCST 172(CX), Z20, Z4
@@ -1411,8 +1410,8 @@ steps_1:
 	VFMADD231PS.BCST 620(CX), Z20, Z18
 
 	// O[0..9] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	VMOVUPS          768(R11), Z20
+	PREFETCHT0       768(R9)(R11*1)
+	VMOVUPS          768(R9), Z20
 	VFMADD231PS.BCST 48(CX), Z20, Z0
 	VFMADD231PS.BCST 112(CX), Z20, Z2
 	VFMADD231PS.BCST 176(CX), Z20, Z4
@@ -1425,8 +1424,8 @@ steps_1:
 	VFMADD231PS.BCST 624(CX), Z20, Z18
 
 	// O[0..9] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	VMOVUPS          832(R11), Z20
+	PREFETCHT0       832(R9)(R11*1)
+	VMOVUPS          832(R9), Z20
 	VFMADD231PS.BCST 52(CX), Z20, Z0
 	VFMADD231PS.BCST 116(CX), Z20, Z2
 	VFMADD231PS.BCST 180(CX), Z20, Z4
@@ -1439,8 +1438,8 @@ steps_1:
 	VFMADD231PS.BCST 628(CX), Z20, Z18
 
 	// O[0..9] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	VMOVUPS          896(R11), Z20
+	PREFETCHT0       896(R9)(R11*1)
+	VMOVUPS          896(R9), Z20
 	VFMADD231PS.BCST 56(CX), Z20, Z0
 	VFMADD231PS.BCST 120(CX), Z20, Z2
 	VFMADD231PS.BCST 184(CX), Z20, Z4
@@ -1453,8 +1452,8 @@ steps_1:
 	VFMADD231PS.BCST 632(CX), Z20, Z18
 
 	// O[0..9] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	VMOVUPS          960(R11), Z20
+	PREFETCHT0       960(R9)(R11*1)
+	VMOVUPS          960(R9), Z20
 	VFMADD231PS.BCST 60(CX), Z20, Z0
 	VFMADD231PS.BCST 124(CX), Z20, Z2
 	VFMADD231PS.BCST 188(CX), Z20, Z4
@@ -1466,7 +1465,7 @@ steps_1:
 	VFMADD231PS.BCST 572(CX), Z20, Z16
 	VFMADD231PS.BCST 636(CX), Z20, Z18
 	ADDQ             $+640, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1475,16 +1474,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..9] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z20
+	VMOVUPS          (R9), Z20
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
 	VFMADD231PS.BCST 128(CX), Z20, Z4
@@ -1497,7 +1496,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 576(CX), Z20, Z18
 
 	// O[0..9] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z20
+	VMOVUPS          64(R9), Z20
 	VFMADD231PS.BCST 4(CX), Z20, Z0
 	VFMADD231PS.BCST 68(CX), Z20, Z2
 	VFMADD231PS.BCST 132(CX), Z20, Z4
@@ -1510,16 +1509,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 580(CX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..9] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z20
+	VMOVUPS          128(R9), Z20
 	VFMADD231PS.BCST 8(CX), Z20, Z0
 	VFMADD231PS.BCST 72(CX), Z20, Z2
 	VFMADD231PS.BCST 136(CX), Z20, Z4
@@ -1532,7 +1531,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 584(CX), Z20, Z18
 
 	// O[0..9] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z20
+	VMOVUPS          192(R9), Z20
 	VFMADD231PS.BCST 12(CX), Z20, Z0
 	VFMADD231PS.BCST 76(CX), Z20, Z2
 	VFMADD231PS.BCST 140(CX), Z20, Z4
@@ -1545,16 +1544,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 588(CX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..9] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z20
+	VMOVUPS          256(R9), Z20
 	VFMADD231PS.BCST 16(CX), Z20, Z0
 	VFMADD231PS.BCST 80(CX), Z20, Z2
 	VFMADD231PS.BCST 144(CX), Z20, Z4
@@ -1567,7 +1566,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 592(CX), Z20, Z18
 
 	// O[0..9] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z20
+	VMOVUPS          320(R9), Z20
 	VFMADD231PS.BCST 20(CX), Z20, Z0
 	VFMADD231PS.BCST 84(CX), Z20, Z2
 	VFMADD231PS.BCST 148(CX), Z20, Z4
@@ -1580,16 +1579,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 596(CX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..9] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z20
+	VMOVUPS          384(R9), Z20
 	VFMADD231PS.BCST 24(CX), Z20, Z0
 	VFMADD231PS.BCST 88(CX), Z20, Z2
 	VFMADD231PS.BCST 152(CX), Z20, Z4
@@ -1602,7 +1601,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 600(CX), Z20, Z18
 
 	// O[0..9] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z20
+	VMOVUPS          448(R9), Z20
 	VFMADD231PS.BCST 28(CX), Z20, Z0
 	VFMADD231PS.BCST 92(CX), Z20, Z2
 	VFMADD231PS.BCST 156(CX), Z20, Z4
@@ -1615,16 +1614,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 604(CX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..9] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z20
+	VMOVUPS          512(R9), Z20
 	VFMADD231PS.BCST 32(CX), Z20, Z0
 	VFMADD231PS.BCST 96(CX), Z20, Z2
 	VFMADD231PS.BCST 160(CX), Z20, Z4
@@ -1637,7 +1636,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 608(CX), Z20, Z18
 
 	// O[0..9] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z20
+	VMOVUPS          576(R9), Z20
 	VFMADD231PS.BCST 36(CX), Z20, Z0
 	VFMADD231PS.BCST 100(CX), Z20, Z2
 	VFMADD231PS.BCST 164(CX), Z20, Z4
@@ -1650,16 +1649,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 612(CX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..9] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z20
+	VMOVUPS          640(R9), Z20
 	VFMADD231PS.BCST 40(CX), Z20, Z0
 	VFMADD231PS.BCST 104(CX), Z20, Z2
 	VFMADD231PS.BCST 168(CX), Z20, Z4
@@ -1672,7 +1671,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 616(CX), Z20, Z18
 
 	// O[0..9] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z20
+	VMOVUPS          704(R9), Z20
 	VFMADD231PS.BCST 44(CX), Z20, Z0
 	VFMADD231PS.BCST 108(CX), Z20, Z2
 	VFMADD231PS.BCST 172(CX), Z20, Z4
@@ -1685,16 +1684,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 620(CX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..9] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z20
+	VMOVUPS          768(R9), Z20
 	VFMADD231PS.BCST 48(CX), Z20, Z0
 	VFMADD231PS.BCST 112(CX), Z20, Z2
 	VFMADD231PS.BCST 176(CX), Z20, Z4
@@ -1707,7 +1706,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 624(CX), Z20, Z18
 
 	// O[0..9] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z20
+	VMOVUPS          832(R9), Z20
 	VFMADD231PS.BCST 52(CX), Z20, Z0
 	VFMADD231PS.BCST 116(CX), Z20, Z2
 	VFMADD231PS.BCST 180(CX), Z20, Z4
@@ -1720,16 +1719,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 628(CX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..9] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z20
+	VMOVUPS          896(R9), Z20
 	VFMADD231PS.BCST 56(CX), Z20, Z0
 	VFMADD231PS.BCST 120(CX), Z20, Z2
 	VFMADD231PS.BCST 184(CX), Z20, Z4
@@ -1742,7 +1741,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 632(CX), Z20, Z18
 
 	// O[0..9] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z20
+	VMOVUPS          960(R9), Z20
 	VFMADD231PS.BCST 60(CX), Z20, Z0
 	VFMADD231PS.BCST 124(CX), Z20, Z2
 	VFMADD231PS.BCST 188(CX), Z20, Z4
@@ -1754,7 +1753,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 572(CX), Z20, Z16
 	VFMADD231PS.BCST 636(CX), Z20, Z18
 	ADDQ             $+640, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1764,7 +1763,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VMOVUPS          (R11), Z20
+	VMOVUPS          (R9), Z20
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
 	VFMADD231PS.BCST 128(CX), Z20, Z4
@@ -1776,7 +1775,7 @@ key_1:
 	VFMADD231PS.BCST 512(CX), Z20, Z16
 	VFMADD231PS.BCST 576(CX), Z20, Z18
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
+	ADDQ             $0x40, R9
 	DECQ             DX
 	JNZ              key_1
 

@@ -18,14 +18,13 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z21   O[r][c]
 //	Z22–Z23  V[k][c]
 //	Z24–Z27  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f32_11x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -34,17 +33,17 @@ TEXT ·panel_value_f32_11x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -72,9 +71,9 @@ panels_2:
 	VPXORD Z19, Z19, Z19
 	VPXORD Z20, Z20, Z20
 	VPXORD Z21, Z21, Z21
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -84,10 +83,10 @@ panels_2:
 
 steps_2:
 	// O[0..10] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VMOVUPS          (R11), Z22
-	VMOVUPS          (R12), Z23
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VMOVUPS          (R9), Z22
+	VMOVUPS          (R10), Z23
 	VBROADCASTSS     (CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -116,10 +115,10 @@ steps_2:
 	VFMADD231PS.BCST 640(CX), Z23, Z21
 
 	// O[0..10] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VMOVUPS          64(R11), Z22
-	VMOVUPS          64(R12), Z23
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VMOVUPS          64(R9), Z22
+	VMOVUPS          64(R10), Z23
 	VBROADCASTSS     4(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -148,10 +147,10 @@ steps_2:
 	VFMADD231PS.BCST 644(CX), Z23, Z21
 
 	// O[0..10] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VMOVUPS          128(R11), Z22
-	VMOVUPS          128(R12), Z23
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VMOVUPS          128(R9), Z22
+	VMOVUPS          128(R10), Z23
 	VBROADCASTSS     8(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -180,10 +179,10 @@ steps_2:
 	VFMADD231PS.BCST 648(CX), Z23, Z21
 
 	// O[0..10] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VMOVUPS          192(R11), Z22
-	VMOVUPS          192(R12), Z23
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VMOVUPS          192(R9), Z22
+	VMOVUPS          192(R10), Z23
 	VBROADCASTSS     12(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -212,10 +211,10 @@ steps_2:
 	VFMADD231PS.BCST 652(CX), Z23, Z21
 
 	// O[0..10] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VMOVUPS          256(R11), Z22
-	VMOVUPS          256(R12), Z23
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VMOVUPS          256(R9), Z22
+	VMOVUPS          256(R10), Z23
 	VBROADCASTSS     16(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -244,10 +243,10 @@ steps_2:
 	VFMADD231PS.BCST 656(CX), Z23, Z21
 
 	// O[0..10] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VMOVUPS          320(R11), Z22
-	VMOVUPS          320(R12), Z23
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VMOVUPS          320(R9), Z22
+	VMOVUPS          320(R10), Z23
 	VBROADCASTSS     20(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -276,10 +275,10 @@ steps_2:
 	VFMADD231PS.BCST 660(CX), Z23, Z21
 
 	// O[0..10] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VMOVUPS          384(R11), Z22
-	VMOVUPS          384(R12), Z23
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VMOVUPS          384(R9), Z22
+	VMOVUPS          384(R10), Z23
 	VBROADCASTSS     24(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -308,10 +307,10 @@ steps_2:
 	VFMADD231PS.BCST 664(CX), Z23, Z21
 
 	// O[0..10] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VMOVUPS          448(R11), Z22
-	VMOVUPS          448(R12), Z23
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VMOVUPS          448(R9), Z22
+	VMOVUPS          448(R10), Z23
 	VBROADCASTSS     28(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -340,10 +339,10 @@ steps_2:
 	VFMADD231PS.BCST 668(CX), Z23, Z21
 
 	// O[0..10] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	PREFETCHT0       512(R11)(R10*1)
-	VMOVUPS          512(R11), Z22
-	VMOVUPS          512(R12), Z23
+	PREFETCHT0       512(R9)(R11*1)
+	PREFETCHT0       512(R10)(R11*1)
+	VMOVUPS          512(R9), Z22
+	VMOVUPS          512(R10), Z23
 	VBROADCASTSS     32(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -372,10 +371,10 @@ steps_2:
 	VFMADD231PS.BCST 672(CX), Z23, Z21
 
 	// O[0..10] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	PREFETCHT0       576(R11)(R10*1)
-	VMOVUPS          576(R11), Z22
-	VMOVUPS          576(R12), Z23
+	PREFETCHT0       576(R9)(R11*1)
+	PREFETCHT0       576(R10)(R11*1)
+	VMOVUPS          576(R9), Z22
+	VMOVUPS          576(R10), Z23
 	VBROADCASTSS     36(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -404,10 +403,10 @@ steps_2:
 	VFMADD231PS.BCST 676(CX), Z23, Z21
 
 	// O[0..10] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	PREFETCHT0       640(R11)(R10*1)
-	VMOVUPS          640(R11), Z22
-	VMOVUPS          640(R12), Z23
+	PREFETCHT0       640(R9)(R11*1)
+	PREFETCHT0       640(R10)(R11*1)
+	VMOVUPS          640(R9), Z22
+	VMOVUPS          640(R10), Z23
 	VBROADCASTSS     40(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -436,10 +435,10 @@ steps_2:
 	VFMADD231PS.BCST 680(CX), Z23, Z21
 
 	// O[0..10] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	PREFETCHT0       704(R11)(R10*1)
-	VMOVUPS          704(R11), Z22
-	VMOVUPS          704(R12), Z23
+	PREFETCHT0       704(R9)(R11*1)
+	PREFETCHT0       704(R10)(R11*1)
+	VMOVUPS          704(R9), Z22
+	VMOVUPS          704(R10), Z23
 	VBROADCASTSS     44(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -468,10 +467,10 @@ steps_2:
 	VFMADD231PS.BCST 684(CX), Z23, Z21
 
 	// O[0..10] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	PREFETCHT0       768(R11)(R10*1)
-	VMOVUPS          768(R11), Z22
-	VMOVUPS          768(R12), Z23
+	PREFETCHT0       768(R9)(R11*1)
+	PREFETCHT0       768(R10)(R11*1)
+	VMOVUPS          768(R9), Z22
+	VMOVUPS          768(R10), Z23
 	VBROADCASTSS     48(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -500,10 +499,10 @@ steps_2:
 	VFMADD231PS.BCST 688(CX), Z23, Z21
 
 	// O[0..10] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	PREFETCHT0       832(R11)(R10*1)
-	VMOVUPS          832(R11), Z22
-	VMOVUPS          832(R12), Z23
+	PREFETCHT0       832(R9)(R11*1)
+	PREFETCHT0       832(R10)(R11*1)
+	VMOVUPS          832(R9), Z22
+	VMOVUPS          832(R10), Z23
 	VBROADCASTSS     52(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -532,10 +531,10 @@ steps_2:
 	VFMADD231PS.BCST 692(CX), Z23, Z21
 
 	// O[0..10] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	PREFETCHT0       896(R11)(R10*1)
-	VMOVUPS          896(R11), Z22
-	VMOVUPS          896(R12), Z23
+	PREFETCHT0       896(R9)(R11*1)
+	PREFETCHT0       896(R10)(R11*1)
+	VMOVUPS          896(R9), Z22
+	VMOVUPS          896(R10), Z23
 	VBROADCASTSS     56(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -564,10 +563,10 @@ steps_2:
 	VFMADD231PS.BCST 696(CX), Z23, Z21
 
 	// O[0..10] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	PREFETCHT0       960(R11)(R10*1)
-	VMOVUPS          960(R11), Z22
-	VMOVUPS          960(R12), Z23
+	PREFETCHT0       960(R9)(R11*1)
+	PREFETCHT0       960(R10)(R11*1)
+	VMOVUPS          960(R9), Z22
+	VMOVUPS          960(R10), Z23
 	VBROADCASTSS     60(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -595,8 +594,8 @@ steps_2:
 	VFMADD231PS.BCST 700(CX), Z22, Z20
 	VFMADD231PS.BCST 700(CX), Z23, Z21
 	ADDQ             $+704, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -605,19 +604,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	ADDQ       $+256, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	PREFETCHT0 128(R11)
+	PREFETCHT0 192(R11)
+	ADDQ       $+256, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..10] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z22
-	VMOVUPS          (R12), Z23
+	VMOVUPS          (R9), Z22
+	VMOVUPS          (R10), Z23
 	VBROADCASTSS     (CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -646,8 +645,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 640(CX), Z23, Z21
 
 	// O[0..10] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z22
-	VMOVUPS          64(R12), Z23
+	VMOVUPS          64(R9), Z22
+	VMOVUPS          64(R10), Z23
 	VBROADCASTSS     4(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -676,19 +675,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 644(CX), Z23, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..10] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z22
-	VMOVUPS          128(R12), Z23
+	VMOVUPS          128(R9), Z22
+	VMOVUPS          128(R10), Z23
 	VBROADCASTSS     8(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -717,8 +716,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 648(CX), Z23, Z21
 
 	// O[0..10] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z22
-	VMOVUPS          192(R12), Z23
+	VMOVUPS          192(R9), Z22
+	VMOVUPS          192(R10), Z23
 	VBROADCASTSS     12(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -747,19 +746,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 652(CX), Z23, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..10] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z22
-	VMOVUPS          256(R12), Z23
+	VMOVUPS          256(R9), Z22
+	VMOVUPS          256(R10), Z23
 	VBROADCASTSS     16(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -788,8 +787,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 656(CX), Z23, Z21
 
 	// O[0..10] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z22
-	VMOVUPS          320(R12), Z23
+	VMOVUPS          320(R9), Z22
+	VMOVUPS          320(R10), Z23
 	VBROADCASTSS     20(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -818,19 +817,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 660(CX), Z23, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..10] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z22
-	VMOVUPS          384(R12), Z23
+	VMOVUPS          384(R9), Z22
+	VMOVUPS          384(R10), Z23
 	VBROADCASTSS     24(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -859,8 +858,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 664(CX), Z23, Z21
 
 	// O[0..10] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z22
-	VMOVUPS          448(R12), Z23
+	VMOVUPS          448(R9), Z22
+	VMOVUPS          448(R10), Z23
 	VBROADCASTSS     28(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -889,19 +888,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 668(CX), Z23, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..10] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z22
-	VMOVUPS          512(R12), Z23
+	VMOVUPS          512(R9), Z22
+	VMOVUPS          512(R10), Z23
 	VBROADCASTSS     32(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -930,8 +929,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 672(CX), Z23, Z21
 
 	// O[0..10] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z22
-	VMOVUPS          576(R12), Z23
+	VMOVUPS          576(R9), Z22
+	VMOVUPS          576(R10), Z23
 	VBROADCASTSS     36(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -960,19 +959,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 676(CX), Z23, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..10] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z22
-	VMOVUPS          640(R12), Z23
+	VMOVUPS          640(R9), Z22
+	VMOVUPS          640(R10), Z23
 	VBROADCASTSS     40(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1001,8 +1000,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 680(CX), Z23, Z21
 
 	// O[0..10] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z22
-	VMOVUPS          704(R12), Z23
+	VMOVUPS          704(R9), Z22
+	VMOVUPS          704(R10), Z23
 	VBROADCASTSS     44(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1031,19 +1030,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 684(CX), Z23, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..10] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z22
-	VMOVUPS          768(R12), Z23
+	VMOVUPS          768(R9), Z22
+	VMOVUPS          768(R10), Z23
 	VBROADCASTSS     48(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1072,8 +1071,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 688(CX), Z23, Z21
 
 	// O[0..10] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z22
-	VMOVUPS          832(R12), Z23
+	VMOVUPS          832(R9), Z22
+	VMOVUPS          832(R10), Z23
 	VBROADCASTSS     52(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1102,19 +1101,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 692(CX), Z23, Z21
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..10] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z22
-	VMOVUPS          896(R12), Z23
+	VMOVUPS          896(R9), Z22
+	VMOVUPS          896(R10), Z23
 	VBROADCASTSS     56(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1143,8 +1142,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 696(CX), Z23, Z21
 
 	// O[0..10] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z22
-	VMOVUPS          960(R12), Z23
+	VMOVUPS          960(R9), Z22
+	VMOVUPS          960(R10), Z23
 	VBROADCASTSS     60(CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1172,8 +1171,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 700(CX), Z22, Z20
 	VFMADD231PS.BCST 700(CX), Z23, Z21
 	ADDQ             $+704, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -1183,8 +1182,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VMOVUPS          (R11), Z22
-	VMOVUPS          (R12), Z23
+	VMOVUPS          (R9), Z22
+	VMOVUPS          (R10), Z23
 	VBROADCASTSS     (CX), Z24
 	VFMADD231PS      Z22, Z24, Z0
 	VFMADD231PS      Z23, Z24, Z1
@@ -1212,8 +1211,8 @@ key_2:
 	VFMADD231PS.BCST 640(CX), Z22, Z20
 	VFMADD231PS.BCST 640(CX), Z23, Z21
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
-	ADDQ             $0x40, R12
+	ADDQ             $0x40, R9
+	ADDQ             $0x40, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -1308,7 +1307,7 @@ panels_1:
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
 	VPXORD Z20, Z20, Z20
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -1318,8 +1317,8 @@ panels_1:
 
 steps_1:
 	// O[0..10] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VMOVUPS          (R11), Z22
+	PREFETCHT0       (R9)(R11*1)
+	VMOVUPS          (R9), Z22
 	VFMADD231PS.BCST (CX), Z22, Z0
 	VFMADD231PS.BCST 64(CX), Z22, Z2
 	VFMADD231PS.BCST 128(CX), Z22, Z4
@@ -1333,8 +1332,8 @@ steps_1:
 	VFMADD231PS.BCST 640(CX), Z22, Z20
 
 	// O[0..10] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	VMOVUPS          64(R11), Z22
+	PREFETCHT0       64(R9)(R11*1)
+	VMOVUPS          64(R9), Z22
 	VFMADD231PS.BCST 4(CX), Z22, Z0
 	VFMADD231PS.BCST 68(CX), Z22, Z2
 	VFMADD231PS.BCST 132(CX), Z22, Z4
@@ -1348,8 +1347,8 @@ steps_1:
 	VFMADD231PS.BCST 644(CX), Z22, Z20
 
 	// O[0..10] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	VMOVUPS          128(R11), Z22
+	PREFETCHT0       128(R9)(R11*1)
+	VMOVUPS          128(R9), Z22
 	VFMADD231PS.BCST 8(CX), Z22, Z0
 	VFMADD231PS.BCST 72(CX), Z22, Z2
 	VFMADD231PS.BCST 136(CX), Z22, Z4
@@ -1363,8 +1362,8 @@ steps_1:
 	VFMADD231PS.BCST 648(CX), Z22, Z20
 
 	// O[0..10] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	VMOVUPS          192(R11), Z22
+	PREFETCHT0       192(R9)(R11*1)
+	VMOVUPS          192(R9), Z22
 	VFMADD231PS.BCST 12(CX), Z22, Z0
 	VFMADD231PS.BCST 76(CX), Z22, Z2
 	VFMADD231PS.BCST 140(CX), Z22, Z4
@@ -1378,8 +1377,8 @@ steps_1:
 	VFMADD231PS.BCST 652(CX), Z22, Z20
 
 	// O[0..10] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	VMOVUPS          256(R11), Z22
+	PREFETCHT0       256(R9)(R11*1)
+	VMOVUPS          256(R9), Z22
 	VFMADD231PS.BCST 16(CX), Z22, Z0
 	VFMADD231PS.BCST 80(CX), Z22, Z2
 	VFMADD231PS.BCST 144(CX), Z22, Z4
@@ -1393,8 +1392,8 @@ steps_1:
 	VFMADD231PS.BCST 656(CX), Z22, Z20
 
 	// O[0..10] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	VMOVUPS          320(R11), Z22
+	PREFETCHT0       320(R9)(R11*1)
+	VMOVUPS          320(R9), Z22
 	VFMADD231PS.BCST 20(CX), Z22, Z0
 	VFMADD231PS.BCST 84(CX), Z22, Z2
 	VFMADD231PS.BCST 148(CX), Z22, Z4
@@ -1408,8 +1407,8 @@ steps_1:
 	VFMADD231PS.BCST 660(CX), Z22, Z20
 
 	// O[0..10] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	VMOVUPS          384(R11), Z22
+	PREFETCHT0       384(R9)(R11*1)
+	VMOVUPS          384(R9), Z22
 	VFMADD231PS.BCST 24(CX), Z22, Z0
 	VFMADD231PS.BCST 88(CX), Z22, Z2
 	VFMADD231PS.BCST 152(CX), Z22, Z4
@@ -1423,8 +1422,8 @@ steps_1:
 	VFMADD231PS.BCST 664(CX), Z22, Z20
 
 	// O[0..10] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	VMOVUPS          448(R11), Z22
+	PREFETCHT0       448(R9)(R11*1)
+	VMOVUPS          448(R9), Z22
 	VFMADD231PS.BCST 28(CX), Z22, Z0
 	VFMADD231PS.BCST 92(CX), Z22, Z2
 	VFMADD231PS.BCST 156(CX), Z22, Z4
@@ -1438,8 +1437,8 @@ steps_1:
 	VFMADD231PS.BCST 668(CX), Z22, Z20
 
 	// O[0..10] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	VMOVUPS          512(R11), Z22
+	PREFETCHT0       512(R9)(R11*1)
+	VMOVUPS          512(R9), Z22
 	VFMADD231PS.BCST 32(CX), Z22, Z0
 	VFMADD231PS.BCST 96(CX), Z22, Z2
 	VFMADD231PS.BCST 160(CX), Z22, Z4
@@ -1453,8 +1452,8 @@ steps_1:
 	VFMADD231PS.BCST 672(CX), Z22, Z20
 
 	// O[0..10] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	VMOVUPS          576(R11), Z22
+	PREFETCHT0       576(R9)(R11*1)
+	VMOVUPS          576(R9), Z22
 	VFMADD231PS.BCST 36(CX), Z22, Z0
 	VFMADD231PS.BCST 100(CX), Z22, Z2
 	VFMADD231PS.BCST 164(CX), Z22, Z4
@@ -1468,8 +1467,8 @@ steps_1:
 	VFMADD231PS.BCST 676(CX), Z22, Z20
 
 	// O[0..10] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	VMOVUPS          640(R11), Z22
+	PREFETCHT0       640(R9)(R11*1)
+	VMOVUPS          640(R9), Z22
 	VFMADD231PS.BCST 40(CX), Z22, Z0
 	VFMADD231PS.BCST 104(CX), Z22, Z2
 	VFMADD231PS.BCST 168(CX), Z22, Z4
@@ -1483,8 +1482,8 @@ steps_1:
 	VFMADD231PS.BCST 680(CX), Z22, Z20
 
 	// O[0..10] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	VMOVUPS          704(R11), Z22
+	PREFETCHT0       704(R9)(R11*1)
+	VMOVUPS          704(R9), Z22
 	VFMADD231PS.BCST 44(CX), Z22, Z0
 	VFMADD231PS.BCST 108(CX), Z22, Z2
 	VFMADD231PS.BCST 172(CX), Z22, Z4
@@ -1498,8 +1497,8 @@ steps_1:
 	VFMADD231PS.BCST 684(CX), Z22, Z20
 
 	// O[0..10] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	VMOVUPS          768(R11), Z22
+	PREFETCHT0       768(R9)(R11*1)
+	VMOVUPS          768(R9), Z22
 	VFMADD231PS.BCST 48(CX), Z22, Z0
 	VFMADD231PS.BCST 112(CX), Z22, Z2
 	VFMADD231PS.BCST 176(CX), Z22, Z4
@@ -1513,8 +1512,8 @@ steps_1:
 	VFMADD231PS.BCST 688(CX), Z22, Z20
 
 	// O[0..10] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	VMOVUPS          832(R11), Z22
+	PREFETCHT0       832(R9)(R11*1)
+	VMOVUPS          832(R9), Z22
 	VFMADD231PS.BCST 52(CX), Z22, Z0
 	VFMADD231PS.BCST 116(CX), Z22, Z2
 	VFMADD231PS.BCST 180(CX), Z22, Z4
@@ -1528,8 +1527,8 @@ steps_1:
 	VFMADD231PS.BCST 692(CX), Z22, Z20
 
 	// O[0..10] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	VMOVUPS          896(R11), Z22
+	PREFETCHT0       896(R9)(R11*1)
+	VMOVUPS          896(R9), Z22
 	VFMADD231PS.BCST 56(CX), Z22, Z0
 	VFMADD231PS.BCST 120(CX), Z22, Z2
 	VFMADD231PS.BCST 184(CX), Z22, Z4
@@ -1543,8 +1542,8 @@ steps_1:
 	VFMADD231PS.BCST 696(CX), Z22, Z20
 
 	// O[0..10] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	VMOVUPS          960(R11), Z22
+	PREFETCHT0       960(R9)(R11*1)
+	VMOVUPS          960(R9), Z22
 	VFMADD231PS.BCST 60(CX), Z22, Z0
 	VFMADD231PS.BCST 124(CX), Z22, Z2
 	VFMADD231PS.BCST 188(CX), Z22, Z4
@@ -1557,7 +1556,7 @@ steps_1:
 	VFMADD231PS.BCST 636(CX), Z22, Z18
 	VFMADD231PS.BCST 700(CX), Z22, Z20
 	ADDQ             $+704, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1566,16 +1565,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..10] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z22
+	VMOVUPS          (R9), Z22
 	VFMADD231PS.BCST (CX), Z22, Z0
 	VFMADD231PS.BCST 64(CX), Z22, Z2
 	VFMADD231PS.BCST 128(CX), Z22, Z4
@@ -1589,7 +1588,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 640(CX), Z22, Z20
 
 	// O[0..10] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z22
+	VMOVUPS          64(R9), Z22
 	VFMADD231PS.BCST 4(CX), Z22, Z0
 	VFMADD231PS.BCST 68(CX), Z22, Z2
 	VFMADD231PS.BCST 132(CX), Z22, Z4
@@ -1603,16 +1602,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 644(CX), Z22, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..10] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z22
+	VMOVUPS          128(R9), Z22
 	VFMADD231PS.BCST 8(CX), Z22, Z0
 	VFMADD231PS.BCST 72(CX), Z22, Z2
 	VFMADD231PS.BCST 136(CX), Z22, Z4
@@ -1626,7 +1625,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 648(CX), Z22, Z20
 
 	// O[0..10] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z22
+	VMOVUPS          192(R9), Z22
 	VFMADD231PS.BCST 12(CX), Z22, Z0
 	VFMADD231PS.BCST 76(CX), Z22, Z2
 	VFMADD231PS.BCST 140(CX), Z22, Z4
@@ -1640,16 +1639,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 652(CX), Z22, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..10] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z22
+	VMOVUPS          256(R9), Z22
 	VFMADD231PS.BCST 16(CX), Z22, Z0
 	VFMADD231PS.BCST 80(CX), Z22, Z2
 	VFMADD231PS.BCST 144(CX), Z22, Z4
@@ -1663,7 +1662,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 656(CX), Z22, Z20
 
 	// O[0..10] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z22
+	VMOVUPS          320(R9), Z22
 	VFMADD231PS.BCST 20(CX), Z22, Z0
 	VFMADD231PS.BCST 84(CX), Z22, Z2
 	VFMADD231PS.BCST 148(CX), Z22, Z4
@@ -1677,16 +1676,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 660(CX), Z22, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..10] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z22
+	VMOVUPS          384(R9), Z22
 	VFMADD231PS.BCST 24(CX), Z22, Z0
 	VFMADD231PS.BCST 88(CX), Z22, Z2
 	VFMADD231PS.BCST 152(CX), Z22, Z4
@@ -1700,7 +1699,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 664(CX), Z22, Z20
 
 	// O[0..10] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z22
+	VMOVUPS          448(R9), Z22
 	VFMADD231PS.BCST 28(CX), Z22, Z0
 	VFMADD231PS.BCST 92(CX), Z22, Z2
 	VFMADD231PS.BCST 156(CX), Z22, Z4
@@ -1714,16 +1713,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 668(CX), Z22, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..10] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z22
+	VMOVUPS          512(R9), Z22
 	VFMADD231PS.BCST 32(CX), Z22, Z0
 	VFMADD231PS.BCST 96(CX), Z22, Z2
 	VFMADD231PS.BCST 160(CX), Z22, Z4
@@ -1737,7 +1736,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 672(CX), Z22, Z20
 
 	// O[0..10] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z22
+	VMOVUPS          576(R9), Z22
 	VFMADD231PS.BCST 36(CX), Z22, Z0
 	VFMADD231PS.BCST 100(CX), Z22, Z2
 	VFMADD231PS.BCST 164(CX), Z22, Z4
@@ -1751,16 +1750,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 676(CX), Z22, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..10] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z22
+	VMOVUPS          640(R9), Z22
 	VFMADD231PS.BCST 40(CX), Z22, Z0
 	VFMADD231PS.BCST 104(CX), Z22, Z2
 	VFMADD231PS.BCST 168(CX), Z22, Z4
@@ -1774,7 +1773,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 680(CX), Z22, Z20
 
 	// O[0..10] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z22
+	VMOVUPS          704(R9), Z22
 	VFMADD231PS.BCST 44(CX), Z22, Z0
 	VFMADD231PS.BCST 108(CX), Z22, Z2
 	VFMADD231PS.BCST 172(CX), Z22, Z4
@@ -1788,16 +1787,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 684(CX), Z22, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..10] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z22
+	VMOVUPS          768(R9), Z22
 	VFMADD231PS.BCST 48(CX), Z22, Z0
 	VFMADD231PS.BCST 112(CX), Z22, Z2
 	VFMADD231PS.BCST 176(CX), Z22, Z4
@@ -1811,7 +1810,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 688(CX), Z22, Z20
 
 	// O[0..10] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z22
+	VMOVUPS          832(R9), Z22
 	VFMADD231PS.BCST 52(CX), Z22, Z0
 	VFMADD231PS.BCST 116(CX), Z22, Z2
 	VFMADD231PS.BCST 180(CX), Z22, Z4
@@ -1825,16 +1824,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 692(CX), Z22, Z20
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..10] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z22
+	VMOVUPS          896(R9), Z22
 	VFMADD231PS.BCST 56(CX), Z22, Z0
 	VFMADD231PS.BCST 120(CX), Z22, Z2
 	VFMADD231PS.BCST 184(CX), Z22, Z4
@@ -1848,7 +1847,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 696(CX), Z22, Z20
 
 	// O[0..10] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z22
+	VMOVUPS          960(R9), Z22
 	VFMADD231PS.BCST 60(CX), Z22, Z0
 	VFMADD231PS.BCST 124(CX), Z22, Z2
 	VFMADD231PS.BCST 188(CX), Z22, Z4
@@ -1861,7 +1860,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 636(CX), Z22, Z18
 	VFMADD231PS.BCST 700(CX), Z22, Z20
 	ADDQ             $+704, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1871,7 +1870,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VMOVUPS          (R11), Z22
+	VMOVUPS          (R9), Z22
 	VFMADD231PS.BCST (CX), Z22, Z0
 	VFMADD231PS.BCST 64(CX), Z22, Z2
 	VFMADD231PS.BCST 128(CX), Z22, Z4
@@ -1884,7 +1883,7 @@ key_1:
 	VFMADD231PS.BCST 576(CX), Z22, Z18
 	VFMADD231PS.BCST 640(CX), Z22, Z20
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
+	ADDQ             $0x40, R9
 	DECQ             DX
 	JNZ              key_1
 

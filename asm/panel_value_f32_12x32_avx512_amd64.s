@@ -18,14 +18,13 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z23   O[r][c]
 //	Z24–Z25  V[k][c]
 //	Z26–Z29  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f32_12x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -34,17 +33,17 @@ TEXT ·panel_value_f32_12x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -74,9 +73,9 @@ panels_2:
 	VPXORD Z21, Z21, Z21
 	VPXORD Z22, Z22, Z22
 	VPXORD Z23, Z23, Z23
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -86,10 +85,10 @@ panels_2:
 
 steps_2:
 	// O[0..11] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VMOVUPS          (R11), Z24
-	VMOVUPS          (R12), Z25
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VMOVUPS          (R9), Z24
+	VMOVUPS          (R10), Z25
 	VBROADCASTSS     (CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -120,10 +119,10 @@ steps_2:
 	VFMADD231PS.BCST 704(CX), Z25, Z23
 
 	// O[0..11] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VMOVUPS          64(R11), Z24
-	VMOVUPS          64(R12), Z25
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VMOVUPS          64(R9), Z24
+	VMOVUPS          64(R10), Z25
 	VBROADCASTSS     4(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -154,10 +153,10 @@ steps_2:
 	VFMADD231PS.BCST 708(CX), Z25, Z23
 
 	// O[0..11] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VMOVUPS          128(R11), Z24
-	VMOVUPS          128(R12), Z25
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VMOVUPS          128(R9), Z24
+	VMOVUPS          128(R10), Z25
 	VBROADCASTSS     8(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -188,10 +187,10 @@ steps_2:
 	VFMADD231PS.BCST 712(CX), Z25, Z23
 
 	// O[0..11] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VMOVUPS          192(R11), Z24
-	VMOVUPS          192(R12), Z25
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VMOVUPS          192(R9), Z24
+	VMOVUPS          192(R10), Z25
 	VBROADCASTSS     12(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -222,10 +221,10 @@ steps_2:
 	VFMADD231PS.BCST 716(CX), Z25, Z23
 
 	// O[0..11] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VMOVUPS          256(R11), Z24
-	VMOVUPS          256(R12), Z25
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VMOVUPS          256(R9), Z24
+	VMOVUPS          256(R10), Z25
 	VBROADCASTSS     16(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -256,10 +255,10 @@ steps_2:
 	VFMADD231PS.BCST 720(CX), Z25, Z23
 
 	// O[0..11] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VMOVUPS          320(R11), Z24
-	VMOVUPS          320(R12), Z25
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VMOVUPS          320(R9), Z24
+	VMOVUPS          320(R10), Z25
 	VBROADCASTSS     20(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -290,10 +289,10 @@ steps_2:
 	VFMADD231PS.BCST 724(CX), Z25, Z23
 
 	// O[0..11] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VMOVUPS          384(R11), Z24
-	VMOVUPS          384(R12), Z25
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VMOVUPS          384(R9), Z24
+	VMOVUPS          384(R10), Z25
 	VBROADCASTSS     24(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -324,10 +323,10 @@ steps_2:
 	VFMADD231PS.BCST 728(CX), Z25, Z23
 
 	// O[0..11] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VMOVUPS          448(R11), Z24
-	VMOVUPS          448(R12), Z25
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VMOVUPS          448(R9), Z24
+	VMOVUPS          448(R10), Z25
 	VBROADCASTSS     28(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -358,10 +357,10 @@ steps_2:
 	VFMADD231PS.BCST 732(CX), Z25, Z23
 
 	// O[0..11] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	PREFETCHT0       512(R11)(R10*1)
-	VMOVUPS          512(R11), Z24
-	VMOVUPS          512(R12), Z25
+	PREFETCHT0       512(R9)(R11*1)
+	PREFETCHT0       512(R10)(R11*1)
+	VMOVUPS          512(R9), Z24
+	VMOVUPS          512(R10), Z25
 	VBROADCASTSS     32(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -392,10 +391,10 @@ steps_2:
 	VFMADD231PS.BCST 736(CX), Z25, Z23
 
 	// O[0..11] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	PREFETCHT0       576(R11)(R10*1)
-	VMOVUPS          576(R11), Z24
-	VMOVUPS          576(R12), Z25
+	PREFETCHT0       576(R9)(R11*1)
+	PREFETCHT0       576(R10)(R11*1)
+	VMOVUPS          576(R9), Z24
+	VMOVUPS          576(R10), Z25
 	VBROADCASTSS     36(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -426,10 +425,10 @@ steps_2:
 	VFMADD231PS.BCST 740(CX), Z25, Z23
 
 	// O[0..11] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	PREFETCHT0       640(R11)(R10*1)
-	VMOVUPS          640(R11), Z24
-	VMOVUPS          640(R12), Z25
+	PREFETCHT0       640(R9)(R11*1)
+	PREFETCHT0       640(R10)(R11*1)
+	VMOVUPS          640(R9), Z24
+	VMOVUPS          640(R10), Z25
 	VBROADCASTSS     40(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -460,10 +459,10 @@ steps_2:
 	VFMADD231PS.BCST 744(CX), Z25, Z23
 
 	// O[0..11] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	PREFETCHT0       704(R11)(R10*1)
-	VMOVUPS          704(R11), Z24
-	VMOVUPS          704(R12), Z25
+	PREFETCHT0       704(R9)(R11*1)
+	PREFETCHT0       704(R10)(R11*1)
+	VMOVUPS          704(R9), Z24
+	VMOVUPS          704(R10), Z25
 	VBROADCASTSS     44(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -494,10 +493,10 @@ steps_2:
 	VFMADD231PS.BCST 748(CX), Z25, Z23
 
 	// O[0..11] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	PREFETCHT0       768(R11)(R10*1)
-	VMOVUPS          768(R11), Z24
-	VMOVUPS          768(R12), Z25
+	PREFETCHT0       768(R9)(R11*1)
+	PREFETCHT0       768(R10)(R11*1)
+	VMOVUPS          768(R9), Z24
+	VMOVUPS          768(R10), Z25
 	VBROADCASTSS     48(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -528,10 +527,10 @@ steps_2:
 	VFMADD231PS.BCST 752(CX), Z25, Z23
 
 	// O[0..11] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	PREFETCHT0       832(R11)(R10*1)
-	VMOVUPS          832(R11), Z24
-	VMOVUPS          832(R12), Z25
+	PREFETCHT0       832(R9)(R11*1)
+	PREFETCHT0       832(R10)(R11*1)
+	VMOVUPS          832(R9), Z24
+	VMOVUPS          832(R10), Z25
 	VBROADCASTSS     52(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -562,10 +561,10 @@ steps_2:
 	VFMADD231PS.BCST 756(CX), Z25, Z23
 
 	// O[0..11] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	PREFETCHT0       896(R11)(R10*1)
-	VMOVUPS          896(R11), Z24
-	VMOVUPS          896(R12), Z25
+	PREFETCHT0       896(R9)(R11*1)
+	PREFETCHT0       896(R10)(R11*1)
+	VMOVUPS          896(R9), Z24
+	VMOVUPS          896(R10), Z25
 	VBROADCASTSS     56(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -596,10 +595,10 @@ steps_2:
 	VFMADD231PS.BCST 760(CX), Z25, Z23
 
 	// O[0..11] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	PREFETCHT0       960(R11)(R10*1)
-	VMOVUPS          960(R11), Z24
-	VMOVUPS          960(R12), Z25
+	PREFETCHT0       960(R9)(R11*1)
+	PREFETCHT0       960(R10)(R11*1)
+	VMOVUPS          960(R9), Z24
+	VMOVUPS          960(R10), Z25
 	VBROADCASTSS     60(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -629,8 +628,8 @@ steps_2:
 	VFMADD231PS.BCST 764(CX), Z24, Z22
 	VFMADD231PS.BCST 764(CX), Z25, Z23
 	ADDQ             $+768, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -639,19 +638,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	ADDQ       $+256, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	PREFETCHT0 128(R11)
+	PREFETCHT0 192(R11)
+	ADDQ       $+256, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..11] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z24
-	VMOVUPS          (R12), Z25
+	VMOVUPS          (R9), Z24
+	VMOVUPS          (R10), Z25
 	VBROADCASTSS     (CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -682,8 +681,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 704(CX), Z25, Z23
 
 	// O[0..11] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z24
-	VMOVUPS          64(R12), Z25
+	VMOVUPS          64(R9), Z24
+	VMOVUPS          64(R10), Z25
 	VBROADCASTSS     4(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -714,19 +713,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 708(CX), Z25, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..11] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z24
-	VMOVUPS          128(R12), Z25
+	VMOVUPS          128(R9), Z24
+	VMOVUPS          128(R10), Z25
 	VBROADCASTSS     8(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -757,8 +756,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 712(CX), Z25, Z23
 
 	// O[0..11] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z24
-	VMOVUPS          192(R12), Z25
+	VMOVUPS          192(R9), Z24
+	VMOVUPS          192(R10), Z25
 	VBROADCASTSS     12(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -789,19 +788,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 716(CX), Z25, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..11] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z24
-	VMOVUPS          256(R12), Z25
+	VMOVUPS          256(R9), Z24
+	VMOVUPS          256(R10), Z25
 	VBROADCASTSS     16(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -832,8 +831,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 720(CX), Z25, Z23
 
 	// O[0..11] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z24
-	VMOVUPS          320(R12), Z25
+	VMOVUPS          320(R9), Z24
+	VMOVUPS          320(R10), Z25
 	VBROADCASTSS     20(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -864,19 +863,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 724(CX), Z25, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..11] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z24
-	VMOVUPS          384(R12), Z25
+	VMOVUPS          384(R9), Z24
+	VMOVUPS          384(R10), Z25
 	VBROADCASTSS     24(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -907,8 +906,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 728(CX), Z25, Z23
 
 	// O[0..11] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z24
-	VMOVUPS          448(R12), Z25
+	VMOVUPS          448(R9), Z24
+	VMOVUPS          448(R10), Z25
 	VBROADCASTSS     28(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -939,19 +938,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 732(CX), Z25, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..11] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z24
-	VMOVUPS          512(R12), Z25
+	VMOVUPS          512(R9), Z24
+	VMOVUPS          512(R10), Z25
 	VBROADCASTSS     32(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -982,8 +981,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 736(CX), Z25, Z23
 
 	// O[0..11] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z24
-	VMOVUPS          576(R12), Z25
+	VMOVUPS          576(R9), Z24
+	VMOVUPS          576(R10), Z25
 	VBROADCASTSS     36(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1014,19 +1013,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 740(CX), Z25, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..11] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z24
-	VMOVUPS          640(R12), Z25
+	VMOVUPS          640(R9), Z24
+	VMOVUPS          640(R10), Z25
 	VBROADCASTSS     40(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1057,8 +1056,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 744(CX), Z25, Z23
 
 	// O[0..11] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z24
-	VMOVUPS          704(R12), Z25
+	VMOVUPS          704(R9), Z24
+	VMOVUPS          704(R10), Z25
 	VBROADCASTSS     44(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1089,19 +1088,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 748(CX), Z25, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..11] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z24
-	VMOVUPS          768(R12), Z25
+	VMOVUPS          768(R9), Z24
+	VMOVUPS          768(R10), Z25
 	VBROADCASTSS     48(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1132,8 +1131,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 752(CX), Z25, Z23
 
 	// O[0..11] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z24
-	VMOVUPS          832(R12), Z25
+	VMOVUPS          832(R9), Z24
+	VMOVUPS          832(R10), Z25
 	VBROADCASTSS     52(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1164,19 +1163,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 756(CX), Z25, Z23
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..11] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z24
-	VMOVUPS          896(R12), Z25
+	VMOVUPS          896(R9), Z24
+	VMOVUPS          896(R10), Z25
 	VBROADCASTSS     56(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1207,8 +1206,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 760(CX), Z25, Z23
 
 	// O[0..11] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z24
-	VMOVUPS          960(R12), Z25
+	VMOVUPS          960(R9), Z24
+	VMOVUPS          960(R10), Z25
 	VBROADCASTSS     60(CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1238,8 +1237,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 764(CX), Z24, Z22
 	VFMADD231PS.BCST 764(CX), Z25, Z23
 	ADDQ             $+768, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -1249,8 +1248,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VMOVUPS          (R11), Z24
-	VMOVUPS          (R12), Z25
+	VMOVUPS          (R9), Z24
+	VMOVUPS          (R10), Z25
 	VBROADCASTSS     (CX), Z26
 	VFMADD231PS      Z24, Z26, Z0
 	VFMADD231PS      Z25, Z26, Z1
@@ -1280,8 +1279,8 @@ key_2:
 	VFMADD231PS.BCST 704(CX), Z24, Z22
 	VFMADD231PS.BCST 704(CX), Z25, Z23
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
-	ADDQ             $0x40, R12
+	ADDQ             $0x40, R9
+	ADDQ             $0x40, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -1383,7 +1382,7 @@ panels_1:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z20, Z20, Z20
 	VPXORD Z22, Z22, Z22
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -1393,8 +1392,8 @@ panels_1:
 
 steps_1:
 	// O[0..11] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VMOVUPS          (R11), Z24
+	PREFETCHT0       (R9)(R11*1)
+	VMOVUPS          (R9), Z24
 	VFMADD231PS.BCST (CX), Z24, Z0
 	VFMADD231PS.BCST 64(CX), Z24, Z2
 	VFMADD231PS.BCST 128(CX), Z24, Z4
@@ -1409,8 +1408,8 @@ steps_1:
 	VFMADD231PS.BCST 704(CX), Z24, Z22
 
 	// O[0..11] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	VMOVUPS          64(R11), Z24
+	PREFETCHT0       64(R9)(R11*1)
+	VMOVUPS          64(R9), Z24
 	VFMADD231PS.BCST 4(CX), Z24, Z0
 	VFMADD231PS.BCST 68(CX), Z24, Z2
 	VFMADD231PS.BCST 132(CX), Z24, Z4
@@ -1425,8 +1424,8 @@ steps_1:
 	VFMADD231PS.BCST 708(CX), Z24, Z22
 
 	// O[0..11] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	VMOVUPS          128(R11), Z24
+	PREFETCHT0       128(R9)(R11*1)
+	VMOVUPS          128(R9), Z24
 	VFMADD231PS.BCST 8(CX), Z24, Z0
 	VFMADD231PS.BCST 72(CX), Z24, Z2
 	VFMADD231PS.BCST 136(CX), Z24, Z4
@@ -1441,8 +1440,8 @@ steps_1:
 	VFMADD231PS.BCST 712(CX), Z24, Z22
 
 	// O[0..11] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	VMOVUPS          192(R11), Z24
+	PREFETCHT0       192(R9)(R11*1)
+	VMOVUPS          192(R9), Z24
 	VFMADD231PS.BCST 12(CX), Z24, Z0
 	VFMADD231PS.BCST 76(CX), Z24, Z2
 	VFMADD231PS.BCST 140(CX), Z24, Z4
@@ -1457,8 +1456,8 @@ steps_1:
 	VFMADD231PS.BCST 716(CX), Z24, Z22
 
 	// O[0..11] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	VMOVUPS          256(R11), Z24
+	PREFETCHT0       256(R9)(R11*1)
+	VMOVUPS          256(R9), Z24
 	VFMADD231PS.BCST 16(CX), Z24, Z0
 	VFMADD231PS.BCST 80(CX), Z24, Z2
 	VFMADD231PS.BCST 144(CX), Z24, Z4
@@ -1473,8 +1472,8 @@ steps_1:
 	VFMADD231PS.BCST 720(CX), Z24, Z22
 
 	// O[0..11] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	VMOVUPS          320(R11), Z24
+	PREFETCHT0       320(R9)(R11*1)
+	VMOVUPS          320(R9), Z24
 	VFMADD231PS.BCST 20(CX), Z24, Z0
 	VFMADD231PS.BCST 84(CX), Z24, Z2
 	VFMADD231PS.BCST 148(CX), Z24, Z4
@@ -1489,8 +1488,8 @@ steps_1:
 	VFMADD231PS.BCST 724(CX), Z24, Z22
 
 	// O[0..11] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	VMOVUPS          384(R11), Z24
+	PREFETCHT0       384(R9)(R11*1)
+	VMOVUPS          384(R9), Z24
 	VFMADD231PS.BCST 24(CX), Z24, Z0
 	VFMADD231PS.BCST 88(CX), Z24, Z2
 	VFMADD231PS.BCST 152(CX), Z24, Z4
@@ -1505,8 +1504,8 @@ steps_1:
 	VFMADD231PS.BCST 728(CX), Z24, Z22
 
 	// O[0..11] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	VMOVUPS          448(R11), Z24
+	PREFETCHT0       448(R9)(R11*1)
+	VMOVUPS          448(R9), Z24
 	VFMADD231PS.BCST 28(CX), Z24, Z0
 	VFMADD231PS.BCST 92(CX), Z24, Z2
 	VFMADD231PS.BCST 156(CX), Z24, Z4
@@ -1521,8 +1520,8 @@ steps_1:
 	VFMADD231PS.BCST 732(CX), Z24, Z22
 
 	// O[0..11] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	VMOVUPS          512(R11), Z24
+	PREFETCHT0       512(R9)(R11*1)
+	VMOVUPS          512(R9), Z24
 	VFMADD231PS.BCST 32(CX), Z24, Z0
 	VFMADD231PS.BCST 96(CX), Z24, Z2
 	VFMADD231PS.BCST 160(CX), Z24, Z4
@@ -1537,8 +1536,8 @@ steps_1:
 	VFMADD231PS.BCST 736(CX), Z24, Z22
 
 	// O[0..11] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	VMOVUPS          576(R11), Z24
+	PREFETCHT0       576(R9)(R11*1)
+	VMOVUPS          576(R9), Z24
 	VFMADD231PS.BCST 36(CX), Z24, Z0
 	VFMADD231PS.BCST 100(CX), Z24, Z2
 	VFMADD231PS.BCST 164(CX), Z24, Z4
@@ -1553,8 +1552,8 @@ steps_1:
 	VFMADD231PS.BCST 740(CX), Z24, Z22
 
 	// O[0..11] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	VMOVUPS          640(R11), Z24
+	PREFETCHT0       640(R9)(R11*1)
+	VMOVUPS          640(R9), Z24
 	VFMADD231PS.BCST 40(CX), Z24, Z0
 	VFMADD231PS.BCST 104(CX), Z24, Z2
 	VFMADD231PS.BCST 168(CX), Z24, Z4
@@ -1569,8 +1568,8 @@ steps_1:
 	VFMADD231PS.BCST 744(CX), Z24, Z22
 
 	// O[0..11] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	VMOVUPS          704(R11), Z24
+	PREFETCHT0       704(R9)(R11*1)
+	VMOVUPS          704(R9), Z24
 	VFMADD231PS.BCST 44(CX), Z24, Z0
 	VFMADD231PS.BCST 108(CX), Z24, Z2
 	VFMADD231PS.BCST 172(CX), Z24, Z4
@@ -1585,8 +1584,8 @@ steps_1:
 	VFMADD231PS.BCST 748(CX), Z24, Z22
 
 	// O[0..11] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	VMOVUPS          768(R11), Z24
+	PREFETCHT0       768(R9)(R11*1)
+	VMOVUPS          768(R9), Z24
 	VFMADD231PS.BCST 48(CX), Z24, Z0
 	VFMADD231PS.BCST 112(CX), Z24, Z2
 	VFMADD231PS.BCST 176(CX), Z24, Z4
@@ -1601,8 +1600,8 @@ steps_1:
 	VFMADD231PS.BCST 752(CX), Z24, Z22
 
 	// O[0..11] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	VMOVUPS          832(R11), Z24
+	PREFETCHT0       832(R9)(R11*1)
+	VMOVUPS          832(R9), Z24
 	VFMADD231PS.BCST 52(CX), Z24, Z0
 	VFMADD231PS.BCST 116(CX), Z24, Z2
 	VFMADD231PS.BCST 180(CX), Z24, Z4
@@ -1617,8 +1616,8 @@ steps_1:
 	VFMADD231PS.BCST 756(CX), Z24, Z22
 
 	// O[0..11] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	VMOVUPS          896(R11), Z24
+	PREFETCHT0       896(R9)(R11*1)
+	VMOVUPS          896(R9), Z24
 	VFMADD231PS.BCST 56(CX), Z24, Z0
 	VFMADD231PS.BCST 120(CX), Z24, Z2
 	VFMADD231PS.BCST 184(CX), Z24, Z4
@@ -1633,8 +1632,8 @@ steps_1:
 	VFMADD231PS.BCST 760(CX), Z24, Z22
 
 	// O[0..11] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	VMOVUPS          960(R11), Z24
+	PREFETCHT0       960(R9)(R11*1)
+	VMOVUPS          960(R9), Z24
 	VFMADD231PS.BCST 60(CX), Z24, Z0
 	VFMADD231PS.BCST 124(CX), Z24, Z2
 	VFMADD231PS.BCST 188(CX), Z24, Z4
@@ -1648,7 +1647,7 @@ steps_1:
 	VFMADD231PS.BCST 700(CX), Z24, Z20
 	VFMADD231PS.BCST 764(CX), Z24, Z22
 	ADDQ             $+768, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1657,16 +1656,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..11] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z24
+	VMOVUPS          (R9), Z24
 	VFMADD231PS.BCST (CX), Z24, Z0
 	VFMADD231PS.BCST 64(CX), Z24, Z2
 	VFMADD231PS.BCST 128(CX), Z24, Z4
@@ -1681,7 +1680,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 704(CX), Z24, Z22
 
 	// O[0..11] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z24
+	VMOVUPS          64(R9), Z24
 	VFMADD231PS.BCST 4(CX), Z24, Z0
 	VFMADD231PS.BCST 68(CX), Z24, Z2
 	VFMADD231PS.BCST 132(CX), Z24, Z4
@@ -1696,16 +1695,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 708(CX), Z24, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..11] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z24
+	VMOVUPS          128(R9), Z24
 	VFMADD231PS.BCST 8(CX), Z24, Z0
 	VFMADD231PS.BCST 72(CX), Z24, Z2
 	VFMADD231PS.BCST 136(CX), Z24, Z4
@@ -1720,7 +1719,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 712(CX), Z24, Z22
 
 	// O[0..11] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z24
+	VMOVUPS          192(R9), Z24
 	VFMADD231PS.BCST 12(CX), Z24, Z0
 	VFMADD231PS.BCST 76(CX), Z24, Z2
 	VFMADD231PS.BCST 140(CX), Z24, Z4
@@ -1735,16 +1734,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 716(CX), Z24, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..11] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z24
+	VMOVUPS          256(R9), Z24
 	VFMADD231PS.BCST 16(CX), Z24, Z0
 	VFMADD231PS.BCST 80(CX), Z24, Z2
 	VFMADD231PS.BCST 144(CX), Z24, Z4
@@ -1759,7 +1758,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 720(CX), Z24, Z22
 
 	// O[0..11] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z24
+	VMOVUPS          320(R9), Z24
 	VFMADD231PS.BCST 20(CX), Z24, Z0
 	VFMADD231PS.BCST 84(CX), Z24, Z2
 	VFMADD231PS.BCST 148(CX), Z24, Z4
@@ -1774,16 +1773,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 724(CX), Z24, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..11] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z24
+	VMOVUPS          384(R9), Z24
 	VFMADD231PS.BCST 24(CX), Z24, Z0
 	VFMADD231PS.BCST 88(CX), Z24, Z2
 	VFMADD231PS.BCST 152(CX), Z24, Z4
@@ -1798,7 +1797,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 728(CX), Z24, Z22
 
 	// O[0..11] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z24
+	VMOVUPS          448(R9), Z24
 	VFMADD231PS.BCST 28(CX), Z24, Z0
 	VFMADD231PS.BCST 92(CX), Z24, Z2
 	VFMADD231PS.BCST 156(CX), Z24, Z4
@@ -1813,16 +1812,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 732(CX), Z24, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..11] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z24
+	VMOVUPS          512(R9), Z24
 	VFMADD231PS.BCST 32(CX), Z24, Z0
 	VFMADD231PS.BCST 96(CX), Z24, Z2
 	VFMADD231PS.BCST 160(CX), Z24, Z4
@@ -1837,7 +1836,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 736(CX), Z24, Z22
 
 	// O[0..11] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z24
+	VMOVUPS          576(R9), Z24
 	VFMADD231PS.BCST 36(CX), Z24, Z0
 	VFMADD231PS.BCST 100(CX), Z24, Z2
 	VFMADD231PS.BCST 164(CX), Z24, Z4
@@ -1852,16 +1851,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 740(CX), Z24, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..11] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z24
+	VMOVUPS          640(R9), Z24
 	VFMADD231PS.BCST 40(CX), Z24, Z0
 	VFMADD231PS.BCST 104(CX), Z24, Z2
 	VFMADD231PS.BCST 168(CX), Z24, Z4
@@ -1876,7 +1875,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 744(CX), Z24, Z22
 
 	// O[0..11] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z24
+	VMOVUPS          704(R9), Z24
 	VFMADD231PS.BCST 44(CX), Z24, Z0
 	VFMADD231PS.BCST 108(CX), Z24, Z2
 	VFMADD231PS.BCST 172(CX), Z24, Z4
@@ -1891,16 +1890,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 748(CX), Z24, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..11] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z24
+	VMOVUPS          768(R9), Z24
 	VFMADD231PS.BCST 48(CX), Z24, Z0
 	VFMADD231PS.BCST 112(CX), Z24, Z2
 	VFMADD231PS.BCST 176(CX), Z24, Z4
@@ -1915,7 +1914,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 752(CX), Z24, Z22
 
 	// O[0..11] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z24
+	VMOVUPS          832(R9), Z24
 	VFMADD231PS.BCST 52(CX), Z24, Z0
 	VFMADD231PS.BCST 116(CX), Z24, Z2
 	VFMADD231PS.BCST 180(CX), Z24, Z4
@@ -1930,16 +1929,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 756(CX), Z24, Z22
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..11] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z24
+	VMOVUPS          896(R9), Z24
 	VFMADD231PS.BCST 56(CX), Z24, Z0
 	VFMADD231PS.BCST 120(CX), Z24, Z2
 	VFMADD231PS.BCST 184(CX), Z24, Z4
@@ -1954,7 +1953,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 760(CX), Z24, Z22
 
 	// O[0..11] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z24
+	VMOVUPS          960(R9), Z24
 	VFMADD231PS.BCST 60(CX), Z24, Z0
 	VFMADD231PS.BCST 124(CX), Z24, Z2
 	VFMADD231PS.BCST 188(CX), Z24, Z4
@@ -1968,7 +1967,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 700(CX), Z24, Z20
 	VFMADD231PS.BCST 764(CX), Z24, Z22
 	ADDQ             $+768, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1978,7 +1977,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VMOVUPS          (R11), Z24
+	VMOVUPS          (R9), Z24
 	VFMADD231PS.BCST (CX), Z24, Z0
 	VFMADD231PS.BCST 64(CX), Z24, Z2
 	VFMADD231PS.BCST 128(CX), Z24, Z4
@@ -1992,7 +1991,7 @@ key_1:
 	VFMADD231PS.BCST 640(CX), Z24, Z20
 	VFMADD231PS.BCST 704(CX), Z24, Z22
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
+	ADDQ             $0x40, R9
 	DECQ             DX
 	JNZ              key_1
 

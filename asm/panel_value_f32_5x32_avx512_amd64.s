@@ -18,14 +18,13 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z19   O[r][c]
 //	Z20–Z21  V[k][c]
 //	Z22–Z25  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f32_5x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -34,17 +33,17 @@ TEXT ·panel_value_f32_5x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -70,9 +69,9 @@ panels_2:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -82,10 +81,10 @@ panels_2:
 
 steps_2:
 	// O[0..4] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VMOVUPS          (R11), Z20
-	VMOVUPS          (R12), Z21
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VMOVUPS          (R9), Z20
+	VMOVUPS          (R10), Z21
 	VBROADCASTSS     (CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -102,10 +101,10 @@ steps_2:
 	VFMADD231PS.BCST 256(CX), Z21, Z9
 
 	// O[0..4] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VMOVUPS          64(R11), Z20
-	VMOVUPS          64(R12), Z21
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VMOVUPS          64(R9), Z20
+	VMOVUPS          64(R10), Z21
 	VBROADCASTSS     4(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -122,10 +121,10 @@ steps_2:
 	VFMADD231PS.BCST 260(CX), Z21, Z19
 
 	// O[0..4] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VMOVUPS          128(R11), Z20
-	VMOVUPS          128(R12), Z21
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VMOVUPS          128(R9), Z20
+	VMOVUPS          128(R10), Z21
 	VBROADCASTSS     8(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -142,10 +141,10 @@ steps_2:
 	VFMADD231PS.BCST 264(CX), Z21, Z9
 
 	// O[0..4] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VMOVUPS          192(R11), Z20
-	VMOVUPS          192(R12), Z21
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VMOVUPS          192(R9), Z20
+	VMOVUPS          192(R10), Z21
 	VBROADCASTSS     12(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -162,10 +161,10 @@ steps_2:
 	VFMADD231PS.BCST 268(CX), Z21, Z19
 
 	// O[0..4] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VMOVUPS          256(R11), Z20
-	VMOVUPS          256(R12), Z21
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VMOVUPS          256(R9), Z20
+	VMOVUPS          256(R10), Z21
 	VBROADCASTSS     16(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -182,10 +181,10 @@ steps_2:
 	VFMADD231PS.BCST 272(CX), Z21, Z9
 
 	// O[0..4] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VMOVUPS          320(R11), Z20
-	VMOVUPS          320(R12), Z21
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VMOVUPS          320(R9), Z20
+	VMOVUPS          320(R10), Z21
 	VBROADCASTSS     20(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -202,10 +201,10 @@ steps_2:
 	VFMADD231PS.BCST 276(CX), Z21, Z19
 
 	// O[0..4] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VMOVUPS          384(R11), Z20
-	VMOVUPS          384(R12), Z21
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VMOVUPS          384(R9), Z20
+	VMOVUPS          384(R10), Z21
 	VBROADCASTSS     24(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -222,10 +221,10 @@ steps_2:
 	VFMADD231PS.BCST 280(CX), Z21, Z9
 
 	// O[0..4] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VMOVUPS          448(R11), Z20
-	VMOVUPS          448(R12), Z21
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VMOVUPS          448(R9), Z20
+	VMOVUPS          448(R10), Z21
 	VBROADCASTSS     28(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -242,10 +241,10 @@ steps_2:
 	VFMADD231PS.BCST 284(CX), Z21, Z19
 
 	// O[0..4] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	PREFETCHT0       512(R11)(R10*1)
-	VMOVUPS          512(R11), Z20
-	VMOVUPS          512(R12), Z21
+	PREFETCHT0       512(R9)(R11*1)
+	PREFETCHT0       512(R10)(R11*1)
+	VMOVUPS          512(R9), Z20
+	VMOVUPS          512(R10), Z21
 	VBROADCASTSS     32(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -262,10 +261,10 @@ steps_2:
 	VFMADD231PS.BCST 288(CX), Z21, Z9
 
 	// O[0..4] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	PREFETCHT0       576(R11)(R10*1)
-	VMOVUPS          576(R11), Z20
-	VMOVUPS          576(R12), Z21
+	PREFETCHT0       576(R9)(R11*1)
+	PREFETCHT0       576(R10)(R11*1)
+	VMOVUPS          576(R9), Z20
+	VMOVUPS          576(R10), Z21
 	VBROADCASTSS     36(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -282,10 +281,10 @@ steps_2:
 	VFMADD231PS.BCST 292(CX), Z21, Z19
 
 	// O[0..4] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	PREFETCHT0       640(R11)(R10*1)
-	VMOVUPS          640(R11), Z20
-	VMOVUPS          640(R12), Z21
+	PREFETCHT0       640(R9)(R11*1)
+	PREFETCHT0       640(R10)(R11*1)
+	VMOVUPS          640(R9), Z20
+	VMOVUPS          640(R10), Z21
 	VBROADCASTSS     40(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -302,10 +301,10 @@ steps_2:
 	VFMADD231PS.BCST 296(CX), Z21, Z9
 
 	// O[0..4] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	PREFETCHT0       704(R11)(R10*1)
-	VMOVUPS          704(R11), Z20
-	VMOVUPS          704(R12), Z21
+	PREFETCHT0       704(R9)(R11*1)
+	PREFETCHT0       704(R10)(R11*1)
+	VMOVUPS          704(R9), Z20
+	VMOVUPS          704(R10), Z21
 	VBROADCASTSS     44(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -322,10 +321,10 @@ steps_2:
 	VFMADD231PS.BCST 300(CX), Z21, Z19
 
 	// O[0..4] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	PREFETCHT0       768(R11)(R10*1)
-	VMOVUPS          768(R11), Z20
-	VMOVUPS          768(R12), Z21
+	PREFETCHT0       768(R9)(R11*1)
+	PREFETCHT0       768(R10)(R11*1)
+	VMOVUPS          768(R9), Z20
+	VMOVUPS          768(R10), Z21
 	VBROADCASTSS     48(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -342,10 +341,10 @@ steps_2:
 	VFMADD231PS.BCST 304(CX), Z21, Z9
 
 	// O[0..4] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	PREFETCHT0       832(R11)(R10*1)
-	VMOVUPS          832(R11), Z20
-	VMOVUPS          832(R12), Z21
+	PREFETCHT0       832(R9)(R11*1)
+	PREFETCHT0       832(R10)(R11*1)
+	VMOVUPS          832(R9), Z20
+	VMOVUPS          832(R10), Z21
 	VBROADCASTSS     52(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -362,10 +361,10 @@ steps_2:
 	VFMADD231PS.BCST 308(CX), Z21, Z19
 
 	// O[0..4] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	PREFETCHT0       896(R11)(R10*1)
-	VMOVUPS          896(R11), Z20
-	VMOVUPS          896(R12), Z21
+	PREFETCHT0       896(R9)(R11*1)
+	PREFETCHT0       896(R10)(R11*1)
+	VMOVUPS          896(R9), Z20
+	VMOVUPS          896(R10), Z21
 	VBROADCASTSS     56(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -382,10 +381,10 @@ steps_2:
 	VFMADD231PS.BCST 312(CX), Z21, Z9
 
 	// O[0..4] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	PREFETCHT0       960(R11)(R10*1)
-	VMOVUPS          960(R11), Z20
-	VMOVUPS          960(R12), Z21
+	PREFETCHT0       960(R9)(R11*1)
+	PREFETCHT0       960(R10)(R11*1)
+	VMOVUPS          960(R9), Z20
+	VMOVUPS          960(R10), Z21
 	VBROADCASTSS     60(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -401,8 +400,8 @@ steps_2:
 	VFMADD231PS.BCST 316(CX), Z20, Z18
 	VFMADD231PS.BCST 316(CX), Z21, Z19
 	ADDQ             $+320, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -411,19 +410,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	ADDQ       $+256, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	PREFETCHT0 128(R11)
+	PREFETCHT0 192(R11)
+	ADDQ       $+256, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..4] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z20
-	VMOVUPS          (R12), Z21
+	VMOVUPS          (R9), Z20
+	VMOVUPS          (R10), Z21
 	VBROADCASTSS     (CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -440,8 +439,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 256(CX), Z21, Z9
 
 	// O[0..4] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z20
-	VMOVUPS          64(R12), Z21
+	VMOVUPS          64(R9), Z20
+	VMOVUPS          64(R10), Z21
 	VBROADCASTSS     4(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -458,19 +457,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 260(CX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..4] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z20
-	VMOVUPS          128(R12), Z21
+	VMOVUPS          128(R9), Z20
+	VMOVUPS          128(R10), Z21
 	VBROADCASTSS     8(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -487,8 +486,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 264(CX), Z21, Z9
 
 	// O[0..4] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z20
-	VMOVUPS          192(R12), Z21
+	VMOVUPS          192(R9), Z20
+	VMOVUPS          192(R10), Z21
 	VBROADCASTSS     12(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -505,19 +504,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 268(CX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..4] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z20
-	VMOVUPS          256(R12), Z21
+	VMOVUPS          256(R9), Z20
+	VMOVUPS          256(R10), Z21
 	VBROADCASTSS     16(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -534,8 +533,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 272(CX), Z21, Z9
 
 	// O[0..4] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z20
-	VMOVUPS          320(R12), Z21
+	VMOVUPS          320(R9), Z20
+	VMOVUPS          320(R10), Z21
 	VBROADCASTSS     20(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -552,19 +551,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 276(CX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..4] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z20
-	VMOVUPS          384(R12), Z21
+	VMOVUPS          384(R9), Z20
+	VMOVUPS          384(R10), Z21
 	VBROADCASTSS     24(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -581,8 +580,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 280(CX), Z21, Z9
 
 	// O[0..4] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z20
-	VMOVUPS          448(R12), Z21
+	VMOVUPS          448(R9), Z20
+	VMOVUPS          448(R10), Z21
 	VBROADCASTSS     28(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -599,19 +598,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 284(CX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..4] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z20
-	VMOVUPS          512(R12), Z21
+	VMOVUPS          512(R9), Z20
+	VMOVUPS          512(R10), Z21
 	VBROADCASTSS     32(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -628,8 +627,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 288(CX), Z21, Z9
 
 	// O[0..4] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z20
-	VMOVUPS          576(R12), Z21
+	VMOVUPS          576(R9), Z20
+	VMOVUPS          576(R10), Z21
 	VBROADCASTSS     36(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -646,19 +645,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 292(CX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..4] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z20
-	VMOVUPS          640(R12), Z21
+	VMOVUPS          640(R9), Z20
+	VMOVUPS          640(R10), Z21
 	VBROADCASTSS     40(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -675,8 +674,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 296(CX), Z21, Z9
 
 	// O[0..4] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z20
-	VMOVUPS          704(R12), Z21
+	VMOVUPS          704(R9), Z20
+	VMOVUPS          704(R10), Z21
 	VBROADCASTSS     44(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -693,19 +692,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 300(CX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..4] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z20
-	VMOVUPS          768(R12), Z21
+	VMOVUPS          768(R9), Z20
+	VMOVUPS          768(R10), Z21
 	VBROADCASTSS     48(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -722,8 +721,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 304(CX), Z21, Z9
 
 	// O[0..4] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z20
-	VMOVUPS          832(R12), Z21
+	VMOVUPS          832(R9), Z20
+	VMOVUPS          832(R10), Z21
 	VBROADCASTSS     52(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -740,19 +739,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 308(CX), Z21, Z19
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..4] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z20
-	VMOVUPS          896(R12), Z21
+	VMOVUPS          896(R9), Z20
+	VMOVUPS          896(R10), Z21
 	VBROADCASTSS     56(CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -769,8 +768,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 312(CX), Z21, Z9
 
 	// O[0..4] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z20
-	VMOVUPS          960(R12), Z21
+	VMOVUPS          960(R9), Z20
+	VMOVUPS          960(R10), Z21
 	VBROADCASTSS     60(CX), Z22
 	VFMADD231PS      Z20, Z22, Z10
 	VFMADD231PS      Z21, Z22, Z11
@@ -786,8 +785,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 316(CX), Z20, Z18
 	VFMADD231PS.BCST 316(CX), Z21, Z19
 	ADDQ             $+320, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -797,8 +796,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VMOVUPS          (R11), Z20
-	VMOVUPS          (R12), Z21
+	VMOVUPS          (R9), Z20
+	VMOVUPS          (R10), Z21
 	VBROADCASTSS     (CX), Z22
 	VFMADD231PS      Z20, Z22, Z0
 	VFMADD231PS      Z21, Z22, Z1
@@ -814,8 +813,8 @@ key_2:
 	VFMADD231PS.BCST 256(CX), Z20, Z8
 	VFMADD231PS.BCST 256(CX), Z21, Z9
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
-	ADDQ             $0x40, R12
+	ADDQ             $0x40, R9
+	ADDQ             $0x40, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -883,7 +882,7 @@ panels_1:
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
 	VPXORD Z18, Z18, Z18
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -893,8 +892,8 @@ panels_1:
 
 steps_1:
 	// O[0..4] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VMOVUPS          (R11), Z20
+	PREFETCHT0       (R9)(R11*1)
+	VMOVUPS          (R9), Z20
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
 	VFMADD231PS.BCST 128(CX), Z20, Z4
@@ -902,8 +901,8 @@ steps_1:
 	VFMADD231PS.BCST 256(CX), Z20, Z8
 
 	// O[0..4] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	VMOVUPS          64(R11), Z20
+	PREFETCHT0       64(R9)(R11*1)
+	VMOVUPS          64(R9), Z20
 	VFMADD231PS.BCST 4(CX), Z20, Z10
 	VFMADD231PS.BCST 68(CX), Z20, Z12
 	VFMADD231PS.BCST 132(CX), Z20, Z14
@@ -911,8 +910,8 @@ steps_1:
 	VFMADD231PS.BCST 260(CX), Z20, Z18
 
 	// O[0..4] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	VMOVUPS          128(R11), Z20
+	PREFETCHT0       128(R9)(R11*1)
+	VMOVUPS          128(R9), Z20
 	VFMADD231PS.BCST 8(CX), Z20, Z0
 	VFMADD231PS.BCST 72(CX), Z20, Z2
 	VFMADD231PS.BCST 136(CX), Z20, Z4
@@ -920,8 +919,8 @@ steps_1:
 	VFMADD231PS.BCST 264(CX), Z20, Z8
 
 	// O[0..4] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	VMOVUPS          192(R11), Z20
+	PREFETCHT0       192(R9)(R11*1)
+	VMOVUPS          192(R9), Z20
 	VFMADD231PS.BCST 12(CX), Z20, Z10
 	VFMADD231PS.BCST 76(CX), Z20, Z12
 	VFMADD231PS.BCST 140(CX), Z20, Z14
@@ -929,8 +928,8 @@ steps_1:
 	VFMADD231PS.BCST 268(CX), Z20, Z18
 
 	// O[0..4] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	VMOVUPS          256(R11), Z20
+	PREFETCHT0       256(R9)(R11*1)
+	VMOVUPS          256(R9), Z20
 	VFMADD231PS.BCST 16(CX), Z20, Z0
 	VFMADD231PS.BCST 80(CX), Z20, Z2
 	VFMADD231PS.BCST 144(CX), Z20, Z4
@@ -938,8 +937,8 @@ steps_1:
 	VFMADD231PS.BCST 272(CX), Z20, Z8
 
 	// O[0..4] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	VMOVUPS          320(R11), Z20
+	PREFETCHT0       320(R9)(R11*1)
+	VMOVUPS          320(R9), Z20
 	VFMADD231PS.BCST 20(CX), Z20, Z10
 	VFMADD231PS.BCST 84(CX), Z20, Z12
 	VFMADD231PS.BCST 148(CX), Z20, Z14
@@ -947,8 +946,8 @@ steps_1:
 	VFMADD231PS.BCST 276(CX), Z20, Z18
 
 	// O[0..4] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	VMOVUPS          384(R11), Z20
+	PREFETCHT0       384(R9)(R11*1)
+	VMOVUPS          384(R9), Z20
 	VFMADD231PS.BCST 24(CX), Z20, Z0
 	VFMADD231PS.BCST 88(CX), Z20, Z2
 	VFMADD231PS.BCST 152(CX), Z20, Z4
@@ -956,8 +955,8 @@ steps_1:
 	VFMADD231PS.BCST 280(CX), Z20, Z8
 
 	// O[0..4] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	VMOVUPS          448(R11), Z20
+	PREFETCHT0       448(R9)(R11*1)
+	VMOVUPS          448(R9), Z20
 	VFMADD231PS.BCST 28(CX), Z20, Z10
 	VFMADD231PS.BCST 92(CX), Z20, Z12
 	VFMADD231PS.BCST 156(CX), Z20, Z14
@@ -965,8 +964,8 @@ steps_1:
 	VFMADD231PS.BCST 284(CX), Z20, Z18
 
 	// O[0..4] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	VMOVUPS          512(R11), Z20
+	PREFETCHT0       512(R9)(R11*1)
+	VMOVUPS          512(R9), Z20
 	VFMADD231PS.BCST 32(CX), Z20, Z0
 	VFMADD231PS.BCST 96(CX), Z20, Z2
 	VFMADD231PS.BCST 160(CX), Z20, Z4
@@ -974,8 +973,8 @@ steps_1:
 	VFMADD231PS.BCST 288(CX), Z20, Z8
 
 	// O[0..4] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	VMOVUPS          576(R11), Z20
+	PREFETCHT0       576(R9)(R11*1)
+	VMOVUPS          576(R9), Z20
 	VFMADD231PS.BCST 36(CX), Z20, Z10
 	VFMADD231PS.BCST 100(CX), Z20, Z12
 	VFMADD231PS.BCST 164(CX), Z20, Z14
@@ -983,8 +982,8 @@ steps_1:
 	VFMADD231PS.BCST 292(CX), Z20, Z18
 
 	// O[0..4] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	VMOVUPS          640(R11), Z20
+	PREFETCHT0       640(R9)(R11*1)
+	VMOVUPS          640(R9), Z20
 	VFMADD231PS.BCST 40(CX), Z20, Z0
 	VFMADD231PS.BCST 104(CX), Z20, Z2
 	VFMADD231PS.BCST 168(CX), Z20, Z4
@@ -992,8 +991,8 @@ steps_1:
 	VFMADD231PS.BCST 296(CX), Z20, Z8
 
 	// O[0..4] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	VMOVUPS          704(R11), Z20
+	PREFETCHT0       704(R9)(R11*1)
+	VMOVUPS          704(R9), Z20
 	VFMADD231PS.BCST 44(CX), Z20, Z10
 	VFMADD231PS.BCST 108(CX), Z20, Z12
 	VFMADD231PS.BCST 172(CX), Z20, Z14
@@ -1001,8 +1000,8 @@ steps_1:
 	VFMADD231PS.BCST 300(CX), Z20, Z18
 
 	// O[0..4] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	VMOVUPS          768(R11), Z20
+	PREFETCHT0       768(R9)(R11*1)
+	VMOVUPS          768(R9), Z20
 	VFMADD231PS.BCST 48(CX), Z20, Z0
 	VFMADD231PS.BCST 112(CX), Z20, Z2
 	VFMADD231PS.BCST 176(CX), Z20, Z4
@@ -1010,8 +1009,8 @@ steps_1:
 	VFMADD231PS.BCST 304(CX), Z20, Z8
 
 	// O[0..4] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	VMOVUPS          832(R11), Z20
+	PREFETCHT0       832(R9)(R11*1)
+	VMOVUPS          832(R9), Z20
 	VFMADD231PS.BCST 52(CX), Z20, Z10
 	VFMADD231PS.BCST 116(CX), Z20, Z12
 	VFMADD231PS.BCST 180(CX), Z20, Z14
@@ -1019,8 +1018,8 @@ steps_1:
 	VFMADD231PS.BCST 308(CX), Z20, Z18
 
 	// O[0..4] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	VMOVUPS          896(R11), Z20
+	PREFETCHT0       896(R9)(R11*1)
+	VMOVUPS          896(R9), Z20
 	VFMADD231PS.BCST 56(CX), Z20, Z0
 	VFMADD231PS.BCST 120(CX), Z20, Z2
 	VFMADD231PS.BCST 184(CX), Z20, Z4
@@ -1028,15 +1027,15 @@ steps_1:
 	VFMADD231PS.BCST 312(CX), Z20, Z8
 
 	// O[0..4] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	VMOVUPS          960(R11), Z20
+	PREFETCHT0       960(R9)(R11*1)
+	VMOVUPS          960(R9), Z20
 	VFMADD231PS.BCST 60(CX), Z20, Z10
 	VFMADD231PS.BCST 124(CX), Z20, Z12
 	VFMADD231PS.BCST 188(CX), Z20, Z14
 	VFMADD231PS.BCST 252(CX), Z20, Z16
 	VFMADD231PS.BCST 316(CX), Z20, Z18
 	ADDQ             $+320, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1045,16 +1044,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..4] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z20
+	VMOVUPS          (R9), Z20
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
 	VFMADD231PS.BCST 128(CX), Z20, Z4
@@ -1062,7 +1061,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 256(CX), Z20, Z8
 
 	// O[0..4] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z20
+	VMOVUPS          64(R9), Z20
 	VFMADD231PS.BCST 4(CX), Z20, Z10
 	VFMADD231PS.BCST 68(CX), Z20, Z12
 	VFMADD231PS.BCST 132(CX), Z20, Z14
@@ -1070,16 +1069,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 260(CX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..4] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z20
+	VMOVUPS          128(R9), Z20
 	VFMADD231PS.BCST 8(CX), Z20, Z0
 	VFMADD231PS.BCST 72(CX), Z20, Z2
 	VFMADD231PS.BCST 136(CX), Z20, Z4
@@ -1087,7 +1086,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 264(CX), Z20, Z8
 
 	// O[0..4] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z20
+	VMOVUPS          192(R9), Z20
 	VFMADD231PS.BCST 12(CX), Z20, Z10
 	VFMADD231PS.BCST 76(CX), Z20, Z12
 	VFMADD231PS.BCST 140(CX), Z20, Z14
@@ -1095,16 +1094,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 268(CX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..4] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z20
+	VMOVUPS          256(R9), Z20
 	VFMADD231PS.BCST 16(CX), Z20, Z0
 	VFMADD231PS.BCST 80(CX), Z20, Z2
 	VFMADD231PS.BCST 144(CX), Z20, Z4
@@ -1112,7 +1111,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 272(CX), Z20, Z8
 
 	// O[0..4] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z20
+	VMOVUPS          320(R9), Z20
 	VFMADD231PS.BCST 20(CX), Z20, Z10
 	VFMADD231PS.BCST 84(CX), Z20, Z12
 	VFMADD231PS.BCST 148(CX), Z20, Z14
@@ -1120,16 +1119,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 276(CX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..4] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z20
+	VMOVUPS          384(R9), Z20
 	VFMADD231PS.BCST 24(CX), Z20, Z0
 	VFMADD231PS.BCST 88(CX), Z20, Z2
 	VFMADD231PS.BCST 152(CX), Z20, Z4
@@ -1137,7 +1136,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 280(CX), Z20, Z8
 
 	// O[0..4] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z20
+	VMOVUPS          448(R9), Z20
 	VFMADD231PS.BCST 28(CX), Z20, Z10
 	VFMADD231PS.BCST 92(CX), Z20, Z12
 	VFMADD231PS.BCST 156(CX), Z20, Z14
@@ -1145,16 +1144,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 284(CX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..4] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z20
+	VMOVUPS          512(R9), Z20
 	VFMADD231PS.BCST 32(CX), Z20, Z0
 	VFMADD231PS.BCST 96(CX), Z20, Z2
 	VFMADD231PS.BCST 160(CX), Z20, Z4
@@ -1162,7 +1161,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 288(CX), Z20, Z8
 
 	// O[0..4] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z20
+	VMOVUPS          576(R9), Z20
 	VFMADD231PS.BCST 36(CX), Z20, Z10
 	VFMADD231PS.BCST 100(CX), Z20, Z12
 	VFMADD231PS.BCST 164(CX), Z20, Z14
@@ -1170,16 +1169,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 292(CX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..4] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z20
+	VMOVUPS          640(R9), Z20
 	VFMADD231PS.BCST 40(CX), Z20, Z0
 	VFMADD231PS.BCST 104(CX), Z20, Z2
 	VFMADD231PS.BCST 168(CX), Z20, Z4
@@ -1187,7 +1186,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 296(CX), Z20, Z8
 
 	// O[0..4] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z20
+	VMOVUPS          704(R9), Z20
 	VFMADD231PS.BCST 44(CX), Z20, Z10
 	VFMADD231PS.BCST 108(CX), Z20, Z12
 	VFMADD231PS.BCST 172(CX), Z20, Z14
@@ -1195,16 +1194,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 300(CX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..4] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z20
+	VMOVUPS          768(R9), Z20
 	VFMADD231PS.BCST 48(CX), Z20, Z0
 	VFMADD231PS.BCST 112(CX), Z20, Z2
 	VFMADD231PS.BCST 176(CX), Z20, Z4
@@ -1212,7 +1211,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 304(CX), Z20, Z8
 
 	// O[0..4] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z20
+	VMOVUPS          832(R9), Z20
 	VFMADD231PS.BCST 52(CX), Z20, Z10
 	VFMADD231PS.BCST 116(CX), Z20, Z12
 	VFMADD231PS.BCST 180(CX), Z20, Z14
@@ -1220,16 +1219,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 308(CX), Z20, Z18
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..4] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z20
+	VMOVUPS          896(R9), Z20
 	VFMADD231PS.BCST 56(CX), Z20, Z0
 	VFMADD231PS.BCST 120(CX), Z20, Z2
 	VFMADD231PS.BCST 184(CX), Z20, Z4
@@ -1237,14 +1236,14 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 312(CX), Z20, Z8
 
 	// O[0..4] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z20
+	VMOVUPS          960(R9), Z20
 	VFMADD231PS.BCST 60(CX), Z20, Z10
 	VFMADD231PS.BCST 124(CX), Z20, Z12
 	VFMADD231PS.BCST 188(CX), Z20, Z14
 	VFMADD231PS.BCST 252(CX), Z20, Z16
 	VFMADD231PS.BCST 316(CX), Z20, Z18
 	ADDQ             $+320, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1254,14 +1253,14 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VMOVUPS          (R11), Z20
+	VMOVUPS          (R9), Z20
 	VFMADD231PS.BCST (CX), Z20, Z0
 	VFMADD231PS.BCST 64(CX), Z20, Z2
 	VFMADD231PS.BCST 128(CX), Z20, Z4
 	VFMADD231PS.BCST 192(CX), Z20, Z6
 	VFMADD231PS.BCST 256(CX), Z20, Z8
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
+	ADDQ             $0x40, R9
 	DECQ             DX
 	JNZ              key_1
 

@@ -18,14 +18,13 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z11   O[r][c]
 //	Z12–Z13  V[k][c]
 //	Z14–Z17  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f32_6x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -34,17 +33,17 @@ TEXT ·panel_value_f32_6x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -62,9 +61,9 @@ panels_2:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -74,10 +73,10 @@ panels_2:
 
 steps_2:
 	// O[0..5] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VMOVUPS          (R11), Z12
-	VMOVUPS          (R12), Z13
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VMOVUPS          (R9), Z12
+	VMOVUPS          (R10), Z13
 	VBROADCASTSS     (CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -96,10 +95,10 @@ steps_2:
 	VFMADD231PS.BCST 320(CX), Z13, Z11
 
 	// O[0..5] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VMOVUPS          64(R11), Z12
-	VMOVUPS          64(R12), Z13
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VMOVUPS          64(R9), Z12
+	VMOVUPS          64(R10), Z13
 	VBROADCASTSS     4(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -118,10 +117,10 @@ steps_2:
 	VFMADD231PS.BCST 324(CX), Z13, Z11
 
 	// O[0..5] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VMOVUPS          128(R11), Z12
-	VMOVUPS          128(R12), Z13
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VMOVUPS          128(R9), Z12
+	VMOVUPS          128(R10), Z13
 	VBROADCASTSS     8(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -140,10 +139,10 @@ steps_2:
 	VFMADD231PS.BCST 328(CX), Z13, Z11
 
 	// O[0..5] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VMOVUPS          192(R11), Z12
-	VMOVUPS          192(R12), Z13
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VMOVUPS          192(R9), Z12
+	VMOVUPS          192(R10), Z13
 	VBROADCASTSS     12(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -162,10 +161,10 @@ steps_2:
 	VFMADD231PS.BCST 332(CX), Z13, Z11
 
 	// O[0..5] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VMOVUPS          256(R11), Z12
-	VMOVUPS          256(R12), Z13
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VMOVUPS          256(R9), Z12
+	VMOVUPS          256(R10), Z13
 	VBROADCASTSS     16(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -184,10 +183,10 @@ steps_2:
 	VFMADD231PS.BCST 336(CX), Z13, Z11
 
 	// O[0..5] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VMOVUPS          320(R11), Z12
-	VMOVUPS          320(R12), Z13
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VMOVUPS          320(R9), Z12
+	VMOVUPS          320(R10), Z13
 	VBROADCASTSS     20(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -206,10 +205,10 @@ steps_2:
 	VFMADD231PS.BCST 340(CX), Z13, Z11
 
 	// O[0..5] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VMOVUPS          384(R11), Z12
-	VMOVUPS          384(R12), Z13
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VMOVUPS          384(R9), Z12
+	VMOVUPS          384(R10), Z13
 	VBROADCASTSS     24(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -228,10 +227,10 @@ steps_2:
 	VFMADD231PS.BCST 344(CX), Z13, Z11
 
 	// O[0..5] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VMOVUPS          448(R11), Z12
-	VMOVUPS          448(R12), Z13
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VMOVUPS          448(R9), Z12
+	VMOVUPS          448(R10), Z13
 	VBROADCASTSS     28(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -250,10 +249,10 @@ steps_2:
 	VFMADD231PS.BCST 348(CX), Z13, Z11
 
 	// O[0..5] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	PREFETCHT0       512(R11)(R10*1)
-	VMOVUPS          512(R11), Z12
-	VMOVUPS          512(R12), Z13
+	PREFETCHT0       512(R9)(R11*1)
+	PREFETCHT0       512(R10)(R11*1)
+	VMOVUPS          512(R9), Z12
+	VMOVUPS          512(R10), Z13
 	VBROADCASTSS     32(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -272,10 +271,10 @@ steps_2:
 	VFMADD231PS.BCST 352(CX), Z13, Z11
 
 	// O[0..5] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	PREFETCHT0       576(R11)(R10*1)
-	VMOVUPS          576(R11), Z12
-	VMOVUPS          576(R12), Z13
+	PREFETCHT0       576(R9)(R11*1)
+	PREFETCHT0       576(R10)(R11*1)
+	VMOVUPS          576(R9), Z12
+	VMOVUPS          576(R10), Z13
 	VBROADCASTSS     36(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -294,10 +293,10 @@ steps_2:
 	VFMADD231PS.BCST 356(CX), Z13, Z11
 
 	// O[0..5] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	PREFETCHT0       640(R11)(R10*1)
-	VMOVUPS          640(R11), Z12
-	VMOVUPS          640(R12), Z13
+	PREFETCHT0       640(R9)(R11*1)
+	PREFETCHT0       640(R10)(R11*1)
+	VMOVUPS          640(R9), Z12
+	VMOVUPS          640(R10), Z13
 	VBROADCASTSS     40(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -316,10 +315,10 @@ steps_2:
 	VFMADD231PS.BCST 360(CX), Z13, Z11
 
 	// O[0..5] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	PREFETCHT0       704(R11)(R10*1)
-	VMOVUPS          704(R11), Z12
-	VMOVUPS          704(R12), Z13
+	PREFETCHT0       704(R9)(R11*1)
+	PREFETCHT0       704(R10)(R11*1)
+	VMOVUPS          704(R9), Z12
+	VMOVUPS          704(R10), Z13
 	VBROADCASTSS     44(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -338,10 +337,10 @@ steps_2:
 	VFMADD231PS.BCST 364(CX), Z13, Z11
 
 	// O[0..5] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	PREFETCHT0       768(R11)(R10*1)
-	VMOVUPS          768(R11), Z12
-	VMOVUPS          768(R12), Z13
+	PREFETCHT0       768(R9)(R11*1)
+	PREFETCHT0       768(R10)(R11*1)
+	VMOVUPS          768(R9), Z12
+	VMOVUPS          768(R10), Z13
 	VBROADCASTSS     48(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -360,10 +359,10 @@ steps_2:
 	VFMADD231PS.BCST 368(CX), Z13, Z11
 
 	// O[0..5] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	PREFETCHT0       832(R11)(R10*1)
-	VMOVUPS          832(R11), Z12
-	VMOVUPS          832(R12), Z13
+	PREFETCHT0       832(R9)(R11*1)
+	PREFETCHT0       832(R10)(R11*1)
+	VMOVUPS          832(R9), Z12
+	VMOVUPS          832(R10), Z13
 	VBROADCASTSS     52(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -382,10 +381,10 @@ steps_2:
 	VFMADD231PS.BCST 372(CX), Z13, Z11
 
 	// O[0..5] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	PREFETCHT0       896(R11)(R10*1)
-	VMOVUPS          896(R11), Z12
-	VMOVUPS          896(R12), Z13
+	PREFETCHT0       896(R9)(R11*1)
+	PREFETCHT0       896(R10)(R11*1)
+	VMOVUPS          896(R9), Z12
+	VMOVUPS          896(R10), Z13
 	VBROADCASTSS     56(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -404,10 +403,10 @@ steps_2:
 	VFMADD231PS.BCST 376(CX), Z13, Z11
 
 	// O[0..5] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	PREFETCHT0       960(R11)(R10*1)
-	VMOVUPS          960(R11), Z12
-	VMOVUPS          960(R12), Z13
+	PREFETCHT0       960(R9)(R11*1)
+	PREFETCHT0       960(R10)(R11*1)
+	VMOVUPS          960(R9), Z12
+	VMOVUPS          960(R10), Z13
 	VBROADCASTSS     60(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -425,8 +424,8 @@ steps_2:
 	VFMADD231PS.BCST 380(CX), Z12, Z10
 	VFMADD231PS.BCST 380(CX), Z13, Z11
 	ADDQ             $+384, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -435,19 +434,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	ADDQ       $+256, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	PREFETCHT0 128(R11)
+	PREFETCHT0 192(R11)
+	ADDQ       $+256, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..5] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z12
-	VMOVUPS          (R12), Z13
+	VMOVUPS          (R9), Z12
+	VMOVUPS          (R10), Z13
 	VBROADCASTSS     (CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -466,8 +465,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 320(CX), Z13, Z11
 
 	// O[0..5] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z12
-	VMOVUPS          64(R12), Z13
+	VMOVUPS          64(R9), Z12
+	VMOVUPS          64(R10), Z13
 	VBROADCASTSS     4(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -486,19 +485,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 324(CX), Z13, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..5] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z12
-	VMOVUPS          128(R12), Z13
+	VMOVUPS          128(R9), Z12
+	VMOVUPS          128(R10), Z13
 	VBROADCASTSS     8(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -517,8 +516,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 328(CX), Z13, Z11
 
 	// O[0..5] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z12
-	VMOVUPS          192(R12), Z13
+	VMOVUPS          192(R9), Z12
+	VMOVUPS          192(R10), Z13
 	VBROADCASTSS     12(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -537,19 +536,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 332(CX), Z13, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..5] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z12
-	VMOVUPS          256(R12), Z13
+	VMOVUPS          256(R9), Z12
+	VMOVUPS          256(R10), Z13
 	VBROADCASTSS     16(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -568,8 +567,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 336(CX), Z13, Z11
 
 	// O[0..5] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z12
-	VMOVUPS          320(R12), Z13
+	VMOVUPS          320(R9), Z12
+	VMOVUPS          320(R10), Z13
 	VBROADCASTSS     20(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -588,19 +587,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 340(CX), Z13, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..5] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z12
-	VMOVUPS          384(R12), Z13
+	VMOVUPS          384(R9), Z12
+	VMOVUPS          384(R10), Z13
 	VBROADCASTSS     24(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -619,8 +618,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 344(CX), Z13, Z11
 
 	// O[0..5] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z12
-	VMOVUPS          448(R12), Z13
+	VMOVUPS          448(R9), Z12
+	VMOVUPS          448(R10), Z13
 	VBROADCASTSS     28(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -639,19 +638,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 348(CX), Z13, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..5] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z12
-	VMOVUPS          512(R12), Z13
+	VMOVUPS          512(R9), Z12
+	VMOVUPS          512(R10), Z13
 	VBROADCASTSS     32(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -670,8 +669,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 352(CX), Z13, Z11
 
 	// O[0..5] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z12
-	VMOVUPS          576(R12), Z13
+	VMOVUPS          576(R9), Z12
+	VMOVUPS          576(R10), Z13
 	VBROADCASTSS     36(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -690,19 +689,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 356(CX), Z13, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..5] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z12
-	VMOVUPS          640(R12), Z13
+	VMOVUPS          640(R9), Z12
+	VMOVUPS          640(R10), Z13
 	VBROADCASTSS     40(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -721,8 +720,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 360(CX), Z13, Z11
 
 	// O[0..5] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z12
-	VMOVUPS          704(R12), Z13
+	VMOVUPS          704(R9), Z12
+	VMOVUPS          704(R10), Z13
 	VBROADCASTSS     44(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -741,19 +740,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 364(CX), Z13, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..5] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z12
-	VMOVUPS          768(R12), Z13
+	VMOVUPS          768(R9), Z12
+	VMOVUPS          768(R10), Z13
 	VBROADCASTSS     48(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -772,8 +771,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 368(CX), Z13, Z11
 
 	// O[0..5] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z12
-	VMOVUPS          832(R12), Z13
+	VMOVUPS          832(R9), Z12
+	VMOVUPS          832(R10), Z13
 	VBROADCASTSS     52(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -792,19 +791,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 372(CX), Z13, Z11
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..5] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z12
-	VMOVUPS          896(R12), Z13
+	VMOVUPS          896(R9), Z12
+	VMOVUPS          896(R10), Z13
 	VBROADCASTSS     56(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -823,8 +822,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 376(CX), Z13, Z11
 
 	// O[0..5] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z12
-	VMOVUPS          960(R12), Z13
+	VMOVUPS          960(R9), Z12
+	VMOVUPS          960(R10), Z13
 	VBROADCASTSS     60(CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -842,8 +841,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 380(CX), Z12, Z10
 	VFMADD231PS.BCST 380(CX), Z13, Z11
 	ADDQ             $+384, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -853,8 +852,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VMOVUPS          (R11), Z12
-	VMOVUPS          (R12), Z13
+	VMOVUPS          (R9), Z12
+	VMOVUPS          (R10), Z13
 	VBROADCASTSS     (CX), Z14
 	VFMADD231PS      Z12, Z14, Z0
 	VFMADD231PS      Z13, Z14, Z1
@@ -872,8 +871,8 @@ key_2:
 	VFMADD231PS.BCST 320(CX), Z12, Z10
 	VFMADD231PS.BCST 320(CX), Z13, Z11
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
-	ADDQ             $0x40, R12
+	ADDQ             $0x40, R9
+	ADDQ             $0x40, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -933,7 +932,7 @@ panels_1:
 	VPXORD Z6, Z6, Z6
 	VPXORD Z8, Z8, Z8
 	VPXORD Z10, Z10, Z10
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -943,8 +942,8 @@ panels_1:
 
 steps_1:
 	// O[0..5] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VMOVUPS          (R11), Z12
+	PREFETCHT0       (R9)(R11*1)
+	VMOVUPS          (R9), Z12
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 64(CX), Z12, Z2
 	VFMADD231PS.BCST 128(CX), Z12, Z4
@@ -953,8 +952,8 @@ steps_1:
 	VFMADD231PS.BCST 320(CX), Z12, Z10
 
 	// O[0..5] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	VMOVUPS          64(R11), Z12
+	PREFETCHT0       64(R9)(R11*1)
+	VMOVUPS          64(R9), Z12
 	VFMADD231PS.BCST 4(CX), Z12, Z0
 	VFMADD231PS.BCST 68(CX), Z12, Z2
 	VFMADD231PS.BCST 132(CX), Z12, Z4
@@ -963,8 +962,8 @@ steps_1:
 	VFMADD231PS.BCST 324(CX), Z12, Z10
 
 	// O[0..5] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	VMOVUPS          128(R11), Z12
+	PREFETCHT0       128(R9)(R11*1)
+	VMOVUPS          128(R9), Z12
 	VFMADD231PS.BCST 8(CX), Z12, Z0
 	VFMADD231PS.BCST 72(CX), Z12, Z2
 	VFMADD231PS.BCST 136(CX), Z12, Z4
@@ -973,8 +972,8 @@ steps_1:
 	VFMADD231PS.BCST 328(CX), Z12, Z10
 
 	// O[0..5] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	VMOVUPS          192(R11), Z12
+	PREFETCHT0       192(R9)(R11*1)
+	VMOVUPS          192(R9), Z12
 	VFMADD231PS.BCST 12(CX), Z12, Z0
 	VFMADD231PS.BCST 76(CX), Z12, Z2
 	VFMADD231PS.BCST 140(CX), Z12, Z4
@@ -983,8 +982,8 @@ steps_1:
 	VFMADD231PS.BCST 332(CX), Z12, Z10
 
 	// O[0..5] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	VMOVUPS          256(R11), Z12
+	PREFETCHT0       256(R9)(R11*1)
+	VMOVUPS          256(R9), Z12
 	VFMADD231PS.BCST 16(CX), Z12, Z0
 	VFMADD231PS.BCST 80(CX), Z12, Z2
 	VFMADD231PS.BCST 144(CX), Z12, Z4
@@ -993,8 +992,8 @@ steps_1:
 	VFMADD231PS.BCST 336(CX), Z12, Z10
 
 	// O[0..5] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	VMOVUPS          320(R11), Z12
+	PREFETCHT0       320(R9)(R11*1)
+	VMOVUPS          320(R9), Z12
 	VFMADD231PS.BCST 20(CX), Z12, Z0
 	VFMADD231PS.BCST 84(CX), Z12, Z2
 	VFMADD231PS.BCST 148(CX), Z12, Z4
@@ -1003,8 +1002,8 @@ steps_1:
 	VFMADD231PS.BCST 340(CX), Z12, Z10
 
 	// O[0..5] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	VMOVUPS          384(R11), Z12
+	PREFETCHT0       384(R9)(R11*1)
+	VMOVUPS          384(R9), Z12
 	VFMADD231PS.BCST 24(CX), Z12, Z0
 	VFMADD231PS.BCST 88(CX), Z12, Z2
 	VFMADD231PS.BCST 152(CX), Z12, Z4
@@ -1013,8 +1012,8 @@ steps_1:
 	VFMADD231PS.BCST 344(CX), Z12, Z10
 
 	// O[0..5] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	VMOVUPS          448(R11), Z12
+	PREFETCHT0       448(R9)(R11*1)
+	VMOVUPS          448(R9), Z12
 	VFMADD231PS.BCST 28(CX), Z12, Z0
 	VFMADD231PS.BCST 92(CX), Z12, Z2
 	VFMADD231PS.BCST 156(CX), Z12, Z4
@@ -1023,8 +1022,8 @@ steps_1:
 	VFMADD231PS.BCST 348(CX), Z12, Z10
 
 	// O[0..5] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	VMOVUPS          512(R11), Z12
+	PREFETCHT0       512(R9)(R11*1)
+	VMOVUPS          512(R9), Z12
 	VFMADD231PS.BCST 32(CX), Z12, Z0
 	VFMADD231PS.BCST 96(CX), Z12, Z2
 	VFMADD231PS.BCST 160(CX), Z12, Z4
@@ -1033,8 +1032,8 @@ steps_1:
 	VFMADD231PS.BCST 352(CX), Z12, Z10
 
 	// O[0..5] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	VMOVUPS          576(R11), Z12
+	PREFETCHT0       576(R9)(R11*1)
+	VMOVUPS          576(R9), Z12
 	VFMADD231PS.BCST 36(CX), Z12, Z0
 	VFMADD231PS.BCST 100(CX), Z12, Z2
 	VFMADD231PS.BCST 164(CX), Z12, Z4
@@ -1043,8 +1042,8 @@ steps_1:
 	VFMADD231PS.BCST 356(CX), Z12, Z10
 
 	// O[0..5] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	VMOVUPS          640(R11), Z12
+	PREFETCHT0       640(R9)(R11*1)
+	VMOVUPS          640(R9), Z12
 	VFMADD231PS.BCST 40(CX), Z12, Z0
 	VFMADD231PS.BCST 104(CX), Z12, Z2
 	VFMADD231PS.BCST 168(CX), Z12, Z4
@@ -1053,8 +1052,8 @@ steps_1:
 	VFMADD231PS.BCST 360(CX), Z12, Z10
 
 	// O[0..5] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	VMOVUPS          704(R11), Z12
+	PREFETCHT0       704(R9)(R11*1)
+	VMOVUPS          704(R9), Z12
 	VFMADD231PS.BCST 44(CX), Z12, Z0
 	VFMADD231PS.BCST 108(CX), Z12, Z2
 	VFMADD231PS.BCST 172(CX), Z12, Z4
@@ -1063,8 +1062,8 @@ steps_1:
 	VFMADD231PS.BCST 364(CX), Z12, Z10
 
 	// O[0..5] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	VMOVUPS          768(R11), Z12
+	PREFETCHT0       768(R9)(R11*1)
+	VMOVUPS          768(R9), Z12
 	VFMADD231PS.BCST 48(CX), Z12, Z0
 	VFMADD231PS.BCST 112(CX), Z12, Z2
 	VFMADD231PS.BCST 176(CX), Z12, Z4
@@ -1073,8 +1072,8 @@ steps_1:
 	VFMADD231PS.BCST 368(CX), Z12, Z10
 
 	// O[0..5] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	VMOVUPS          832(R11), Z12
+	PREFETCHT0       832(R9)(R11*1)
+	VMOVUPS          832(R9), Z12
 	VFMADD231PS.BCST 52(CX), Z12, Z0
 	VFMADD231PS.BCST 116(CX), Z12, Z2
 	VFMADD231PS.BCST 180(CX), Z12, Z4
@@ -1083,8 +1082,8 @@ steps_1:
 	VFMADD231PS.BCST 372(CX), Z12, Z10
 
 	// O[0..5] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	VMOVUPS          896(R11), Z12
+	PREFETCHT0       896(R9)(R11*1)
+	VMOVUPS          896(R9), Z12
 	VFMADD231PS.BCST 56(CX), Z12, Z0
 	VFMADD231PS.BCST 120(CX), Z12, Z2
 	VFMADD231PS.BCST 184(CX), Z12, Z4
@@ -1093,8 +1092,8 @@ steps_1:
 	VFMADD231PS.BCST 376(CX), Z12, Z10
 
 	// O[0..5] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	VMOVUPS          960(R11), Z12
+	PREFETCHT0       960(R9)(R11*1)
+	VMOVUPS          960(R9), Z12
 	VFMADD231PS.BCST 60(CX), Z12, Z0
 	VFMADD231PS.BCST 124(CX), Z12, Z2
 	VFMADD231PS.BCST 188(CX), Z12, Z4
@@ -1102,7 +1101,7 @@ steps_1:
 	VFMADD231PS.BCST 316(CX), Z12, Z8
 	VFMADD231PS.BCST 380(CX), Z12, Z10
 	ADDQ             $+384, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1111,16 +1110,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..5] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z12
+	VMOVUPS          (R9), Z12
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 64(CX), Z12, Z2
 	VFMADD231PS.BCST 128(CX), Z12, Z4
@@ -1129,7 +1128,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 320(CX), Z12, Z10
 
 	// O[0..5] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z12
+	VMOVUPS          64(R9), Z12
 	VFMADD231PS.BCST 4(CX), Z12, Z0
 	VFMADD231PS.BCST 68(CX), Z12, Z2
 	VFMADD231PS.BCST 132(CX), Z12, Z4
@@ -1138,16 +1137,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 324(CX), Z12, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..5] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z12
+	VMOVUPS          128(R9), Z12
 	VFMADD231PS.BCST 8(CX), Z12, Z0
 	VFMADD231PS.BCST 72(CX), Z12, Z2
 	VFMADD231PS.BCST 136(CX), Z12, Z4
@@ -1156,7 +1155,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 328(CX), Z12, Z10
 
 	// O[0..5] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z12
+	VMOVUPS          192(R9), Z12
 	VFMADD231PS.BCST 12(CX), Z12, Z0
 	VFMADD231PS.BCST 76(CX), Z12, Z2
 	VFMADD231PS.BCST 140(CX), Z12, Z4
@@ -1165,16 +1164,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 332(CX), Z12, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..5] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z12
+	VMOVUPS          256(R9), Z12
 	VFMADD231PS.BCST 16(CX), Z12, Z0
 	VFMADD231PS.BCST 80(CX), Z12, Z2
 	VFMADD231PS.BCST 144(CX), Z12, Z4
@@ -1183,7 +1182,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 336(CX), Z12, Z10
 
 	// O[0..5] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z12
+	VMOVUPS          320(R9), Z12
 	VFMADD231PS.BCST 20(CX), Z12, Z0
 	VFMADD231PS.BCST 84(CX), Z12, Z2
 	VFMADD231PS.BCST 148(CX), Z12, Z4
@@ -1192,16 +1191,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 340(CX), Z12, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..5] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z12
+	VMOVUPS          384(R9), Z12
 	VFMADD231PS.BCST 24(CX), Z12, Z0
 	VFMADD231PS.BCST 88(CX), Z12, Z2
 	VFMADD231PS.BCST 152(CX), Z12, Z4
@@ -1210,7 +1209,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 344(CX), Z12, Z10
 
 	// O[0..5] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z12
+	VMOVUPS          448(R9), Z12
 	VFMADD231PS.BCST 28(CX), Z12, Z0
 	VFMADD231PS.BCST 92(CX), Z12, Z2
 	VFMADD231PS.BCST 156(CX), Z12, Z4
@@ -1219,16 +1218,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 348(CX), Z12, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..5] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z12
+	VMOVUPS          512(R9), Z12
 	VFMADD231PS.BCST 32(CX), Z12, Z0
 	VFMADD231PS.BCST 96(CX), Z12, Z2
 	VFMADD231PS.BCST 160(CX), Z12, Z4
@@ -1237,7 +1236,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 352(CX), Z12, Z10
 
 	// O[0..5] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z12
+	VMOVUPS          576(R9), Z12
 	VFMADD231PS.BCST 36(CX), Z12, Z0
 	VFMADD231PS.BCST 100(CX), Z12, Z2
 	VFMADD231PS.BCST 164(CX), Z12, Z4
@@ -1246,16 +1245,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 356(CX), Z12, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..5] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z12
+	VMOVUPS          640(R9), Z12
 	VFMADD231PS.BCST 40(CX), Z12, Z0
 	VFMADD231PS.BCST 104(CX), Z12, Z2
 	VFMADD231PS.BCST 168(CX), Z12, Z4
@@ -1264,7 +1263,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 360(CX), Z12, Z10
 
 	// O[0..5] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z12
+	VMOVUPS          704(R9), Z12
 	VFMADD231PS.BCST 44(CX), Z12, Z0
 	VFMADD231PS.BCST 108(CX), Z12, Z2
 	VFMADD231PS.BCST 172(CX), Z12, Z4
@@ -1273,16 +1272,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 364(CX), Z12, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..5] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z12
+	VMOVUPS          768(R9), Z12
 	VFMADD231PS.BCST 48(CX), Z12, Z0
 	VFMADD231PS.BCST 112(CX), Z12, Z2
 	VFMADD231PS.BCST 176(CX), Z12, Z4
@@ -1291,7 +1290,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 368(CX), Z12, Z10
 
 	// O[0..5] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z12
+	VMOVUPS          832(R9), Z12
 	VFMADD231PS.BCST 52(CX), Z12, Z0
 	VFMADD231PS.BCST 116(CX), Z12, Z2
 	VFMADD231PS.BCST 180(CX), Z12, Z4
@@ -1300,16 +1299,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 372(CX), Z12, Z10
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..5] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z12
+	VMOVUPS          896(R9), Z12
 	VFMADD231PS.BCST 56(CX), Z12, Z0
 	VFMADD231PS.BCST 120(CX), Z12, Z2
 	VFMADD231PS.BCST 184(CX), Z12, Z4
@@ -1318,7 +1317,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 376(CX), Z12, Z10
 
 	// O[0..5] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z12
+	VMOVUPS          960(R9), Z12
 	VFMADD231PS.BCST 60(CX), Z12, Z0
 	VFMADD231PS.BCST 124(CX), Z12, Z2
 	VFMADD231PS.BCST 188(CX), Z12, Z4
@@ -1326,7 +1325,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 316(CX), Z12, Z8
 	VFMADD231PS.BCST 380(CX), Z12, Z10
 	ADDQ             $+384, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1336,7 +1335,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VMOVUPS          (R11), Z12
+	VMOVUPS          (R9), Z12
 	VFMADD231PS.BCST (CX), Z12, Z0
 	VFMADD231PS.BCST 64(CX), Z12, Z2
 	VFMADD231PS.BCST 128(CX), Z12, Z4
@@ -1344,7 +1343,7 @@ key_1:
 	VFMADD231PS.BCST 256(CX), Z12, Z8
 	VFMADD231PS.BCST 320(CX), Z12, Z10
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
+	ADDQ             $0x40, R9
 	DECQ             DX
 	JNZ              key_1
 

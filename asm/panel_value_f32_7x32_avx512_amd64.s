@@ -18,14 +18,13 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z13   O[r][c]
 //	Z14–Z15  V[k][c]
 //	Z16–Z19  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f32_7x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -34,17 +33,17 @@ TEXT ·panel_value_f32_7x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -64,9 +63,9 @@ panels_2:
 	VPXORD Z11, Z11, Z11
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -76,10 +75,10 @@ panels_2:
 
 steps_2:
 	// O[0..6] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VMOVUPS          (R11), Z14
-	VMOVUPS          (R12), Z15
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VMOVUPS          (R9), Z14
+	VMOVUPS          (R10), Z15
 	VBROADCASTSS     (CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -100,10 +99,10 @@ steps_2:
 	VFMADD231PS.BCST 384(CX), Z15, Z13
 
 	// O[0..6] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VMOVUPS          64(R11), Z14
-	VMOVUPS          64(R12), Z15
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VMOVUPS          64(R9), Z14
+	VMOVUPS          64(R10), Z15
 	VBROADCASTSS     4(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -124,10 +123,10 @@ steps_2:
 	VFMADD231PS.BCST 388(CX), Z15, Z13
 
 	// O[0..6] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VMOVUPS          128(R11), Z14
-	VMOVUPS          128(R12), Z15
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VMOVUPS          128(R9), Z14
+	VMOVUPS          128(R10), Z15
 	VBROADCASTSS     8(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -148,10 +147,10 @@ steps_2:
 	VFMADD231PS.BCST 392(CX), Z15, Z13
 
 	// O[0..6] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VMOVUPS          192(R11), Z14
-	VMOVUPS          192(R12), Z15
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VMOVUPS          192(R9), Z14
+	VMOVUPS          192(R10), Z15
 	VBROADCASTSS     12(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -172,10 +171,10 @@ steps_2:
 	VFMADD231PS.BCST 396(CX), Z15, Z13
 
 	// O[0..6] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VMOVUPS          256(R11), Z14
-	VMOVUPS          256(R12), Z15
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VMOVUPS          256(R9), Z14
+	VMOVUPS          256(R10), Z15
 	VBROADCASTSS     16(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -196,10 +195,10 @@ steps_2:
 	VFMADD231PS.BCST 400(CX), Z15, Z13
 
 	// O[0..6] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VMOVUPS          320(R11), Z14
-	VMOVUPS          320(R12), Z15
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VMOVUPS          320(R9), Z14
+	VMOVUPS          320(R10), Z15
 	VBROADCASTSS     20(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -220,10 +219,10 @@ steps_2:
 	VFMADD231PS.BCST 404(CX), Z15, Z13
 
 	// O[0..6] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VMOVUPS          384(R11), Z14
-	VMOVUPS          384(R12), Z15
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VMOVUPS          384(R9), Z14
+	VMOVUPS          384(R10), Z15
 	VBROADCASTSS     24(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -244,10 +243,10 @@ steps_2:
 	VFMADD231PS.BCST 408(CX), Z15, Z13
 
 	// O[0..6] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VMOVUPS          448(R11), Z14
-	VMOVUPS          448(R12), Z15
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VMOVUPS          448(R9), Z14
+	VMOVUPS          448(R10), Z15
 	VBROADCASTSS     28(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -268,10 +267,10 @@ steps_2:
 	VFMADD231PS.BCST 412(CX), Z15, Z13
 
 	// O[0..6] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	PREFETCHT0       512(R11)(R10*1)
-	VMOVUPS          512(R11), Z14
-	VMOVUPS          512(R12), Z15
+	PREFETCHT0       512(R9)(R11*1)
+	PREFETCHT0       512(R10)(R11*1)
+	VMOVUPS          512(R9), Z14
+	VMOVUPS          512(R10), Z15
 	VBROADCASTSS     32(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -292,10 +291,10 @@ steps_2:
 	VFMADD231PS.BCST 416(CX), Z15, Z13
 
 	// O[0..6] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	PREFETCHT0       576(R11)(R10*1)
-	VMOVUPS          576(R11), Z14
-	VMOVUPS          576(R12), Z15
+	PREFETCHT0       576(R9)(R11*1)
+	PREFETCHT0       576(R10)(R11*1)
+	VMOVUPS          576(R9), Z14
+	VMOVUPS          576(R10), Z15
 	VBROADCASTSS     36(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -316,10 +315,10 @@ steps_2:
 	VFMADD231PS.BCST 420(CX), Z15, Z13
 
 	// O[0..6] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	PREFETCHT0       640(R11)(R10*1)
-	VMOVUPS          640(R11), Z14
-	VMOVUPS          640(R12), Z15
+	PREFETCHT0       640(R9)(R11*1)
+	PREFETCHT0       640(R10)(R11*1)
+	VMOVUPS          640(R9), Z14
+	VMOVUPS          640(R10), Z15
 	VBROADCASTSS     40(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -340,10 +339,10 @@ steps_2:
 	VFMADD231PS.BCST 424(CX), Z15, Z13
 
 	// O[0..6] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	PREFETCHT0       704(R11)(R10*1)
-	VMOVUPS          704(R11), Z14
-	VMOVUPS          704(R12), Z15
+	PREFETCHT0       704(R9)(R11*1)
+	PREFETCHT0       704(R10)(R11*1)
+	VMOVUPS          704(R9), Z14
+	VMOVUPS          704(R10), Z15
 	VBROADCASTSS     44(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -364,10 +363,10 @@ steps_2:
 	VFMADD231PS.BCST 428(CX), Z15, Z13
 
 	// O[0..6] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	PREFETCHT0       768(R11)(R10*1)
-	VMOVUPS          768(R11), Z14
-	VMOVUPS          768(R12), Z15
+	PREFETCHT0       768(R9)(R11*1)
+	PREFETCHT0       768(R10)(R11*1)
+	VMOVUPS          768(R9), Z14
+	VMOVUPS          768(R10), Z15
 	VBROADCASTSS     48(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -388,10 +387,10 @@ steps_2:
 	VFMADD231PS.BCST 432(CX), Z15, Z13
 
 	// O[0..6] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	PREFETCHT0       832(R11)(R10*1)
-	VMOVUPS          832(R11), Z14
-	VMOVUPS          832(R12), Z15
+	PREFETCHT0       832(R9)(R11*1)
+	PREFETCHT0       832(R10)(R11*1)
+	VMOVUPS          832(R9), Z14
+	VMOVUPS          832(R10), Z15
 	VBROADCASTSS     52(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -412,10 +411,10 @@ steps_2:
 	VFMADD231PS.BCST 436(CX), Z15, Z13
 
 	// O[0..6] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	PREFETCHT0       896(R11)(R10*1)
-	VMOVUPS          896(R11), Z14
-	VMOVUPS          896(R12), Z15
+	PREFETCHT0       896(R9)(R11*1)
+	PREFETCHT0       896(R10)(R11*1)
+	VMOVUPS          896(R9), Z14
+	VMOVUPS          896(R10), Z15
 	VBROADCASTSS     56(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -436,10 +435,10 @@ steps_2:
 	VFMADD231PS.BCST 440(CX), Z15, Z13
 
 	// O[0..6] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	PREFETCHT0       960(R11)(R10*1)
-	VMOVUPS          960(R11), Z14
-	VMOVUPS          960(R12), Z15
+	PREFETCHT0       960(R9)(R11*1)
+	PREFETCHT0       960(R10)(R11*1)
+	VMOVUPS          960(R9), Z14
+	VMOVUPS          960(R10), Z15
 	VBROADCASTSS     60(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -459,8 +458,8 @@ steps_2:
 	VFMADD231PS.BCST 444(CX), Z14, Z12
 	VFMADD231PS.BCST 444(CX), Z15, Z13
 	ADDQ             $+448, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -469,19 +468,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	ADDQ       $+256, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	PREFETCHT0 128(R11)
+	PREFETCHT0 192(R11)
+	ADDQ       $+256, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..6] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z14
-	VMOVUPS          (R12), Z15
+	VMOVUPS          (R9), Z14
+	VMOVUPS          (R10), Z15
 	VBROADCASTSS     (CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -502,8 +501,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 384(CX), Z15, Z13
 
 	// O[0..6] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z14
-	VMOVUPS          64(R12), Z15
+	VMOVUPS          64(R9), Z14
+	VMOVUPS          64(R10), Z15
 	VBROADCASTSS     4(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -524,19 +523,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 388(CX), Z15, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..6] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z14
-	VMOVUPS          128(R12), Z15
+	VMOVUPS          128(R9), Z14
+	VMOVUPS          128(R10), Z15
 	VBROADCASTSS     8(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -557,8 +556,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 392(CX), Z15, Z13
 
 	// O[0..6] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z14
-	VMOVUPS          192(R12), Z15
+	VMOVUPS          192(R9), Z14
+	VMOVUPS          192(R10), Z15
 	VBROADCASTSS     12(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -579,19 +578,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 396(CX), Z15, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..6] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z14
-	VMOVUPS          256(R12), Z15
+	VMOVUPS          256(R9), Z14
+	VMOVUPS          256(R10), Z15
 	VBROADCASTSS     16(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -612,8 +611,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 400(CX), Z15, Z13
 
 	// O[0..6] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z14
-	VMOVUPS          320(R12), Z15
+	VMOVUPS          320(R9), Z14
+	VMOVUPS          320(R10), Z15
 	VBROADCASTSS     20(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -634,19 +633,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 404(CX), Z15, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..6] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z14
-	VMOVUPS          384(R12), Z15
+	VMOVUPS          384(R9), Z14
+	VMOVUPS          384(R10), Z15
 	VBROADCASTSS     24(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -667,8 +666,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 408(CX), Z15, Z13
 
 	// O[0..6] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z14
-	VMOVUPS          448(R12), Z15
+	VMOVUPS          448(R9), Z14
+	VMOVUPS          448(R10), Z15
 	VBROADCASTSS     28(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -689,19 +688,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 412(CX), Z15, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..6] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z14
-	VMOVUPS          512(R12), Z15
+	VMOVUPS          512(R9), Z14
+	VMOVUPS          512(R10), Z15
 	VBROADCASTSS     32(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -722,8 +721,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 416(CX), Z15, Z13
 
 	// O[0..6] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z14
-	VMOVUPS          576(R12), Z15
+	VMOVUPS          576(R9), Z14
+	VMOVUPS          576(R10), Z15
 	VBROADCASTSS     36(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -744,19 +743,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 420(CX), Z15, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..6] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z14
-	VMOVUPS          640(R12), Z15
+	VMOVUPS          640(R9), Z14
+	VMOVUPS          640(R10), Z15
 	VBROADCASTSS     40(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -777,8 +776,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 424(CX), Z15, Z13
 
 	// O[0..6] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z14
-	VMOVUPS          704(R12), Z15
+	VMOVUPS          704(R9), Z14
+	VMOVUPS          704(R10), Z15
 	VBROADCASTSS     44(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -799,19 +798,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 428(CX), Z15, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..6] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z14
-	VMOVUPS          768(R12), Z15
+	VMOVUPS          768(R9), Z14
+	VMOVUPS          768(R10), Z15
 	VBROADCASTSS     48(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -832,8 +831,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 432(CX), Z15, Z13
 
 	// O[0..6] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z14
-	VMOVUPS          832(R12), Z15
+	VMOVUPS          832(R9), Z14
+	VMOVUPS          832(R10), Z15
 	VBROADCASTSS     52(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -854,19 +853,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 436(CX), Z15, Z13
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..6] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z14
-	VMOVUPS          896(R12), Z15
+	VMOVUPS          896(R9), Z14
+	VMOVUPS          896(R10), Z15
 	VBROADCASTSS     56(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -887,8 +886,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 440(CX), Z15, Z13
 
 	// O[0..6] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z14
-	VMOVUPS          960(R12), Z15
+	VMOVUPS          960(R9), Z14
+	VMOVUPS          960(R10), Z15
 	VBROADCASTSS     60(CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -908,8 +907,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 444(CX), Z14, Z12
 	VFMADD231PS.BCST 444(CX), Z15, Z13
 	ADDQ             $+448, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -919,8 +918,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VMOVUPS          (R11), Z14
-	VMOVUPS          (R12), Z15
+	VMOVUPS          (R9), Z14
+	VMOVUPS          (R10), Z15
 	VBROADCASTSS     (CX), Z16
 	VFMADD231PS      Z14, Z16, Z0
 	VFMADD231PS      Z15, Z16, Z1
@@ -940,8 +939,8 @@ key_2:
 	VFMADD231PS.BCST 384(CX), Z14, Z12
 	VFMADD231PS.BCST 384(CX), Z15, Z13
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
-	ADDQ             $0x40, R12
+	ADDQ             $0x40, R9
+	ADDQ             $0x40, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -1008,7 +1007,7 @@ panels_1:
 	VPXORD Z8, Z8, Z8
 	VPXORD Z10, Z10, Z10
 	VPXORD Z12, Z12, Z12
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -1018,8 +1017,8 @@ panels_1:
 
 steps_1:
 	// O[0..6] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VMOVUPS          (R11), Z14
+	PREFETCHT0       (R9)(R11*1)
+	VMOVUPS          (R9), Z14
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 64(CX), Z14, Z2
 	VFMADD231PS.BCST 128(CX), Z14, Z4
@@ -1029,8 +1028,8 @@ steps_1:
 	VFMADD231PS.BCST 384(CX), Z14, Z12
 
 	// O[0..6] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	VMOVUPS          64(R11), Z14
+	PREFETCHT0       64(R9)(R11*1)
+	VMOVUPS          64(R9), Z14
 	VFMADD231PS.BCST 4(CX), Z14, Z0
 	VFMADD231PS.BCST 68(CX), Z14, Z2
 	VFMADD231PS.BCST 132(CX), Z14, Z4
@@ -1040,8 +1039,8 @@ steps_1:
 	VFMADD231PS.BCST 388(CX), Z14, Z12
 
 	// O[0..6] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	VMOVUPS          128(R11), Z14
+	PREFETCHT0       128(R9)(R11*1)
+	VMOVUPS          128(R9), Z14
 	VFMADD231PS.BCST 8(CX), Z14, Z0
 	VFMADD231PS.BCST 72(CX), Z14, Z2
 	VFMADD231PS.BCST 136(CX), Z14, Z4
@@ -1051,8 +1050,8 @@ steps_1:
 	VFMADD231PS.BCST 392(CX), Z14, Z12
 
 	// O[0..6] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	VMOVUPS          192(R11), Z14
+	PREFETCHT0       192(R9)(R11*1)
+	VMOVUPS          192(R9), Z14
 	VFMADD231PS.BCST 12(CX), Z14, Z0
 	VFMADD231PS.BCST 76(CX), Z14, Z2
 	VFMADD231PS.BCST 140(CX), Z14, Z4
@@ -1062,8 +1061,8 @@ steps_1:
 	VFMADD231PS.BCST 396(CX), Z14, Z12
 
 	// O[0..6] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	VMOVUPS          256(R11), Z14
+	PREFETCHT0       256(R9)(R11*1)
+	VMOVUPS          256(R9), Z14
 	VFMADD231PS.BCST 16(CX), Z14, Z0
 	VFMADD231PS.BCST 80(CX), Z14, Z2
 	VFMADD231PS.BCST 144(CX), Z14, Z4
@@ -1073,8 +1072,8 @@ steps_1:
 	VFMADD231PS.BCST 400(CX), Z14, Z12
 
 	// O[0..6] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	VMOVUPS          320(R11), Z14
+	PREFETCHT0       320(R9)(R11*1)
+	VMOVUPS          320(R9), Z14
 	VFMADD231PS.BCST 20(CX), Z14, Z0
 	VFMADD231PS.BCST 84(CX), Z14, Z2
 	VFMADD231PS.BCST 148(CX), Z14, Z4
@@ -1084,8 +1083,8 @@ steps_1:
 	VFMADD231PS.BCST 404(CX), Z14, Z12
 
 	// O[0..6] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	VMOVUPS          384(R11), Z14
+	PREFETCHT0       384(R9)(R11*1)
+	VMOVUPS          384(R9), Z14
 	VFMADD231PS.BCST 24(CX), Z14, Z0
 	VFMADD231PS.BCST 88(CX), Z14, Z2
 	VFMADD231PS.BCST 152(CX), Z14, Z4
@@ -1095,8 +1094,8 @@ steps_1:
 	VFMADD231PS.BCST 408(CX), Z14, Z12
 
 	// O[0..6] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	VMOVUPS          448(R11), Z14
+	PREFETCHT0       448(R9)(R11*1)
+	VMOVUPS          448(R9), Z14
 	VFMADD231PS.BCST 28(CX), Z14, Z0
 	VFMADD231PS.BCST 92(CX), Z14, Z2
 	VFMADD231PS.BCST 156(CX), Z14, Z4
@@ -1106,8 +1105,8 @@ steps_1:
 	VFMADD231PS.BCST 412(CX), Z14, Z12
 
 	// O[0..6] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	VMOVUPS          512(R11), Z14
+	PREFETCHT0       512(R9)(R11*1)
+	VMOVUPS          512(R9), Z14
 	VFMADD231PS.BCST 32(CX), Z14, Z0
 	VFMADD231PS.BCST 96(CX), Z14, Z2
 	VFMADD231PS.BCST 160(CX), Z14, Z4
@@ -1117,8 +1116,8 @@ steps_1:
 	VFMADD231PS.BCST 416(CX), Z14, Z12
 
 	// O[0..6] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	VMOVUPS          576(R11), Z14
+	PREFETCHT0       576(R9)(R11*1)
+	VMOVUPS          576(R9), Z14
 	VFMADD231PS.BCST 36(CX), Z14, Z0
 	VFMADD231PS.BCST 100(CX), Z14, Z2
 	VFMADD231PS.BCST 164(CX), Z14, Z4
@@ -1128,8 +1127,8 @@ steps_1:
 	VFMADD231PS.BCST 420(CX), Z14, Z12
 
 	// O[0..6] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	VMOVUPS          640(R11), Z14
+	PREFETCHT0       640(R9)(R11*1)
+	VMOVUPS          640(R9), Z14
 	VFMADD231PS.BCST 40(CX), Z14, Z0
 	VFMADD231PS.BCST 104(CX), Z14, Z2
 	VFMADD231PS.BCST 168(CX), Z14, Z4
@@ -1139,8 +1138,8 @@ steps_1:
 	VFMADD231PS.BCST 424(CX), Z14, Z12
 
 	// O[0..6] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	VMOVUPS          704(R11), Z14
+	PREFETCHT0       704(R9)(R11*1)
+	VMOVUPS          704(R9), Z14
 	VFMADD231PS.BCST 44(CX), Z14, Z0
 	VFMADD231PS.BCST 108(CX), Z14, Z2
 	VFMADD231PS.BCST 172(CX), Z14, Z4
@@ -1150,8 +1149,8 @@ steps_1:
 	VFMADD231PS.BCST 428(CX), Z14, Z12
 
 	// O[0..6] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	VMOVUPS          768(R11), Z14
+	PREFETCHT0       768(R9)(R11*1)
+	VMOVUPS          768(R9), Z14
 	VFMADD231PS.BCST 48(CX), Z14, Z0
 	VFMADD231PS.BCST 112(CX), Z14, Z2
 	VFMADD231PS.BCST 176(CX), Z14, Z4
@@ -1161,8 +1160,8 @@ steps_1:
 	VFMADD231PS.BCST 432(CX), Z14, Z12
 
 	// O[0..6] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	VMOVUPS          832(R11), Z14
+	PREFETCHT0       832(R9)(R11*1)
+	VMOVUPS          832(R9), Z14
 	VFMADD231PS.BCST 52(CX), Z14, Z0
 	VFMADD231PS.BCST 116(CX), Z14, Z2
 	VFMADD231PS.BCST 180(CX), Z14, Z4
@@ -1172,8 +1171,8 @@ steps_1:
 	VFMADD231PS.BCST 436(CX), Z14, Z12
 
 	// O[0..6] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	VMOVUPS          896(R11), Z14
+	PREFETCHT0       896(R9)(R11*1)
+	VMOVUPS          896(R9), Z14
 	VFMADD231PS.BCST 56(CX), Z14, Z0
 	VFMADD231PS.BCST 120(CX), Z14, Z2
 	VFMADD231PS.BCST 184(CX), Z14, Z4
@@ -1183,8 +1182,8 @@ steps_1:
 	VFMADD231PS.BCST 440(CX), Z14, Z12
 
 	// O[0..6] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	VMOVUPS          960(R11), Z14
+	PREFETCHT0       960(R9)(R11*1)
+	VMOVUPS          960(R9), Z14
 	VFMADD231PS.BCST 60(CX), Z14, Z0
 	VFMADD231PS.BCST 124(CX), Z14, Z2
 	VFMADD231PS.BCST 188(CX), Z14, Z4
@@ -1193,7 +1192,7 @@ steps_1:
 	VFMADD231PS.BCST 380(CX), Z14, Z10
 	VFMADD231PS.BCST 444(CX), Z14, Z12
 	ADDQ             $+448, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1202,16 +1201,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..6] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z14
+	VMOVUPS          (R9), Z14
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 64(CX), Z14, Z2
 	VFMADD231PS.BCST 128(CX), Z14, Z4
@@ -1221,7 +1220,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 384(CX), Z14, Z12
 
 	// O[0..6] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z14
+	VMOVUPS          64(R9), Z14
 	VFMADD231PS.BCST 4(CX), Z14, Z0
 	VFMADD231PS.BCST 68(CX), Z14, Z2
 	VFMADD231PS.BCST 132(CX), Z14, Z4
@@ -1231,16 +1230,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 388(CX), Z14, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..6] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z14
+	VMOVUPS          128(R9), Z14
 	VFMADD231PS.BCST 8(CX), Z14, Z0
 	VFMADD231PS.BCST 72(CX), Z14, Z2
 	VFMADD231PS.BCST 136(CX), Z14, Z4
@@ -1250,7 +1249,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 392(CX), Z14, Z12
 
 	// O[0..6] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z14
+	VMOVUPS          192(R9), Z14
 	VFMADD231PS.BCST 12(CX), Z14, Z0
 	VFMADD231PS.BCST 76(CX), Z14, Z2
 	VFMADD231PS.BCST 140(CX), Z14, Z4
@@ -1260,16 +1259,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 396(CX), Z14, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..6] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z14
+	VMOVUPS          256(R9), Z14
 	VFMADD231PS.BCST 16(CX), Z14, Z0
 	VFMADD231PS.BCST 80(CX), Z14, Z2
 	VFMADD231PS.BCST 144(CX), Z14, Z4
@@ -1279,7 +1278,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 400(CX), Z14, Z12
 
 	// O[0..6] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z14
+	VMOVUPS          320(R9), Z14
 	VFMADD231PS.BCST 20(CX), Z14, Z0
 	VFMADD231PS.BCST 84(CX), Z14, Z2
 	VFMADD231PS.BCST 148(CX), Z14, Z4
@@ -1289,16 +1288,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 404(CX), Z14, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..6] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z14
+	VMOVUPS          384(R9), Z14
 	VFMADD231PS.BCST 24(CX), Z14, Z0
 	VFMADD231PS.BCST 88(CX), Z14, Z2
 	VFMADD231PS.BCST 152(CX), Z14, Z4
@@ -1308,7 +1307,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 408(CX), Z14, Z12
 
 	// O[0..6] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z14
+	VMOVUPS          448(R9), Z14
 	VFMADD231PS.BCST 28(CX), Z14, Z0
 	VFMADD231PS.BCST 92(CX), Z14, Z2
 	VFMADD231PS.BCST 156(CX), Z14, Z4
@@ -1318,16 +1317,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 412(CX), Z14, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..6] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z14
+	VMOVUPS          512(R9), Z14
 	VFMADD231PS.BCST 32(CX), Z14, Z0
 	VFMADD231PS.BCST 96(CX), Z14, Z2
 	VFMADD231PS.BCST 160(CX), Z14, Z4
@@ -1337,7 +1336,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 416(CX), Z14, Z12
 
 	// O[0..6] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z14
+	VMOVUPS          576(R9), Z14
 	VFMADD231PS.BCST 36(CX), Z14, Z0
 	VFMADD231PS.BCST 100(CX), Z14, Z2
 	VFMADD231PS.BCST 164(CX), Z14, Z4
@@ -1347,16 +1346,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 420(CX), Z14, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..6] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z14
+	VMOVUPS          640(R9), Z14
 	VFMADD231PS.BCST 40(CX), Z14, Z0
 	VFMADD231PS.BCST 104(CX), Z14, Z2
 	VFMADD231PS.BCST 168(CX), Z14, Z4
@@ -1366,7 +1365,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 424(CX), Z14, Z12
 
 	// O[0..6] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z14
+	VMOVUPS          704(R9), Z14
 	VFMADD231PS.BCST 44(CX), Z14, Z0
 	VFMADD231PS.BCST 108(CX), Z14, Z2
 	VFMADD231PS.BCST 172(CX), Z14, Z4
@@ -1376,16 +1375,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 428(CX), Z14, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..6] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z14
+	VMOVUPS          768(R9), Z14
 	VFMADD231PS.BCST 48(CX), Z14, Z0
 	VFMADD231PS.BCST 112(CX), Z14, Z2
 	VFMADD231PS.BCST 176(CX), Z14, Z4
@@ -1395,7 +1394,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 432(CX), Z14, Z12
 
 	// O[0..6] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z14
+	VMOVUPS          832(R9), Z14
 	VFMADD231PS.BCST 52(CX), Z14, Z0
 	VFMADD231PS.BCST 116(CX), Z14, Z2
 	VFMADD231PS.BCST 180(CX), Z14, Z4
@@ -1405,16 +1404,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 436(CX), Z14, Z12
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..6] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z14
+	VMOVUPS          896(R9), Z14
 	VFMADD231PS.BCST 56(CX), Z14, Z0
 	VFMADD231PS.BCST 120(CX), Z14, Z2
 	VFMADD231PS.BCST 184(CX), Z14, Z4
@@ -1424,7 +1423,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 440(CX), Z14, Z12
 
 	// O[0..6] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z14
+	VMOVUPS          960(R9), Z14
 	VFMADD231PS.BCST 60(CX), Z14, Z0
 	VFMADD231PS.BCST 124(CX), Z14, Z2
 	VFMADD231PS.BCST 188(CX), Z14, Z4
@@ -1433,7 +1432,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 380(CX), Z14, Z10
 	VFMADD231PS.BCST 444(CX), Z14, Z12
 	ADDQ             $+448, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1443,7 +1442,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VMOVUPS          (R11), Z14
+	VMOVUPS          (R9), Z14
 	VFMADD231PS.BCST (CX), Z14, Z0
 	VFMADD231PS.BCST 64(CX), Z14, Z2
 	VFMADD231PS.BCST 128(CX), Z14, Z4
@@ -1452,7 +1451,7 @@ key_1:
 	VFMADD231PS.BCST 320(CX), Z14, Z10
 	VFMADD231PS.BCST 384(CX), Z14, Z12
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
+	ADDQ             $0x40, R9
 	DECQ             DX
 	JNZ              key_1
 

@@ -18,14 +18,13 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z15   O[r][c]
 //	Z16–Z17  V[k][c]
 //	Z18–Z21  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f32_8x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -34,17 +33,17 @@ TEXT ·panel_value_f32_8x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -66,9 +65,9 @@ panels_2:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -78,10 +77,10 @@ panels_2:
 
 steps_2:
 	// O[0..7] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VMOVUPS          (R11), Z16
-	VMOVUPS          (R12), Z17
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VMOVUPS          (R9), Z16
+	VMOVUPS          (R10), Z17
 	VBROADCASTSS     (CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -104,10 +103,10 @@ steps_2:
 	VFMADD231PS.BCST 448(CX), Z17, Z15
 
 	// O[0..7] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VMOVUPS          64(R11), Z16
-	VMOVUPS          64(R12), Z17
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VMOVUPS          64(R9), Z16
+	VMOVUPS          64(R10), Z17
 	VBROADCASTSS     4(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -130,10 +129,10 @@ steps_2:
 	VFMADD231PS.BCST 452(CX), Z17, Z15
 
 	// O[0..7] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VMOVUPS          128(R11), Z16
-	VMOVUPS          128(R12), Z17
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VMOVUPS          128(R9), Z16
+	VMOVUPS          128(R10), Z17
 	VBROADCASTSS     8(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -156,10 +155,10 @@ steps_2:
 	VFMADD231PS.BCST 456(CX), Z17, Z15
 
 	// O[0..7] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VMOVUPS          192(R11), Z16
-	VMOVUPS          192(R12), Z17
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VMOVUPS          192(R9), Z16
+	VMOVUPS          192(R10), Z17
 	VBROADCASTSS     12(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -182,10 +181,10 @@ steps_2:
 	VFMADD231PS.BCST 460(CX), Z17, Z15
 
 	// O[0..7] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VMOVUPS          256(R11), Z16
-	VMOVUPS          256(R12), Z17
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VMOVUPS          256(R9), Z16
+	VMOVUPS          256(R10), Z17
 	VBROADCASTSS     16(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -208,10 +207,10 @@ steps_2:
 	VFMADD231PS.BCST 464(CX), Z17, Z15
 
 	// O[0..7] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VMOVUPS          320(R11), Z16
-	VMOVUPS          320(R12), Z17
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VMOVUPS          320(R9), Z16
+	VMOVUPS          320(R10), Z17
 	VBROADCASTSS     20(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -234,10 +233,10 @@ steps_2:
 	VFMADD231PS.BCST 468(CX), Z17, Z15
 
 	// O[0..7] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VMOVUPS          384(R11), Z16
-	VMOVUPS          384(R12), Z17
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VMOVUPS          384(R9), Z16
+	VMOVUPS          384(R10), Z17
 	VBROADCASTSS     24(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -260,10 +259,10 @@ steps_2:
 	VFMADD231PS.BCST 472(CX), Z17, Z15
 
 	// O[0..7] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VMOVUPS          448(R11), Z16
-	VMOVUPS          448(R12), Z17
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VMOVUPS          448(R9), Z16
+	VMOVUPS          448(R10), Z17
 	VBROADCASTSS     28(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -286,10 +285,10 @@ steps_2:
 	VFMADD231PS.BCST 476(CX), Z17, Z15
 
 	// O[0..7] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	PREFETCHT0       512(R11)(R10*1)
-	VMOVUPS          512(R11), Z16
-	VMOVUPS          512(R12), Z17
+	PREFETCHT0       512(R9)(R11*1)
+	PREFETCHT0       512(R10)(R11*1)
+	VMOVUPS          512(R9), Z16
+	VMOVUPS          512(R10), Z17
 	VBROADCASTSS     32(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -312,10 +311,10 @@ steps_2:
 	VFMADD231PS.BCST 480(CX), Z17, Z15
 
 	// O[0..7] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	PREFETCHT0       576(R11)(R10*1)
-	VMOVUPS          576(R11), Z16
-	VMOVUPS          576(R12), Z17
+	PREFETCHT0       576(R9)(R11*1)
+	PREFETCHT0       576(R10)(R11*1)
+	VMOVUPS          576(R9), Z16
+	VMOVUPS          576(R10), Z17
 	VBROADCASTSS     36(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -338,10 +337,10 @@ steps_2:
 	VFMADD231PS.BCST 484(CX), Z17, Z15
 
 	// O[0..7] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	PREFETCHT0       640(R11)(R10*1)
-	VMOVUPS          640(R11), Z16
-	VMOVUPS          640(R12), Z17
+	PREFETCHT0       640(R9)(R11*1)
+	PREFETCHT0       640(R10)(R11*1)
+	VMOVUPS          640(R9), Z16
+	VMOVUPS          640(R10), Z17
 	VBROADCASTSS     40(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -364,10 +363,10 @@ steps_2:
 	VFMADD231PS.BCST 488(CX), Z17, Z15
 
 	// O[0..7] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	PREFETCHT0       704(R11)(R10*1)
-	VMOVUPS          704(R11), Z16
-	VMOVUPS          704(R12), Z17
+	PREFETCHT0       704(R9)(R11*1)
+	PREFETCHT0       704(R10)(R11*1)
+	VMOVUPS          704(R9), Z16
+	VMOVUPS          704(R10), Z17
 	VBROADCASTSS     44(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -390,10 +389,10 @@ steps_2:
 	VFMADD231PS.BCST 492(CX), Z17, Z15
 
 	// O[0..7] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	PREFETCHT0       768(R11)(R10*1)
-	VMOVUPS          768(R11), Z16
-	VMOVUPS          768(R12), Z17
+	PREFETCHT0       768(R9)(R11*1)
+	PREFETCHT0       768(R10)(R11*1)
+	VMOVUPS          768(R9), Z16
+	VMOVUPS          768(R10), Z17
 	VBROADCASTSS     48(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -416,10 +415,10 @@ steps_2:
 	VFMADD231PS.BCST 496(CX), Z17, Z15
 
 	// O[0..7] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	PREFETCHT0       832(R11)(R10*1)
-	VMOVUPS          832(R11), Z16
-	VMOVUPS          832(R12), Z17
+	PREFETCHT0       832(R9)(R11*1)
+	PREFETCHT0       832(R10)(R11*1)
+	VMOVUPS          832(R9), Z16
+	VMOVUPS          832(R10), Z17
 	VBROADCASTSS     52(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -442,10 +441,10 @@ steps_2:
 	VFMADD231PS.BCST 500(CX), Z17, Z15
 
 	// O[0..7] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	PREFETCHT0       896(R11)(R10*1)
-	VMOVUPS          896(R11), Z16
-	VMOVUPS          896(R12), Z17
+	PREFETCHT0       896(R9)(R11*1)
+	PREFETCHT0       896(R10)(R11*1)
+	VMOVUPS          896(R9), Z16
+	VMOVUPS          896(R10), Z17
 	VBROADCASTSS     56(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -468,10 +467,10 @@ steps_2:
 	VFMADD231PS.BCST 504(CX), Z17, Z15
 
 	// O[0..7] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	PREFETCHT0       960(R11)(R10*1)
-	VMOVUPS          960(R11), Z16
-	VMOVUPS          960(R12), Z17
+	PREFETCHT0       960(R9)(R11*1)
+	PREFETCHT0       960(R10)(R11*1)
+	VMOVUPS          960(R9), Z16
+	VMOVUPS          960(R10), Z17
 	VBROADCASTSS     60(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -493,8 +492,8 @@ steps_2:
 	VFMADD231PS.BCST 508(CX), Z16, Z14
 	VFMADD231PS.BCST 508(CX), Z17, Z15
 	ADDQ             $+512, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -503,19 +502,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	ADDQ       $+256, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	PREFETCHT0 128(R11)
+	PREFETCHT0 192(R11)
+	ADDQ       $+256, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..7] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z16
-	VMOVUPS          (R12), Z17
+	VMOVUPS          (R9), Z16
+	VMOVUPS          (R10), Z17
 	VBROADCASTSS     (CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -538,8 +537,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 448(CX), Z17, Z15
 
 	// O[0..7] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z16
-	VMOVUPS          64(R12), Z17
+	VMOVUPS          64(R9), Z16
+	VMOVUPS          64(R10), Z17
 	VBROADCASTSS     4(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -562,19 +561,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 452(CX), Z17, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..7] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z16
-	VMOVUPS          128(R12), Z17
+	VMOVUPS          128(R9), Z16
+	VMOVUPS          128(R10), Z17
 	VBROADCASTSS     8(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -597,8 +596,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 456(CX), Z17, Z15
 
 	// O[0..7] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z16
-	VMOVUPS          192(R12), Z17
+	VMOVUPS          192(R9), Z16
+	VMOVUPS          192(R10), Z17
 	VBROADCASTSS     12(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -621,19 +620,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 460(CX), Z17, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..7] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z16
-	VMOVUPS          256(R12), Z17
+	VMOVUPS          256(R9), Z16
+	VMOVUPS          256(R10), Z17
 	VBROADCASTSS     16(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -656,8 +655,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 464(CX), Z17, Z15
 
 	// O[0..7] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z16
-	VMOVUPS          320(R12), Z17
+	VMOVUPS          320(R9), Z16
+	VMOVUPS          320(R10), Z17
 	VBROADCASTSS     20(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -680,19 +679,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 468(CX), Z17, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..7] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z16
-	VMOVUPS          384(R12), Z17
+	VMOVUPS          384(R9), Z16
+	VMOVUPS          384(R10), Z17
 	VBROADCASTSS     24(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -715,8 +714,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 472(CX), Z17, Z15
 
 	// O[0..7] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z16
-	VMOVUPS          448(R12), Z17
+	VMOVUPS          448(R9), Z16
+	VMOVUPS          448(R10), Z17
 	VBROADCASTSS     28(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -739,19 +738,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 476(CX), Z17, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..7] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z16
-	VMOVUPS          512(R12), Z17
+	VMOVUPS          512(R9), Z16
+	VMOVUPS          512(R10), Z17
 	VBROADCASTSS     32(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -774,8 +773,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 480(CX), Z17, Z15
 
 	// O[0..7] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z16
-	VMOVUPS          576(R12), Z17
+	VMOVUPS          576(R9), Z16
+	VMOVUPS          576(R10), Z17
 	VBROADCASTSS     36(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -798,19 +797,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 484(CX), Z17, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..7] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z16
-	VMOVUPS          640(R12), Z17
+	VMOVUPS          640(R9), Z16
+	VMOVUPS          640(R10), Z17
 	VBROADCASTSS     40(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -833,8 +832,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 488(CX), Z17, Z15
 
 	// O[0..7] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z16
-	VMOVUPS          704(R12), Z17
+	VMOVUPS          704(R9), Z16
+	VMOVUPS          704(R10), Z17
 	VBROADCASTSS     44(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -857,19 +856,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 492(CX), Z17, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..7] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z16
-	VMOVUPS          768(R12), Z17
+	VMOVUPS          768(R9), Z16
+	VMOVUPS          768(R10), Z17
 	VBROADCASTSS     48(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -892,8 +891,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 496(CX), Z17, Z15
 
 	// O[0..7] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z16
-	VMOVUPS          832(R12), Z17
+	VMOVUPS          832(R9), Z16
+	VMOVUPS          832(R10), Z17
 	VBROADCASTSS     52(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -916,19 +915,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 500(CX), Z17, Z15
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..7] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z16
-	VMOVUPS          896(R12), Z17
+	VMOVUPS          896(R9), Z16
+	VMOVUPS          896(R10), Z17
 	VBROADCASTSS     56(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -951,8 +950,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 504(CX), Z17, Z15
 
 	// O[0..7] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z16
-	VMOVUPS          960(R12), Z17
+	VMOVUPS          960(R9), Z16
+	VMOVUPS          960(R10), Z17
 	VBROADCASTSS     60(CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -974,8 +973,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 508(CX), Z16, Z14
 	VFMADD231PS.BCST 508(CX), Z17, Z15
 	ADDQ             $+512, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -985,8 +984,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VMOVUPS          (R11), Z16
-	VMOVUPS          (R12), Z17
+	VMOVUPS          (R9), Z16
+	VMOVUPS          (R10), Z17
 	VBROADCASTSS     (CX), Z18
 	VFMADD231PS      Z16, Z18, Z0
 	VFMADD231PS      Z17, Z18, Z1
@@ -1008,8 +1007,8 @@ key_2:
 	VFMADD231PS.BCST 448(CX), Z16, Z14
 	VFMADD231PS.BCST 448(CX), Z17, Z15
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
-	ADDQ             $0x40, R12
+	ADDQ             $0x40, R9
+	ADDQ             $0x40, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -1083,7 +1082,7 @@ panels_1:
 	VPXORD Z10, Z10, Z10
 	VPXORD Z12, Z12, Z12
 	VPXORD Z14, Z14, Z14
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -1093,8 +1092,8 @@ panels_1:
 
 steps_1:
 	// O[0..7] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VMOVUPS          (R11), Z16
+	PREFETCHT0       (R9)(R11*1)
+	VMOVUPS          (R9), Z16
 	VFMADD231PS.BCST (CX), Z16, Z0
 	VFMADD231PS.BCST 64(CX), Z16, Z2
 	VFMADD231PS.BCST 128(CX), Z16, Z4
@@ -1105,8 +1104,8 @@ steps_1:
 	VFMADD231PS.BCST 448(CX), Z16, Z14
 
 	// O[0..7] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	VMOVUPS          64(R11), Z16
+	PREFETCHT0       64(R9)(R11*1)
+	VMOVUPS          64(R9), Z16
 	VFMADD231PS.BCST 4(CX), Z16, Z0
 	VFMADD231PS.BCST 68(CX), Z16, Z2
 	VFMADD231PS.BCST 132(CX), Z16, Z4
@@ -1117,8 +1116,8 @@ steps_1:
 	VFMADD231PS.BCST 452(CX), Z16, Z14
 
 	// O[0..7] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	VMOVUPS          128(R11), Z16
+	PREFETCHT0       128(R9)(R11*1)
+	VMOVUPS          128(R9), Z16
 	VFMADD231PS.BCST 8(CX), Z16, Z0
 	VFMADD231PS.BCST 72(CX), Z16, Z2
 	VFMADD231PS.BCST 136(CX), Z16, Z4
@@ -1129,8 +1128,8 @@ steps_1:
 	VFMADD231PS.BCST 456(CX), Z16, Z14
 
 	// O[0..7] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	VMOVUPS          192(R11), Z16
+	PREFETCHT0       192(R9)(R11*1)
+	VMOVUPS          192(R9), Z16
 	VFMADD231PS.BCST 12(CX), Z16, Z0
 	VFMADD231PS.BCST 76(CX), Z16, Z2
 	VFMADD231PS.BCST 140(CX), Z16, Z4
@@ -1141,8 +1140,8 @@ steps_1:
 	VFMADD231PS.BCST 460(CX), Z16, Z14
 
 	// O[0..7] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	VMOVUPS          256(R11), Z16
+	PREFETCHT0       256(R9)(R11*1)
+	VMOVUPS          256(R9), Z16
 	VFMADD231PS.BCST 16(CX), Z16, Z0
 	VFMADD231PS.BCST 80(CX), Z16, Z2
 	VFMADD231PS.BCST 144(CX), Z16, Z4
@@ -1153,8 +1152,8 @@ steps_1:
 	VFMADD231PS.BCST 464(CX), Z16, Z14
 
 	// O[0..7] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	VMOVUPS          320(R11), Z16
+	PREFETCHT0       320(R9)(R11*1)
+	VMOVUPS          320(R9), Z16
 	VFMADD231PS.BCST 20(CX), Z16, Z0
 	VFMADD231PS.BCST 84(CX), Z16, Z2
 	VFMADD231PS.BCST 148(CX), Z16, Z4
@@ -1165,8 +1164,8 @@ steps_1:
 	VFMADD231PS.BCST 468(CX), Z16, Z14
 
 	// O[0..7] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	VMOVUPS          384(R11), Z16
+	PREFETCHT0       384(R9)(R11*1)
+	VMOVUPS          384(R9), Z16
 	VFMADD231PS.BCST 24(CX), Z16, Z0
 	VFMADD231PS.BCST 88(CX), Z16, Z2
 	VFMADD231PS.BCST 152(CX), Z16, Z4
@@ -1177,8 +1176,8 @@ steps_1:
 	VFMADD231PS.BCST 472(CX), Z16, Z14
 
 	// O[0..7] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	VMOVUPS          448(R11), Z16
+	PREFETCHT0       448(R9)(R11*1)
+	VMOVUPS          448(R9), Z16
 	VFMADD231PS.BCST 28(CX), Z16, Z0
 	VFMADD231PS.BCST 92(CX), Z16, Z2
 	VFMADD231PS.BCST 156(CX), Z16, Z4
@@ -1189,8 +1188,8 @@ steps_1:
 	VFMADD231PS.BCST 476(CX), Z16, Z14
 
 	// O[0..7] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	VMOVUPS          512(R11), Z16
+	PREFETCHT0       512(R9)(R11*1)
+	VMOVUPS          512(R9), Z16
 	VFMADD231PS.BCST 32(CX), Z16, Z0
 	VFMADD231PS.BCST 96(CX), Z16, Z2
 	VFMADD231PS.BCST 160(CX), Z16, Z4
@@ -1201,8 +1200,8 @@ steps_1:
 	VFMADD231PS.BCST 480(CX), Z16, Z14
 
 	// O[0..7] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	VMOVUPS          576(R11), Z16
+	PREFETCHT0       576(R9)(R11*1)
+	VMOVUPS          576(R9), Z16
 	VFMADD231PS.BCST 36(CX), Z16, Z0
 	VFMADD231PS.BCST 100(CX), Z16, Z2
 	VFMADD231PS.BCST 164(CX), Z16, Z4
@@ -1213,8 +1212,8 @@ steps_1:
 	VFMADD231PS.BCST 484(CX), Z16, Z14
 
 	// O[0..7] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	VMOVUPS          640(R11), Z16
+	PREFETCHT0       640(R9)(R11*1)
+	VMOVUPS          640(R9), Z16
 	VFMADD231PS.BCST 40(CX), Z16, Z0
 	VFMADD231PS.BCST 104(CX), Z16, Z2
 	VFMADD231PS.BCST 168(CX), Z16, Z4
@@ -1225,8 +1224,8 @@ steps_1:
 	VFMADD231PS.BCST 488(CX), Z16, Z14
 
 	// O[0..7] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	VMOVUPS          704(R11), Z16
+	PREFETCHT0       704(R9)(R11*1)
+	VMOVUPS          704(R9), Z16
 	VFMADD231PS.BCST 44(CX), Z16, Z0
 	VFMADD231PS.BCST 108(CX), Z16, Z2
 	VFMADD231PS.BCST 172(CX), Z16, Z4
@@ -1237,8 +1236,8 @@ steps_1:
 	VFMADD231PS.BCST 492(CX), Z16, Z14
 
 	// O[0..7] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	VMOVUPS          768(R11), Z16
+	PREFETCHT0       768(R9)(R11*1)
+	VMOVUPS          768(R9), Z16
 	VFMADD231PS.BCST 48(CX), Z16, Z0
 	VFMADD231PS.BCST 112(CX), Z16, Z2
 	VFMADD231PS.BCST 176(CX), Z16, Z4
@@ -1249,8 +1248,8 @@ steps_1:
 	VFMADD231PS.BCST 496(CX), Z16, Z14
 
 	// O[0..7] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	VMOVUPS          832(R11), Z16
+	PREFETCHT0       832(R9)(R11*1)
+	VMOVUPS          832(R9), Z16
 	VFMADD231PS.BCST 52(CX), Z16, Z0
 	VFMADD231PS.BCST 116(CX), Z16, Z2
 	VFMADD231PS.BCST 180(CX), Z16, Z4
@@ -1261,8 +1260,8 @@ steps_1:
 	VFMADD231PS.BCST 500(CX), Z16, Z14
 
 	// O[0..7] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	VMOVUPS          896(R11), Z16
+	PREFETCHT0       896(R9)(R11*1)
+	VMOVUPS          896(R9), Z16
 	VFMADD231PS.BCST 56(CX), Z16, Z0
 	VFMADD231PS.BCST 120(CX), Z16, Z2
 	VFMADD231PS.BCST 184(CX), Z16, Z4
@@ -1273,8 +1272,8 @@ steps_1:
 	VFMADD231PS.BCST 504(CX), Z16, Z14
 
 	// O[0..7] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	VMOVUPS          960(R11), Z16
+	PREFETCHT0       960(R9)(R11*1)
+	VMOVUPS          960(R9), Z16
 	VFMADD231PS.BCST 60(CX), Z16, Z0
 	VFMADD231PS.BCST 124(CX), Z16, Z2
 	VFMADD231PS.BCST 188(CX), Z16, Z4
@@ -1284,7 +1283,7 @@ steps_1:
 	VFMADD231PS.BCST 444(CX), Z16, Z12
 	VFMADD231PS.BCST 508(CX), Z16, Z14
 	ADDQ             $+512, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1293,16 +1292,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..7] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z16
+	VMOVUPS          (R9), Z16
 	VFMADD231PS.BCST (CX), Z16, Z0
 	VFMADD231PS.BCST 64(CX), Z16, Z2
 	VFMADD231PS.BCST 128(CX), Z16, Z4
@@ -1313,7 +1312,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 448(CX), Z16, Z14
 
 	// O[0..7] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z16
+	VMOVUPS          64(R9), Z16
 	VFMADD231PS.BCST 4(CX), Z16, Z0
 	VFMADD231PS.BCST 68(CX), Z16, Z2
 	VFMADD231PS.BCST 132(CX), Z16, Z4
@@ -1324,16 +1323,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 452(CX), Z16, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..7] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z16
+	VMOVUPS          128(R9), Z16
 	VFMADD231PS.BCST 8(CX), Z16, Z0
 	VFMADD231PS.BCST 72(CX), Z16, Z2
 	VFMADD231PS.BCST 136(CX), Z16, Z4
@@ -1344,7 +1343,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 456(CX), Z16, Z14
 
 	// O[0..7] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z16
+	VMOVUPS          192(R9), Z16
 	VFMADD231PS.BCST 12(CX), Z16, Z0
 	VFMADD231PS.BCST 76(CX), Z16, Z2
 	VFMADD231PS.BCST 140(CX), Z16, Z4
@@ -1355,16 +1354,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 460(CX), Z16, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..7] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z16
+	VMOVUPS          256(R9), Z16
 	VFMADD231PS.BCST 16(CX), Z16, Z0
 	VFMADD231PS.BCST 80(CX), Z16, Z2
 	VFMADD231PS.BCST 144(CX), Z16, Z4
@@ -1375,7 +1374,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 464(CX), Z16, Z14
 
 	// O[0..7] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z16
+	VMOVUPS          320(R9), Z16
 	VFMADD231PS.BCST 20(CX), Z16, Z0
 	VFMADD231PS.BCST 84(CX), Z16, Z2
 	VFMADD231PS.BCST 148(CX), Z16, Z4
@@ -1386,16 +1385,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 468(CX), Z16, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..7] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z16
+	VMOVUPS          384(R9), Z16
 	VFMADD231PS.BCST 24(CX), Z16, Z0
 	VFMADD231PS.BCST 88(CX), Z16, Z2
 	VFMADD231PS.BCST 152(CX), Z16, Z4
@@ -1406,7 +1405,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 472(CX), Z16, Z14
 
 	// O[0..7] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z16
+	VMOVUPS          448(R9), Z16
 	VFMADD231PS.BCST 28(CX), Z16, Z0
 	VFMADD231PS.BCST 92(CX), Z16, Z2
 	VFMADD231PS.BCST 156(CX), Z16, Z4
@@ -1417,16 +1416,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 476(CX), Z16, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..7] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z16
+	VMOVUPS          512(R9), Z16
 	VFMADD231PS.BCST 32(CX), Z16, Z0
 	VFMADD231PS.BCST 96(CX), Z16, Z2
 	VFMADD231PS.BCST 160(CX), Z16, Z4
@@ -1437,7 +1436,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 480(CX), Z16, Z14
 
 	// O[0..7] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z16
+	VMOVUPS          576(R9), Z16
 	VFMADD231PS.BCST 36(CX), Z16, Z0
 	VFMADD231PS.BCST 100(CX), Z16, Z2
 	VFMADD231PS.BCST 164(CX), Z16, Z4
@@ -1448,16 +1447,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 484(CX), Z16, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..7] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z16
+	VMOVUPS          640(R9), Z16
 	VFMADD231PS.BCST 40(CX), Z16, Z0
 	VFMADD231PS.BCST 104(CX), Z16, Z2
 	VFMADD231PS.BCST 168(CX), Z16, Z4
@@ -1468,7 +1467,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 488(CX), Z16, Z14
 
 	// O[0..7] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z16
+	VMOVUPS          704(R9), Z16
 	VFMADD231PS.BCST 44(CX), Z16, Z0
 	VFMADD231PS.BCST 108(CX), Z16, Z2
 	VFMADD231PS.BCST 172(CX), Z16, Z4
@@ -1479,16 +1478,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 492(CX), Z16, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..7] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z16
+	VMOVUPS          768(R9), Z16
 	VFMADD231PS.BCST 48(CX), Z16, Z0
 	VFMADD231PS.BCST 112(CX), Z16, Z2
 	VFMADD231PS.BCST 176(CX), Z16, Z4
@@ -1499,7 +1498,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 496(CX), Z16, Z14
 
 	// O[0..7] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z16
+	VMOVUPS          832(R9), Z16
 	VFMADD231PS.BCST 52(CX), Z16, Z0
 	VFMADD231PS.BCST 116(CX), Z16, Z2
 	VFMADD231PS.BCST 180(CX), Z16, Z4
@@ -1510,16 +1509,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 500(CX), Z16, Z14
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..7] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z16
+	VMOVUPS          896(R9), Z16
 	VFMADD231PS.BCST 56(CX), Z16, Z0
 	VFMADD231PS.BCST 120(CX), Z16, Z2
 	VFMADD231PS.BCST 184(CX), Z16, Z4
@@ -1530,7 +1529,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 504(CX), Z16, Z14
 
 	// O[0..7] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z16
+	VMOVUPS          960(R9), Z16
 	VFMADD231PS.BCST 60(CX), Z16, Z0
 	VFMADD231PS.BCST 124(CX), Z16, Z2
 	VFMADD231PS.BCST 188(CX), Z16, Z4
@@ -1540,7 +1539,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 444(CX), Z16, Z12
 	VFMADD231PS.BCST 508(CX), Z16, Z14
 	ADDQ             $+512, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1550,7 +1549,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VMOVUPS          (R11), Z16
+	VMOVUPS          (R9), Z16
 	VFMADD231PS.BCST (CX), Z16, Z0
 	VFMADD231PS.BCST 64(CX), Z16, Z2
 	VFMADD231PS.BCST 128(CX), Z16, Z4
@@ -1560,7 +1559,7 @@ key_1:
 	VFMADD231PS.BCST 384(CX), Z16, Z12
 	VFMADD231PS.BCST 448(CX), Z16, Z14
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
+	ADDQ             $0x40, R9
 	DECQ             DX
 	JNZ              key_1
 

@@ -18,14 +18,13 @@
 //	CX       P, at key
 //	DX       keys left
 //	SI       O, at row
-//	R8       V
 //	Z0–Z17   O[r][c]
 //	Z18–Z19  V[k][c]
 //	Z20–Z23  P[r][k]
-//	R9       Prefetch
-//	R10      the same for the next panel
-//	R11      V, at key
-//	R12      the same in the next panel
+//	R8       V
+//	R9       V, at the row, in panel 0
+//	R10      V, at the row, in panel 1
+//	R11      Prefetch
 
 // func panel_value_f32_9x32_avx512(a *PanelValueArgs)
 // Requires: AVX, AVX512F, MMX+
@@ -34,17 +33,17 @@ TEXT ·panel_value_f32_9x32_avx512(SB), $128-8
 	MOVQ 24(DI), AX
 	MOVQ 56(DI), BX
 	MOVQ 8(DI), R8
-	MOVQ 64(DI), R9
-	MOVQ R9, R10
-	ADDQ 16(DI), R10
+	MOVQ 64(DI), R11
 
 	// clumps up to the next that is prefetched
 	MOVQ $0x00000001, DI
 	MOVQ DI, (SP)
 	MOVQ a+0(FP), DI
+
+	// PrefetchEvery: from V on, line by line; else beside what is read
 	CMPQ 72(DI), $0x00
 	JEQ  beside
-	LEAQ (R8)(R9*1), R10
+	ADDQ R8, R11
 
 beside:
 panels_2:
@@ -68,9 +67,9 @@ panels_2:
 	VPXORD Z15, Z15, Z15
 	VPXORD Z16, Z16, Z16
 	VPXORD Z17, Z17, Z17
-	MOVQ   R8, R11
-	MOVQ   R11, R12
-	ADDQ   16(DI), R12
+	MOVQ   R8, R9
+	MOVQ   R9, R10
+	ADDQ   16(DI), R10
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -80,10 +79,10 @@ panels_2:
 
 steps_2:
 	// O[0..8] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	PREFETCHT0       (R11)(R10*1)
-	VMOVUPS          (R11), Z18
-	VMOVUPS          (R12), Z19
+	PREFETCHT0       (R9)(R11*1)
+	PREFETCHT0       (R10)(R11*1)
+	VMOVUPS          (R9), Z18
+	VMOVUPS          (R10), Z19
 	VBROADCASTSS     (CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -108,10 +107,10 @@ steps_2:
 	VFMADD231PS.BCST 512(CX), Z19, Z17
 
 	// O[0..8] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	PREFETCHT0       64(R11)(R10*1)
-	VMOVUPS          64(R11), Z18
-	VMOVUPS          64(R12), Z19
+	PREFETCHT0       64(R9)(R11*1)
+	PREFETCHT0       64(R10)(R11*1)
+	VMOVUPS          64(R9), Z18
+	VMOVUPS          64(R10), Z19
 	VBROADCASTSS     4(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -136,10 +135,10 @@ steps_2:
 	VFMADD231PS.BCST 516(CX), Z19, Z17
 
 	// O[0..8] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	PREFETCHT0       128(R11)(R10*1)
-	VMOVUPS          128(R11), Z18
-	VMOVUPS          128(R12), Z19
+	PREFETCHT0       128(R9)(R11*1)
+	PREFETCHT0       128(R10)(R11*1)
+	VMOVUPS          128(R9), Z18
+	VMOVUPS          128(R10), Z19
 	VBROADCASTSS     8(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -164,10 +163,10 @@ steps_2:
 	VFMADD231PS.BCST 520(CX), Z19, Z17
 
 	// O[0..8] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	PREFETCHT0       192(R11)(R10*1)
-	VMOVUPS          192(R11), Z18
-	VMOVUPS          192(R12), Z19
+	PREFETCHT0       192(R9)(R11*1)
+	PREFETCHT0       192(R10)(R11*1)
+	VMOVUPS          192(R9), Z18
+	VMOVUPS          192(R10), Z19
 	VBROADCASTSS     12(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -192,10 +191,10 @@ steps_2:
 	VFMADD231PS.BCST 524(CX), Z19, Z17
 
 	// O[0..8] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	PREFETCHT0       256(R11)(R10*1)
-	VMOVUPS          256(R11), Z18
-	VMOVUPS          256(R12), Z19
+	PREFETCHT0       256(R9)(R11*1)
+	PREFETCHT0       256(R10)(R11*1)
+	VMOVUPS          256(R9), Z18
+	VMOVUPS          256(R10), Z19
 	VBROADCASTSS     16(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -220,10 +219,10 @@ steps_2:
 	VFMADD231PS.BCST 528(CX), Z19, Z17
 
 	// O[0..8] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	PREFETCHT0       320(R11)(R10*1)
-	VMOVUPS          320(R11), Z18
-	VMOVUPS          320(R12), Z19
+	PREFETCHT0       320(R9)(R11*1)
+	PREFETCHT0       320(R10)(R11*1)
+	VMOVUPS          320(R9), Z18
+	VMOVUPS          320(R10), Z19
 	VBROADCASTSS     20(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -248,10 +247,10 @@ steps_2:
 	VFMADD231PS.BCST 532(CX), Z19, Z17
 
 	// O[0..8] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	PREFETCHT0       384(R11)(R10*1)
-	VMOVUPS          384(R11), Z18
-	VMOVUPS          384(R12), Z19
+	PREFETCHT0       384(R9)(R11*1)
+	PREFETCHT0       384(R10)(R11*1)
+	VMOVUPS          384(R9), Z18
+	VMOVUPS          384(R10), Z19
 	VBROADCASTSS     24(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -276,10 +275,10 @@ steps_2:
 	VFMADD231PS.BCST 536(CX), Z19, Z17
 
 	// O[0..8] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	PREFETCHT0       448(R11)(R10*1)
-	VMOVUPS          448(R11), Z18
-	VMOVUPS          448(R12), Z19
+	PREFETCHT0       448(R9)(R11*1)
+	PREFETCHT0       448(R10)(R11*1)
+	VMOVUPS          448(R9), Z18
+	VMOVUPS          448(R10), Z19
 	VBROADCASTSS     28(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -304,10 +303,10 @@ steps_2:
 	VFMADD231PS.BCST 540(CX), Z19, Z17
 
 	// O[0..8] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	PREFETCHT0       512(R11)(R10*1)
-	VMOVUPS          512(R11), Z18
-	VMOVUPS          512(R12), Z19
+	PREFETCHT0       512(R9)(R11*1)
+	PREFETCHT0       512(R10)(R11*1)
+	VMOVUPS          512(R9), Z18
+	VMOVUPS          512(R10), Z19
 	VBROADCASTSS     32(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -332,10 +331,10 @@ steps_2:
 	VFMADD231PS.BCST 544(CX), Z19, Z17
 
 	// O[0..8] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	PREFETCHT0       576(R11)(R10*1)
-	VMOVUPS          576(R11), Z18
-	VMOVUPS          576(R12), Z19
+	PREFETCHT0       576(R9)(R11*1)
+	PREFETCHT0       576(R10)(R11*1)
+	VMOVUPS          576(R9), Z18
+	VMOVUPS          576(R10), Z19
 	VBROADCASTSS     36(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -360,10 +359,10 @@ steps_2:
 	VFMADD231PS.BCST 548(CX), Z19, Z17
 
 	// O[0..8] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	PREFETCHT0       640(R11)(R10*1)
-	VMOVUPS          640(R11), Z18
-	VMOVUPS          640(R12), Z19
+	PREFETCHT0       640(R9)(R11*1)
+	PREFETCHT0       640(R10)(R11*1)
+	VMOVUPS          640(R9), Z18
+	VMOVUPS          640(R10), Z19
 	VBROADCASTSS     40(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -388,10 +387,10 @@ steps_2:
 	VFMADD231PS.BCST 552(CX), Z19, Z17
 
 	// O[0..8] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	PREFETCHT0       704(R11)(R10*1)
-	VMOVUPS          704(R11), Z18
-	VMOVUPS          704(R12), Z19
+	PREFETCHT0       704(R9)(R11*1)
+	PREFETCHT0       704(R10)(R11*1)
+	VMOVUPS          704(R9), Z18
+	VMOVUPS          704(R10), Z19
 	VBROADCASTSS     44(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -416,10 +415,10 @@ steps_2:
 	VFMADD231PS.BCST 556(CX), Z19, Z17
 
 	// O[0..8] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	PREFETCHT0       768(R11)(R10*1)
-	VMOVUPS          768(R11), Z18
-	VMOVUPS          768(R12), Z19
+	PREFETCHT0       768(R9)(R11*1)
+	PREFETCHT0       768(R10)(R11*1)
+	VMOVUPS          768(R9), Z18
+	VMOVUPS          768(R10), Z19
 	VBROADCASTSS     48(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -444,10 +443,10 @@ steps_2:
 	VFMADD231PS.BCST 560(CX), Z19, Z17
 
 	// O[0..8] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	PREFETCHT0       832(R11)(R10*1)
-	VMOVUPS          832(R11), Z18
-	VMOVUPS          832(R12), Z19
+	PREFETCHT0       832(R9)(R11*1)
+	PREFETCHT0       832(R10)(R11*1)
+	VMOVUPS          832(R9), Z18
+	VMOVUPS          832(R10), Z19
 	VBROADCASTSS     52(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -472,10 +471,10 @@ steps_2:
 	VFMADD231PS.BCST 564(CX), Z19, Z17
 
 	// O[0..8] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	PREFETCHT0       896(R11)(R10*1)
-	VMOVUPS          896(R11), Z18
-	VMOVUPS          896(R12), Z19
+	PREFETCHT0       896(R9)(R11*1)
+	PREFETCHT0       896(R10)(R11*1)
+	VMOVUPS          896(R9), Z18
+	VMOVUPS          896(R10), Z19
 	VBROADCASTSS     56(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -500,10 +499,10 @@ steps_2:
 	VFMADD231PS.BCST 568(CX), Z19, Z17
 
 	// O[0..8] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	PREFETCHT0       960(R11)(R10*1)
-	VMOVUPS          960(R11), Z18
-	VMOVUPS          960(R12), Z19
+	PREFETCHT0       960(R9)(R11*1)
+	PREFETCHT0       960(R10)(R11*1)
+	VMOVUPS          960(R9), Z18
+	VMOVUPS          960(R10), Z19
 	VBROADCASTSS     60(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -527,8 +526,8 @@ steps_2:
 	VFMADD231PS.BCST 572(CX), Z18, Z16
 	VFMADD231PS.BCST 572(CX), Z19, Z17
 	ADDQ             $+576, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2
 	JMP              steps_2_end
@@ -537,19 +536,19 @@ steps_2_shared:
 steps_2_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_2_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	PREFETCHT0 128(R10)
-	PREFETCHT0 192(R10)
-	ADDQ       $+256, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	PREFETCHT0 128(R11)
+	PREFETCHT0 192(R11)
+	ADDQ       $+256, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_2_of_shared_0:
 	// O[0..8] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z18
-	VMOVUPS          (R12), Z19
+	VMOVUPS          (R9), Z18
+	VMOVUPS          (R10), Z19
 	VBROADCASTSS     (CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -574,8 +573,8 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 512(CX), Z19, Z17
 
 	// O[0..8] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z18
-	VMOVUPS          64(R12), Z19
+	VMOVUPS          64(R9), Z18
+	VMOVUPS          64(R10), Z19
 	VBROADCASTSS     4(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -600,19 +599,19 @@ fetched_steps_2_of_shared_0:
 	VFMADD231PS.BCST 516(CX), Z19, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_2:
 	// O[0..8] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z18
-	VMOVUPS          128(R12), Z19
+	VMOVUPS          128(R9), Z18
+	VMOVUPS          128(R10), Z19
 	VBROADCASTSS     8(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -637,8 +636,8 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 520(CX), Z19, Z17
 
 	// O[0..8] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z18
-	VMOVUPS          192(R12), Z19
+	VMOVUPS          192(R9), Z18
+	VMOVUPS          192(R10), Z19
 	VBROADCASTSS     12(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -663,19 +662,19 @@ fetched_steps_2_of_shared_2:
 	VFMADD231PS.BCST 524(CX), Z19, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_4:
 	// O[0..8] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z18
-	VMOVUPS          256(R12), Z19
+	VMOVUPS          256(R9), Z18
+	VMOVUPS          256(R10), Z19
 	VBROADCASTSS     16(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -700,8 +699,8 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 528(CX), Z19, Z17
 
 	// O[0..8] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z18
-	VMOVUPS          320(R12), Z19
+	VMOVUPS          320(R9), Z18
+	VMOVUPS          320(R10), Z19
 	VBROADCASTSS     20(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -726,19 +725,19 @@ fetched_steps_2_of_shared_4:
 	VFMADD231PS.BCST 532(CX), Z19, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_6:
 	// O[0..8] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z18
-	VMOVUPS          384(R12), Z19
+	VMOVUPS          384(R9), Z18
+	VMOVUPS          384(R10), Z19
 	VBROADCASTSS     24(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -763,8 +762,8 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 536(CX), Z19, Z17
 
 	// O[0..8] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z18
-	VMOVUPS          448(R12), Z19
+	VMOVUPS          448(R9), Z18
+	VMOVUPS          448(R10), Z19
 	VBROADCASTSS     28(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -789,19 +788,19 @@ fetched_steps_2_of_shared_6:
 	VFMADD231PS.BCST 540(CX), Z19, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_8:
 	// O[0..8] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z18
-	VMOVUPS          512(R12), Z19
+	VMOVUPS          512(R9), Z18
+	VMOVUPS          512(R10), Z19
 	VBROADCASTSS     32(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -826,8 +825,8 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 544(CX), Z19, Z17
 
 	// O[0..8] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z18
-	VMOVUPS          576(R12), Z19
+	VMOVUPS          576(R9), Z18
+	VMOVUPS          576(R10), Z19
 	VBROADCASTSS     36(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -852,19 +851,19 @@ fetched_steps_2_of_shared_8:
 	VFMADD231PS.BCST 548(CX), Z19, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_10:
 	// O[0..8] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z18
-	VMOVUPS          640(R12), Z19
+	VMOVUPS          640(R9), Z18
+	VMOVUPS          640(R10), Z19
 	VBROADCASTSS     40(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -889,8 +888,8 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 552(CX), Z19, Z17
 
 	// O[0..8] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z18
-	VMOVUPS          704(R12), Z19
+	VMOVUPS          704(R9), Z18
+	VMOVUPS          704(R10), Z19
 	VBROADCASTSS     44(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -915,19 +914,19 @@ fetched_steps_2_of_shared_10:
 	VFMADD231PS.BCST 556(CX), Z19, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_12:
 	// O[0..8] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z18
-	VMOVUPS          768(R12), Z19
+	VMOVUPS          768(R9), Z18
+	VMOVUPS          768(R10), Z19
 	VBROADCASTSS     48(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -952,8 +951,8 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 560(CX), Z19, Z17
 
 	// O[0..8] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z18
-	VMOVUPS          832(R12), Z19
+	VMOVUPS          832(R9), Z18
+	VMOVUPS          832(R10), Z19
 	VBROADCASTSS     52(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -978,19 +977,19 @@ fetched_steps_2_of_shared_12:
 	VFMADD231PS.BCST 564(CX), Z19, Z17
 	DECQ             (SP)
 	JNZ              fetched_steps_2_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	PREFETCHT0       128(R10)
-	PREFETCHT0       192(R10)
-	ADDQ             $+256, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	PREFETCHT0       128(R11)
+	PREFETCHT0       192(R11)
+	ADDQ             $+256, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_2_of_shared_14:
 	// O[0..8] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z18
-	VMOVUPS          896(R12), Z19
+	VMOVUPS          896(R9), Z18
+	VMOVUPS          896(R10), Z19
 	VBROADCASTSS     56(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -1015,8 +1014,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 568(CX), Z19, Z17
 
 	// O[0..8] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z18
-	VMOVUPS          960(R12), Z19
+	VMOVUPS          960(R9), Z18
+	VMOVUPS          960(R10), Z19
 	VBROADCASTSS     60(CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -1040,8 +1039,8 @@ fetched_steps_2_of_shared_14:
 	VFMADD231PS.BCST 572(CX), Z18, Z16
 	VFMADD231PS.BCST 572(CX), Z19, Z17
 	ADDQ             $+576, CX
-	ADDQ             $+1024, R11
-	ADDQ             $+1024, R12
+	ADDQ             $+1024, R9
+	ADDQ             $+1024, R10
 	SUBQ             $0x10, DX
 	JGE              steps_2_of_shared
 
@@ -1051,8 +1050,8 @@ rest_2:
 	JZ   summed_2
 
 key_2:
-	VMOVUPS          (R11), Z18
-	VMOVUPS          (R12), Z19
+	VMOVUPS          (R9), Z18
+	VMOVUPS          (R10), Z19
 	VBROADCASTSS     (CX), Z20
 	VFMADD231PS      Z18, Z20, Z0
 	VFMADD231PS      Z19, Z20, Z1
@@ -1076,8 +1075,8 @@ key_2:
 	VFMADD231PS.BCST 512(CX), Z18, Z16
 	VFMADD231PS.BCST 512(CX), Z19, Z17
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
-	ADDQ             $0x40, R12
+	ADDQ             $0x40, R9
+	ADDQ             $0x40, R10
 	DECQ             DX
 	JNZ              key_2
 
@@ -1158,7 +1157,7 @@ panels_1:
 	VPXORD Z12, Z12, Z12
 	VPXORD Z14, Z14, Z14
 	VPXORD Z16, Z16, Z16
-	MOVQ   R8, R11
+	MOVQ   R8, R9
 	MOVQ   (DI), CX
 	MOVQ   48(DI), DX
 	SUBQ   $0x10, DX
@@ -1168,8 +1167,8 @@ panels_1:
 
 steps_1:
 	// O[0..8] += P[k+0]·V[k+0]
-	PREFETCHT0       (R11)(R9*1)
-	VMOVUPS          (R11), Z18
+	PREFETCHT0       (R9)(R11*1)
+	VMOVUPS          (R9), Z18
 	VFMADD231PS.BCST (CX), Z18, Z0
 	VFMADD231PS.BCST 64(CX), Z18, Z2
 	VFMADD231PS.BCST 128(CX), Z18, Z4
@@ -1181,8 +1180,8 @@ steps_1:
 	VFMADD231PS.BCST 512(CX), Z18, Z16
 
 	// O[0..8] += P[k+1]·V[k+1]
-	PREFETCHT0       64(R11)(R9*1)
-	VMOVUPS          64(R11), Z18
+	PREFETCHT0       64(R9)(R11*1)
+	VMOVUPS          64(R9), Z18
 	VFMADD231PS.BCST 4(CX), Z18, Z0
 	VFMADD231PS.BCST 68(CX), Z18, Z2
 	VFMADD231PS.BCST 132(CX), Z18, Z4
@@ -1194,8 +1193,8 @@ steps_1:
 	VFMADD231PS.BCST 516(CX), Z18, Z16
 
 	// O[0..8] += P[k+2]·V[k+2]
-	PREFETCHT0       128(R11)(R9*1)
-	VMOVUPS          128(R11), Z18
+	PREFETCHT0       128(R9)(R11*1)
+	VMOVUPS          128(R9), Z18
 	VFMADD231PS.BCST 8(CX), Z18, Z0
 	VFMADD231PS.BCST 72(CX), Z18, Z2
 	VFMADD231PS.BCST 136(CX), Z18, Z4
@@ -1207,8 +1206,8 @@ steps_1:
 	VFMADD231PS.BCST 520(CX), Z18, Z16
 
 	// O[0..8] += P[k+3]·V[k+3]
-	PREFETCHT0       192(R11)(R9*1)
-	VMOVUPS          192(R11), Z18
+	PREFETCHT0       192(R9)(R11*1)
+	VMOVUPS          192(R9), Z18
 	VFMADD231PS.BCST 12(CX), Z18, Z0
 	VFMADD231PS.BCST 76(CX), Z18, Z2
 	VFMADD231PS.BCST 140(CX), Z18, Z4
@@ -1220,8 +1219,8 @@ steps_1:
 	VFMADD231PS.BCST 524(CX), Z18, Z16
 
 	// O[0..8] += P[k+4]·V[k+4]
-	PREFETCHT0       256(R11)(R9*1)
-	VMOVUPS          256(R11), Z18
+	PREFETCHT0       256(R9)(R11*1)
+	VMOVUPS          256(R9), Z18
 	VFMADD231PS.BCST 16(CX), Z18, Z0
 	VFMADD231PS.BCST 80(CX), Z18, Z2
 	VFMADD231PS.BCST 144(CX), Z18, Z4
@@ -1233,8 +1232,8 @@ steps_1:
 	VFMADD231PS.BCST 528(CX), Z18, Z16
 
 	// O[0..8] += P[k+5]·V[k+5]
-	PREFETCHT0       320(R11)(R9*1)
-	VMOVUPS          320(R11), Z18
+	PREFETCHT0       320(R9)(R11*1)
+	VMOVUPS          320(R9), Z18
 	VFMADD231PS.BCST 20(CX), Z18, Z0
 	VFMADD231PS.BCST 84(CX), Z18, Z2
 	VFMADD231PS.BCST 148(CX), Z18, Z4
@@ -1246,8 +1245,8 @@ steps_1:
 	VFMADD231PS.BCST 532(CX), Z18, Z16
 
 	// O[0..8] += P[k+6]·V[k+6]
-	PREFETCHT0       384(R11)(R9*1)
-	VMOVUPS          384(R11), Z18
+	PREFETCHT0       384(R9)(R11*1)
+	VMOVUPS          384(R9), Z18
 	VFMADD231PS.BCST 24(CX), Z18, Z0
 	VFMADD231PS.BCST 88(CX), Z18, Z2
 	VFMADD231PS.BCST 152(CX), Z18, Z4
@@ -1259,8 +1258,8 @@ steps_1:
 	VFMADD231PS.BCST 536(CX), Z18, Z16
 
 	// O[0..8] += P[k+7]·V[k+7]
-	PREFETCHT0       448(R11)(R9*1)
-	VMOVUPS          448(R11), Z18
+	PREFETCHT0       448(R9)(R11*1)
+	VMOVUPS          448(R9), Z18
 	VFMADD231PS.BCST 28(CX), Z18, Z0
 	VFMADD231PS.BCST 92(CX), Z18, Z2
 	VFMADD231PS.BCST 156(CX), Z18, Z4
@@ -1272,8 +1271,8 @@ steps_1:
 	VFMADD231PS.BCST 540(CX), Z18, Z16
 
 	// O[0..8] += P[k+8]·V[k+8]
-	PREFETCHT0       512(R11)(R9*1)
-	VMOVUPS          512(R11), Z18
+	PREFETCHT0       512(R9)(R11*1)
+	VMOVUPS          512(R9), Z18
 	VFMADD231PS.BCST 32(CX), Z18, Z0
 	VFMADD231PS.BCST 96(CX), Z18, Z2
 	VFMADD231PS.BCST 160(CX), Z18, Z4
@@ -1285,8 +1284,8 @@ steps_1:
 	VFMADD231PS.BCST 544(CX), Z18, Z16
 
 	// O[0..8] += P[k+9]·V[k+9]
-	PREFETCHT0       576(R11)(R9*1)
-	VMOVUPS          576(R11), Z18
+	PREFETCHT0       576(R9)(R11*1)
+	VMOVUPS          576(R9), Z18
 	VFMADD231PS.BCST 36(CX), Z18, Z0
 	VFMADD231PS.BCST 100(CX), Z18, Z2
 	VFMADD231PS.BCST 164(CX), Z18, Z4
@@ -1298,8 +1297,8 @@ steps_1:
 	VFMADD231PS.BCST 548(CX), Z18, Z16
 
 	// O[0..8] += P[k+10]·V[k+10]
-	PREFETCHT0       640(R11)(R9*1)
-	VMOVUPS          640(R11), Z18
+	PREFETCHT0       640(R9)(R11*1)
+	VMOVUPS          640(R9), Z18
 	VFMADD231PS.BCST 40(CX), Z18, Z0
 	VFMADD231PS.BCST 104(CX), Z18, Z2
 	VFMADD231PS.BCST 168(CX), Z18, Z4
@@ -1311,8 +1310,8 @@ steps_1:
 	VFMADD231PS.BCST 552(CX), Z18, Z16
 
 	// O[0..8] += P[k+11]·V[k+11]
-	PREFETCHT0       704(R11)(R9*1)
-	VMOVUPS          704(R11), Z18
+	PREFETCHT0       704(R9)(R11*1)
+	VMOVUPS          704(R9), Z18
 	VFMADD231PS.BCST 44(CX), Z18, Z0
 	VFMADD231PS.BCST 108(CX), Z18, Z2
 	VFMADD231PS.BCST 172(CX), Z18, Z4
@@ -1324,8 +1323,8 @@ steps_1:
 	VFMADD231PS.BCST 556(CX), Z18, Z16
 
 	// O[0..8] += P[k+12]·V[k+12]
-	PREFETCHT0       768(R11)(R9*1)
-	VMOVUPS          768(R11), Z18
+	PREFETCHT0       768(R9)(R11*1)
+	VMOVUPS          768(R9), Z18
 	VFMADD231PS.BCST 48(CX), Z18, Z0
 	VFMADD231PS.BCST 112(CX), Z18, Z2
 	VFMADD231PS.BCST 176(CX), Z18, Z4
@@ -1337,8 +1336,8 @@ steps_1:
 	VFMADD231PS.BCST 560(CX), Z18, Z16
 
 	// O[0..8] += P[k+13]·V[k+13]
-	PREFETCHT0       832(R11)(R9*1)
-	VMOVUPS          832(R11), Z18
+	PREFETCHT0       832(R9)(R11*1)
+	VMOVUPS          832(R9), Z18
 	VFMADD231PS.BCST 52(CX), Z18, Z0
 	VFMADD231PS.BCST 116(CX), Z18, Z2
 	VFMADD231PS.BCST 180(CX), Z18, Z4
@@ -1350,8 +1349,8 @@ steps_1:
 	VFMADD231PS.BCST 564(CX), Z18, Z16
 
 	// O[0..8] += P[k+14]·V[k+14]
-	PREFETCHT0       896(R11)(R9*1)
-	VMOVUPS          896(R11), Z18
+	PREFETCHT0       896(R9)(R11*1)
+	VMOVUPS          896(R9), Z18
 	VFMADD231PS.BCST 56(CX), Z18, Z0
 	VFMADD231PS.BCST 120(CX), Z18, Z2
 	VFMADD231PS.BCST 184(CX), Z18, Z4
@@ -1363,8 +1362,8 @@ steps_1:
 	VFMADD231PS.BCST 568(CX), Z18, Z16
 
 	// O[0..8] += P[k+15]·V[k+15]
-	PREFETCHT0       960(R11)(R9*1)
-	VMOVUPS          960(R11), Z18
+	PREFETCHT0       960(R9)(R11*1)
+	VMOVUPS          960(R9), Z18
 	VFMADD231PS.BCST 60(CX), Z18, Z0
 	VFMADD231PS.BCST 124(CX), Z18, Z2
 	VFMADD231PS.BCST 188(CX), Z18, Z4
@@ -1375,7 +1374,7 @@ steps_1:
 	VFMADD231PS.BCST 508(CX), Z18, Z14
 	VFMADD231PS.BCST 572(CX), Z18, Z16
 	ADDQ             $+576, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1
 	JMP              steps_1_end
@@ -1384,16 +1383,16 @@ steps_1_shared:
 steps_1_of_shared:
 	DECQ       (SP)
 	JNZ        fetched_steps_1_of_shared_0
-	PREFETCHT0 (R10)
-	PREFETCHT0 64(R10)
-	ADDQ       $+128, R10
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	ADDQ       $+128, R11
 	MOVQ       72(DI), DI
 	MOVQ       DI, (SP)
 	MOVQ       a+0(FP), DI
 
 fetched_steps_1_of_shared_0:
 	// O[0..8] += P[k+0]·V[k+0]
-	VMOVUPS          (R11), Z18
+	VMOVUPS          (R9), Z18
 	VFMADD231PS.BCST (CX), Z18, Z0
 	VFMADD231PS.BCST 64(CX), Z18, Z2
 	VFMADD231PS.BCST 128(CX), Z18, Z4
@@ -1405,7 +1404,7 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 512(CX), Z18, Z16
 
 	// O[0..8] += P[k+1]·V[k+1]
-	VMOVUPS          64(R11), Z18
+	VMOVUPS          64(R9), Z18
 	VFMADD231PS.BCST 4(CX), Z18, Z0
 	VFMADD231PS.BCST 68(CX), Z18, Z2
 	VFMADD231PS.BCST 132(CX), Z18, Z4
@@ -1417,16 +1416,16 @@ fetched_steps_1_of_shared_0:
 	VFMADD231PS.BCST 516(CX), Z18, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_2
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_2:
 	// O[0..8] += P[k+2]·V[k+2]
-	VMOVUPS          128(R11), Z18
+	VMOVUPS          128(R9), Z18
 	VFMADD231PS.BCST 8(CX), Z18, Z0
 	VFMADD231PS.BCST 72(CX), Z18, Z2
 	VFMADD231PS.BCST 136(CX), Z18, Z4
@@ -1438,7 +1437,7 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 520(CX), Z18, Z16
 
 	// O[0..8] += P[k+3]·V[k+3]
-	VMOVUPS          192(R11), Z18
+	VMOVUPS          192(R9), Z18
 	VFMADD231PS.BCST 12(CX), Z18, Z0
 	VFMADD231PS.BCST 76(CX), Z18, Z2
 	VFMADD231PS.BCST 140(CX), Z18, Z4
@@ -1450,16 +1449,16 @@ fetched_steps_1_of_shared_2:
 	VFMADD231PS.BCST 524(CX), Z18, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_4
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_4:
 	// O[0..8] += P[k+4]·V[k+4]
-	VMOVUPS          256(R11), Z18
+	VMOVUPS          256(R9), Z18
 	VFMADD231PS.BCST 16(CX), Z18, Z0
 	VFMADD231PS.BCST 80(CX), Z18, Z2
 	VFMADD231PS.BCST 144(CX), Z18, Z4
@@ -1471,7 +1470,7 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 528(CX), Z18, Z16
 
 	// O[0..8] += P[k+5]·V[k+5]
-	VMOVUPS          320(R11), Z18
+	VMOVUPS          320(R9), Z18
 	VFMADD231PS.BCST 20(CX), Z18, Z0
 	VFMADD231PS.BCST 84(CX), Z18, Z2
 	VFMADD231PS.BCST 148(CX), Z18, Z4
@@ -1483,16 +1482,16 @@ fetched_steps_1_of_shared_4:
 	VFMADD231PS.BCST 532(CX), Z18, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_6
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_6:
 	// O[0..8] += P[k+6]·V[k+6]
-	VMOVUPS          384(R11), Z18
+	VMOVUPS          384(R9), Z18
 	VFMADD231PS.BCST 24(CX), Z18, Z0
 	VFMADD231PS.BCST 88(CX), Z18, Z2
 	VFMADD231PS.BCST 152(CX), Z18, Z4
@@ -1504,7 +1503,7 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 536(CX), Z18, Z16
 
 	// O[0..8] += P[k+7]·V[k+7]
-	VMOVUPS          448(R11), Z18
+	VMOVUPS          448(R9), Z18
 	VFMADD231PS.BCST 28(CX), Z18, Z0
 	VFMADD231PS.BCST 92(CX), Z18, Z2
 	VFMADD231PS.BCST 156(CX), Z18, Z4
@@ -1516,16 +1515,16 @@ fetched_steps_1_of_shared_6:
 	VFMADD231PS.BCST 540(CX), Z18, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_8
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_8:
 	// O[0..8] += P[k+8]·V[k+8]
-	VMOVUPS          512(R11), Z18
+	VMOVUPS          512(R9), Z18
 	VFMADD231PS.BCST 32(CX), Z18, Z0
 	VFMADD231PS.BCST 96(CX), Z18, Z2
 	VFMADD231PS.BCST 160(CX), Z18, Z4
@@ -1537,7 +1536,7 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 544(CX), Z18, Z16
 
 	// O[0..8] += P[k+9]·V[k+9]
-	VMOVUPS          576(R11), Z18
+	VMOVUPS          576(R9), Z18
 	VFMADD231PS.BCST 36(CX), Z18, Z0
 	VFMADD231PS.BCST 100(CX), Z18, Z2
 	VFMADD231PS.BCST 164(CX), Z18, Z4
@@ -1549,16 +1548,16 @@ fetched_steps_1_of_shared_8:
 	VFMADD231PS.BCST 548(CX), Z18, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_10
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_10:
 	// O[0..8] += P[k+10]·V[k+10]
-	VMOVUPS          640(R11), Z18
+	VMOVUPS          640(R9), Z18
 	VFMADD231PS.BCST 40(CX), Z18, Z0
 	VFMADD231PS.BCST 104(CX), Z18, Z2
 	VFMADD231PS.BCST 168(CX), Z18, Z4
@@ -1570,7 +1569,7 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 552(CX), Z18, Z16
 
 	// O[0..8] += P[k+11]·V[k+11]
-	VMOVUPS          704(R11), Z18
+	VMOVUPS          704(R9), Z18
 	VFMADD231PS.BCST 44(CX), Z18, Z0
 	VFMADD231PS.BCST 108(CX), Z18, Z2
 	VFMADD231PS.BCST 172(CX), Z18, Z4
@@ -1582,16 +1581,16 @@ fetched_steps_1_of_shared_10:
 	VFMADD231PS.BCST 556(CX), Z18, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_12
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_12:
 	// O[0..8] += P[k+12]·V[k+12]
-	VMOVUPS          768(R11), Z18
+	VMOVUPS          768(R9), Z18
 	VFMADD231PS.BCST 48(CX), Z18, Z0
 	VFMADD231PS.BCST 112(CX), Z18, Z2
 	VFMADD231PS.BCST 176(CX), Z18, Z4
@@ -1603,7 +1602,7 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 560(CX), Z18, Z16
 
 	// O[0..8] += P[k+13]·V[k+13]
-	VMOVUPS          832(R11), Z18
+	VMOVUPS          832(R9), Z18
 	VFMADD231PS.BCST 52(CX), Z18, Z0
 	VFMADD231PS.BCST 116(CX), Z18, Z2
 	VFMADD231PS.BCST 180(CX), Z18, Z4
@@ -1615,16 +1614,16 @@ fetched_steps_1_of_shared_12:
 	VFMADD231PS.BCST 564(CX), Z18, Z16
 	DECQ             (SP)
 	JNZ              fetched_steps_1_of_shared_14
-	PREFETCHT0       (R10)
-	PREFETCHT0       64(R10)
-	ADDQ             $+128, R10
+	PREFETCHT0       (R11)
+	PREFETCHT0       64(R11)
+	ADDQ             $+128, R11
 	MOVQ             72(DI), DI
 	MOVQ             DI, (SP)
 	MOVQ             a+0(FP), DI
 
 fetched_steps_1_of_shared_14:
 	// O[0..8] += P[k+14]·V[k+14]
-	VMOVUPS          896(R11), Z18
+	VMOVUPS          896(R9), Z18
 	VFMADD231PS.BCST 56(CX), Z18, Z0
 	VFMADD231PS.BCST 120(CX), Z18, Z2
 	VFMADD231PS.BCST 184(CX), Z18, Z4
@@ -1636,7 +1635,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 568(CX), Z18, Z16
 
 	// O[0..8] += P[k+15]·V[k+15]
-	VMOVUPS          960(R11), Z18
+	VMOVUPS          960(R9), Z18
 	VFMADD231PS.BCST 60(CX), Z18, Z0
 	VFMADD231PS.BCST 124(CX), Z18, Z2
 	VFMADD231PS.BCST 188(CX), Z18, Z4
@@ -1647,7 +1646,7 @@ fetched_steps_1_of_shared_14:
 	VFMADD231PS.BCST 508(CX), Z18, Z14
 	VFMADD231PS.BCST 572(CX), Z18, Z16
 	ADDQ             $+576, CX
-	ADDQ             $+1024, R11
+	ADDQ             $+1024, R9
 	SUBQ             $0x10, DX
 	JGE              steps_1_of_shared
 
@@ -1657,7 +1656,7 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VMOVUPS          (R11), Z18
+	VMOVUPS          (R9), Z18
 	VFMADD231PS.BCST (CX), Z18, Z0
 	VFMADD231PS.BCST 64(CX), Z18, Z2
 	VFMADD231PS.BCST 128(CX), Z18, Z4
@@ -1668,7 +1667,7 @@ key_1:
 	VFMADD231PS.BCST 448(CX), Z18, Z14
 	VFMADD231PS.BCST 512(CX), Z18, Z16
 	ADDQ             $0x04, CX
-	ADDQ             $0x40, R11
+	ADDQ             $0x40, R9
 	DECQ             DX
 	JNZ              key_1
 

@@ -351,41 +351,30 @@ func (c *Cache) pagesOf(n int) int {
 // stageRows is how many rows of a head Append converts at once, a multiple of a panel's.
 const stageRows = 4 * asm.Lane
 
-// writeKeys writes n rows of one head into the panels of a page, from position slot on.
+// writeKeys writes n rows of one head into the panels of a page, from position slot on: whole
+// panels by a kernel, others, as of a token alone, element by element.
 func (c *Cache) writeKeys(dst []byte, slot, n int, t DType, src unsafe.Pointer, stride int) {
-	g := &c.pool.config
-	for i := 0; i < n; {
-		// Up to the end of a panel, so that the panels after it are whole.
-		rows := min(stageRows-(slot+i)%asm.Lane, n-i)
+	g, k := &c.pool.config, &c.pool.variant.transpose[c.pool.config.Key]
+	for i, rows := 0, 0; i < n; i += rows {
+		part := (slot + i) % asm.Lane
+		whole := part == 0 && n-i >= asm.Lane
+		if rows = min(asm.Lane-part, n-i); whole {
+			rows = min(stageRows, (n-i)/asm.Lane*asm.Lane)
+		}
 		at, step, dim := unsafe.Add(src, i*stride), stride, g.KeyDim
 		if t != g.Key {
 			at = c.convert(g.Key, dim, t, at, stride, rows)
 			dim = pad(dim)
 			step = dim * g.Key.size()
 		}
-		c.transpose(dst, slot+i, rows, at, step, dim)
-		i += rows
-	}
-}
-
-// transpose writes rows of dim elements into panels: whole panels by a kernel, others, as of a
-// token alone, element by element.
-func (c *Cache) transpose(dst []byte, slot, rows int, src unsafe.Pointer, stride, dim int) {
-	t := c.pool.config.Key
-	done := min(up(slot, asm.Lane)-slot, rows)
-	if dim%asm.Lane > 0 || t.size() == 1 {
-		done = rows
-	}
-	transpose(t, dst, slot, done, src, stride, dim)
-	if whole := (rows - done) / asm.Lane; whole > 0 {
+		if !whole || dim%asm.Lane > 0 || *k == (kernel{}) { // no kernel moves this type
+			transpose(g.Key, dst, slot+i, rows, at, step, dim)
+			continue
+		}
 		a := &c.tr
-		a.Src, a.SrcStride, a.Dst = unsafe.Add(src, done*stride), stride, unsafe.Pointer(&dst[(slot+done)*dim*t.size()])
-		a.D, a.Panels = dim, whole
-		c.pool.variant.transpose[t].transpose(a)
-		done += whole * asm.Lane
-	}
-	if done < rows {
-		transpose(t, dst, slot+done, rows-done, unsafe.Add(src, done*stride), stride, dim)
+		a.Src, a.SrcStride, a.Dst = at, step, unsafe.Pointer(&dst[(slot+i)*dim*g.Key.size()])
+		a.D, a.Panels = dim, rows/asm.Lane
+		k.transpose(a)
 	}
 }
 

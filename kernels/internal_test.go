@@ -80,6 +80,10 @@ func TestVariantsAreComplete(t *testing.T) {
 					require.NotEmpty(t, v.decodeScore[dt][rows], "decode score of %d rows of %v", rows, dt)
 					require.NotEmpty(t, v.decodeValue[dt][rows], "decode value of %d rows of %v", rows, dt)
 				}
+				for rows := 1; rows <= min(v.decodeRows(), maxPanelRows); rows++ {
+					set(v.panelScore[dt][rows], "panel score")
+					set(v.panelValue[dt][rows], "panel value")
+				}
 				if v.name != PureGo { // whose kernels of F32 are the zero kernel
 					if dt.size() > 1 {
 						set(v.transpose[dt], "transpose")

@@ -99,15 +99,12 @@ func (a *asm) pack() {
 // transposeRows transposes 16 rows at a time into panels of their own type: those of 16 bits
 // eight at a time, each 8×8 block in registers.
 func (a *asm) transposeRows() {
-	t := a.spec.DType
-	if t == spec.F32 {
+	defer func() { a.maths = "Dst[p][d][i] = Src[16p + i][d]" }()
+	if a.spec.DType == spec.F32 {
 		a.pack()
-	}
-	a.maths = "Dst[p][d][i] = Src[16p + i][d]"
-	if t == spec.F32 {
 		return
 	}
-	a.step, a.bytes = "8 columns of 8 rows", 8*8*t.Size()
+	a.step, a.bytes = "8 columns of 8 rows", 8*8*a.spec.DType.Size()
 
 	src, stride, dst, d, panels := a.Param("Src"), a.Param("SrcStride"), a.Param("Dst"), a.Param("D"), a.Param("Panels")
 	from, row, out, steps, offset := a.Reg("from"), a.Reg("row"), a.Reg("out"), a.Reg("steps"), a.Reg("offset")

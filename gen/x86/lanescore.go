@@ -19,8 +19,7 @@ func (e *emitter) laneScore() {
 		e.fail(fmt.Errorf("a tile of %d×%d, expected %d×%[3]d", rows, e.spec.Cols, lane))
 	}
 
-	// The rows of K, half of them at a time, in a register each: an FMA whose operand is indexed counts twice
-	// where operations are renamed.
+	// The rows of K, half of them at a time, in a register each: see indexed.
 	var k [8]reg.GPPhysical
 	for i := range k {
 		k[i] = e.gp(fmt.Sprintf("K[%d] or K[%d], at d", i, i+len(k)))

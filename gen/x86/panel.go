@@ -23,7 +23,9 @@ type panels struct {
 	e      *emitter
 	rows   int
 	size   int              // bytes of an element
-	at     []reg.GPPhysical // K or V, at the row, of each panel: see indexed
+	base   reg.GPPhysical   // K or V, at the tile
+	stride operand.Mem      // bytes from panel to panel
+	at     []reg.GPPhysical // at the row, in each panel of the tile: see indexed
 	sets   []*outer
 	spread reg.VecPhysical // AVX-512, BF16: order of bytes that widens
 }
@@ -141,12 +143,30 @@ func (e *emitter) newSpread(second reg.VecPhysical) reg.VecPhysical {
 	return x[0]
 }
 
-// pointers hands out a register for each of n panels that lie size bytes apart.
-func (g *panels) pointers(name string, n int, size reg.GPPhysical) {
-	g.at = []reg.GPPhysical{g.e.param(name)}
-	for i := 1; i < n; i++ {
-		g.at = append(g.at, g.e.gp("the same in the next panel"))
-		g.e.LEAQ(indexed(g.at[i-1], size, 1, 0), g.at[i])
+// walk prepares to walk the panels of an argument, stride bytes apart.
+func (g *panels) walk(name string, stride operand.Mem) {
+	g.base, g.stride = g.e.param(name), stride
+	for i := range g.e.spec.Cols / lane {
+		g.at = append(g.at, g.e.gp(fmt.Sprintf("%s, at the row, in panel %d", name, i)))
+	}
+}
+
+// begin goes to the first row of n panels.
+func (g *panels) begin(n int) {
+	from := g.base
+	for i, p := range g.at[:n] {
+		g.e.MOVQ(from, p)
+		if i > 0 {
+			g.e.ADDQ(g.stride, p)
+		}
+		from = p
+	}
+}
+
+// next goes to the panels after n.
+func (g *panels) next(n int) {
+	for range n {
+		g.e.ADDQ(g.stride, g.base)
 	}
 }
 
@@ -221,11 +241,10 @@ func (e *emitter) panelScore() {
 	e.MOVQ(e.arg("D"), d)
 	e.IMUL3Q(operand.I8(int8(lane*size)), d, d)
 	e.MOVQ(d, panel)
-	g.pointers("K", cols/lane, d)
-	k := g.at[0]
+	g.walk("K", panel)
 
 	e.note("without prefetching, the lines that are read anyway")
-	e.MOVQ(k, ahead)
+	e.MOVQ(g.base, ahead)
 	e.ADDQ(e.arg("Prefetch"), ahead)
 	g.newWait()
 	g.each(left, func(n int) {
@@ -233,6 +252,7 @@ func (e *emitter) panelScore() {
 		for _, t := range sets {
 			t.zero()
 		}
+		g.begin(n)
 		e.MOVQ(e.arg("Q"), q)
 		e.MOVQ(e.arg("D"), d)
 		g.eitherWay(fmt.Sprintf("steps_%d", n), func(steps string, shared bool) {
@@ -264,16 +284,7 @@ func (e *emitter) panelScore() {
 			}
 		}
 		e.ADDQ(imm(4*lane*n*rows), s)
-		e.note("the next panels")
-		for i, k := range g.at {
-			times := n
-			if i < n { // it was read to its end
-				times--
-			}
-			for range times {
-				e.ADDQ(panel, k)
-			}
-		}
+		g.next(n)
 	})
 	e.ret()
 }
@@ -287,26 +298,15 @@ func (e *emitter) panelValue() {
 
 	o, left := e.param("O"), e.param("Panels")
 	p, keys, orow := e.gp("P, at key"), e.gp("keys left"), e.gp("O, at row")
-	v0 := e.param("V")
 	g := e.newPanels("O[r][c]", "P[r][k]", "V[k][c]")
-	ahead := []reg.GPPhysical{e.param("Prefetch")}
-	for len(ahead) < cols/lane {
-		next := e.gp("the same for the next panel")
-		e.MOVQ(ahead[len(ahead)-1], next)
-		e.ADDQ(e.arg("VStride"), next)
-		ahead = append(ahead, next)
-	}
+	g.walk("V", e.arg("VStride"))
+	ahead := e.param("Prefetch")
 	g.newWait()
-	g.at = append(g.at, e.gp("V, at key"))
-	for len(g.at) < cols/lane {
-		g.at = append(g.at, e.gp("the same in the next panel"))
-	}
-	v := g.at[0]
-	linear := ahead[len(ahead)-1]
 	if e.spec.SharedPrefetch() {
+		e.note("PrefetchEvery: from V on, line by line; else beside what is read")
 		e.CMPQ(e.arg("PrefetchEvery"), imm(0))
 		e.JEQ(operand.LabelRef("beside"))
-		e.LEAQ(indexed(v0, ahead[0], 1, 0), linear)
+		e.ADDQ(g.base, ahead)
 		e.Label("beside")
 	}
 
@@ -316,11 +316,7 @@ func (e *emitter) panelValue() {
 			t.zero()
 		}
 		label := func(name string) string { return fmt.Sprintf("%s_%d", name, n) }
-		e.MOVQ(v0, v)
-		for i := 1; i < n; i++ {
-			e.MOVQ(g.at[i-1], g.at[i])
-			e.ADDQ(e.arg("VStride"), g.at[i])
-		}
+		g.begin(n)
 		e.MOVQ(e.arg("P"), p)
 		e.MOVQ(e.arg("Keys"), keys)
 		e.SUBQ(imm(unroll), keys)
@@ -329,12 +325,12 @@ func (e *emitter) panelValue() {
 			e.Label(steps)
 			for i := range unroll {
 				if shared && i%clump == 0 {
-					g.fetchShared(linear, n, fmt.Sprintf("_%s_%d", steps, i))
+					g.fetchShared(ahead, n, fmt.Sprintf("_%s_%d", steps, i))
 				}
 				e.note("O[0..%d] += P[k+%d]·V[k+%d]", rows-1, i, i)
-				for j := range n {
+				for _, v := range g.at[:n] {
 					if line := i * lane * size; line%64 == 0 && !shared {
-						e.PREFETCHT0(indexed(v, ahead[j], 1, line))
+						e.PREFETCHT0(indexed(v, ahead, 1, line))
 					}
 				}
 				g.step(sets[i%len(sets)], i, unroll, func(r int) operand.Mem { return at(p, 4*(r*lane+i)) })
@@ -357,9 +353,7 @@ func (e *emitter) panelValue() {
 		e.MOVQ(e.arg("Alpha"), p)
 		e.scaleAdd(g.sum(sets), p, o, orow)
 		e.ADDQ(imm(4*lane*n), o)
-		for range n {
-			e.ADDQ(e.arg("VStride"), v0)
-		}
+		g.next(n)
 	})
 	e.ret()
 }

@@ -246,7 +246,8 @@ func (e *emitter) param(field string) reg.GPPhysical {
 // at is memory at base + disp.
 func at(base reg.Register, disp int) operand.Mem { return operand.Mem{Base: base, Disp: disp} }
 
-// indexed is memory at base + scale·index + disp.
+// indexed is memory at base + scale·index + disp. It is for loads and prefetches: an FMA, or another operation
+// on registers too, with such an operand is renamed as two operations.
 func indexed(base, index reg.Register, scale uint8, disp int) operand.Mem {
 	return operand.Mem{Base: base, Index: index, Scale: scale, Disp: disp}
 }
