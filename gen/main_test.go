@@ -117,3 +117,8 @@ func TestTable(t *testing.T) {
 		require.ErrorContains(t, applyTable(options{readme: path}, ""), path+": expected a line")
 	}
 }
+
+func TestTiles(t *testing.T) {
+	require.Empty(t, tiles(nil))
+	require.Equal(t, "1x8, 2…4x4, 6x4, 4x4, 5x4, 6x2", tiles([]spec.Tile{{Rows: 1, Cols: 8}, {Rows: 2, Cols: 4}, {Rows: 3, Cols: 4}, {Rows: 4, Cols: 4}, {Rows: 6, Cols: 4}, {Rows: 4, Cols: 4}, {Rows: 5, Cols: 4}, {Rows: 6, Cols: 2}}))
+}

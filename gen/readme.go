@@ -61,23 +61,33 @@ func variants(kernels []kernel) string {
 		maps.DeleteFunc(dot, func(f string, _ bool) bool { return features[f] })
 		maps.DeleteFunc(amx, func(f string, _ bool) bool { return features[f] })
 		if set.AMX {
-			fmt.Fprintf(&b, "| `amx` | %s: what `%s` needs, %s | %s, and those of `%[2]s` | those of `%[2]s` |\n",
+			fmt.Fprintf(&b, "| `amx` | %s: what `%s` needs, %s | %s, and those of `%[2]s` | those of `%[2]s` | those of `%[2]s` |\n",
 				set.ISA.Arch(), set.ISA, strings.Join(slices.Sorted(maps.Keys(amx)), ", "), tiles([]spec.Tile{spec.AMXTile}))
 		}
 		if len(dot) > 0 {
 			needs += "; for dot products of bf16 " + strings.Join(slices.Sorted(maps.Keys(dot)), ", ")
 		}
-		fmt.Fprintf(&b, "| `%s` | %s: %s | %s | %s; %s; %s |\n", set.ISA, set.ISA.Arch(), needs,
-			many, tiles(set.DecodeScore), tiles(set.DecodeValue), tiles(set.PanelScore)+"; "+tiles(set.PanelValue))
+		fmt.Fprintf(&b, "| `%s` | %s: %s | %s | %s; %s | %s; %s |\n", set.ISA, set.ISA.Arch(), needs, many,
+			tiles(slices.Concat(set.DecodeScore, set.LaneScore)), tiles(set.DecodeValue), tiles(set.PanelScore), tiles(set.PanelValue))
 	}
 	return b.String()
 }
 
-// tiles lists tiles as kernel names do.
+// tiles lists tiles as kernel names do, three and more of one width, each a row taller, as one.
 func tiles(list []spec.Tile) string {
 	var names []string
-	for _, t := range list {
-		names = append(names, fmt.Sprintf("%dx%d", t.Rows, t.Cols))
+	for len(list) > 0 {
+		n, first := 1, list[0]
+		for n < len(list) && list[n] == (spec.Tile{Rows: first.Rows + n, Cols: first.Cols}) {
+			n++
+		}
+		rows := fmt.Sprint(first.Rows)
+		if n > 2 {
+			rows += fmt.Sprintf("…%d", first.Rows+n-1)
+		} else {
+			n = 1
+		}
+		names, list = append(names, fmt.Sprintf("%sx%d", rows, first.Cols)), list[n:]
 	}
 	return strings.Join(names, ", ")
 }
