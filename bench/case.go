@@ -23,6 +23,8 @@ type Case struct {
 	Causal  bool            `json:"causal"`
 	Window  *kernels.Window `json:"window,omitempty"`
 	Cache   bool            `json:"cache,omitempty"` // K and V in a kernels.Cache instead of plain rows
+	// PositionMajor: the KV heads of a position lie together, instead of the positions of a head.
+	PositionMajor bool `json:"position_major,omitempty"`
 	// Precision is that of Config; BF16: queries of BF16 too. The bound stays that of
 	// float32, which dot products of bf16 can beat.
 	Precision kernels.DType `json:"precision,omitempty"`
@@ -32,6 +34,9 @@ type Case struct {
 func (c Case) resolve() (Case, error) {
 	if c.Q < 1 || c.KV < 1 {
 		return c, fmt.Errorf("bench: Case.Q = %d, KV = %d: expected at least 1", c.Q, c.KV)
+	}
+	if c.Cache && c.PositionMajor {
+		return c, fmt.Errorf("bench: Case.Cache and PositionMajor: expected one at most")
 	}
 	if c.Phase == "" {
 		c.Phase = kernels.PhaseOf(c.Q)
@@ -50,11 +55,38 @@ func (c Case) resolve() (Case, error) {
 
 const maxThreads = 1 << 10
 
-func (c Case) shape() workload.Shape {
+// String is the case without variant and threads, and without causality, which the tables take for granted.
+func (c Case) String() string {
+	s := fmt.Sprintf("%s %v", c.Phase, c.KVDType)
+	if c.Precision == kernels.BF16 {
+		s += " dot"
+	}
+	s += " " + c.Shape() + ", "
+	if c.Q != 1 {
+		s += fmt.Sprintf("q %d, ", c.Q)
+	}
+	return s + fmt.Sprintf("kv %d%s", c.KV, c.Storage())
+}
+
+// Shape is query heads, KV heads and dimension.
+func (c Case) Shape() string { return fmt.Sprintf("%d/%d/%d", c.Heads, c.KVHeads, c.HeadDim) }
+
+// Storage is where K and V lie, after a comma, unless in head-major rows.
+func (c Case) Storage() string {
+	switch {
+	case c.Cache:
+		return ", Cache"
+	case c.PositionMajor:
+		return ", position-major"
+	}
+	return ""
+}
+
+func (c Case) workload() workload.Shape {
 	return workload.Shape{
 		Heads: c.Heads, KVHeads: c.KVHeads, KeyDim: c.HeadDim, ValueDim: c.HeadDim,
 		Queries: c.Q, Keys: c.KV, Key: c.KVDType, Value: c.KVDType,
-		Causal: c.Causal, Window: c.Window, Precision: c.Precision,
+		Causal: c.Causal, Window: c.Window, Precision: c.Precision, PositionMajor: c.PositionMajor,
 	}
 }
 

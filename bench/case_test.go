@@ -72,16 +72,16 @@ func TestLimit(t *testing.T) {
 }
 
 func TestMedianRound(t *testing.T) {
-	r := runner{widths: []float64{4}}
-	var rounds []Result
+	r := &runner{widths: []float64{4}}
+	var rounds []round
 	for _, x := range []float64{0.9, 0.1, 0.7, 1.4, 0.6} {
-		rounds = append(rounds, Result{OfBound: x, CoreWidth: 2})
+		rounds = append(rounds, round{{OfBound: x, CoreWidth: 2}})
 	}
-	require.Equal(t, Result{OfBound: 0.7, CoreWidth: 2, CoreShare: 0.5, Rounds: 5}, r.medianRound(rounds))
+	require.Equal(t, Result{OfBound: 0.7, CoreWidth: 2, CoreShare: 0.5, Rounds: 5}, median(rounds, share, r)[0])
 	for i, x := range []float64{1.1, 1.2, 1.3} {
-		rounds = append(rounds, Result{OfBound: x, CoreWidth: 3.6 + 0.1*float64(i)})
+		rounds = append(rounds, round{{OfBound: x, CoreWidth: 3.6 + 0.1*float64(i)}})
 	}
-	x := r.medianRound(rounds)
+	x := median(rounds, share, r)[0]
 	require.Equal(t, Result{OfBound: 1.2, CoreWidth: 3.7, CoreShare: 3.7 / 4, Rounds: 8, Undisturbed: 3}, x, "disturbed rounds do not count where there are others")
 }
 
@@ -116,6 +116,7 @@ func TestResolveRejects(t *testing.T) {
 		"KV = -3":                 {Q: 1, KV: -3},
 		`Case.Phase = "train"`:    {Q: 2, KV: 4, Phase: "train"},
 		"Case.Threads = -1":       {Q: 1, KV: 1, Threads: -1},
+		"Case.Cache and Position": {Q: 1, KV: 1, Cache: true, PositionMajor: true},
 		"Config.Heads = 5":        {Q: 1, KV: 1, Heads: 5, KVHeads: 2, HeadDim: 16},
 		`variant "sse": expected`: {Q: 1, KV: 1, Heads: 2, KVHeads: 1, HeadDim: 16, Variant: "sse"},
 	} {

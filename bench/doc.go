@@ -38,5 +38,8 @@
 // Compare takes turns run by run, and counts the pairs that had their cores to themselves: where rounds differ by a
 // third, hundreds of pairs tell a percent. The command bench/builds does so with this tree and a commit.
 //
+// A [Goal] that compares two cases measures them in turns, round by round, and reports the round with the median
+// ratio; gqa bench --goals prints all of them.
+//
 // Runs follow each other on the same tensors: what fits a cache is in it.
 package bench

@@ -79,17 +79,33 @@ func Measure(ctx context.Context, c Case, o Options) (Result, error) {
 		return Result{}, err
 	}
 	defer r.close()
-	var rounds []Result
-	start := time.Now()
-	for i := 0; i < n || len(r.undisturbed(rounds)) < n && time.Since(start) < o.Patience; i++ {
-		if err := ctx.Err(); err != nil {
-			return Result{}, fmt.Errorf("bench: after %d of %d rounds: %w", i, n, err)
-		}
-		before := r.bandwidth()
-		x := r.sample(before)
-		rounds = append(rounds, r.result(x, max(before, r.bandwidth())))
+	rounds, err := inTurns(ctx, n, o.Patience, r)
+	if err != nil {
+		return Result{}, err
 	}
-	return r.medianRound(rounds), nil
+	return median(rounds, share, r)[0], nil
+}
+
+// round is a result of each of some runners.
+type round []Result
+
+// inTurns measures n rounds, and, while that takes no longer than patience, until n were undisturbed.
+func inTurns(ctx context.Context, n int, patience time.Duration, runners ...*runner) ([]round, error) {
+	var rounds []round
+	start := time.Now()
+	for i := 0; i < n || len(undisturbed(rounds, runners...)) < n && time.Since(start) < patience; i++ {
+		var x round
+		for _, r := range runners {
+			if err := ctx.Err(); err != nil {
+				return nil, fmt.Errorf("bench: after %d of %d rounds: %w", i, n, err)
+			}
+			before := r.bandwidth()
+			t := r.sample(before)
+			x = append(x, r.result(t, max(before, r.bandwidth())))
+		}
+		rounds = append(rounds, x)
+	}
+	return rounds, nil
 }
 
 // Comparison is a case with the default tuning and with a profile's, which take turns on the
@@ -123,7 +139,7 @@ func Compare(ctx context.Context, c Case, o Options) (Comparison, error) {
 		return Comparison{}, err
 	}
 	plans := [2]*kernels.Plan{r.plan, tuned}
-	var rounds [2][]Result
+	var rounds [2][]round
 	var list []Pair
 	start := time.Now()
 	for i := 0; i < n || time.Since(start) < o.Patience; i++ {
@@ -139,13 +155,13 @@ func Compare(ctx context.Context, c Case, o Options) (Comparison, error) {
 		}
 		bandwidth := max(before, r.bandwidth())
 		for k := range rounds {
-			rounds[k] = append(rounds[k], r.result(timed[k], bandwidth))
+			rounds[k] = append(rounds[k], round{r.result(timed[k], bandwidth)})
 		}
 		for j := range roundPairs {
 			list = append(list, r.pair(plans, j%2, timed[0].ns))
 		}
 	}
-	return Comparison{r.medianRound(rounds[0]), r.medianRound(rounds[1]), GainOf(list, core.Widest(r.widths))}, nil
+	return Comparison{median(rounds[0], share, r)[0], median(rounds[1], share, r)[0], GainOf(list, core.Widest(r.widths))}, nil
 }
 
 // pair runs both plans, the one that first says first, so often that a run of ns takes long enough.
@@ -179,23 +195,34 @@ func (o Options) rounds() (int, error) {
 	return o.Rounds | 1, nil
 }
 
-// medianRound is the round with the median share of the bound: of the undisturbed ones, if there are any.
-func (r *runner) medianRound(rounds []Result) Result {
-	counted := r.undisturbed(rounds)
+// share is a round's share of the bound.
+func share(x round) float64 { return x[0].OfBound }
+
+// median is the round with the median figure: of the undisturbed ones, if there are any.
+func median(rounds []round, figure func(round) float64, runners ...*runner) round {
+	counted := undisturbed(rounds, runners...)
 	n := len(counted)
 	if n == 0 {
-		counted = rounds
+		counted = slices.Clone(rounds)
 	}
-	slices.SortFunc(counted, func(a, b Result) int { return cmp.Compare(a.OfBound, b.OfBound) })
-	x := counted[len(counted)/2]
-	x.CoreShare, x.Rounds, x.Undisturbed = min(x.CoreWidth/core.Widest(r.widths), 1), len(rounds), n
+	slices.SortFunc(counted, func(a, b round) int { return cmp.Compare(figure(a), figure(b)) })
+	x := slices.Clone(counted[len(counted)/2])
+	for i, r := range runners {
+		x[i].CoreShare, x[i].Rounds, x[i].Undisturbed = min(x[i].CoreWidth/core.Widest(r.widths), 1), len(rounds), n
+	}
 	return x
 }
 
-// undisturbed are the rounds that had their cores.
-func (r *runner) undisturbed(rounds []Result) []Result {
-	least := core.OwnShare * core.Widest(r.widths)
-	return slices.DeleteFunc(slices.Clone(rounds), func(x Result) bool { return x.CoreWidth < least })
+// undisturbed are the rounds in which every runner had its cores.
+func undisturbed(rounds []round, runners ...*runner) []round {
+	return slices.DeleteFunc(slices.Clone(rounds), func(x round) bool {
+		for i, r := range runners {
+			if x[i].CoreWidth < core.OwnShare*core.Widest(r.widths) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // runner is a case, ready to run.
@@ -217,7 +244,7 @@ func newRunner(c Case, profile *kernels.Profile) (*runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	shape := c.shape()
+	shape := c.workload()
 	pool := kernels.NewPool(c.Threads)
 	r := &runner{pool: pool, ws: kernels.NewWorkspace()}
 	r.c = c
@@ -249,7 +276,7 @@ func (r *runner) planFor(profile *kernels.Profile) (*kernels.Plan, error) {
 	if r.c.Variant != "" {
 		opts = append(opts, kernels.WithVariant(r.c.Variant))
 	}
-	plan, err := kernels.NewPlan(r.c.shape().Config(), opts...)
+	plan, err := kernels.NewPlan(r.c.workload().Config(), opts...)
 	if err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}

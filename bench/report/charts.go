@@ -162,7 +162,7 @@ func lengthsOption(results []bench.Result) (o option, several bool) {
 	case x.KV:
 		what = "as many queries as keys"
 	}
-	o = base(fmt.Sprintf("%s %s%s, %s, %s", x.Phase, heads(x.Case), storage(x.Case), what, machine(x.Variant, x.Threads)))
+	o = base(fmt.Sprintf("%s %s%s, %s, %s", x.Phase, x.Shape(), x.Storage(), what, machine(x.Variant, x.Threads)))
 	o.XAxis = axis{Type: "log", LogBase: 2, Name: "KV length"}
 	o.YAxis = axis{Type: "log", LogBase: 10, Name: "time, ms"}
 	lo, hi := math.Inf(1), 0.0
@@ -250,14 +250,14 @@ func tuning(r Run) section {
 		Table:   table{Header: []string{"case", "threads", "default", "tuned", "default / tuned (range)"}},
 	}
 	for _, t := range r.Tuned {
-		s.Table.Rows = append(s.Table.Rows, []string{caseName(t.Tuned.Case), fmt.Sprint(t.Tuned.Threads), duration(t.Default.NS), duration(t.Tuned.NS), gain(t)})
+		s.Table.Rows = append(s.Table.Rows, []string{t.Tuned.String(), fmt.Sprint(t.Tuned.Threads), duration(t.Default.NS), duration(t.Tuned.NS), gain(t)})
 	}
 	for _, g := range groupBy(r.Tuned, func(t bench.Comparison) string { return machine(t.Tuned.Variant, t.Tuned.Threads) }) {
 		x := g[0].Tuned
 		b := newBars("Tuned against default, "+machine(x.Variant, x.Threads), "share of the bound, %", 100)
 		for _, t := range g {
-			b.add("default", caseName(t.Tuned.Case), 100*t.Default.OfBound, "%.0f", describe(t.Default))
-			b.add("tuned", caseName(t.Tuned.Case), 100*t.Tuned.OfBound, "%.0f", describe(t.Tuned)+"\ndefault / tuned "+gain(t))
+			b.add("default", t.Tuned.String(), 100*t.Default.OfBound, "%.0f", describe(t.Default))
+			b.add("tuned", t.Tuned.String(), 100*t.Tuned.OfBound, "%.0f", describe(t.Tuned)+"\ndefault / tuned "+gain(t))
 		}
 		s.Charts = append(s.Charts, b.chart())
 	}
@@ -291,7 +291,7 @@ func threads(r Run) section {
 		b := newBars("Two threads against one, "+g[0].Variant, "time of one thread / time of two", 2)
 		for _, x := range g {
 			y := two[withoutThreads(x.Case)]
-			name := caseName(x.Case)
+			name := x.String()
 			text := fmt.Sprintf("%s\none thread %s, two %s", name, duration(x.NS), duration(y.NS))
 			b.add("measured", name, x.NS/y.NS, "%.2f", text)
 			b.add(boundName, name, x.BoundNS/y.BoundNS, "%.2f", fmt.Sprintf("%s\nbound: one thread %s, two %s", name, duration(x.BoundNS), duration(y.BoundNS)))
@@ -317,7 +317,7 @@ func results(r Run) table {
 			causal = "yes"
 		}
 		t.Rows = append(t.Rows, []string{
-			string(x.Phase), x.KVDType.String() + storage(x.Case), heads(x.Case), fmt.Sprint(x.Q), fmt.Sprint(x.KV), causal, fmt.Sprint(x.Threads), x.Variant,
+			string(x.Phase), x.KVDType.String() + x.Storage(), x.Shape(), fmt.Sprint(x.Q), fmt.Sprint(x.KV), causal, fmt.Sprint(x.Threads), x.Variant,
 			duration(x.NS), fmt.Sprintf("%.1f", x.GFLOPS), fmt.Sprintf("%.1f", x.PeakGFLOPS), fmt.Sprintf("%.1f", x.BandwidthGBs), x.Bound,
 			fmt.Sprintf("%.3f", x.OfBound), fmt.Sprintf("%.2f", x.CPUShare), fmt.Sprintf("%.2f", x.CoreShare),
 		})
@@ -463,28 +463,9 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %s", n, what)
 }
 
-func heads(c bench.Case) string { return fmt.Sprintf("%d/%d/%d", c.Heads, c.KVHeads, c.HeadDim) }
-
-// caseName is a case's name in a chart whose title tells variant and threads.
-func caseName(c bench.Case) string {
-	s := fmt.Sprintf("%s %v %s, ", c.Phase, c.KVDType, heads(c))
-	if c.Q != 1 {
-		s += fmt.Sprintf("q %d, ", c.Q)
-	}
-	return s + fmt.Sprintf("kv %d%s", c.KV, storage(c))
-}
-
-// storage tells where K and V are unless in plain rows.
-func storage(c bench.Case) string {
-	if c.Cache {
-		return ", Cache"
-	}
-	return ""
-}
-
 // describe is a result's text in a tooltip.
 func describe(x bench.Result) string {
-	return fmt.Sprintf("%s\n%s, %.1f GFLOP/s\n%.0f %% of the bound (%s)", caseName(x.Case), duration(x.NS), x.GFLOPS, 100*x.OfBound, x.Bound)
+	return fmt.Sprintf("%s\n%s, %.1f GFLOP/s\n%.0f %% of the bound (%s)", x.String(), duration(x.NS), x.GFLOPS, 100*x.OfBound, x.Bound)
 }
 
 // duration is a time in ns with four digits.

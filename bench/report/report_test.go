@@ -243,10 +243,10 @@ func TestLibrary(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	c := prefill(512, 1)
-	require.Equal(t, "prefill f32 32/8/128, q 512, kv 512", caseName(c))
+	require.Equal(t, "prefill f32 32/8/128, q 512, kv 512", c.String())
 	c = decode(kernels.BF16, 64, 1)
 	c.Cache = true
-	require.Equal(t, "decode bf16 32/8/128, kv 64, Cache", caseName(c))
+	require.Equal(t, "decode bf16 32/8/128, kv 64, Cache", c.String())
 }
 
 func TestUnits(t *testing.T) {

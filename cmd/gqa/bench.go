@@ -27,10 +27,13 @@ type benchCmd struct {
 	Variant  variantName   `placeholder:"NAME" help:"Measure this variant (see gqa info)."`
 	Tile     string        `placeholder:"NAME" help:"Register tile of many rows instead of the profile's or the default's, such as 32x32, which is AMX (see the README's table of variants)."`
 	Causal   bool          `help:"Causal attention; only the flops of the visible keys count."`
-	Cache    bool          `help:"K and V in a kernels.Cache instead of plain rows."`
+	Cache    bool          `xor:"layout" help:"K and V in a kernels.Cache instead of plain rows."`
+	PosMajor bool          `name:"position-major" xor:"layout" help:"K and V position-major: the heads of a position together."`
 	Patience time.Duration `placeholder:"DURATION" help:"On a shared machine, measure a case for up to so long (30s) until enough rounds had their cores to themselves."`
 	Compare  bool          `help:"Compare the profile's tuning, or --tile, with the default, run by run in turns."`
-	JSON     bool          `name:"json" help:"Print JSON, one object a line."`
+	JSON     bool          `name:"json" xor:"format" help:"Print JSON, one object a line."`
+	Markdown bool          `xor:"format" help:"Print the table as Markdown."`
+	Goals    bool          `help:"Measure what this library is to reach, by every variant of this host. --case and others choose among the goals."`
 	reportFlags
 	peersFlags
 }
@@ -47,6 +50,8 @@ Examples:
 
 	gqa bench
 	gqa bench --report report.html
+	gqa bench --goals --patience 10s
+	gqa bench --goals --case decode --kv-dtype f16 --variant avx2
 	gqa bench --peers --out peers.jsonl
 	gqa bench --case prefill --causal --threads 2
 	gqa bench --case decode --cache --kv 32768 --kv-dtype f16
@@ -65,6 +70,9 @@ func (c *benchCmd) Validate() error {
 	}
 	if c.Compare && (c.Peers || c.Report != "") {
 		return errors.New("--compare: expected neither --peers nor --report")
+	}
+	if c.Goals && (c.Peers || c.Report != "" || c.Compare) {
+		return errors.New("--goals: expected neither --peers nor --report nor --compare")
 	}
 	if c.Patience < 0 {
 		return fmt.Errorf("--patience: %v: expected 0 or more", c.Patience)
@@ -127,6 +135,7 @@ func (c *benchCmd) cases() []bench.Case {
 		x.Variant = string(c.Variant)
 		x.Causal = x.Causal || c.Causal
 		x.Cache = x.Cache || c.Cache
+		x.PositionMajor = x.PositionMajor || c.PosMajor
 		if c.Case == "" && c.Q != nil {
 			x.Phase = kernels.PhaseOf(x.Q)
 		}
@@ -135,14 +144,6 @@ func (c *benchCmd) cases() []bench.Case {
 		}
 	}
 	return cases
-}
-
-// storage tells where K and V are unless in plain rows.
-func storage(cache bool) string {
-	if cache {
-		return ", Cache"
-	}
-	return ""
 }
 
 // cores is the share of its cores that a measurement had, and, where others took part of
@@ -187,21 +188,21 @@ func (c *benchCmd) compareTunings(e *env, cases []bench.Case, options bench.Opti
 		}
 		t := r.Tuned
 		rows = append(rows, table.Row{
-			t.Phase, kvType(t), fmt.Sprintf("%d/%d/%d", t.Heads, t.KVHeads, t.HeadDim), t.Q, t.KV, t.Threads, t.Variant,
+			t.Phase, kvType(t), t.Shape(), t.Q, t.KV, t.Threads, t.Variant,
 			duration(r.Default), duration(t), fmt.Sprintf("%.3f", r.Default.OfBound), fmt.Sprintf("%.3f", t.OfBound),
 			fmt.Sprintf("%.3f (%.3f–%.3f)", r.Median, r.Range[0], r.Range[1]), fmt.Sprintf("%d of %d", r.Undisturbed, r.Pairs), fmt.Sprintf("%.3f", r.OfAll),
 		})
 	}
 	_ = bar.Finish()
 	if !c.JSON {
-		e.table(table.Row{"case", "kv type", "heads/kv/dim", "q", "kv", "threads", "variant", "default", "tuned", "of bound", "tuned", "gain (middle half)", "undisturbed pairs", "gain of all"}, rows...)
+		e.render(c.Markdown, table.Row{"case", "kv type", "heads/kv/dim", "q", "kv", "threads", "variant", "default", "tuned", "of bound", "tuned", "gain (middle half)", "undisturbed pairs", "gain of all"}, rows...)
 	}
 	return nil
 }
 
 // kvType is the type of K and V, and where they are unless in plain rows.
 func kvType(r bench.Result) string {
-	kv := r.KVDType.String() + storage(r.Cache)
+	kv := r.KVDType.String() + r.Storage()
 	if r.Precision == kernels.BF16 {
 		kv += " dot"
 	}
@@ -255,6 +256,9 @@ func (c *benchCmd) Run(e *env, k *kong.Context) error {
 	if c.Peers {
 		return c.comparePeers(e)
 	}
+	if c.Goals {
+		return c.measureGoals(e)
+	}
 	page, err := c.pager(k.Args)
 	if err != nil {
 		return err
@@ -286,13 +290,13 @@ func (c *benchCmd) Run(e *env, k *kong.Context) error {
 			continue
 		}
 		rows = append(rows, table.Row{
-			r.Phase, kvType(r), fmt.Sprintf("%d/%d/%d", r.Heads, r.KVHeads, r.HeadDim), r.Q, r.KV, yes(r.Causal), r.Threads, r.Variant,
+			r.Phase, kvType(r), r.Shape(), r.Q, r.KV, yes(r.Causal), r.Threads, r.Variant,
 			duration(r), fmt.Sprintf("%7.1f", r.GFLOPS), fmt.Sprintf("%6.1f", r.PeakGFLOPS), fmt.Sprintf("%.3f", r.OfBound), cores(r),
 		})
 	}
 	_ = bar.Finish()
 	if !c.JSON {
-		e.table(table.Row{"case", "kv type", "heads/kv/dim", "q", "kv", "causal", "threads", "variant", "time", "GFLOP/s", "peak", "of bound", "cores"}, rows...)
+		e.render(c.Markdown, table.Row{"case", "kv type", "heads/kv/dim", "q", "kv", "causal", "threads", "variant", "time", "GFLOP/s", "peak", "of bound", "cores"}, rows...)
 	}
 	return page.write(e)
 }

@@ -144,3 +144,75 @@ func TestBenchBF16(t *testing.T) {
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, stderr, "--bf16-dot: expected no --kv-dtype but bf16")
 }
+
+func TestBenchGoals(t *testing.T) {
+	hermetic(t)
+	args := []string{"bench", "--goals", "--kv", "1", "--threads", "1"}
+	code, stdout, stderr := gqa(t, append(args, "--variant", "purego", "--markdown")...)
+	require.Equal(t, exitOK, code, stderr)
+	require.Contains(t, stdout, "| case | goal | purego |\n")
+	require.Regexp(t, `\| decode f32 32/8/128, kv 1 \| ≤ 500 ns \| \d+`, stdout)
+	require.Contains(t, stdout, "✓: reached")
+
+	code, stdout, stderr = gqa(t, append(args, "--variant", "purego", "--json")...)
+	require.Equal(t, exitOK, code, stderr)
+	require.Equal(t, 1, strings.Count(stdout, "\n"))
+	var o bench.Outcome
+	require.NoError(t, json.Unmarshal([]byte(stdout), &o))
+	require.Equal(t, "purego", o.Result.Variant)
+	require.Equal(t, o.Result.NS, o.Value)
+	require.Equal(t, o.Value <= 500, o.Met)
+
+	code, stdout, stderr = gqaContext(t, canceled(t), append(args, "--variant", "purego")...)
+	require.Equal(t, exitError, code)
+	require.Empty(t, stdout)
+	require.Contains(t, stderr, "canceled")
+	code, _, stderr = gqa(t, append(args, "--cache")...)
+	require.Equal(t, exitError, code)
+	require.Contains(t, stderr, "--goals: none is what the other flags ask for")
+	code, _, stderr = gqa(t, append(args, "--compare")...)
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "--goals: expected neither")
+}
+
+func TestBenchGoalsChoose(t *testing.T) {
+	all, err := kernels.Variants()
+	require.NoError(t, err)
+	n := func(i int) *int { return &i }
+	goals, variants := (&benchCmd{Variant: "purego"}).goals(all)
+	require.Equal(t, []string{"purego"}, variants)
+	require.Greater(t, len(goals), 80)
+	goals, _ = (&benchCmd{Variant: "purego", Case: "decode", KVHeads: n(1), Cache: true, KVDType: &dtype{kernels.F16}}).goals(all)
+	require.Len(t, goals, 3)
+	for _, g := range goals {
+		x := g.of["purego"].Case
+		require.Equal(t, kernels.F16, x.KVDType)
+		require.True(t, x.Cache)
+		require.Equal(t, 1, x.KVHeads)
+	}
+	_, variants = (&benchCmd{}).goals([]kernels.Variant{{Name: "amx"}, {Name: "avx2", Available: true, Selected: true}, {Name: "purego", Available: true}})
+	require.Equal(t, []string{"avx2"}, variants)
+	_, variants = (&benchCmd{}).goals([]kernels.Variant{{Name: "avx2"}, {Name: "purego", Available: true, Selected: true}})
+	require.Equal(t, []string{"purego"}, variants)
+}
+
+func TestOutcomeCell(t *testing.T) {
+	o := bench.Outcome{Goal: bench.Goal{Figure: bench.OverBound}, Value: 1.049, Met: true}
+	require.Equal(t, "1.05 ✓ ~", outcome(o))
+	o.Result.Undisturbed, o.Met = 3, false
+	require.Equal(t, "1.05", outcome(o))
+}
+
+func TestBenchPositionMajor(t *testing.T) {
+	hermetic(t)
+	args := []string{"bench", "--case", "decode", "--heads", "4", "--kv-heads", "2", "--head-dim", "32", "--kv", "64", "--position-major"}
+	code, stdout, stderr := gqa(t, args...)
+	require.Equal(t, exitOK, code, stderr)
+	require.Contains(t, stdout, "f32, position-major")
+	code, _, stderr = gqa(t, append(args, "--cache")...)
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "--cache and --position-major can't be used together")
+	code, _, stderr = gqa(t, "bench", "--peers", "--position-major")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, stderr, "--position-major: expected no --peers")
+}

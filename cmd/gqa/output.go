@@ -32,7 +32,10 @@ func (e *env) json(values ...any) error {
 }
 
 // table prints rows under a header; columns of numbers are aligned to the right.
-func (e *env) table(header table.Row, rows ...table.Row) {
+func (e *env) table(header table.Row, rows ...table.Row) { e.render(false, header, rows...) }
+
+// render is table, or the same in Markdown.
+func (e *env) render(markdown bool, header table.Row, rows ...table.Row) {
 	t := table.NewWriter()
 	t.SetOutputMirror(e.stdout)
 	style := table.StyleLight
@@ -42,6 +45,10 @@ func (e *env) table(header table.Row, rows ...table.Row) {
 	t.SetStyle(style)
 	t.AppendHeader(header)
 	t.AppendRows(rows)
+	if markdown {
+		t.RenderMarkdown()
+		return
+	}
 	t.Render()
 }
 

@@ -40,6 +40,9 @@ func (c *benchCmd) checkPeers() error {
 	if c.Cache {
 		return fmt.Errorf("--cache: expected no --peers, which share plain rows")
 	}
+	if c.PosMajor {
+		return fmt.Errorf("--position-major: expected no --peers, which share head-major rows")
+	}
 	for _, name := range c.Peer {
 		if !slices.Contains(peers.Names(), name) {
 			return fmt.Errorf("--peer: %q: expected some of %s", name, strings.Join(peers.Names(), ", "))

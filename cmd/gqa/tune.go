@@ -226,3 +226,11 @@ func bucket(bound int) string {
 	}
 	return fmt.Sprintf("≤ %d", bound)
 }
+
+// storage tells where K and V are unless in plain rows.
+func storage(cache bool) string {
+	if cache {
+		return ", Cache"
+	}
+	return ""
+}

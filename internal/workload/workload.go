@@ -20,6 +20,7 @@ type Shape struct {
 	Causal           bool
 	Window           *kernels.Window
 	Precision        kernels.DType // BF16: queries too
+	PositionMajor    bool          // K and V; else head-major
 }
 
 // Config is the layer: float32 outputs, and queries unless Precision is BF16.
@@ -30,14 +31,19 @@ func (s Shape) Config() kernels.Config {
 	}
 }
 
-// Sequence makes the tensors, head-major, from a seed.
+// Sequence makes the tensors from a seed, queries and outputs head-major.
 func (s Shape) Sequence(seed uint64) kernels.Sequence {
 	rnd := rand.New(rand.NewPCG(seed, 1))
-	return s.Queried(kernels.Sequence{
+	kv := kernels.Sequence{
 		KVLen: s.Keys,
 		Key:   tensor(rnd, s.Key, s.KVHeads, s.Keys, s.KeyDim),
 		Value: tensor(rnd, s.Value, s.KVHeads, s.Keys, s.ValueDim),
-	}, seed)
+	}
+	if s.PositionMajor { // the same numbers, otherwise ordered
+		kv.Key.HeadStride, kv.Key.PosStride = s.KeyDim, s.KVHeads*s.KeyDim
+		kv.Value.HeadStride, kv.Value.PosStride = s.ValueDim, s.KVHeads*s.ValueDim
+	}
+	return s.Queried(kv, seed)
 }
 
 // Queried is Sequence on the keys and values of another, which it shares.
