@@ -113,6 +113,7 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 			p.splitBlock(w, c, s, it.kvHead, key, n)
 		}
 		b.VStride = amxPanel(n) * parts.value * 4
+		last := key+n == it.key1 && it.group < 0
 		for row, height := 0, c.tile.rows; row < it.rows; row += height {
 			products, rows := &k.parts, min(height, it.rows-row)
 			if dotted {
@@ -120,12 +121,17 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 			} else if rows <= amxHalf {
 				products, height = &k.half, amxHalf
 			}
+			slot := row // where Q and O lie: see many
+			if key == start && last {
+				slot = 0
+			}
+			q, sums := w.query[slot*width:][:height*width], o[slot*p.vd:][:height*p.vd]
 			if key == start {
-				clear(o[row*p.vd:][:height*p.vd])
-				if packed := w.query[row*width:][:height*width]; dotted {
-					p.dotQuery(w, s, it, row, height, packed)
+				clear(sums)
+				if dotted {
+					p.dotQuery(w, s, it, row, height, q)
 				} else {
-					p.splitQuery(w, s, it, row, height, packed)
+					p.splitQuery(w, s, it, row, height, q)
 				}
 			}
 			for first := 0; first < n; first += amxKeys {
@@ -145,7 +151,7 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 					a.Scale = p.dot.score
 				}
 				b.NextScale = w.softmax.Scale
-				a.Q, a.K, a.S = &w.query[row*width], &w.panels[(first+lo)*pairs*parts.key], &w.scores[0]
+				a.Q, a.K, a.S = &q[0], &w.panels[(first+lo)*pairs*parts.key], &w.scores[0]
 				a.D, a.Panels = pairs, ceil(hi-lo, cols)
 				if dotted {
 					products.score[BF16].amxScore(a)
@@ -162,7 +168,7 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 				}
 				b.NextS, b.NextPending, b.NextL, b.NextBlocks = &w.scores[0], &w.pending[0], &l[row], blocks
 				b.V, b.Keys = unsafe.Pointer(&w.values[(first+lo)/2*cols*parts.value]), blocks*asm.Lane/2
-				b.O, b.Alpha = &o[row*p.vd], &w.alpha[0]
+				b.O, b.Alpha = &sums[0], &w.alpha[0]
 				if dotted {
 					products.exp.amxExp(b)
 					products.value[BF16].amxValue(b)
@@ -171,8 +177,8 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 					products.value[p.config.Value].amxSplitValue(b)
 				}
 			}
-			if key+n == it.key1 && it.group < 0 {
-				p.finish(w, s, it, row, rows, o, m, l)
+			if last {
+				p.finish(w, s, it, row, rows, sums, m[row:], l[row:])
 			}
 		}
 	}

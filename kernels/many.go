@@ -13,7 +13,8 @@ import (
 //
 // Each tile's queries are packed and its sums cleared when it comes first, and its rows
 // finished when it came last, unless the item is a split. Both wait for the caller's memory,
-// so that is prefetched in the kernels of the tile before and of the tile itself.
+// so that is prefetched in the kernels of the tile before and of the tile itself. An item of one
+// block is done with a tile's Q and O then: those of the next but one take their place, in L1.
 func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
 	height, start := c.tile.rows, s.firstKey(it)
 	tiles := ceil(it.rows, height)
@@ -22,17 +23,24 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 		panels, v := p.blockOf(w, c, s, it.kvHead, key, n)
 		nextK, nextV := p.nextBlock(c, s, it, key+n)
 		first, last := key == start, key+n == it.key1 && it.group < 0
+		slot := func(row int) int { // where Q and O of the tile that begins there lie
+			if first && last {
+				return row / height % 2 * height
+			}
+			return row
+		}
 		pending := -1 // the row of the tile whose values are not yet added
 		for row := 0; row < it.rows; row += height {
 			rows := min(height, it.rows-row)
+			q, sums := w.query[slot(row)*p.kd:], o[slot(row)*p.vd:]
 			if first {
-				p.packQuery(w, c, s, it, row)
-				clear(o[row*p.vd:][:height*p.vd])
+				p.packQuery(w, c, s, it, row, q)
+				clear(sums[:height*p.vd])
 			}
 			lo, hi := p.bounds(w, s, it.row+row, rows, height, key, n)
 			if lo >= hi {
 				if last {
-					p.finish(w, s, it, row, rows, o, m, l)
+					p.finish(w, s, it, row, rows, sums, m[row:], l[row:])
 				}
 				continue
 			}
@@ -40,14 +48,14 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 			lo = lo / c.tile.cols * c.tile.cols
 			w.rebase(height, lo)
 			a := &w.score
-			a.Q, a.K, a.S = &w.query[row*p.kd], (*float32)(unsafe.Add(panels, lo*p.kd*4)), &w.scores[0]
+			a.Q, a.K, a.S = &q[0], (*float32)(unsafe.Add(panels, lo*p.kd*4)), &w.scores[0]
 			a.D = p.kd
 			a.Panels, a.Half = c.tile.panels(hi - lo)
 			ahead := share{nextK, row / height, tiles}
 			if next := row + height; first && next < it.rows {
 				ahead = share{p.ownRows(c, &s.Query, p.config.Query, p.config.KeyDim, it, next, min(height, it.rows-next)), 0, 1}
 			}
-			a.Prefetch, a.PrefetchEvery = ahead.spread(unsafe.Pointer(a.K), a.Panels*p.kd/asm.Lane)
+			a.Prefetch, a.PrefetchEvery = ahead.spread(unsafe.Pointer(a.K), a.Panels*p.kd/asm.Lane, asm.PrefetchStep)
 			a.PrefetchRow, a.PrefetchStride = ahead.row, ahead.stride
 			c.tile.score.score(a)
 			t := tileArgs{it.row + row, rows, height, key + lo, hi - lo}
@@ -61,17 +69,17 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 				b.NextBlocks = ceil(t.keys, asm.Lane)
 				c.tile.valueExp.valueExp(b)
 				if last {
-					p.finish(w, s, it, pending, height, o, m, l)
+					p.finish(w, s, it, pending, height, o[slot(pending)*p.vd:], m[pending:], l[pending:])
 				}
 			}
 			b.P, b.V, b.VStride = &w.scores[0], unsafe.Add(v, lo*p.vd*4), p.vd*4
-			b.O, b.OStride, b.Alpha = &o[row*p.vd], p.vd*4, &w.alpha[0]
+			b.O, b.OStride, b.Alpha = &sums[0], p.vd*4, &w.alpha[0]
 			b.Keys, b.Cols = hi-lo, p.vd
 			ahead = share{nextV, row / height, tiles}
 			if last {
 				ahead = share{p.ownRows(c, &s.Output, p.config.Output, p.config.ValueDim, it, row, rows), 0, 1}
 			}
-			b.Prefetch, b.PrefetchEvery = ahead.spread(b.V, b.Keys/asm.Lane*ceil(p.vd, c.tile.cols))
+			b.Prefetch, b.PrefetchEvery = ahead.spread(b.V, b.Keys/asm.Lane*ceil(p.vd, c.tile.cols), asm.PrefetchStep)
 			b.PrefetchRow, b.PrefetchStride = ahead.row, ahead.stride
 			if c.Interleave {
 				pending = row
@@ -81,13 +89,13 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 			}
 			c.tile.value.value(b)
 			if last {
-				p.finish(w, s, it, row, rows, o, m, l)
+				p.finish(w, s, it, row, rows, sums, m[row:], l[row:])
 			}
 		}
 		if pending >= 0 {
 			c.tile.value.value(&w.value)
 			if last {
-				p.finish(w, s, it, pending, min(height, it.rows-pending), o, m, l)
+				p.finish(w, s, it, pending, min(height, it.rows-pending), o[slot(pending)*p.vd:], m[pending:], l[pending:])
 			}
 		}
 	}
@@ -106,13 +114,19 @@ func (t *tile) panels(n int) (panels int, half bool) {
 }
 
 // ownRows is where a tile's rows lie in the caller's queries or outputs, if the heads of a
-// group lie together.
-func (p *Plan) ownRows(c *recipe, t *Tensor, dt DType, dim int, it *item, row, n int) (x rows) {
-	if c.Prefetch == 0 || t.HeadStride != dim && p.group > 1 {
-		return
-	}
+// token lie together or the tokens of a head.
+func (p *Plan) ownRows(c *recipe, t *Tensor, dt DType, dim int, it *item, row, n int) rows {
 	first, last := (it.row+row)/p.group, (it.row+row+n-1)/p.group
-	return rows{t.row(it.kvHead*p.group, first), last + 1 - first, p.group * dim * dt.size(), t.PosStride * dt.size()}
+	at, size, tokens := t.row(it.kvHead*p.group, first), dim*dt.size(), last+1-first
+	switch {
+	case c.Prefetch == 0:
+		return rows{}
+	case t.HeadStride == dim || p.group == 1:
+		return rows{at, tokens, p.group * size, t.PosStride * dt.size()}
+	case t.PosStride == dim:
+		return rows{at, p.group, tokens * size, t.HeadStride * dt.size()}
+	}
+	return rows{}
 }
 
 // rows is memory that is prefetched.
@@ -139,14 +153,14 @@ type share struct {
 	tile, tiles int
 }
 
-// spread spreads it over so many steps of a kernel: where it begins, relative to from, and
+// spread spreads it over so many steps of a kernel, of so many bytes each: where it begins, relative to from, and
 // at every how many steps.
-func (x *share) spread(from unsafe.Pointer, steps int) (prefetch, every int) {
+func (x *share) spread(from unsafe.Pointer, steps, step int) (prefetch, every int) {
 	if x.n == 0 {
 		return 0, 0
 	}
-	every = max(steps*x.tiles*asm.PrefetchStep/(x.n*x.row), 1)
-	first := x.tile * (steps / every * asm.PrefetchStep) / x.row
+	every = max(steps*x.tiles*step/(x.n*x.row), 1)
+	first := x.tile * (steps / every * step) / x.row
 	if first >= x.n {
 		return 0, 0
 	}
@@ -169,13 +183,13 @@ func (p *Plan) blockOf(w *worker, c *recipe, s *Sequence, kvHead, key, n int) (p
 }
 
 // packQuery converts, scales and packs the queries of one row tile: [kd][rows].
-func (p *Plan) packQuery(w *worker, c *recipe, s *Sequence, it *item, row int) {
+func (p *Plan) packQuery(w *worker, c *recipe, s *Sequence, it *item, row int, dst []float32) {
 	height := c.tile.rows
 	rows := min(height, it.rows-row)
 	p.convertQuery(w, s, it, row, rows, plain(p.kd), w.stage, p.queryScale)
 	clear(w.stage[rows*p.kd : height*p.kd])
 	a := &w.pack
-	a.Src, a.SrcStride, a.Dst = unsafe.Pointer(&w.stage[0]), p.kd*4, &w.query[row*p.kd]
+	a.Src, a.SrcStride, a.Dst = unsafe.Pointer(&w.stage[0]), p.kd*4, &dst[0]
 	a.D, a.Panels = p.kd, 1
 	c.tile.packQuery.pack(a)
 }

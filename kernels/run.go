@@ -260,31 +260,31 @@ func (p *Plan) mergeSplits(r *run, w *worker, g *group, first int) {
 }
 
 // finish writes n rows of an item, from one on: O/(Σ + sink) in the output type, and the
-// log-sum-exp.
+// log-sum-exp. Theirs are o, m and l.
 func (p *Plan) finish(w *worker, s *Sequence, it *item, row, n int, o, m, l []float32) {
 	f, k := &w.finish, &p.variant.finish[p.config.Output]
 	f.Cols, f.OStride, f.DstStride, f.ScaleStride = p.config.ValueDim, p.vd*4, s.Output.HeadStride*p.config.Output.size(), 4
-	for end := row + n; row < end; {
+	for done := 0; done < n; {
 		// The heads of one query.
-		query, member := (it.row+row)/p.group, (it.row+row)%p.group
-		head, rows := it.kvHead*p.group+member, min(p.group-member, end-row, len(w.scale))
+		query, member := (it.row+row+done)/p.group, (it.row+row+done)%p.group
+		head, rows := it.kvHead*p.group+member, min(p.group-member, n-done, len(w.scale))
 		sane := true
 		for i := range rows {
-			top, scale, sum := p.denominator(head+i, m[row+i], l[row+i])
+			top, scale, sum := p.denominator(head+i, m[done+i], l[done+i])
 			w.scale[i] = scale
-			sane = sane && finite(l[row+i]) && l[row+i] != 0
+			sane = sane && finite(l[done+i]) && l[done+i] != 0
 			if s.LSE != nil {
 				s.LSE[(head+i)*s.QueryLen+query] = float32((top + math.Log2(sum)) * math.Ln2)
 			}
 		}
-		f.O, f.Dst, f.Scale, f.Rows = &o[row*p.vd], s.Output.row(head, query), &w.scale[0], rows
+		f.O, f.Dst, f.Scale, f.Rows = &o[done*p.vd], s.Output.row(head, query), &w.scale[0], rows
 		k.finish(f)
 		if f.NonFinite != 0 || !sane {
 			for i := range rows {
-				p.recheck(w, s, query, head+i, &o[(row+i)*p.vd], w.scale[i], l[row+i])
+				p.recheck(w, s, query, head+i, &o[(done+i)*p.vd], w.scale[i], l[done+i])
 			}
 		}
-		row += rows
+		done += rows
 	}
 }
 

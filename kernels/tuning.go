@@ -235,6 +235,9 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 		t.few(v, k)
 	} else {
 		t.Split = 1 << 16
+		if k.Bucket <= t.KeyBlock { // of one block Q and O stay in L1, so that K is packed once for all rows
+			t.RowBlock = 4096 / tile.rows * tile.rows
+		}
 	}
 	return t
 }
