@@ -22,6 +22,7 @@
 //	R9       bytes of a row of Q
 //	R10      bytes of 32 keys
 //	R11      bytes of 16 keys
+//	R12      next line to prefetch
 //	T0–T1    sums of rows 0–15, part 0
 //	T2–T3    sums of rows 0–15, part 1
 //	T4–T5    factors of the rows
@@ -32,10 +33,32 @@
 // func amx_split_score_f16_16x32_avx512(a *ScoreArgs)
 // Requires: AMX_BF16, AMX_TILE, AVX, AVX512F, MMX+
 TEXT ·amx_split_score_f16_16x32_avx512(SB), $2176-8
-	MOVQ      a+0(FP), DI
-	MOVQ      8(DI), BX
-	MOVQ      16(DI), CX
-	MOVQ      32(DI), DX
+	MOVQ a+0(FP), DI
+	MOVQ 8(DI), BX
+	MOVQ 16(DI), CX
+	MOVQ 32(DI), DX
+
+	// rows without gaps are one long row
+	MOVQ 64(DI), R12
+	MOVQ R12, (SP)
+	MOVQ R12, 8(SP)
+	NEGQ R12
+	ADDQ 72(DI), R12
+	MOVQ R12, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, R12
+	MOVQ R12, 8(SP)
+
+gaps:
+	MOVQ  $0x4000000000000000, R12
+	MOVQ  R12, 24(SP)
+	MOVQ  48(DI), R12
+	TESTQ R12, R12
+	JZ    no_prefetch
+	ADDQ  BX, R12
+	MOVQ  $0x00000001, 24(SP)
+
+no_prefetch:
 	LEAQ      tile_config<>+0(SB), AX
 	LONG $0x4978e2c4; LONG $0x00000080; BYTE $0x00 // LDTILECFG (AX)
 	MOVQ      24(DI), R9
@@ -119,6 +142,41 @@ pairs:
 	PREFETCHT0 8000(BX)
 	PREFETCHT0 8064(BX)
 	PREFETCHT0 8128(BX)
+	DECQ       24(SP)
+	JNZ        fetched
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	PREFETCHT0 128(R12)
+	PREFETCHT0 192(R12)
+	ADDQ       $+256, R12
+	SUBQ       $+256, 8(SP)
+	JG         same_row_512
+	ADDQ       8(SP), R12
+	ADDQ       16(SP), R12
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_512:
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	PREFETCHT0 128(R12)
+	PREFETCHT0 192(R12)
+	ADDQ       $+256, R12
+	SUBQ       $+256, 8(SP)
+	JG         same_row_256
+	ADDQ       8(SP), R12
+	ADDQ       16(SP), R12
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched:
 	LONG $0x4b7ba2c4; LONG $0x008008a4; WORD $0x0000 // TILELOADD 128(AX)(R9*1), T4
 	LONG $0x4b7ba2c4; LONG $0x000013b4; WORD $0x0000 // TILELOADD (BX)(R10*1), T6
 	LONG $0x5c4ae2c4; BYTE $0xc4 // TDPBF16PS T6, T4, T0

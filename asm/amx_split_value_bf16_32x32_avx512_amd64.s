@@ -25,6 +25,7 @@
 //	Z0       1
 //	Z1       Alpha
 //	Z2       O
+//	R12      next line to prefetch
 //	T0–T1    sums of rows 0–15
 //	T2–T3    sums of rows 16–31
 //	T4–T5    factors of the rows
@@ -73,6 +74,27 @@ scale:
 	JNZ     row
 
 products:
+	// rows without gaps are one long row
+	MOVQ 80(DI), R12
+	MOVQ R12, (SP)
+	MOVQ R12, 8(SP)
+	NEGQ R12
+	ADDQ 88(DI), R12
+	MOVQ R12, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, R12
+	MOVQ R12, 8(SP)
+
+gaps:
+	MOVQ  $0x4000000000000000, R12
+	MOVQ  R12, 24(SP)
+	MOVQ  64(DI), R12
+	TESTQ R12, R12
+	JZ    no_prefetch
+	ADDQ  DX, R12
+	MOVQ  $0x00000001, 24(SP)
+
+no_prefetch:
 	LEAQ      tile_config<>+0(SB), AX
 	LONG $0x4978e2c4; LONG $0x00000080; BYTE $0x00 // LDTILECFG (AX)
 	MOVQ      $+64, R11
@@ -125,6 +147,41 @@ keys_32:
 	PREFETCHT0 3904(BX)
 	PREFETCHT0 3968(BX)
 	PREFETCHT0 4032(BX)
+	DECQ       24(SP)
+	JNZ        fetched_32
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	PREFETCHT0 128(R12)
+	PREFETCHT0 192(R12)
+	ADDQ       $+256, R12
+	SUBQ       $+256, 8(SP)
+	JG         same_row_32_512
+	ADDQ       8(SP), R12
+	ADDQ       16(SP), R12
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_32_512:
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	PREFETCHT0 128(R12)
+	PREFETCHT0 192(R12)
+	ADDQ       $+256, R12
+	SUBQ       $+256, 8(SP)
+	JG         same_row_32_256
+	ADDQ       8(SP), R12
+	ADDQ       16(SP), R12
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_32_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_32:
 	LONG $0x4b7ba2c4; LONG $0x100018a4; WORD $0x0000 // TILELOADD 4096(AX)(R11*1), T4
 	LONG $0x4b7ba2c4; LONG $0x000013b4; WORD $0x0000 // TILELOADD (BX)(R10*1), T6
 	LONG $0x5c4ae2c4; BYTE $0xc4 // TDPBF16PS T6, T4, T0
@@ -189,6 +246,41 @@ keys_16:
 	PREFETCHT0 3712(BX)
 	PREFETCHT0 3840(BX)
 	PREFETCHT0 3968(BX)
+	DECQ       24(SP)
+	JNZ        fetched_16
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	PREFETCHT0 128(R12)
+	PREFETCHT0 192(R12)
+	ADDQ       $+256, R12
+	SUBQ       $+256, 8(SP)
+	JG         same_row_16_512
+	ADDQ       8(SP), R12
+	ADDQ       16(SP), R12
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_16_512:
+	PREFETCHT0 (R12)
+	PREFETCHT0 64(R12)
+	PREFETCHT0 128(R12)
+	PREFETCHT0 192(R12)
+	ADDQ       $+256, R12
+	SUBQ       $+256, 8(SP)
+	JG         same_row_16_256
+	ADDQ       8(SP), R12
+	ADDQ       16(SP), R12
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_16_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_16:
 	LONG $0x4b7ba2c4; LONG $0x100018a4; WORD $0x0000 // TILELOADD 4096(AX)(R11*1), T4
 	LONG $0x4b7ba2c4; LONG $0x000013b4; WORD $0x0000 // TILELOADD (BX)(R10*1), T6
 	LONG $0x5c4ae2c4; BYTE $0xc4 // TDPBF16PS T6, T4, T0

@@ -36,7 +36,10 @@ func amxScore(t *testing.T, k asm.Kernel, d, panels int) {
 	q, kk := rng.pairs(d*k.Rows), rng.pairs(panels*d*k.Cols)
 	s := guard.Slice[float32](t, panels*k.Cols*k.Rows)
 	scale := []float32{1, float32(rng.NormFloat64())}[panels%2]
-	asm.AMXScore(k.ID, &asm.ScoreArgs{Q: readOnly(t, q), K: readOnly(t, kk), S: &s[0], D: d, Panels: panels, Scale: scale})
+	asm.AMXScore(k.ID, &asm.ScoreArgs{
+		Q: readOnly(t, q), K: readOnly(t, kk), S: &s[0], D: d, Panels: panels, Scale: scale,
+		Prefetch: panels % 2 * 4096, PrefetchEvery: 1 + d/16%3, PrefetchRow: 4 * d, PrefetchStride: 4*d + panels%3*64,
+	})
 	for j := range panels * k.Cols {
 		for r := range k.Rows {
 			var want sum
@@ -112,7 +115,7 @@ func amxValue(t *testing.T, k asm.Kernel, keys, cols, gap int) {
 	was := slices.Clone(o)
 	asm.AMXValue(k.ID, &asm.ValueArgs{
 		P: readOnly(t, p), V: unsafe.Pointer(readOnly(t, v)), VStride: 4 * panel, O: &o[0], OStride: 4 * stride, Alpha: &alpha[0],
-		Keys: keys, Cols: cols,
+		Keys: keys, Cols: cols, Prefetch: 4096, PrefetchEvery: 1 + keys/16%3, PrefetchRow: 4 * cols, PrefetchStride: 4 * stride,
 	})
 	for i, got := range o {
 		r, c := i/stride, i%stride

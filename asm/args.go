@@ -10,6 +10,9 @@ const Lane = 16
 // every 16 keys of a column tile, in bytes, where PrefetchEvery is 1.
 const PrefetchStep = 256
 
+// AMXPrefetchStep is what the kernels of AMX prefetch for every 16 pairs of a panel of K or V.
+const AMXPrefetchStep = 512
+
 // ScoreArgs: S = Q·Kᵀ for one row tile of R rows; K panels are C keys wide.
 //
 //	S[j/16][r][j%16] = Σ_d Q[d][r]·K[j/C][d][j%C]    r < R, j < Panels·C
@@ -31,7 +34,7 @@ type ScoreArgs struct {
 	// Half asks for the first 16 keys of one more panel: kernels with HalfPanels only.
 	Half bool
 
-	// As DecodeValue does; arm64 does not.
+	// As DecodeValue does; DotScore does not, nor does arm64.
 	Prefetch       int // bytes after K; 0: none
 	PrefetchEvery  int // > 0 unless Prefetch is 0
 	PrefetchRow    int // bytes of each row that are prefetched
@@ -90,11 +93,11 @@ type ValueArgs struct {
 	Alpha   *float32       // [R]
 	Keys    int            // > 0
 	Cols    int            // > 0, a multiple of 16
-	// Not ValueExp; Value not on arm64.
+	// Not ValueExp, DotValue and DotValueExp; Value not on arm64.
 	Prefetch       int // bytes ahead; 0: none
 	PrefetchEvery  int // > 0 unless Prefetch is 0
 	PrefetchRow    int // bytes of each row that are prefetched
-	PrefetchStride int // Value only: bytes from row to row
+	PrefetchStride int // not DecodeValue: bytes from row to row
 	// ValueExp only.
 	NextS, NextPending, NextL *float32
 	NextBlocks                int     // 0: there is no other tile

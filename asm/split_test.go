@@ -197,7 +197,10 @@ func amxSplitScore(t *testing.T, k asm.Kernel, pairs, panels int) {
 		}
 	}
 	s := guard.Slice[float32](t, panels*k.Cols*k.Rows)
-	asm.AMXSplitScore(k.ID, &asm.ScoreArgs{Q: readOnly(t, qq), K: readOnly(t, kk), S: &s[0], D: pairs, Panels: panels, Scale: 1})
+	asm.AMXSplitScore(k.ID, &asm.ScoreArgs{
+		Q: readOnly(t, qq), K: readOnly(t, kk), S: &s[0], D: pairs, Panels: panels, Scale: 1,
+		Prefetch: panels % 2 * 4096, PrefetchEvery: 1 + pairs/16%3, PrefetchRow: 8 * pairs, PrefetchStride: 8*pairs + panels%3*64,
+	})
 	for j, y := range keys {
 		for r, x := range q {
 			var want sum
@@ -259,7 +262,7 @@ func amxSplitValue(t *testing.T, k asm.Kernel, keys, cols, gap int) {
 	was := slices.Clone(o)
 	asm.AMXSplitValue(k.ID, &asm.ValueArgs{
 		P: readOnly(t, pp), V: unsafe.Pointer(readOnly(t, vv)), VStride: 4 * panel, O: &o[0], OStride: 4 * stride, Alpha: &alpha[0],
-		Keys: pairs, Cols: cols,
+		Keys: pairs, Cols: cols, Prefetch: 4096, PrefetchEvery: 1 + pairs/16%3, PrefetchRow: 4 * cols, PrefetchStride: 4 * stride,
 	})
 	for i, got := range o {
 		r, c := i/stride, i%stride

@@ -114,6 +114,8 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 		}
 		b.VStride = amxPanel(n) * parts.value * 4
 		last := key+n == it.key1 && it.group < 0
+		nextK, nextV := p.nextBlock(c, s, it, key+n)
+		tiles, calls := ceil(it.rows, c.tile.rows), ceil(n, amxKeys)
 		for row, height := 0, c.tile.rows; row < it.rows; row += height {
 			products, rows := &k.parts, min(height, it.rows-row)
 			if dotted {
@@ -153,6 +155,13 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 				b.NextScale = w.softmax.Scale
 				a.Q, a.K, a.S = &q[0], &w.panels[(first+lo)*pairs*parts.key], &w.scores[0]
 				a.D, a.Panels = pairs, ceil(hi-lo, cols)
+				call := first / amxKeys
+				ahead := share{nextK, row/c.tile.rows*calls + call, tiles * calls}
+				if next := row + height; key == start && next < it.rows {
+					ahead = share{p.ownRows(c, &s.Query, p.config.Query, p.config.KeyDim, it, next, min(height, it.rows-next)), call, calls}
+				}
+				a.Prefetch, a.PrefetchEvery = ahead.spread(unsafe.Pointer(a.K), a.Panels*pairs/asm.Lane, asm.AMXPrefetchStep)
+				a.PrefetchRow, a.PrefetchStride = ahead.row, ahead.stride
 				if dotted {
 					products.score[BF16].amxScore(a)
 				} else {
@@ -169,6 +178,12 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 				b.NextS, b.NextPending, b.NextL, b.NextBlocks = &w.scores[0], &w.pending[0], &l[row], blocks
 				b.V, b.Keys = unsafe.Pointer(&w.values[(first+lo)/2*cols*parts.value]), blocks*asm.Lane/2
 				b.O, b.Alpha = &sums[0], &w.alpha[0]
+				ahead = share{nextV, row/c.tile.rows*calls + call, tiles * calls}
+				if last {
+					ahead = share{p.ownRows(c, &s.Output, p.config.Output, p.config.ValueDim, it, row, rows), call, calls}
+				}
+				b.Prefetch, b.PrefetchEvery = ahead.spread(b.V, b.Keys/asm.Lane*ceil(p.vd, cols), asm.AMXPrefetchStep)
+				b.PrefetchRow, b.PrefetchStride = ahead.row, ahead.stride
 				if dotted {
 					products.exp.amxExp(b)
 					products.value[BF16].amxValue(b)

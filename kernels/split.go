@@ -26,12 +26,11 @@ func (p *Plan) splitQuery(w *worker, s *Sequence, it *item, row, height int, dst
 	dim, width := 2*p.pairs(), p.pairs()*F32.parts()
 	rows := min(height, it.rows-row)
 	if q := &s.Query; p.config.Query == F32 && p.config.KeyDim == dim {
-		next := ceil(height, p.group) * q.PosStride * 4 // the tile after this one
 		for done, n := 0, 0; done < rows; done += n {
 			r := it.row + row + done
 			head := r % p.group
 			n = min(rows-done, p.group-head)
-			p.splitRows(w, F32, q.row(it.kvHead*p.group+head, r/p.group), q.HeadStride*4, n, next, p.queryScale, dst[done*width:])
+			p.splitRows(w, F32, q.row(it.kvHead*p.group+head, r/p.group), q.HeadStride*4, n, 0, p.queryScale, dst[done*width:])
 		}
 		clear(dst[rows*width:])
 		return

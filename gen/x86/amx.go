@@ -38,6 +38,9 @@ var (
 	tileCols = [2]tmm{6, 7}
 )
 
+// amxPrefetchStep is what a kernel prefetches every 16 pairs of a panel, in bytes (asm.AMXPrefetchStep).
+const amxPrefetchStep = 512
+
 const (
 	tileBytes = 16 * 64      // of a register
 	weight    = 128          // 1 in units of the last place of a bf16 that is 1
@@ -197,6 +200,7 @@ func (e *emitter) amxScore() {
 	q1, d := e.gp("Q, rows 16–31, at d"), e.gp("elements of D left")
 	rowBytes, keyBytes, out := e.gp("bytes of a row of Q"), e.gp("bytes of 32 keys"), e.gp("bytes of 16 keys")
 
+	ahead := e.newStream(k, "PrefetchStride", e.frame)
 	e.tiled(q0)
 	e.MOVQ(e.arg("D"), rowBytes)
 	if rowParts > 1 {
@@ -221,6 +225,7 @@ func (e *emitter) amxScore() {
 	for line := 0; line < step; line += 64 {
 		e.PREFETCHT0(at(k, step+line))
 	}
+	ahead.fetch(amxPrefetchStep, "")
 	e.tileProducts(2, func(part, half int) operand.Mem {
 		return indexed([]reg.GPPhysical{q0, q1}[half], rowBytes, 1, 64*part)
 	}, func(part, half int) operand.Mem {
@@ -446,6 +451,7 @@ func (e *emitter) amxValue() {
 	e.JNZ(operand.LabelRef("row"))
 
 	e.Label("products")
+	ahead := e.newStream(v0, "PrefetchStride", e.frame)
 	e.tiled(p)
 	e.MOVQ(operand.I32(64), out)
 	e.MOVQ(operand.I32(128), stride)
@@ -478,6 +484,7 @@ func (e *emitter) amxValue() {
 		for line := 0; line < step; line += 64 * (3 - halves) {
 			e.PREFETCHT0(at(v, step+line))
 		}
+		ahead.fetch(amxPrefetchStep, name)
 		e.tileProducts(halves, func(part, half int) operand.Mem {
 			return indexed(p, out, 1, e.tileBlock()*part+tileBytes*half)
 		}, func(part, half int) operand.Mem {
