@@ -162,19 +162,7 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 				}
 				a.Prefetch, a.PrefetchEvery = ahead.spread(unsafe.Pointer(a.K), a.Panels*pairs/asm.Lane, asm.AMXPrefetchStep)
 				a.PrefetchRow, a.PrefetchStride = ahead.row, ahead.stride
-				if dotted {
-					products.score[BF16].amxScore(a)
-				} else {
-					products.score[p.config.Key].amxSplitScore(a)
-				}
 				blocks := a.Panels * (cols / asm.Lane)
-				p.prepare(w, s, it.kvHead, tileArgs{it.row + row, rows, height, key + first + lo, hi - lo}, m[row:], l[row:])
-				w.softmax.Blocks, w.softmax.Pending = blocks, &w.pending[0]
-				if whole && height == c.tile.rows {
-					k.maxima.amxMaxima(&w.softmax)
-				} else {
-					p.variant.maxima.maxima(&w.softmax)
-				}
 				b.NextS, b.NextPending, b.NextL, b.NextBlocks = &w.scores[0], &w.pending[0], &l[row], blocks
 				b.V, b.Keys = unsafe.Pointer(&w.values[(first+lo)/2*cols*parts.value]), blocks*asm.Lane/2
 				b.O, b.Alpha = &sums[0], &w.alpha[0]
@@ -184,6 +172,18 @@ func (p *Plan) manyAMX(w *worker, c *recipe, s *Sequence, it *item, o, m, l []fl
 				}
 				b.Prefetch, b.PrefetchEvery = ahead.spread(b.V, b.Keys/asm.Lane*ceil(p.vd, cols), asm.AMXPrefetchStep)
 				b.PrefetchRow, b.PrefetchStride = ahead.row, ahead.stride
+				if dotted {
+					products.score[BF16].amxScore(a)
+				} else {
+					products.score[p.config.Key].amxSplitScore(a)
+				}
+				p.prepare(w, s, it.kvHead, tileArgs{it.row + row, rows, height, key + first + lo, hi - lo}, m[row:], l[row:])
+				w.softmax.Blocks, w.softmax.Pending = blocks, &w.pending[0]
+				if whole && height == c.tile.rows {
+					k.maxima.amxMaxima(&w.softmax)
+				} else {
+					p.variant.maxima.maxima(&w.softmax)
+				}
 				if dotted {
 					products.exp.amxExp(b)
 					products.value[BF16].amxValue(b)
