@@ -110,7 +110,7 @@ func (c *benchCmd) compare(e *env, list []peers.Peer) error {
 	}
 	_ = bar.Finish()
 	if !c.JSON {
-		e.peersTable(records, len(cases))
+		e.peersTable(c.Markdown, records, len(cases))
 	}
 	if c.Out == "" {
 		return nil
@@ -119,7 +119,7 @@ func (c *benchCmd) compare(e *env, list []peers.Peer) error {
 }
 
 // peersTable prints what was measured, and below it what was not and why.
-func (e *env) peersTable(records []peers.Record, cases int) {
+func (e *env) peersTable(markdown bool, records []peers.Record, cases int) {
 	var rows []table.Row
 	type failure struct{ peer, reason string }
 	var failures []failure
@@ -136,7 +136,7 @@ func (e *env) peersTable(records []peers.Record, cases int) {
 		of[f] = append(of[f], r.Name)
 	}
 	if len(rows) > 0 {
-		e.table(table.Row{"case", "threads", "peer", "version", "ours, ms (range)", "peer, ms (range)", "ours/peer", "max error"}, rows...)
+		e.render(markdown, table.Row{"case", "threads", "peer", "version", "ours, ms (range)", "peer, ms (range)", "ours/peer", "max error"}, rows...)
 	}
 	for _, f := range failures {
 		where := ""

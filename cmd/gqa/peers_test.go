@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -86,6 +87,10 @@ func TestPeersTable(t *testing.T) {
 	}
 	require.NotContains(t, stdout, "onnxruntime")
 	require.NotContains(t, stdout, "not compared")
+
+	code, stdout, stderr = gqa(t, append(slices.Clone(smallDecode), "--peer", "ggml", "--markdown")...)
+	require.Equal(t, exitOK, code, stderr)
+	require.Contains(t, stdout, "| case | threads | peer |")
 }
 
 func TestPeersJSON(t *testing.T) {
