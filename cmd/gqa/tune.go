@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gqa-go/gqa/bench"
 	"github.com/gqa-go/gqa/kernels"
 	"github.com/gqa-go/gqa/tune"
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -207,7 +208,7 @@ func printExhaustive(e *env, r *tune.Result) {
 			changed = "is the tuning"
 		}
 		for i, p := range x.Exhaustive.Problems {
-			row := table.Row{x.Phase, bucket(x.Bucket), p.Queries, fmt.Sprint(p.Keys, storage(p.Cache)), p.DefaultTime.Round(100 * time.Nanosecond), ratio(p.Default), ratio(p.Tuned)}
+			row := table.Row{x.Phase, bucket(x.Bucket), p.Queries, fmt.Sprint(p.Keys, bench.Case{Cache: p.Cache}.Storage()), p.DefaultTime.Round(100 * time.Nanosecond), ratio(p.Default), ratio(p.Tuned)}
 			if i == 0 {
 				row = append(row, x.Exhaustive.Combinations, changed)
 			}
@@ -225,12 +226,4 @@ func bucket(bound int) string {
 		return fmt.Sprintf("> %d", all[len(all)-2])
 	}
 	return fmt.Sprintf("≤ %d", bound)
-}
-
-// storage tells where K and V are unless in plain rows.
-func storage(cache bool) string {
-	if cache {
-		return ", Cache"
-	}
-	return ""
 }
