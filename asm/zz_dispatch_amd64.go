@@ -285,6 +285,30 @@ func PanelScore(id ID, a *PanelScoreArgs) {
 		panel_score_f32_11x32_avx512(a)
 	case id_panel_score_f32_12x32_avx512:
 		panel_score_f32_12x32_avx512(a)
+	case id_panel_score_f32_1x16_avx512:
+		panel_score_f32_1x16_avx512(a)
+	case id_panel_score_f32_2x16_avx512:
+		panel_score_f32_2x16_avx512(a)
+	case id_panel_score_f32_3x16_avx512:
+		panel_score_f32_3x16_avx512(a)
+	case id_panel_score_f32_4x16_avx512:
+		panel_score_f32_4x16_avx512(a)
+	case id_panel_score_f32_5x16_avx512:
+		panel_score_f32_5x16_avx512(a)
+	case id_panel_score_f32_6x16_avx512:
+		panel_score_f32_6x16_avx512(a)
+	case id_panel_score_f32_7x16_avx512:
+		panel_score_f32_7x16_avx512(a)
+	case id_panel_score_f32_8x16_avx512:
+		panel_score_f32_8x16_avx512(a)
+	case id_panel_score_f32_9x16_avx512:
+		panel_score_f32_9x16_avx512(a)
+	case id_panel_score_f32_10x16_avx512:
+		panel_score_f32_10x16_avx512(a)
+	case id_panel_score_f32_11x16_avx512:
+		panel_score_f32_11x16_avx512(a)
+	case id_panel_score_f32_12x16_avx512:
+		panel_score_f32_12x16_avx512(a)
 	case id_panel_score_f16_1x32_avx512:
 		panel_score_f16_1x32_avx512(a)
 	case id_panel_score_f16_2x32_avx512:
@@ -309,6 +333,30 @@ func PanelScore(id ID, a *PanelScoreArgs) {
 		panel_score_f16_11x32_avx512(a)
 	case id_panel_score_f16_12x32_avx512:
 		panel_score_f16_12x32_avx512(a)
+	case id_panel_score_f16_1x16_avx512:
+		panel_score_f16_1x16_avx512(a)
+	case id_panel_score_f16_2x16_avx512:
+		panel_score_f16_2x16_avx512(a)
+	case id_panel_score_f16_3x16_avx512:
+		panel_score_f16_3x16_avx512(a)
+	case id_panel_score_f16_4x16_avx512:
+		panel_score_f16_4x16_avx512(a)
+	case id_panel_score_f16_5x16_avx512:
+		panel_score_f16_5x16_avx512(a)
+	case id_panel_score_f16_6x16_avx512:
+		panel_score_f16_6x16_avx512(a)
+	case id_panel_score_f16_7x16_avx512:
+		panel_score_f16_7x16_avx512(a)
+	case id_panel_score_f16_8x16_avx512:
+		panel_score_f16_8x16_avx512(a)
+	case id_panel_score_f16_9x16_avx512:
+		panel_score_f16_9x16_avx512(a)
+	case id_panel_score_f16_10x16_avx512:
+		panel_score_f16_10x16_avx512(a)
+	case id_panel_score_f16_11x16_avx512:
+		panel_score_f16_11x16_avx512(a)
+	case id_panel_score_f16_12x16_avx512:
+		panel_score_f16_12x16_avx512(a)
 	case id_panel_score_bf16_1x32_avx512:
 		panel_score_bf16_1x32_avx512(a)
 	case id_panel_score_bf16_2x32_avx512:
@@ -333,28 +381,52 @@ func PanelScore(id ID, a *PanelScoreArgs) {
 		panel_score_bf16_11x32_avx512(a)
 	case id_panel_score_bf16_12x32_avx512:
 		panel_score_bf16_12x32_avx512(a)
-	case id_panel_score_f32_1x32_avx2:
-		panel_score_f32_1x32_avx2(a)
-	case id_panel_score_f32_2x32_avx2:
-		panel_score_f32_2x32_avx2(a)
-	case id_panel_score_f32_3x32_avx2:
-		panel_score_f32_3x32_avx2(a)
+	case id_panel_score_bf16_1x16_avx512:
+		panel_score_bf16_1x16_avx512(a)
+	case id_panel_score_bf16_2x16_avx512:
+		panel_score_bf16_2x16_avx512(a)
+	case id_panel_score_bf16_3x16_avx512:
+		panel_score_bf16_3x16_avx512(a)
+	case id_panel_score_bf16_4x16_avx512:
+		panel_score_bf16_4x16_avx512(a)
+	case id_panel_score_bf16_5x16_avx512:
+		panel_score_bf16_5x16_avx512(a)
+	case id_panel_score_bf16_6x16_avx512:
+		panel_score_bf16_6x16_avx512(a)
+	case id_panel_score_bf16_7x16_avx512:
+		panel_score_bf16_7x16_avx512(a)
+	case id_panel_score_bf16_8x16_avx512:
+		panel_score_bf16_8x16_avx512(a)
+	case id_panel_score_bf16_9x16_avx512:
+		panel_score_bf16_9x16_avx512(a)
+	case id_panel_score_bf16_10x16_avx512:
+		panel_score_bf16_10x16_avx512(a)
+	case id_panel_score_bf16_11x16_avx512:
+		panel_score_bf16_11x16_avx512(a)
+	case id_panel_score_bf16_12x16_avx512:
+		panel_score_bf16_12x16_avx512(a)
+	case id_panel_score_f32_1x16_avx2:
+		panel_score_f32_1x16_avx2(a)
+	case id_panel_score_f32_2x16_avx2:
+		panel_score_f32_2x16_avx2(a)
+	case id_panel_score_f32_3x16_avx2:
+		panel_score_f32_3x16_avx2(a)
 	case id_panel_score_f32_4x16_avx2:
 		panel_score_f32_4x16_avx2(a)
-	case id_panel_score_f16_1x32_avx2:
-		panel_score_f16_1x32_avx2(a)
-	case id_panel_score_f16_2x32_avx2:
-		panel_score_f16_2x32_avx2(a)
-	case id_panel_score_f16_3x32_avx2:
-		panel_score_f16_3x32_avx2(a)
+	case id_panel_score_f16_1x16_avx2:
+		panel_score_f16_1x16_avx2(a)
+	case id_panel_score_f16_2x16_avx2:
+		panel_score_f16_2x16_avx2(a)
+	case id_panel_score_f16_3x16_avx2:
+		panel_score_f16_3x16_avx2(a)
 	case id_panel_score_f16_4x16_avx2:
 		panel_score_f16_4x16_avx2(a)
-	case id_panel_score_bf16_1x32_avx2:
-		panel_score_bf16_1x32_avx2(a)
-	case id_panel_score_bf16_2x32_avx2:
-		panel_score_bf16_2x32_avx2(a)
-	case id_panel_score_bf16_3x32_avx2:
-		panel_score_bf16_3x32_avx2(a)
+	case id_panel_score_bf16_1x16_avx2:
+		panel_score_bf16_1x16_avx2(a)
+	case id_panel_score_bf16_2x16_avx2:
+		panel_score_bf16_2x16_avx2(a)
+	case id_panel_score_bf16_3x16_avx2:
+		panel_score_bf16_3x16_avx2(a)
 	case id_panel_score_bf16_4x16_avx2:
 		panel_score_bf16_4x16_avx2(a)
 	default:
@@ -389,6 +461,30 @@ func PanelValue(id ID, a *PanelValueArgs) {
 		panel_value_f32_11x32_avx512(a)
 	case id_panel_value_f32_12x32_avx512:
 		panel_value_f32_12x32_avx512(a)
+	case id_panel_value_f32_1x16_avx512:
+		panel_value_f32_1x16_avx512(a)
+	case id_panel_value_f32_2x16_avx512:
+		panel_value_f32_2x16_avx512(a)
+	case id_panel_value_f32_3x16_avx512:
+		panel_value_f32_3x16_avx512(a)
+	case id_panel_value_f32_4x16_avx512:
+		panel_value_f32_4x16_avx512(a)
+	case id_panel_value_f32_5x16_avx512:
+		panel_value_f32_5x16_avx512(a)
+	case id_panel_value_f32_6x16_avx512:
+		panel_value_f32_6x16_avx512(a)
+	case id_panel_value_f32_7x16_avx512:
+		panel_value_f32_7x16_avx512(a)
+	case id_panel_value_f32_8x16_avx512:
+		panel_value_f32_8x16_avx512(a)
+	case id_panel_value_f32_9x16_avx512:
+		panel_value_f32_9x16_avx512(a)
+	case id_panel_value_f32_10x16_avx512:
+		panel_value_f32_10x16_avx512(a)
+	case id_panel_value_f32_11x16_avx512:
+		panel_value_f32_11x16_avx512(a)
+	case id_panel_value_f32_12x16_avx512:
+		panel_value_f32_12x16_avx512(a)
 	case id_panel_value_f16_1x32_avx512:
 		panel_value_f16_1x32_avx512(a)
 	case id_panel_value_f16_2x32_avx512:
@@ -413,6 +509,30 @@ func PanelValue(id ID, a *PanelValueArgs) {
 		panel_value_f16_11x32_avx512(a)
 	case id_panel_value_f16_12x32_avx512:
 		panel_value_f16_12x32_avx512(a)
+	case id_panel_value_f16_1x16_avx512:
+		panel_value_f16_1x16_avx512(a)
+	case id_panel_value_f16_2x16_avx512:
+		panel_value_f16_2x16_avx512(a)
+	case id_panel_value_f16_3x16_avx512:
+		panel_value_f16_3x16_avx512(a)
+	case id_panel_value_f16_4x16_avx512:
+		panel_value_f16_4x16_avx512(a)
+	case id_panel_value_f16_5x16_avx512:
+		panel_value_f16_5x16_avx512(a)
+	case id_panel_value_f16_6x16_avx512:
+		panel_value_f16_6x16_avx512(a)
+	case id_panel_value_f16_7x16_avx512:
+		panel_value_f16_7x16_avx512(a)
+	case id_panel_value_f16_8x16_avx512:
+		panel_value_f16_8x16_avx512(a)
+	case id_panel_value_f16_9x16_avx512:
+		panel_value_f16_9x16_avx512(a)
+	case id_panel_value_f16_10x16_avx512:
+		panel_value_f16_10x16_avx512(a)
+	case id_panel_value_f16_11x16_avx512:
+		panel_value_f16_11x16_avx512(a)
+	case id_panel_value_f16_12x16_avx512:
+		panel_value_f16_12x16_avx512(a)
 	case id_panel_value_bf16_1x32_avx512:
 		panel_value_bf16_1x32_avx512(a)
 	case id_panel_value_bf16_2x32_avx512:
@@ -437,6 +557,30 @@ func PanelValue(id ID, a *PanelValueArgs) {
 		panel_value_bf16_11x32_avx512(a)
 	case id_panel_value_bf16_12x32_avx512:
 		panel_value_bf16_12x32_avx512(a)
+	case id_panel_value_bf16_1x16_avx512:
+		panel_value_bf16_1x16_avx512(a)
+	case id_panel_value_bf16_2x16_avx512:
+		panel_value_bf16_2x16_avx512(a)
+	case id_panel_value_bf16_3x16_avx512:
+		panel_value_bf16_3x16_avx512(a)
+	case id_panel_value_bf16_4x16_avx512:
+		panel_value_bf16_4x16_avx512(a)
+	case id_panel_value_bf16_5x16_avx512:
+		panel_value_bf16_5x16_avx512(a)
+	case id_panel_value_bf16_6x16_avx512:
+		panel_value_bf16_6x16_avx512(a)
+	case id_panel_value_bf16_7x16_avx512:
+		panel_value_bf16_7x16_avx512(a)
+	case id_panel_value_bf16_8x16_avx512:
+		panel_value_bf16_8x16_avx512(a)
+	case id_panel_value_bf16_9x16_avx512:
+		panel_value_bf16_9x16_avx512(a)
+	case id_panel_value_bf16_10x16_avx512:
+		panel_value_bf16_10x16_avx512(a)
+	case id_panel_value_bf16_11x16_avx512:
+		panel_value_bf16_11x16_avx512(a)
+	case id_panel_value_bf16_12x16_avx512:
+		panel_value_bf16_12x16_avx512(a)
 	case id_panel_value_f32_1x16_avx2:
 		panel_value_f32_1x16_avx2(a)
 	case id_panel_value_f32_2x16_avx2:

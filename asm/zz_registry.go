@@ -164,29 +164,53 @@ const (
 	id_decode_value_f32_8x32_avx512
 	id_decode_value_f32_4x32_avx512
 	id_panel_score_f32_1x32_avx512
-	id_panel_score_f32_2x32_avx512
-	id_panel_score_f32_3x32_avx512
-	id_panel_score_f32_4x32_avx512
-	id_panel_score_f32_5x32_avx512
-	id_panel_score_f32_6x32_avx512
-	id_panel_score_f32_7x32_avx512
-	id_panel_score_f32_8x32_avx512
-	id_panel_score_f32_9x32_avx512
-	id_panel_score_f32_10x32_avx512
-	id_panel_score_f32_11x32_avx512
-	id_panel_score_f32_12x32_avx512
 	id_panel_value_f32_1x32_avx512
+	id_panel_score_f32_2x32_avx512
 	id_panel_value_f32_2x32_avx512
+	id_panel_score_f32_3x32_avx512
 	id_panel_value_f32_3x32_avx512
+	id_panel_score_f32_4x32_avx512
 	id_panel_value_f32_4x32_avx512
+	id_panel_score_f32_5x32_avx512
 	id_panel_value_f32_5x32_avx512
+	id_panel_score_f32_6x32_avx512
 	id_panel_value_f32_6x32_avx512
+	id_panel_score_f32_7x32_avx512
 	id_panel_value_f32_7x32_avx512
+	id_panel_score_f32_8x32_avx512
 	id_panel_value_f32_8x32_avx512
+	id_panel_score_f32_9x32_avx512
 	id_panel_value_f32_9x32_avx512
+	id_panel_score_f32_10x32_avx512
 	id_panel_value_f32_10x32_avx512
+	id_panel_score_f32_11x32_avx512
 	id_panel_value_f32_11x32_avx512
+	id_panel_score_f32_12x32_avx512
 	id_panel_value_f32_12x32_avx512
+	id_panel_score_f32_1x16_avx512
+	id_panel_value_f32_1x16_avx512
+	id_panel_score_f32_2x16_avx512
+	id_panel_value_f32_2x16_avx512
+	id_panel_score_f32_3x16_avx512
+	id_panel_value_f32_3x16_avx512
+	id_panel_score_f32_4x16_avx512
+	id_panel_value_f32_4x16_avx512
+	id_panel_score_f32_5x16_avx512
+	id_panel_value_f32_5x16_avx512
+	id_panel_score_f32_6x16_avx512
+	id_panel_value_f32_6x16_avx512
+	id_panel_score_f32_7x16_avx512
+	id_panel_value_f32_7x16_avx512
+	id_panel_score_f32_8x16_avx512
+	id_panel_value_f32_8x16_avx512
+	id_panel_score_f32_9x16_avx512
+	id_panel_value_f32_9x16_avx512
+	id_panel_score_f32_10x16_avx512
+	id_panel_value_f32_10x16_avx512
+	id_panel_score_f32_11x16_avx512
+	id_panel_value_f32_11x16_avx512
+	id_panel_score_f32_12x16_avx512
+	id_panel_value_f32_12x16_avx512
 	id_transpose_f32_w16_avx512
 	id_decode_score_f16_1x8_avx512
 	id_decode_score_f16_2x4_avx512
@@ -207,29 +231,53 @@ const (
 	id_decode_value_f16_8x32_avx512
 	id_decode_value_f16_4x32_avx512
 	id_panel_score_f16_1x32_avx512
-	id_panel_score_f16_2x32_avx512
-	id_panel_score_f16_3x32_avx512
-	id_panel_score_f16_4x32_avx512
-	id_panel_score_f16_5x32_avx512
-	id_panel_score_f16_6x32_avx512
-	id_panel_score_f16_7x32_avx512
-	id_panel_score_f16_8x32_avx512
-	id_panel_score_f16_9x32_avx512
-	id_panel_score_f16_10x32_avx512
-	id_panel_score_f16_11x32_avx512
-	id_panel_score_f16_12x32_avx512
 	id_panel_value_f16_1x32_avx512
+	id_panel_score_f16_2x32_avx512
 	id_panel_value_f16_2x32_avx512
+	id_panel_score_f16_3x32_avx512
 	id_panel_value_f16_3x32_avx512
+	id_panel_score_f16_4x32_avx512
 	id_panel_value_f16_4x32_avx512
+	id_panel_score_f16_5x32_avx512
 	id_panel_value_f16_5x32_avx512
+	id_panel_score_f16_6x32_avx512
 	id_panel_value_f16_6x32_avx512
+	id_panel_score_f16_7x32_avx512
 	id_panel_value_f16_7x32_avx512
+	id_panel_score_f16_8x32_avx512
 	id_panel_value_f16_8x32_avx512
+	id_panel_score_f16_9x32_avx512
 	id_panel_value_f16_9x32_avx512
+	id_panel_score_f16_10x32_avx512
 	id_panel_value_f16_10x32_avx512
+	id_panel_score_f16_11x32_avx512
 	id_panel_value_f16_11x32_avx512
+	id_panel_score_f16_12x32_avx512
 	id_panel_value_f16_12x32_avx512
+	id_panel_score_f16_1x16_avx512
+	id_panel_value_f16_1x16_avx512
+	id_panel_score_f16_2x16_avx512
+	id_panel_value_f16_2x16_avx512
+	id_panel_score_f16_3x16_avx512
+	id_panel_value_f16_3x16_avx512
+	id_panel_score_f16_4x16_avx512
+	id_panel_value_f16_4x16_avx512
+	id_panel_score_f16_5x16_avx512
+	id_panel_value_f16_5x16_avx512
+	id_panel_score_f16_6x16_avx512
+	id_panel_value_f16_6x16_avx512
+	id_panel_score_f16_7x16_avx512
+	id_panel_value_f16_7x16_avx512
+	id_panel_score_f16_8x16_avx512
+	id_panel_value_f16_8x16_avx512
+	id_panel_score_f16_9x16_avx512
+	id_panel_value_f16_9x16_avx512
+	id_panel_score_f16_10x16_avx512
+	id_panel_value_f16_10x16_avx512
+	id_panel_score_f16_11x16_avx512
+	id_panel_value_f16_11x16_avx512
+	id_panel_score_f16_12x16_avx512
+	id_panel_value_f16_12x16_avx512
 	id_transpose_f16_w16_avx512
 	id_decode_score_bf16_1x8_avx512
 	id_decode_score_bf16_2x4_avx512
@@ -250,29 +298,53 @@ const (
 	id_decode_value_bf16_8x32_avx512
 	id_decode_value_bf16_4x32_avx512
 	id_panel_score_bf16_1x32_avx512
-	id_panel_score_bf16_2x32_avx512
-	id_panel_score_bf16_3x32_avx512
-	id_panel_score_bf16_4x32_avx512
-	id_panel_score_bf16_5x32_avx512
-	id_panel_score_bf16_6x32_avx512
-	id_panel_score_bf16_7x32_avx512
-	id_panel_score_bf16_8x32_avx512
-	id_panel_score_bf16_9x32_avx512
-	id_panel_score_bf16_10x32_avx512
-	id_panel_score_bf16_11x32_avx512
-	id_panel_score_bf16_12x32_avx512
 	id_panel_value_bf16_1x32_avx512
+	id_panel_score_bf16_2x32_avx512
 	id_panel_value_bf16_2x32_avx512
+	id_panel_score_bf16_3x32_avx512
 	id_panel_value_bf16_3x32_avx512
+	id_panel_score_bf16_4x32_avx512
 	id_panel_value_bf16_4x32_avx512
+	id_panel_score_bf16_5x32_avx512
 	id_panel_value_bf16_5x32_avx512
+	id_panel_score_bf16_6x32_avx512
 	id_panel_value_bf16_6x32_avx512
+	id_panel_score_bf16_7x32_avx512
 	id_panel_value_bf16_7x32_avx512
+	id_panel_score_bf16_8x32_avx512
 	id_panel_value_bf16_8x32_avx512
+	id_panel_score_bf16_9x32_avx512
 	id_panel_value_bf16_9x32_avx512
+	id_panel_score_bf16_10x32_avx512
 	id_panel_value_bf16_10x32_avx512
+	id_panel_score_bf16_11x32_avx512
 	id_panel_value_bf16_11x32_avx512
+	id_panel_score_bf16_12x32_avx512
 	id_panel_value_bf16_12x32_avx512
+	id_panel_score_bf16_1x16_avx512
+	id_panel_value_bf16_1x16_avx512
+	id_panel_score_bf16_2x16_avx512
+	id_panel_value_bf16_2x16_avx512
+	id_panel_score_bf16_3x16_avx512
+	id_panel_value_bf16_3x16_avx512
+	id_panel_score_bf16_4x16_avx512
+	id_panel_value_bf16_4x16_avx512
+	id_panel_score_bf16_5x16_avx512
+	id_panel_value_bf16_5x16_avx512
+	id_panel_score_bf16_6x16_avx512
+	id_panel_value_bf16_6x16_avx512
+	id_panel_score_bf16_7x16_avx512
+	id_panel_value_bf16_7x16_avx512
+	id_panel_score_bf16_8x16_avx512
+	id_panel_value_bf16_8x16_avx512
+	id_panel_score_bf16_9x16_avx512
+	id_panel_value_bf16_9x16_avx512
+	id_panel_score_bf16_10x16_avx512
+	id_panel_value_bf16_10x16_avx512
+	id_panel_score_bf16_11x16_avx512
+	id_panel_value_bf16_11x16_avx512
+	id_panel_score_bf16_12x16_avx512
+	id_panel_value_bf16_12x16_avx512
 	id_transpose_bf16_w16_avx512
 	id_softmax_f32_avx512
 	id_softcap_f32_avx512
@@ -318,13 +390,13 @@ const (
 	id_decode_value_f32_3x32_avx2
 	id_decode_value_f32_4x16_avx2
 	id_decode_value_f32_1x32_avx2
-	id_panel_score_f32_1x32_avx2
-	id_panel_score_f32_2x32_avx2
-	id_panel_score_f32_3x32_avx2
-	id_panel_score_f32_4x16_avx2
+	id_panel_score_f32_1x16_avx2
 	id_panel_value_f32_1x16_avx2
+	id_panel_score_f32_2x16_avx2
 	id_panel_value_f32_2x16_avx2
+	id_panel_score_f32_3x16_avx2
 	id_panel_value_f32_3x16_avx2
+	id_panel_score_f32_4x16_avx2
 	id_panel_value_f32_4x16_avx2
 	id_transpose_f32_w16_avx2
 	id_decode_score_f16_1x8_avx2
@@ -337,13 +409,13 @@ const (
 	id_decode_value_f16_3x32_avx2
 	id_decode_value_f16_4x16_avx2
 	id_decode_value_f16_1x32_avx2
-	id_panel_score_f16_1x32_avx2
-	id_panel_score_f16_2x32_avx2
-	id_panel_score_f16_3x32_avx2
-	id_panel_score_f16_4x16_avx2
+	id_panel_score_f16_1x16_avx2
 	id_panel_value_f16_1x16_avx2
+	id_panel_score_f16_2x16_avx2
 	id_panel_value_f16_2x16_avx2
+	id_panel_score_f16_3x16_avx2
 	id_panel_value_f16_3x16_avx2
+	id_panel_score_f16_4x16_avx2
 	id_panel_value_f16_4x16_avx2
 	id_transpose_f16_w16_avx2
 	id_decode_score_bf16_1x8_avx2
@@ -356,13 +428,13 @@ const (
 	id_decode_value_bf16_3x32_avx2
 	id_decode_value_bf16_4x16_avx2
 	id_decode_value_bf16_1x32_avx2
-	id_panel_score_bf16_1x32_avx2
-	id_panel_score_bf16_2x32_avx2
-	id_panel_score_bf16_3x32_avx2
-	id_panel_score_bf16_4x16_avx2
+	id_panel_score_bf16_1x16_avx2
 	id_panel_value_bf16_1x16_avx2
+	id_panel_score_bf16_2x16_avx2
 	id_panel_value_bf16_2x16_avx2
+	id_panel_score_bf16_3x16_avx2
 	id_panel_value_bf16_3x16_avx2
+	id_panel_score_bf16_4x16_avx2
 	id_panel_value_bf16_4x16_avx2
 	id_transpose_bf16_w16_avx2
 	id_softmax_f32_avx2
@@ -401,12 +473,12 @@ const (
 	id_decode_value_f32_4x16_neon
 	id_decode_value_f32_1x64_neon
 	id_panel_score_f32_1x16_neon
-	id_panel_score_f32_2x16_neon
-	id_panel_score_f32_3x16_neon
-	id_panel_score_f32_4x16_neon
 	id_panel_value_f32_1x16_neon
+	id_panel_score_f32_2x16_neon
 	id_panel_value_f32_2x16_neon
+	id_panel_score_f32_3x16_neon
 	id_panel_value_f32_3x16_neon
+	id_panel_score_f32_4x16_neon
 	id_panel_value_f32_4x16_neon
 	id_transpose_f32_w16_neon
 	id_decode_score_f16_1x8_neon
@@ -420,12 +492,12 @@ const (
 	id_decode_value_f16_4x16_neon
 	id_decode_value_f16_1x64_neon
 	id_panel_score_f16_1x16_neon
-	id_panel_score_f16_2x16_neon
-	id_panel_score_f16_3x16_neon
-	id_panel_score_f16_4x16_neon
 	id_panel_value_f16_1x16_neon
+	id_panel_score_f16_2x16_neon
 	id_panel_value_f16_2x16_neon
+	id_panel_score_f16_3x16_neon
 	id_panel_value_f16_3x16_neon
+	id_panel_score_f16_4x16_neon
 	id_panel_value_f16_4x16_neon
 	id_transpose_f16_w16_neon
 	id_decode_score_bf16_1x8_neon
@@ -439,12 +511,12 @@ const (
 	id_decode_value_bf16_4x16_neon
 	id_decode_value_bf16_1x64_neon
 	id_panel_score_bf16_1x16_neon
-	id_panel_score_bf16_2x16_neon
-	id_panel_score_bf16_3x16_neon
-	id_panel_score_bf16_4x16_neon
 	id_panel_value_bf16_1x16_neon
+	id_panel_score_bf16_2x16_neon
 	id_panel_value_bf16_2x16_neon
+	id_panel_score_bf16_3x16_neon
 	id_panel_value_bf16_3x16_neon
+	id_panel_score_bf16_4x16_neon
 	id_panel_value_bf16_4x16_neon
 	id_transpose_bf16_w16_neon
 	id_softmax_f32_neon
@@ -558,29 +630,53 @@ func List() []Kernel {
 		{id_decode_value_f32_8x32_avx512, "decode_value_f32_8x32_avx512", OpDecodeValue, "f32", "avx512", 8, 32, false, false, []string{"AVX", "AVX512F"}, 512, 160, "4d88e261d50e"},
 		{id_decode_value_f32_4x32_avx512, "decode_value_f32_4x32_avx512", OpDecodeValue, "f32", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 144, "a2dc6e78ccce"},
 		{id_panel_score_f32_1x32_avx512, "panel_score_f32_1x32_avx512", OpPanelScore, "f32", "avx512", 1, 32, false, false, []string{"AVX", "AVX512F"}, 64, 132, "b36f719f8e54"},
-		{id_panel_score_f32_2x32_avx512, "panel_score_f32_2x32_avx512", OpPanelScore, "f32", "avx512", 2, 32, false, false, []string{"AVX", "AVX512F"}, 128, 136, "93dc386fcce4"},
-		{id_panel_score_f32_3x32_avx512, "panel_score_f32_3x32_avx512", OpPanelScore, "f32", "avx512", 3, 32, false, false, []string{"AVX", "AVX512F"}, 192, 140, "4b4086432c90"},
-		{id_panel_score_f32_4x32_avx512, "panel_score_f32_4x32_avx512", OpPanelScore, "f32", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 144, "e2c6a4304485"},
-		{id_panel_score_f32_5x32_avx512, "panel_score_f32_5x32_avx512", OpPanelScore, "f32", "avx512", 5, 32, false, true, []string{"AVX", "AVX512F"}, 320, 148, "0a5880166952"},
-		{id_panel_score_f32_6x32_avx512, "panel_score_f32_6x32_avx512", OpPanelScore, "f32", "avx512", 6, 32, false, true, []string{"AVX", "AVX512F"}, 384, 152, "82fd981c0f80"},
-		{id_panel_score_f32_7x32_avx512, "panel_score_f32_7x32_avx512", OpPanelScore, "f32", "avx512", 7, 32, false, true, []string{"AVX", "AVX512F"}, 448, 156, "d1c4cb311ac3"},
-		{id_panel_score_f32_8x32_avx512, "panel_score_f32_8x32_avx512", OpPanelScore, "f32", "avx512", 8, 32, false, true, []string{"AVX", "AVX512F"}, 512, 160, "873a48c02db1"},
-		{id_panel_score_f32_9x32_avx512, "panel_score_f32_9x32_avx512", OpPanelScore, "f32", "avx512", 9, 32, false, true, []string{"AVX", "AVX512F"}, 576, 164, "197ee2dc1196"},
-		{id_panel_score_f32_10x32_avx512, "panel_score_f32_10x32_avx512", OpPanelScore, "f32", "avx512", 10, 32, false, true, []string{"AVX", "AVX512F"}, 640, 168, "6d3cc1682212"},
-		{id_panel_score_f32_11x32_avx512, "panel_score_f32_11x32_avx512", OpPanelScore, "f32", "avx512", 11, 32, false, true, []string{"AVX", "AVX512F"}, 704, 172, "4977644b0823"},
-		{id_panel_score_f32_12x32_avx512, "panel_score_f32_12x32_avx512", OpPanelScore, "f32", "avx512", 12, 32, false, true, []string{"AVX", "AVX512F"}, 768, 176, "20edb6a8677b"},
 		{id_panel_value_f32_1x32_avx512, "panel_value_f32_1x32_avx512", OpPanelValue, "f32", "avx512", 1, 32, false, false, []string{"AVX", "AVX512F"}, 64, 132, "02cf4cecb244"},
+		{id_panel_score_f32_2x32_avx512, "panel_score_f32_2x32_avx512", OpPanelScore, "f32", "avx512", 2, 32, false, false, []string{"AVX", "AVX512F"}, 128, 136, "93dc386fcce4"},
 		{id_panel_value_f32_2x32_avx512, "panel_value_f32_2x32_avx512", OpPanelValue, "f32", "avx512", 2, 32, false, false, []string{"AVX", "AVX512F"}, 128, 136, "931e375c24ad"},
+		{id_panel_score_f32_3x32_avx512, "panel_score_f32_3x32_avx512", OpPanelScore, "f32", "avx512", 3, 32, false, false, []string{"AVX", "AVX512F"}, 192, 140, "4b4086432c90"},
 		{id_panel_value_f32_3x32_avx512, "panel_value_f32_3x32_avx512", OpPanelValue, "f32", "avx512", 3, 32, false, false, []string{"AVX", "AVX512F"}, 192, 140, "6125685b55f6"},
+		{id_panel_score_f32_4x32_avx512, "panel_score_f32_4x32_avx512", OpPanelScore, "f32", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 144, "e2c6a4304485"},
 		{id_panel_value_f32_4x32_avx512, "panel_value_f32_4x32_avx512", OpPanelValue, "f32", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 144, "74a44e1d0e09"},
+		{id_panel_score_f32_5x32_avx512, "panel_score_f32_5x32_avx512", OpPanelScore, "f32", "avx512", 5, 32, false, true, []string{"AVX", "AVX512F"}, 320, 148, "0a5880166952"},
 		{id_panel_value_f32_5x32_avx512, "panel_value_f32_5x32_avx512", OpPanelValue, "f32", "avx512", 5, 32, false, true, []string{"AVX", "AVX512F"}, 320, 148, "9ae383ebd4a6"},
+		{id_panel_score_f32_6x32_avx512, "panel_score_f32_6x32_avx512", OpPanelScore, "f32", "avx512", 6, 32, false, true, []string{"AVX", "AVX512F"}, 384, 152, "82fd981c0f80"},
 		{id_panel_value_f32_6x32_avx512, "panel_value_f32_6x32_avx512", OpPanelValue, "f32", "avx512", 6, 32, false, true, []string{"AVX", "AVX512F"}, 384, 152, "10d4494b28eb"},
+		{id_panel_score_f32_7x32_avx512, "panel_score_f32_7x32_avx512", OpPanelScore, "f32", "avx512", 7, 32, false, true, []string{"AVX", "AVX512F"}, 448, 156, "d1c4cb311ac3"},
 		{id_panel_value_f32_7x32_avx512, "panel_value_f32_7x32_avx512", OpPanelValue, "f32", "avx512", 7, 32, false, true, []string{"AVX", "AVX512F"}, 448, 156, "86e594e55420"},
+		{id_panel_score_f32_8x32_avx512, "panel_score_f32_8x32_avx512", OpPanelScore, "f32", "avx512", 8, 32, false, true, []string{"AVX", "AVX512F"}, 512, 160, "873a48c02db1"},
 		{id_panel_value_f32_8x32_avx512, "panel_value_f32_8x32_avx512", OpPanelValue, "f32", "avx512", 8, 32, false, true, []string{"AVX", "AVX512F"}, 512, 160, "41007be1b3fd"},
+		{id_panel_score_f32_9x32_avx512, "panel_score_f32_9x32_avx512", OpPanelScore, "f32", "avx512", 9, 32, false, true, []string{"AVX", "AVX512F"}, 576, 164, "197ee2dc1196"},
 		{id_panel_value_f32_9x32_avx512, "panel_value_f32_9x32_avx512", OpPanelValue, "f32", "avx512", 9, 32, false, true, []string{"AVX", "AVX512F"}, 576, 164, "a9e300a64e8f"},
+		{id_panel_score_f32_10x32_avx512, "panel_score_f32_10x32_avx512", OpPanelScore, "f32", "avx512", 10, 32, false, true, []string{"AVX", "AVX512F"}, 640, 168, "6d3cc1682212"},
 		{id_panel_value_f32_10x32_avx512, "panel_value_f32_10x32_avx512", OpPanelValue, "f32", "avx512", 10, 32, false, true, []string{"AVX", "AVX512F"}, 640, 168, "48ec7d7138e6"},
+		{id_panel_score_f32_11x32_avx512, "panel_score_f32_11x32_avx512", OpPanelScore, "f32", "avx512", 11, 32, false, true, []string{"AVX", "AVX512F"}, 704, 172, "4977644b0823"},
 		{id_panel_value_f32_11x32_avx512, "panel_value_f32_11x32_avx512", OpPanelValue, "f32", "avx512", 11, 32, false, true, []string{"AVX", "AVX512F"}, 704, 172, "ddf21c3437e6"},
+		{id_panel_score_f32_12x32_avx512, "panel_score_f32_12x32_avx512", OpPanelScore, "f32", "avx512", 12, 32, false, true, []string{"AVX", "AVX512F"}, 768, 176, "20edb6a8677b"},
 		{id_panel_value_f32_12x32_avx512, "panel_value_f32_12x32_avx512", OpPanelValue, "f32", "avx512", 12, 32, false, true, []string{"AVX", "AVX512F"}, 768, 176, "db53b76b48f2"},
+		{id_panel_score_f32_1x16_avx512, "panel_score_f32_1x16_avx512", OpPanelScore, "f32", "avx512", 1, 16, false, false, []string{"AVX", "AVX512F"}, 32, 68, "60bd4891cb88"},
+		{id_panel_value_f32_1x16_avx512, "panel_value_f32_1x16_avx512", OpPanelValue, "f32", "avx512", 1, 16, false, false, []string{"AVX", "AVX512F"}, 32, 68, "8db1d93d1cf3"},
+		{id_panel_score_f32_2x16_avx512, "panel_score_f32_2x16_avx512", OpPanelScore, "f32", "avx512", 2, 16, false, false, []string{"AVX", "AVX512F"}, 64, 72, "6bc0d1047b5a"},
+		{id_panel_value_f32_2x16_avx512, "panel_value_f32_2x16_avx512", OpPanelValue, "f32", "avx512", 2, 16, false, false, []string{"AVX", "AVX512F"}, 64, 72, "2fcfb9261669"},
+		{id_panel_score_f32_3x16_avx512, "panel_score_f32_3x16_avx512", OpPanelScore, "f32", "avx512", 3, 16, false, false, []string{"AVX", "AVX512F"}, 96, 76, "7f88f97a02a9"},
+		{id_panel_value_f32_3x16_avx512, "panel_value_f32_3x16_avx512", OpPanelValue, "f32", "avx512", 3, 16, false, false, []string{"AVX", "AVX512F"}, 96, 76, "b4a74640c2de"},
+		{id_panel_score_f32_4x16_avx512, "panel_score_f32_4x16_avx512", OpPanelScore, "f32", "avx512", 4, 16, false, false, []string{"AVX", "AVX512F"}, 128, 80, "4141781dc56a"},
+		{id_panel_value_f32_4x16_avx512, "panel_value_f32_4x16_avx512", OpPanelValue, "f32", "avx512", 4, 16, false, false, []string{"AVX", "AVX512F"}, 128, 80, "e5d32e119594"},
+		{id_panel_score_f32_5x16_avx512, "panel_score_f32_5x16_avx512", OpPanelScore, "f32", "avx512", 5, 16, false, true, []string{"AVX", "AVX512F"}, 160, 84, "7c9c141798ab"},
+		{id_panel_value_f32_5x16_avx512, "panel_value_f32_5x16_avx512", OpPanelValue, "f32", "avx512", 5, 16, false, true, []string{"AVX", "AVX512F"}, 160, 84, "ace7e958d2ca"},
+		{id_panel_score_f32_6x16_avx512, "panel_score_f32_6x16_avx512", OpPanelScore, "f32", "avx512", 6, 16, false, true, []string{"AVX", "AVX512F"}, 192, 88, "cc4a7ef1a3fe"},
+		{id_panel_value_f32_6x16_avx512, "panel_value_f32_6x16_avx512", OpPanelValue, "f32", "avx512", 6, 16, false, true, []string{"AVX", "AVX512F"}, 192, 88, "1612db68894c"},
+		{id_panel_score_f32_7x16_avx512, "panel_score_f32_7x16_avx512", OpPanelScore, "f32", "avx512", 7, 16, false, true, []string{"AVX", "AVX512F"}, 224, 92, "a50949f94317"},
+		{id_panel_value_f32_7x16_avx512, "panel_value_f32_7x16_avx512", OpPanelValue, "f32", "avx512", 7, 16, false, true, []string{"AVX", "AVX512F"}, 224, 92, "a967c7620a21"},
+		{id_panel_score_f32_8x16_avx512, "panel_score_f32_8x16_avx512", OpPanelScore, "f32", "avx512", 8, 16, false, true, []string{"AVX", "AVX512F"}, 256, 96, "2ed3e8a5186c"},
+		{id_panel_value_f32_8x16_avx512, "panel_value_f32_8x16_avx512", OpPanelValue, "f32", "avx512", 8, 16, false, true, []string{"AVX", "AVX512F"}, 256, 96, "24c5b77c6c8d"},
+		{id_panel_score_f32_9x16_avx512, "panel_score_f32_9x16_avx512", OpPanelScore, "f32", "avx512", 9, 16, false, true, []string{"AVX", "AVX512F"}, 288, 100, "8c6315e9a73a"},
+		{id_panel_value_f32_9x16_avx512, "panel_value_f32_9x16_avx512", OpPanelValue, "f32", "avx512", 9, 16, false, true, []string{"AVX", "AVX512F"}, 288, 100, "28f648a1dec7"},
+		{id_panel_score_f32_10x16_avx512, "panel_score_f32_10x16_avx512", OpPanelScore, "f32", "avx512", 10, 16, false, true, []string{"AVX", "AVX512F"}, 320, 104, "f9a302a67a63"},
+		{id_panel_value_f32_10x16_avx512, "panel_value_f32_10x16_avx512", OpPanelValue, "f32", "avx512", 10, 16, false, true, []string{"AVX", "AVX512F"}, 320, 104, "53ffc8c0647a"},
+		{id_panel_score_f32_11x16_avx512, "panel_score_f32_11x16_avx512", OpPanelScore, "f32", "avx512", 11, 16, false, true, []string{"AVX", "AVX512F"}, 352, 108, "633c63ee53ed"},
+		{id_panel_value_f32_11x16_avx512, "panel_value_f32_11x16_avx512", OpPanelValue, "f32", "avx512", 11, 16, false, true, []string{"AVX", "AVX512F"}, 352, 108, "cf25af778978"},
+		{id_panel_score_f32_12x16_avx512, "panel_score_f32_12x16_avx512", OpPanelScore, "f32", "avx512", 12, 16, false, true, []string{"AVX", "AVX512F"}, 384, 112, "63c4e26f04ad"},
+		{id_panel_value_f32_12x16_avx512, "panel_value_f32_12x16_avx512", OpPanelValue, "f32", "avx512", 12, 16, false, true, []string{"AVX", "AVX512F"}, 384, 112, "0acf45a9034e"},
 		{id_transpose_f32_w16_avx512, "transpose_f32_w16_avx512", OpTranspose, "f32", "avx512", 0, 16, false, false, []string{"AVX", "AVX512F"}, 0, 1024, "c6824075d40e"},
 		{id_decode_score_f16_1x8_avx512, "decode_score_f16_1x8_avx512", OpDecodeScore, "f16", "avx512", 1, 8, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "1c737d3c41f0"},
 		{id_decode_score_f16_2x4_avx512, "decode_score_f16_2x4_avx512", OpDecodeScore, "f16", "avx512", 2, 4, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 16, "305600491823"},
@@ -601,29 +697,53 @@ func List() []Kernel {
 		{id_decode_value_f16_8x32_avx512, "decode_value_f16_8x32_avx512", OpDecodeValue, "f16", "avx512", 8, 32, false, false, []string{"AVX", "AVX512F"}, 512, 96, "a04bff2ea5a3"},
 		{id_decode_value_f16_4x32_avx512, "decode_value_f16_4x32_avx512", OpDecodeValue, "f16", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 80, "114f82349553"},
 		{id_panel_score_f16_1x32_avx512, "panel_score_f16_1x32_avx512", OpPanelScore, "f16", "avx512", 1, 32, false, false, []string{"AVX", "AVX512F"}, 64, 68, "1ed02d02417a"},
-		{id_panel_score_f16_2x32_avx512, "panel_score_f16_2x32_avx512", OpPanelScore, "f16", "avx512", 2, 32, false, false, []string{"AVX", "AVX512F"}, 128, 72, "99c98cf091e2"},
-		{id_panel_score_f16_3x32_avx512, "panel_score_f16_3x32_avx512", OpPanelScore, "f16", "avx512", 3, 32, false, false, []string{"AVX", "AVX512F"}, 192, 76, "c4e37a4dff77"},
-		{id_panel_score_f16_4x32_avx512, "panel_score_f16_4x32_avx512", OpPanelScore, "f16", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 80, "9f0baf6dfe92"},
-		{id_panel_score_f16_5x32_avx512, "panel_score_f16_5x32_avx512", OpPanelScore, "f16", "avx512", 5, 32, false, true, []string{"AVX", "AVX512F"}, 320, 84, "744212c59a8a"},
-		{id_panel_score_f16_6x32_avx512, "panel_score_f16_6x32_avx512", OpPanelScore, "f16", "avx512", 6, 32, false, true, []string{"AVX", "AVX512F"}, 384, 88, "2eb006c9c524"},
-		{id_panel_score_f16_7x32_avx512, "panel_score_f16_7x32_avx512", OpPanelScore, "f16", "avx512", 7, 32, false, true, []string{"AVX", "AVX512F"}, 448, 92, "d7e89f01b0df"},
-		{id_panel_score_f16_8x32_avx512, "panel_score_f16_8x32_avx512", OpPanelScore, "f16", "avx512", 8, 32, false, true, []string{"AVX", "AVX512F"}, 512, 96, "5583c413c931"},
-		{id_panel_score_f16_9x32_avx512, "panel_score_f16_9x32_avx512", OpPanelScore, "f16", "avx512", 9, 32, false, true, []string{"AVX", "AVX512F"}, 576, 100, "27206be9f6c0"},
-		{id_panel_score_f16_10x32_avx512, "panel_score_f16_10x32_avx512", OpPanelScore, "f16", "avx512", 10, 32, false, true, []string{"AVX", "AVX512F"}, 640, 104, "66bc55d4a4a2"},
-		{id_panel_score_f16_11x32_avx512, "panel_score_f16_11x32_avx512", OpPanelScore, "f16", "avx512", 11, 32, false, true, []string{"AVX", "AVX512F"}, 704, 108, "e16c8aad26b1"},
-		{id_panel_score_f16_12x32_avx512, "panel_score_f16_12x32_avx512", OpPanelScore, "f16", "avx512", 12, 32, false, true, []string{"AVX", "AVX512F"}, 768, 112, "974d4e18edd7"},
 		{id_panel_value_f16_1x32_avx512, "panel_value_f16_1x32_avx512", OpPanelValue, "f16", "avx512", 1, 32, false, false, []string{"AVX", "AVX512F"}, 64, 68, "b5f9960990b3"},
+		{id_panel_score_f16_2x32_avx512, "panel_score_f16_2x32_avx512", OpPanelScore, "f16", "avx512", 2, 32, false, false, []string{"AVX", "AVX512F"}, 128, 72, "99c98cf091e2"},
 		{id_panel_value_f16_2x32_avx512, "panel_value_f16_2x32_avx512", OpPanelValue, "f16", "avx512", 2, 32, false, false, []string{"AVX", "AVX512F"}, 128, 72, "ba7b8f77d78b"},
+		{id_panel_score_f16_3x32_avx512, "panel_score_f16_3x32_avx512", OpPanelScore, "f16", "avx512", 3, 32, false, false, []string{"AVX", "AVX512F"}, 192, 76, "c4e37a4dff77"},
 		{id_panel_value_f16_3x32_avx512, "panel_value_f16_3x32_avx512", OpPanelValue, "f16", "avx512", 3, 32, false, false, []string{"AVX", "AVX512F"}, 192, 76, "0f4af495bf0f"},
+		{id_panel_score_f16_4x32_avx512, "panel_score_f16_4x32_avx512", OpPanelScore, "f16", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 80, "9f0baf6dfe92"},
 		{id_panel_value_f16_4x32_avx512, "panel_value_f16_4x32_avx512", OpPanelValue, "f16", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 80, "debd1e197b5f"},
+		{id_panel_score_f16_5x32_avx512, "panel_score_f16_5x32_avx512", OpPanelScore, "f16", "avx512", 5, 32, false, true, []string{"AVX", "AVX512F"}, 320, 84, "744212c59a8a"},
 		{id_panel_value_f16_5x32_avx512, "panel_value_f16_5x32_avx512", OpPanelValue, "f16", "avx512", 5, 32, false, true, []string{"AVX", "AVX512F"}, 320, 84, "997fb08a29c9"},
+		{id_panel_score_f16_6x32_avx512, "panel_score_f16_6x32_avx512", OpPanelScore, "f16", "avx512", 6, 32, false, true, []string{"AVX", "AVX512F"}, 384, 88, "2eb006c9c524"},
 		{id_panel_value_f16_6x32_avx512, "panel_value_f16_6x32_avx512", OpPanelValue, "f16", "avx512", 6, 32, false, true, []string{"AVX", "AVX512F"}, 384, 88, "40b99fcc2cac"},
+		{id_panel_score_f16_7x32_avx512, "panel_score_f16_7x32_avx512", OpPanelScore, "f16", "avx512", 7, 32, false, true, []string{"AVX", "AVX512F"}, 448, 92, "d7e89f01b0df"},
 		{id_panel_value_f16_7x32_avx512, "panel_value_f16_7x32_avx512", OpPanelValue, "f16", "avx512", 7, 32, false, true, []string{"AVX", "AVX512F"}, 448, 92, "db5b9393bdb6"},
+		{id_panel_score_f16_8x32_avx512, "panel_score_f16_8x32_avx512", OpPanelScore, "f16", "avx512", 8, 32, false, true, []string{"AVX", "AVX512F"}, 512, 96, "5583c413c931"},
 		{id_panel_value_f16_8x32_avx512, "panel_value_f16_8x32_avx512", OpPanelValue, "f16", "avx512", 8, 32, false, true, []string{"AVX", "AVX512F"}, 512, 96, "f425ba41996d"},
+		{id_panel_score_f16_9x32_avx512, "panel_score_f16_9x32_avx512", OpPanelScore, "f16", "avx512", 9, 32, false, true, []string{"AVX", "AVX512F"}, 576, 100, "27206be9f6c0"},
 		{id_panel_value_f16_9x32_avx512, "panel_value_f16_9x32_avx512", OpPanelValue, "f16", "avx512", 9, 32, false, true, []string{"AVX", "AVX512F"}, 576, 100, "ff87435d4c27"},
+		{id_panel_score_f16_10x32_avx512, "panel_score_f16_10x32_avx512", OpPanelScore, "f16", "avx512", 10, 32, false, true, []string{"AVX", "AVX512F"}, 640, 104, "66bc55d4a4a2"},
 		{id_panel_value_f16_10x32_avx512, "panel_value_f16_10x32_avx512", OpPanelValue, "f16", "avx512", 10, 32, false, true, []string{"AVX", "AVX512F"}, 640, 104, "6bf0b9aa0feb"},
+		{id_panel_score_f16_11x32_avx512, "panel_score_f16_11x32_avx512", OpPanelScore, "f16", "avx512", 11, 32, false, true, []string{"AVX", "AVX512F"}, 704, 108, "e16c8aad26b1"},
 		{id_panel_value_f16_11x32_avx512, "panel_value_f16_11x32_avx512", OpPanelValue, "f16", "avx512", 11, 32, false, true, []string{"AVX", "AVX512F"}, 704, 108, "b717ef887ea4"},
+		{id_panel_score_f16_12x32_avx512, "panel_score_f16_12x32_avx512", OpPanelScore, "f16", "avx512", 12, 32, false, true, []string{"AVX", "AVX512F"}, 768, 112, "974d4e18edd7"},
 		{id_panel_value_f16_12x32_avx512, "panel_value_f16_12x32_avx512", OpPanelValue, "f16", "avx512", 12, 32, false, true, []string{"AVX", "AVX512F"}, 768, 112, "f9d8946e84bd"},
+		{id_panel_score_f16_1x16_avx512, "panel_score_f16_1x16_avx512", OpPanelScore, "f16", "avx512", 1, 16, false, false, []string{"AVX", "AVX512F"}, 32, 36, "ba7dbf61422b"},
+		{id_panel_value_f16_1x16_avx512, "panel_value_f16_1x16_avx512", OpPanelValue, "f16", "avx512", 1, 16, false, false, []string{"AVX", "AVX512F"}, 32, 36, "75e687089565"},
+		{id_panel_score_f16_2x16_avx512, "panel_score_f16_2x16_avx512", OpPanelScore, "f16", "avx512", 2, 16, false, false, []string{"AVX", "AVX512F"}, 64, 40, "a1e9ffc003f7"},
+		{id_panel_value_f16_2x16_avx512, "panel_value_f16_2x16_avx512", OpPanelValue, "f16", "avx512", 2, 16, false, false, []string{"AVX", "AVX512F"}, 64, 40, "c5eee7e02a86"},
+		{id_panel_score_f16_3x16_avx512, "panel_score_f16_3x16_avx512", OpPanelScore, "f16", "avx512", 3, 16, false, false, []string{"AVX", "AVX512F"}, 96, 44, "c0491c1d91ea"},
+		{id_panel_value_f16_3x16_avx512, "panel_value_f16_3x16_avx512", OpPanelValue, "f16", "avx512", 3, 16, false, false, []string{"AVX", "AVX512F"}, 96, 44, "e3701b310279"},
+		{id_panel_score_f16_4x16_avx512, "panel_score_f16_4x16_avx512", OpPanelScore, "f16", "avx512", 4, 16, false, false, []string{"AVX", "AVX512F"}, 128, 48, "71b5013d4747"},
+		{id_panel_value_f16_4x16_avx512, "panel_value_f16_4x16_avx512", OpPanelValue, "f16", "avx512", 4, 16, false, false, []string{"AVX", "AVX512F"}, 128, 48, "11c4e13aa053"},
+		{id_panel_score_f16_5x16_avx512, "panel_score_f16_5x16_avx512", OpPanelScore, "f16", "avx512", 5, 16, false, true, []string{"AVX", "AVX512F"}, 160, 52, "b7a98d0a5fe1"},
+		{id_panel_value_f16_5x16_avx512, "panel_value_f16_5x16_avx512", OpPanelValue, "f16", "avx512", 5, 16, false, true, []string{"AVX", "AVX512F"}, 160, 52, "d4e37e85cc10"},
+		{id_panel_score_f16_6x16_avx512, "panel_score_f16_6x16_avx512", OpPanelScore, "f16", "avx512", 6, 16, false, true, []string{"AVX", "AVX512F"}, 192, 56, "33387bac1486"},
+		{id_panel_value_f16_6x16_avx512, "panel_value_f16_6x16_avx512", OpPanelValue, "f16", "avx512", 6, 16, false, true, []string{"AVX", "AVX512F"}, 192, 56, "65dc9e47b794"},
+		{id_panel_score_f16_7x16_avx512, "panel_score_f16_7x16_avx512", OpPanelScore, "f16", "avx512", 7, 16, false, true, []string{"AVX", "AVX512F"}, 224, 60, "5e842a819936"},
+		{id_panel_value_f16_7x16_avx512, "panel_value_f16_7x16_avx512", OpPanelValue, "f16", "avx512", 7, 16, false, true, []string{"AVX", "AVX512F"}, 224, 60, "e171ae8d360e"},
+		{id_panel_score_f16_8x16_avx512, "panel_score_f16_8x16_avx512", OpPanelScore, "f16", "avx512", 8, 16, false, true, []string{"AVX", "AVX512F"}, 256, 64, "f13fd0238114"},
+		{id_panel_value_f16_8x16_avx512, "panel_value_f16_8x16_avx512", OpPanelValue, "f16", "avx512", 8, 16, false, true, []string{"AVX", "AVX512F"}, 256, 64, "fa0a60ffd601"},
+		{id_panel_score_f16_9x16_avx512, "panel_score_f16_9x16_avx512", OpPanelScore, "f16", "avx512", 9, 16, false, true, []string{"AVX", "AVX512F"}, 288, 68, "8ea461fe82fa"},
+		{id_panel_value_f16_9x16_avx512, "panel_value_f16_9x16_avx512", OpPanelValue, "f16", "avx512", 9, 16, false, true, []string{"AVX", "AVX512F"}, 288, 68, "b3410f51fc14"},
+		{id_panel_score_f16_10x16_avx512, "panel_score_f16_10x16_avx512", OpPanelScore, "f16", "avx512", 10, 16, false, true, []string{"AVX", "AVX512F"}, 320, 72, "161e650d30ce"},
+		{id_panel_value_f16_10x16_avx512, "panel_value_f16_10x16_avx512", OpPanelValue, "f16", "avx512", 10, 16, false, true, []string{"AVX", "AVX512F"}, 320, 72, "b3d477e9b562"},
+		{id_panel_score_f16_11x16_avx512, "panel_score_f16_11x16_avx512", OpPanelScore, "f16", "avx512", 11, 16, false, true, []string{"AVX", "AVX512F"}, 352, 76, "54179639b5fe"},
+		{id_panel_value_f16_11x16_avx512, "panel_value_f16_11x16_avx512", OpPanelValue, "f16", "avx512", 11, 16, false, true, []string{"AVX", "AVX512F"}, 352, 76, "c3e6f021ff6a"},
+		{id_panel_score_f16_12x16_avx512, "panel_score_f16_12x16_avx512", OpPanelScore, "f16", "avx512", 12, 16, false, true, []string{"AVX", "AVX512F"}, 384, 80, "2847d1aca043"},
+		{id_panel_value_f16_12x16_avx512, "panel_value_f16_12x16_avx512", OpPanelValue, "f16", "avx512", 12, 16, false, true, []string{"AVX", "AVX512F"}, 384, 80, "9fc68e7e48b5"},
 		{id_transpose_f16_w16_avx512, "transpose_f16_w16_avx512", OpTranspose, "f16", "avx512", 0, 16, false, false, []string{"AVX", "AVX2"}, 0, 512, "7c84ab318f86"},
 		{id_decode_score_bf16_1x8_avx512, "decode_score_bf16_1x8_avx512", OpDecodeScore, "bf16", "avx512", 1, 8, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "ec1c466eca93"},
 		{id_decode_score_bf16_2x4_avx512, "decode_score_bf16_2x4_avx512", OpDecodeScore, "bf16", "avx512", 2, 4, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 16, "1413ea2f9cc0"},
@@ -644,29 +764,53 @@ func List() []Kernel {
 		{id_decode_value_bf16_8x32_avx512, "decode_value_bf16_8x32_avx512", OpDecodeValue, "bf16", "avx512", 8, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 96, "7d55569ad1bc"},
 		{id_decode_value_bf16_4x32_avx512, "decode_value_bf16_4x32_avx512", OpDecodeValue, "bf16", "avx512", 4, 32, false, false, []string{"AVX", "AVX512F"}, 256, 80, "e8a6bfeb1a7f"},
 		{id_panel_score_bf16_1x32_avx512, "panel_score_bf16_1x32_avx512", OpPanelScore, "bf16", "avx512", 1, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 64, 68, "4b190a6f0cae"},
-		{id_panel_score_bf16_2x32_avx512, "panel_score_bf16_2x32_avx512", OpPanelScore, "bf16", "avx512", 2, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 128, 72, "bfe43fe2f26c"},
-		{id_panel_score_bf16_3x32_avx512, "panel_score_bf16_3x32_avx512", OpPanelScore, "bf16", "avx512", 3, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F"}, 192, 76, "bf08938f054e"},
-		{id_panel_score_bf16_4x32_avx512, "panel_score_bf16_4x32_avx512", OpPanelScore, "bf16", "avx512", 4, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 256, 80, "b473e86043f4"},
-		{id_panel_score_bf16_5x32_avx512, "panel_score_bf16_5x32_avx512", OpPanelScore, "bf16", "avx512", 5, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 320, 84, "4620dbea699a"},
-		{id_panel_score_bf16_6x32_avx512, "panel_score_bf16_6x32_avx512", OpPanelScore, "bf16", "avx512", 6, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F"}, 384, 88, "6e8d36d40623"},
-		{id_panel_score_bf16_7x32_avx512, "panel_score_bf16_7x32_avx512", OpPanelScore, "bf16", "avx512", 7, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 448, 92, "51c6aef2a7f5"},
-		{id_panel_score_bf16_8x32_avx512, "panel_score_bf16_8x32_avx512", OpPanelScore, "bf16", "avx512", 8, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 96, "260562475498"},
-		{id_panel_score_bf16_9x32_avx512, "panel_score_bf16_9x32_avx512", OpPanelScore, "bf16", "avx512", 9, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 576, 100, "48165b299213"},
-		{id_panel_score_bf16_10x32_avx512, "panel_score_bf16_10x32_avx512", OpPanelScore, "bf16", "avx512", 10, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 640, 104, "8f4195c86bc6"},
-		{id_panel_score_bf16_11x32_avx512, "panel_score_bf16_11x32_avx512", OpPanelScore, "bf16", "avx512", 11, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 704, 108, "a6432fe0bf53"},
-		{id_panel_score_bf16_12x32_avx512, "panel_score_bf16_12x32_avx512", OpPanelScore, "bf16", "avx512", 12, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 768, 112, "da558eb5612e"},
 		{id_panel_value_bf16_1x32_avx512, "panel_value_bf16_1x32_avx512", OpPanelValue, "bf16", "avx512", 1, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 64, 68, "83de331d1751"},
+		{id_panel_score_bf16_2x32_avx512, "panel_score_bf16_2x32_avx512", OpPanelScore, "bf16", "avx512", 2, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 128, 72, "bfe43fe2f26c"},
 		{id_panel_value_bf16_2x32_avx512, "panel_value_bf16_2x32_avx512", OpPanelValue, "bf16", "avx512", 2, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 128, 72, "6e84004a7536"},
+		{id_panel_score_bf16_3x32_avx512, "panel_score_bf16_3x32_avx512", OpPanelScore, "bf16", "avx512", 3, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F"}, 192, 76, "bf08938f054e"},
 		{id_panel_value_bf16_3x32_avx512, "panel_value_bf16_3x32_avx512", OpPanelValue, "bf16", "avx512", 3, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F"}, 192, 76, "6f52223f1b30"},
+		{id_panel_score_bf16_4x32_avx512, "panel_score_bf16_4x32_avx512", OpPanelScore, "bf16", "avx512", 4, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 256, 80, "b473e86043f4"},
 		{id_panel_value_bf16_4x32_avx512, "panel_value_bf16_4x32_avx512", OpPanelValue, "bf16", "avx512", 4, 32, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 256, 80, "47727e655236"},
+		{id_panel_score_bf16_5x32_avx512, "panel_score_bf16_5x32_avx512", OpPanelScore, "bf16", "avx512", 5, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 320, 84, "4620dbea699a"},
 		{id_panel_value_bf16_5x32_avx512, "panel_value_bf16_5x32_avx512", OpPanelValue, "bf16", "avx512", 5, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 320, 84, "cee8377efd6f"},
+		{id_panel_score_bf16_6x32_avx512, "panel_score_bf16_6x32_avx512", OpPanelScore, "bf16", "avx512", 6, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F"}, 384, 88, "6e8d36d40623"},
 		{id_panel_value_bf16_6x32_avx512, "panel_value_bf16_6x32_avx512", OpPanelValue, "bf16", "avx512", 6, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F"}, 384, 88, "e80efab6d295"},
+		{id_panel_score_bf16_7x32_avx512, "panel_score_bf16_7x32_avx512", OpPanelScore, "bf16", "avx512", 7, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 448, 92, "51c6aef2a7f5"},
 		{id_panel_value_bf16_7x32_avx512, "panel_value_bf16_7x32_avx512", OpPanelValue, "bf16", "avx512", 7, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 448, 92, "19da81604e47"},
+		{id_panel_score_bf16_8x32_avx512, "panel_score_bf16_8x32_avx512", OpPanelScore, "bf16", "avx512", 8, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 96, "260562475498"},
 		{id_panel_value_bf16_8x32_avx512, "panel_value_bf16_8x32_avx512", OpPanelValue, "bf16", "avx512", 8, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 512, 96, "1039a315d50a"},
+		{id_panel_score_bf16_9x32_avx512, "panel_score_bf16_9x32_avx512", OpPanelScore, "bf16", "avx512", 9, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 576, 100, "48165b299213"},
 		{id_panel_value_bf16_9x32_avx512, "panel_value_bf16_9x32_avx512", OpPanelValue, "bf16", "avx512", 9, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 576, 100, "1997bcb9e4ff"},
+		{id_panel_score_bf16_10x32_avx512, "panel_score_bf16_10x32_avx512", OpPanelScore, "bf16", "avx512", 10, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 640, 104, "8f4195c86bc6"},
 		{id_panel_value_bf16_10x32_avx512, "panel_value_bf16_10x32_avx512", OpPanelValue, "bf16", "avx512", 10, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 640, 104, "791018e69467"},
+		{id_panel_score_bf16_11x32_avx512, "panel_score_bf16_11x32_avx512", OpPanelScore, "bf16", "avx512", 11, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 704, 108, "a6432fe0bf53"},
 		{id_panel_value_bf16_11x32_avx512, "panel_value_bf16_11x32_avx512", OpPanelValue, "bf16", "avx512", 11, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 704, 108, "e323092c76ad"},
+		{id_panel_score_bf16_12x32_avx512, "panel_score_bf16_12x32_avx512", OpPanelScore, "bf16", "avx512", 12, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 768, 112, "da558eb5612e"},
 		{id_panel_value_bf16_12x32_avx512, "panel_value_bf16_12x32_avx512", OpPanelValue, "bf16", "avx512", 12, 32, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 768, 112, "13350c3f0bc6"},
+		{id_panel_score_bf16_1x16_avx512, "panel_score_bf16_1x16_avx512", OpPanelScore, "bf16", "avx512", 1, 16, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 36, "f1efa216fde0"},
+		{id_panel_value_bf16_1x16_avx512, "panel_value_bf16_1x16_avx512", OpPanelValue, "bf16", "avx512", 1, 16, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 36, "0cd2def25b1c"},
+		{id_panel_score_bf16_2x16_avx512, "panel_score_bf16_2x16_avx512", OpPanelScore, "bf16", "avx512", 2, 16, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 64, 40, "0e9c5f34c34a"},
+		{id_panel_value_bf16_2x16_avx512, "panel_value_bf16_2x16_avx512", OpPanelValue, "bf16", "avx512", 2, 16, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 64, 40, "b64cb29de796"},
+		{id_panel_score_bf16_3x16_avx512, "panel_score_bf16_3x16_avx512", OpPanelScore, "bf16", "avx512", 3, 16, false, false, []string{"AVX", "AVX512BW", "AVX512F"}, 96, 44, "464b3de128e7"},
+		{id_panel_value_bf16_3x16_avx512, "panel_value_bf16_3x16_avx512", OpPanelValue, "bf16", "avx512", 3, 16, false, false, []string{"AVX", "AVX512BW", "AVX512F"}, 96, 44, "95f35c1e4d75"},
+		{id_panel_score_bf16_4x16_avx512, "panel_score_bf16_4x16_avx512", OpPanelScore, "bf16", "avx512", 4, 16, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 128, 48, "e742d8764368"},
+		{id_panel_value_bf16_4x16_avx512, "panel_value_bf16_4x16_avx512", OpPanelValue, "bf16", "avx512", 4, 16, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 128, 48, "a727029025ea"},
+		{id_panel_score_bf16_5x16_avx512, "panel_score_bf16_5x16_avx512", OpPanelScore, "bf16", "avx512", 5, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 160, 52, "2493c284861e"},
+		{id_panel_value_bf16_5x16_avx512, "panel_value_bf16_5x16_avx512", OpPanelValue, "bf16", "avx512", 5, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 160, 52, "39175c8f77d6"},
+		{id_panel_score_bf16_6x16_avx512, "panel_score_bf16_6x16_avx512", OpPanelScore, "bf16", "avx512", 6, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F"}, 192, 56, "b8ce349700b7"},
+		{id_panel_value_bf16_6x16_avx512, "panel_value_bf16_6x16_avx512", OpPanelValue, "bf16", "avx512", 6, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F"}, 192, 56, "2ea372c2f293"},
+		{id_panel_score_bf16_7x16_avx512, "panel_score_bf16_7x16_avx512", OpPanelScore, "bf16", "avx512", 7, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F"}, 224, 60, "b11b4d185172"},
+		{id_panel_value_bf16_7x16_avx512, "panel_value_bf16_7x16_avx512", OpPanelValue, "bf16", "avx512", 7, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F"}, 224, 60, "f74ec10f8e46"},
+		{id_panel_score_bf16_8x16_avx512, "panel_score_bf16_8x16_avx512", OpPanelScore, "bf16", "avx512", 8, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 256, 64, "fd9ad3fbe5cf"},
+		{id_panel_value_bf16_8x16_avx512, "panel_value_bf16_8x16_avx512", OpPanelValue, "bf16", "avx512", 8, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 256, 64, "48135d954c06"},
+		{id_panel_score_bf16_9x16_avx512, "panel_score_bf16_9x16_avx512", OpPanelScore, "bf16", "avx512", 9, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 288, 68, "9842708faef0"},
+		{id_panel_value_bf16_9x16_avx512, "panel_value_bf16_9x16_avx512", OpPanelValue, "bf16", "avx512", 9, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 288, 68, "7f9a2e0b34ca"},
+		{id_panel_score_bf16_10x16_avx512, "panel_score_bf16_10x16_avx512", OpPanelScore, "bf16", "avx512", 10, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 320, 72, "a55d527ec49e"},
+		{id_panel_value_bf16_10x16_avx512, "panel_value_bf16_10x16_avx512", OpPanelValue, "bf16", "avx512", 10, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 320, 72, "461383841a3f"},
+		{id_panel_score_bf16_11x16_avx512, "panel_score_bf16_11x16_avx512", OpPanelScore, "bf16", "avx512", 11, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 352, 76, "a332a605d29e"},
+		{id_panel_value_bf16_11x16_avx512, "panel_value_bf16_11x16_avx512", OpPanelValue, "bf16", "avx512", 11, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 352, 76, "95b86eff18af"},
+		{id_panel_score_bf16_12x16_avx512, "panel_score_bf16_12x16_avx512", OpPanelScore, "bf16", "avx512", 12, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F"}, 384, 80, "68996e2cdee2"},
+		{id_panel_value_bf16_12x16_avx512, "panel_value_bf16_12x16_avx512", OpPanelValue, "bf16", "avx512", 12, 16, false, true, []string{"AVX", "AVX512BW", "AVX512F"}, 384, 80, "5072b9b3e605"},
 		{id_transpose_bf16_w16_avx512, "transpose_bf16_w16_avx512", OpTranspose, "bf16", "avx512", 0, 16, false, false, []string{"AVX", "AVX2"}, 0, 512, "1b3b55b0398c"},
 		{id_softmax_f32_avx512, "softmax_f32_avx512", OpSoftmax, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512BW", "AVX512DQ", "AVX512F", "AVX512VL"}, 272, 128, "1ea6ab326977"},
 		{id_softcap_f32_avx512, "softcap_f32_avx512", OpSoftcap, "f32", "avx512", 0, 0, false, false, []string{"AVX", "AVX512F"}, 352, 64, "88796ec3fc28"},
@@ -712,13 +856,13 @@ func List() []Kernel {
 		{id_decode_value_f32_3x32_avx2, "decode_value_f32_3x32_avx2", OpDecodeValue, "f32", "avx2", 3, 32, false, false, []string{"AVX", "FMA3"}, 192, 140, "d63cc8000946"},
 		{id_decode_value_f32_4x16_avx2, "decode_value_f32_4x16_avx2", OpDecodeValue, "f32", "avx2", 4, 16, false, false, []string{"AVX", "FMA3"}, 128, 80, "3de613e8f987"},
 		{id_decode_value_f32_1x32_avx2, "decode_value_f32_1x32_avx2", OpDecodeValue, "f32", "avx2", 1, 32, false, false, []string{"AVX", "FMA3"}, 64, 132, "203b37bf032f"},
-		{id_panel_score_f32_1x32_avx2, "panel_score_f32_1x32_avx2", OpPanelScore, "f32", "avx2", 1, 32, false, false, []string{"AVX", "FMA3"}, 64, 132, "2998a6336071"},
-		{id_panel_score_f32_2x32_avx2, "panel_score_f32_2x32_avx2", OpPanelScore, "f32", "avx2", 2, 32, false, false, []string{"AVX", "FMA3"}, 128, 136, "94d402cf1f97"},
-		{id_panel_score_f32_3x32_avx2, "panel_score_f32_3x32_avx2", OpPanelScore, "f32", "avx2", 3, 32, false, false, []string{"AVX", "FMA3"}, 192, 140, "aae43937d745"},
-		{id_panel_score_f32_4x16_avx2, "panel_score_f32_4x16_avx2", OpPanelScore, "f32", "avx2", 4, 16, false, false, []string{"AVX", "FMA3"}, 128, 80, "5d017ec07d3c"},
+		{id_panel_score_f32_1x16_avx2, "panel_score_f32_1x16_avx2", OpPanelScore, "f32", "avx2", 1, 16, false, false, []string{"AVX", "FMA3"}, 32, 68, "8da7480dd018"},
 		{id_panel_value_f32_1x16_avx2, "panel_value_f32_1x16_avx2", OpPanelValue, "f32", "avx2", 1, 16, false, false, []string{"AVX", "FMA3"}, 32, 68, "337d6574b99c"},
+		{id_panel_score_f32_2x16_avx2, "panel_score_f32_2x16_avx2", OpPanelScore, "f32", "avx2", 2, 16, false, false, []string{"AVX", "FMA3"}, 64, 72, "6e68bf25b460"},
 		{id_panel_value_f32_2x16_avx2, "panel_value_f32_2x16_avx2", OpPanelValue, "f32", "avx2", 2, 16, false, false, []string{"AVX", "FMA3"}, 64, 72, "64fbee0ddf12"},
+		{id_panel_score_f32_3x16_avx2, "panel_score_f32_3x16_avx2", OpPanelScore, "f32", "avx2", 3, 16, false, false, []string{"AVX", "FMA3"}, 96, 76, "1812597057b7"},
 		{id_panel_value_f32_3x16_avx2, "panel_value_f32_3x16_avx2", OpPanelValue, "f32", "avx2", 3, 16, false, false, []string{"AVX", "FMA3"}, 96, 76, "378952f01486"},
+		{id_panel_score_f32_4x16_avx2, "panel_score_f32_4x16_avx2", OpPanelScore, "f32", "avx2", 4, 16, false, false, []string{"AVX", "FMA3"}, 128, 80, "5d017ec07d3c"},
 		{id_panel_value_f32_4x16_avx2, "panel_value_f32_4x16_avx2", OpPanelValue, "f32", "avx2", 4, 16, false, false, []string{"AVX", "FMA3"}, 128, 80, "da4b114170a2"},
 		{id_transpose_f32_w16_avx2, "transpose_f32_w16_avx2", OpTranspose, "f32", "avx2", 0, 16, false, false, []string{"AVX"}, 0, 512, "f9308698687b"},
 		{id_decode_score_f16_1x8_avx2, "decode_score_f16_1x8_avx2", OpDecodeScore, "f16", "avx2", 1, 8, false, false, []string{"AVX", "F16C", "FMA3"}, 16, 20, "cfdc89c53692"},
@@ -731,13 +875,13 @@ func List() []Kernel {
 		{id_decode_value_f16_3x32_avx2, "decode_value_f16_3x32_avx2", OpDecodeValue, "f16", "avx2", 3, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 192, 76, "14221d054cff"},
 		{id_decode_value_f16_4x16_avx2, "decode_value_f16_4x16_avx2", OpDecodeValue, "f16", "avx2", 4, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 48, "b10ad7b016f3"},
 		{id_decode_value_f16_1x32_avx2, "decode_value_f16_1x32_avx2", OpDecodeValue, "f16", "avx2", 1, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 64, 68, "6c31344ebb88"},
-		{id_panel_score_f16_1x32_avx2, "panel_score_f16_1x32_avx2", OpPanelScore, "f16", "avx2", 1, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 64, 68, "e3c1adf843f1"},
-		{id_panel_score_f16_2x32_avx2, "panel_score_f16_2x32_avx2", OpPanelScore, "f16", "avx2", 2, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 72, "cc8dd601632e"},
-		{id_panel_score_f16_3x32_avx2, "panel_score_f16_3x32_avx2", OpPanelScore, "f16", "avx2", 3, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 192, 76, "874ff95a7722"},
-		{id_panel_score_f16_4x16_avx2, "panel_score_f16_4x16_avx2", OpPanelScore, "f16", "avx2", 4, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 48, "186cd46aef18"},
+		{id_panel_score_f16_1x16_avx2, "panel_score_f16_1x16_avx2", OpPanelScore, "f16", "avx2", 1, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 32, 36, "7c2316600237"},
 		{id_panel_value_f16_1x16_avx2, "panel_value_f16_1x16_avx2", OpPanelValue, "f16", "avx2", 1, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 32, 36, "eb20e1c339b7"},
+		{id_panel_score_f16_2x16_avx2, "panel_score_f16_2x16_avx2", OpPanelScore, "f16", "avx2", 2, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 64, 40, "ffe140293261"},
 		{id_panel_value_f16_2x16_avx2, "panel_value_f16_2x16_avx2", OpPanelValue, "f16", "avx2", 2, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 64, 40, "7963b3ad2dbf"},
+		{id_panel_score_f16_3x16_avx2, "panel_score_f16_3x16_avx2", OpPanelScore, "f16", "avx2", 3, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 96, 44, "d28e56a6a687"},
 		{id_panel_value_f16_3x16_avx2, "panel_value_f16_3x16_avx2", OpPanelValue, "f16", "avx2", 3, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 96, 44, "d920def228f6"},
+		{id_panel_score_f16_4x16_avx2, "panel_score_f16_4x16_avx2", OpPanelScore, "f16", "avx2", 4, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 48, "186cd46aef18"},
 		{id_panel_value_f16_4x16_avx2, "panel_value_f16_4x16_avx2", OpPanelValue, "f16", "avx2", 4, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 48, "102b23db3db5"},
 		{id_transpose_f16_w16_avx2, "transpose_f16_w16_avx2", OpTranspose, "f16", "avx2", 0, 16, false, false, []string{"AVX", "AVX2"}, 0, 512, "7f40be30f214"},
 		{id_decode_score_bf16_1x8_avx2, "decode_score_bf16_1x8_avx2", OpDecodeScore, "bf16", "avx2", 1, 8, false, false, []string{"AVX", "AVX2", "FMA3"}, 16, 20, "2423c12e20d9"},
@@ -750,13 +894,13 @@ func List() []Kernel {
 		{id_decode_value_bf16_3x32_avx2, "decode_value_bf16_3x32_avx2", OpDecodeValue, "bf16", "avx2", 3, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 192, 76, "96dc4b247d8c"},
 		{id_decode_value_bf16_4x16_avx2, "decode_value_bf16_4x16_avx2", OpDecodeValue, "bf16", "avx2", 4, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 128, 48, "463f0aed1c4a"},
 		{id_decode_value_bf16_1x32_avx2, "decode_value_bf16_1x32_avx2", OpDecodeValue, "bf16", "avx2", 1, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 64, 68, "996775e25db3"},
-		{id_panel_score_bf16_1x32_avx2, "panel_score_bf16_1x32_avx2", OpPanelScore, "bf16", "avx2", 1, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 64, 68, "bca28b17dde3"},
-		{id_panel_score_bf16_2x32_avx2, "panel_score_bf16_2x32_avx2", OpPanelScore, "bf16", "avx2", 2, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 128, 72, "da2ff6d49ca5"},
-		{id_panel_score_bf16_3x32_avx2, "panel_score_bf16_3x32_avx2", OpPanelScore, "bf16", "avx2", 3, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 192, 76, "e84bffe1559e"},
-		{id_panel_score_bf16_4x16_avx2, "panel_score_bf16_4x16_avx2", OpPanelScore, "bf16", "avx2", 4, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 128, 48, "195f80ceef6d"},
+		{id_panel_score_bf16_1x16_avx2, "panel_score_bf16_1x16_avx2", OpPanelScore, "bf16", "avx2", 1, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 32, 36, "422036e38c52"},
 		{id_panel_value_bf16_1x16_avx2, "panel_value_bf16_1x16_avx2", OpPanelValue, "bf16", "avx2", 1, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 32, 36, "7d901b4f3d8a"},
+		{id_panel_score_bf16_2x16_avx2, "panel_score_bf16_2x16_avx2", OpPanelScore, "bf16", "avx2", 2, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 64, 40, "77627267e63c"},
 		{id_panel_value_bf16_2x16_avx2, "panel_value_bf16_2x16_avx2", OpPanelValue, "bf16", "avx2", 2, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 64, 40, "527e45eeb626"},
+		{id_panel_score_bf16_3x16_avx2, "panel_score_bf16_3x16_avx2", OpPanelScore, "bf16", "avx2", 3, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 96, 44, "fc3b41aafc86"},
 		{id_panel_value_bf16_3x16_avx2, "panel_value_bf16_3x16_avx2", OpPanelValue, "bf16", "avx2", 3, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 96, 44, "7302a388a093"},
+		{id_panel_score_bf16_4x16_avx2, "panel_score_bf16_4x16_avx2", OpPanelScore, "bf16", "avx2", 4, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 128, 48, "195f80ceef6d"},
 		{id_panel_value_bf16_4x16_avx2, "panel_value_bf16_4x16_avx2", OpPanelValue, "bf16", "avx2", 4, 16, false, false, []string{"AVX", "AVX2", "FMA3"}, 128, 48, "59e230d9cd54"},
 		{id_transpose_bf16_w16_avx2, "transpose_bf16_w16_avx2", OpTranspose, "bf16", "avx2", 0, 16, false, false, []string{"AVX", "AVX2"}, 0, 512, "e75008e3e774"},
 		{id_softmax_f32_avx2, "softmax_f32_avx2", OpSoftmax, "f32", "avx2", 0, 0, false, false, []string{"AVX", "AVX2", "FMA3"}, 272, 128, "ac0f44069006"},
@@ -795,12 +939,12 @@ func List() []Kernel {
 		{id_decode_value_f32_4x16_neon, "decode_value_f32_4x16_neon", OpDecodeValue, "f32", "neon", 4, 16, false, false, []string{"ASIMD"}, 512, 320, "571cdbe35cf2"},
 		{id_decode_value_f32_1x64_neon, "decode_value_f32_1x64_neon", OpDecodeValue, "f32", "neon", 1, 64, false, false, []string{"ASIMD"}, 512, 1040, "4b350933b72c"},
 		{id_panel_score_f32_1x16_neon, "panel_score_f32_1x16_neon", OpPanelScore, "f32", "neon", 1, 16, false, false, []string{"ASIMD"}, 512, 1088, "47de881e10c9"},
-		{id_panel_score_f32_2x16_neon, "panel_score_f32_2x16_neon", OpPanelScore, "f32", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 1152, "e8a0d35bf208"},
-		{id_panel_score_f32_3x16_neon, "panel_score_f32_3x16_neon", OpPanelScore, "f32", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 1216, "85a66709c206"},
-		{id_panel_score_f32_4x16_neon, "panel_score_f32_4x16_neon", OpPanelScore, "f32", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 1280, "8df8d3e3d435"},
 		{id_panel_value_f32_1x16_neon, "panel_value_f32_1x16_neon", OpPanelValue, "f32", "neon", 1, 16, false, false, []string{"ASIMD"}, 512, 1088, "bfe9cd95666f"},
+		{id_panel_score_f32_2x16_neon, "panel_score_f32_2x16_neon", OpPanelScore, "f32", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 1152, "e8a0d35bf208"},
 		{id_panel_value_f32_2x16_neon, "panel_value_f32_2x16_neon", OpPanelValue, "f32", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 1152, "97fbfbbfe002"},
+		{id_panel_score_f32_3x16_neon, "panel_score_f32_3x16_neon", OpPanelScore, "f32", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 1216, "85a66709c206"},
 		{id_panel_value_f32_3x16_neon, "panel_value_f32_3x16_neon", OpPanelValue, "f32", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 1216, "9b30a593f3ca"},
+		{id_panel_score_f32_4x16_neon, "panel_score_f32_4x16_neon", OpPanelScore, "f32", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 1280, "8df8d3e3d435"},
 		{id_panel_value_f32_4x16_neon, "panel_value_f32_4x16_neon", OpPanelValue, "f32", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 1280, "d3309b5f5793"},
 		{id_transpose_f32_w16_neon, "transpose_f32_w16_neon", OpTranspose, "f32", "neon", 0, 16, false, false, []string{"ASIMD"}, 0, 256, "ed9194ae5a14"},
 		{id_decode_score_f16_1x8_neon, "decode_score_f16_1x8_neon", OpDecodeScore, "f16", "neon", 1, 8, false, false, []string{"ASIMD"}, 256, 320, "7de469b72602"},
@@ -814,12 +958,12 @@ func List() []Kernel {
 		{id_decode_value_f16_4x16_neon, "decode_value_f16_4x16_neon", OpDecodeValue, "f16", "neon", 4, 16, false, false, []string{"ASIMD"}, 512, 192, "19351d9fdf1d"},
 		{id_decode_value_f16_1x64_neon, "decode_value_f16_1x64_neon", OpDecodeValue, "f16", "neon", 1, 64, false, false, []string{"ASIMD"}, 512, 528, "a7675949814d"},
 		{id_panel_score_f16_1x16_neon, "panel_score_f16_1x16_neon", OpPanelScore, "f16", "neon", 1, 16, false, false, []string{"ASIMD"}, 512, 576, "8fe5adc1950d"},
-		{id_panel_score_f16_2x16_neon, "panel_score_f16_2x16_neon", OpPanelScore, "f16", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 640, "ad149f37495b"},
-		{id_panel_score_f16_3x16_neon, "panel_score_f16_3x16_neon", OpPanelScore, "f16", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 704, "a8c5f6192426"},
-		{id_panel_score_f16_4x16_neon, "panel_score_f16_4x16_neon", OpPanelScore, "f16", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 768, "099f523836ff"},
 		{id_panel_value_f16_1x16_neon, "panel_value_f16_1x16_neon", OpPanelValue, "f16", "neon", 1, 16, false, false, []string{"ASIMD"}, 512, 576, "baaa90343606"},
+		{id_panel_score_f16_2x16_neon, "panel_score_f16_2x16_neon", OpPanelScore, "f16", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 640, "ad149f37495b"},
 		{id_panel_value_f16_2x16_neon, "panel_value_f16_2x16_neon", OpPanelValue, "f16", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 640, "d1f22fddd6a0"},
+		{id_panel_score_f16_3x16_neon, "panel_score_f16_3x16_neon", OpPanelScore, "f16", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 704, "a8c5f6192426"},
 		{id_panel_value_f16_3x16_neon, "panel_value_f16_3x16_neon", OpPanelValue, "f16", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 704, "ba1683776932"},
+		{id_panel_score_f16_4x16_neon, "panel_score_f16_4x16_neon", OpPanelScore, "f16", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 768, "099f523836ff"},
 		{id_panel_value_f16_4x16_neon, "panel_value_f16_4x16_neon", OpPanelValue, "f16", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 768, "2b36194316bb"},
 		{id_transpose_f16_w16_neon, "transpose_f16_w16_neon", OpTranspose, "f16", "neon", 0, 16, false, false, []string{"ASIMD"}, 0, 128, "49567ce77996"},
 		{id_decode_score_bf16_1x8_neon, "decode_score_bf16_1x8_neon", OpDecodeScore, "bf16", "neon", 1, 8, false, false, []string{"ASIMD"}, 256, 320, "63c90a83e1ea"},
@@ -833,12 +977,12 @@ func List() []Kernel {
 		{id_decode_value_bf16_4x16_neon, "decode_value_bf16_4x16_neon", OpDecodeValue, "bf16", "neon", 4, 16, false, false, []string{"ASIMD"}, 512, 192, "3b90b4a34c2f"},
 		{id_decode_value_bf16_1x64_neon, "decode_value_bf16_1x64_neon", OpDecodeValue, "bf16", "neon", 1, 64, false, false, []string{"ASIMD"}, 512, 528, "edf94bdb4227"},
 		{id_panel_score_bf16_1x16_neon, "panel_score_bf16_1x16_neon", OpPanelScore, "bf16", "neon", 1, 16, false, false, []string{"ASIMD"}, 512, 576, "34f918baa534"},
-		{id_panel_score_bf16_2x16_neon, "panel_score_bf16_2x16_neon", OpPanelScore, "bf16", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 640, "c890768c5052"},
-		{id_panel_score_bf16_3x16_neon, "panel_score_bf16_3x16_neon", OpPanelScore, "bf16", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 704, "9f9f3904c97b"},
-		{id_panel_score_bf16_4x16_neon, "panel_score_bf16_4x16_neon", OpPanelScore, "bf16", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 768, "c2c40341972a"},
 		{id_panel_value_bf16_1x16_neon, "panel_value_bf16_1x16_neon", OpPanelValue, "bf16", "neon", 1, 16, false, false, []string{"ASIMD"}, 512, 576, "33ed41cbb5f4"},
+		{id_panel_score_bf16_2x16_neon, "panel_score_bf16_2x16_neon", OpPanelScore, "bf16", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 640, "c890768c5052"},
 		{id_panel_value_bf16_2x16_neon, "panel_value_bf16_2x16_neon", OpPanelValue, "bf16", "neon", 2, 16, false, false, []string{"ASIMD"}, 1024, 640, "760e67e8de2b"},
+		{id_panel_score_bf16_3x16_neon, "panel_score_bf16_3x16_neon", OpPanelScore, "bf16", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 704, "9f9f3904c97b"},
 		{id_panel_value_bf16_3x16_neon, "panel_value_bf16_3x16_neon", OpPanelValue, "bf16", "neon", 3, 16, false, false, []string{"ASIMD"}, 1536, 704, "55f7f85c1082"},
+		{id_panel_score_bf16_4x16_neon, "panel_score_bf16_4x16_neon", OpPanelScore, "bf16", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 768, "c2c40341972a"},
 		{id_panel_value_bf16_4x16_neon, "panel_value_bf16_4x16_neon", OpPanelValue, "bf16", "neon", 4, 16, false, false, []string{"ASIMD"}, 2048, 768, "294c8dfe60d1"},
 		{id_transpose_bf16_w16_neon, "transpose_bf16_w16_neon", OpTranspose, "bf16", "neon", 0, 16, false, false, []string{"ASIMD"}, 0, 128, "f1ca5db69f5e"},
 		{id_softmax_f32_neon, "softmax_f32_neon", OpSoftmax, "f32", "neon", 0, 0, false, false, []string{"ASIMD"}, 288, 64, "ac3ba2d883d2"},

@@ -230,73 +230,145 @@ func decode_value_f32_4x32_avx512(a *ValueArgs)
 func panel_score_f32_1x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
-func panel_score_f32_2x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_3x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_4x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_5x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_6x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_7x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_8x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_9x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_10x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_11x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_12x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
 func panel_value_f32_1x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_2x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f32_2x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f32_3x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f32_3x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_4x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f32_4x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f32_5x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f32_5x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_6x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f32_6x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f32_7x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f32_7x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_8x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f32_8x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f32_9x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f32_9x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_10x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f32_10x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f32_11x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f32_11x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f32_12x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f32_12x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_1x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_1x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_2x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_2x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_3x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_3x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_4x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_4x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_5x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_5x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_6x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_6x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_7x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_7x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_8x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_8x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_9x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_9x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_10x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_10x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_11x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_11x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_12x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f32_12x16_avx512(a *PanelValueArgs)
 
 //go:noescape
 func transpose_f32_w16_avx512(a *TransposeArgs)
@@ -359,73 +431,145 @@ func decode_value_f16_4x32_avx512(a *ValueArgs)
 func panel_score_f16_1x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
-func panel_score_f16_2x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_3x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_4x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_5x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_6x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_7x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_8x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_9x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_10x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_11x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_12x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
 func panel_value_f16_1x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_2x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f16_2x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f16_3x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f16_3x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_4x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f16_4x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f16_5x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f16_5x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_6x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f16_6x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f16_7x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f16_7x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_8x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f16_8x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f16_9x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f16_9x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_10x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f16_10x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f16_11x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f16_11x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f16_12x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f16_12x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_1x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_1x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_2x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_2x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_3x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_3x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_4x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_4x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_5x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_5x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_6x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_6x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_7x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_7x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_8x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_8x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_9x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_9x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_10x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_10x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_11x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_11x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_12x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_f16_12x16_avx512(a *PanelValueArgs)
 
 //go:noescape
 func transpose_f16_w16_avx512(a *TransposeArgs)
@@ -488,73 +632,145 @@ func decode_value_bf16_4x32_avx512(a *ValueArgs)
 func panel_score_bf16_1x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
-func panel_score_bf16_2x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_3x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_4x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_5x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_6x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_7x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_8x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_9x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_10x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_11x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_12x32_avx512(a *PanelScoreArgs)
-
-//go:noescape
 func panel_value_bf16_1x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_2x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_bf16_2x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_bf16_3x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_bf16_3x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_4x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_bf16_4x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_bf16_5x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_bf16_5x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_6x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_bf16_6x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_bf16_7x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_bf16_7x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_8x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_bf16_8x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_bf16_9x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_bf16_9x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_10x32_avx512(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_bf16_10x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_bf16_11x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_bf16_11x32_avx512(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_bf16_12x32_avx512(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_bf16_12x32_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_1x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_1x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_2x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_2x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_3x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_3x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_4x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_4x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_5x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_5x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_6x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_6x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_7x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_7x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_8x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_8x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_9x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_9x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_10x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_10x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_11x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_11x16_avx512(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_12x16_avx512(a *PanelScoreArgs)
+
+//go:noescape
+func panel_value_bf16_12x16_avx512(a *PanelValueArgs)
 
 //go:noescape
 func transpose_bf16_w16_avx512(a *TransposeArgs)
@@ -692,25 +908,25 @@ func decode_value_f32_4x16_avx2(a *ValueArgs)
 func decode_value_f32_1x32_avx2(a *ValueArgs)
 
 //go:noescape
-func panel_score_f32_1x32_avx2(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_2x32_avx2(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_3x32_avx2(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_4x16_avx2(a *PanelScoreArgs)
+func panel_score_f32_1x16_avx2(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f32_1x16_avx2(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f32_2x16_avx2(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f32_2x16_avx2(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f32_3x16_avx2(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f32_3x16_avx2(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_4x16_avx2(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f32_4x16_avx2(a *PanelValueArgs)
@@ -749,25 +965,25 @@ func decode_value_f16_4x16_avx2(a *ValueArgs)
 func decode_value_f16_1x32_avx2(a *ValueArgs)
 
 //go:noescape
-func panel_score_f16_1x32_avx2(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_2x32_avx2(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_3x32_avx2(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_4x16_avx2(a *PanelScoreArgs)
+func panel_score_f16_1x16_avx2(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f16_1x16_avx2(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f16_2x16_avx2(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f16_2x16_avx2(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f16_3x16_avx2(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f16_3x16_avx2(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_4x16_avx2(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f16_4x16_avx2(a *PanelValueArgs)
@@ -806,25 +1022,25 @@ func decode_value_bf16_4x16_avx2(a *ValueArgs)
 func decode_value_bf16_1x32_avx2(a *ValueArgs)
 
 //go:noescape
-func panel_score_bf16_1x32_avx2(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_2x32_avx2(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_3x32_avx2(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_4x16_avx2(a *PanelScoreArgs)
+func panel_score_bf16_1x16_avx2(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_bf16_1x16_avx2(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_bf16_2x16_avx2(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_bf16_2x16_avx2(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_bf16_3x16_avx2(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_bf16_3x16_avx2(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_4x16_avx2(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_bf16_4x16_avx2(a *PanelValueArgs)

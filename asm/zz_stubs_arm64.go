@@ -65,22 +65,22 @@ func decode_value_f32_1x64_neon(a *ValueArgs)
 func panel_score_f32_1x16_neon(a *PanelScoreArgs)
 
 //go:noescape
-func panel_score_f32_2x16_neon(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_3x16_neon(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f32_4x16_neon(a *PanelScoreArgs)
-
-//go:noescape
 func panel_value_f32_1x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_2x16_neon(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f32_2x16_neon(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f32_3x16_neon(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f32_3x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f32_4x16_neon(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f32_4x16_neon(a *PanelValueArgs)
@@ -122,22 +122,22 @@ func decode_value_f16_1x64_neon(a *ValueArgs)
 func panel_score_f16_1x16_neon(a *PanelScoreArgs)
 
 //go:noescape
-func panel_score_f16_2x16_neon(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_3x16_neon(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_f16_4x16_neon(a *PanelScoreArgs)
-
-//go:noescape
 func panel_value_f16_1x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_2x16_neon(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f16_2x16_neon(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_f16_3x16_neon(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_f16_3x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_f16_4x16_neon(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_f16_4x16_neon(a *PanelValueArgs)
@@ -179,22 +179,22 @@ func decode_value_bf16_1x64_neon(a *ValueArgs)
 func panel_score_bf16_1x16_neon(a *PanelScoreArgs)
 
 //go:noescape
-func panel_score_bf16_2x16_neon(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_3x16_neon(a *PanelScoreArgs)
-
-//go:noescape
-func panel_score_bf16_4x16_neon(a *PanelScoreArgs)
-
-//go:noescape
 func panel_value_bf16_1x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_2x16_neon(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_bf16_2x16_neon(a *PanelValueArgs)
 
 //go:noescape
+func panel_score_bf16_3x16_neon(a *PanelScoreArgs)
+
+//go:noescape
 func panel_value_bf16_3x16_neon(a *PanelValueArgs)
+
+//go:noescape
+func panel_score_bf16_4x16_neon(a *PanelScoreArgs)
 
 //go:noescape
 func panel_value_bf16_4x16_neon(a *PanelValueArgs)

@@ -34,7 +34,7 @@ const Reverse = math.MaxUint64
 // Tuning is a kernels.Tuning whose tiles are numbers, since each variant has its own.
 type Tuning struct {
 	kernels.Tuning
-	Many, Score, Value int // modulo the number of tiles; Score and Value 0: the default
+	Many, Score, Value, Panels int // modulo the number of choices; 0 but of Many: the default
 }
 
 // Sequence is one member of the batch.
@@ -114,26 +114,25 @@ func (c Case) String() string {
 
 // resolve resolves the tiles for a variant.
 func (t *Tuning) resolve(variant string) (kernels.Tuning, error) {
-	many, score, value, err := kernels.Tiles(variant)
-	if err != nil {
-		return kernels.Tuning{}, err
-	}
-	interleaves, err := kernels.Interleaves(variant)
+	x, err := kernels.ChoicesOf(variant)
 	if err != nil {
 		return kernels.Tuning{}, err
 	}
 	r := t.Tuning
-	r.Interleave = r.Interleave && interleaves
-	r.Tile = many[t.Many%len(many)]
-	tallest, _, _ := strings.Cut(score[len(score)-1], "x")
+	r.Interleave = r.Interleave && x.Interleave
+	r.Tile = x.Tiles[t.Many%len(x.Tiles)]
+	tallest, _, _ := strings.Cut(x.DecodeScore[len(x.DecodeScore)-1], "x")
 	if most, err := strconv.Atoi(tallest); err == nil {
 		r.DecodeRows = min(r.DecodeRows, most)
 	}
-	if n := t.Score % (len(score) + 1); n > 0 {
-		r.DecodeScore = score[n-1]
+	if n := t.Score % (len(x.DecodeScore) + 1); n > 0 {
+		r.DecodeScore = x.DecodeScore[n-1]
 	}
-	if n := t.Value % (len(value) + 1); n > 0 {
-		r.DecodeValue = value[n-1]
+	if n := t.Value % (len(x.DecodeValue) + 1); n > 0 {
+		r.DecodeValue = x.DecodeValue[n-1]
+	}
+	if n := t.Panels % (len(x.CachePanels) + 1); n > 0 {
+		r.CachePanels = x.CachePanels[n-1]
 	}
 	return r, nil
 }

@@ -238,9 +238,10 @@ func (s *source) tuning() *Tuning {
 			Interleave:  s.once(2),
 			MinItems:    pick(s, 0, 1, 8, 256),
 		},
-		Many:  s.n(16),
-		Score: s.n(16),
-		Value: s.n(16),
+		Many:   s.n(16),
+		Score:  s.n(16),
+		Value:  s.n(16),
+		Panels: s.n(16),
 	}
 	t.CachePrefetch = t.Prefetch
 	return t

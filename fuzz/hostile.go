@@ -39,7 +39,7 @@ func Hostile(data []byte, variant string) (err error) {
 		if err != nil {
 			return err
 		}
-		for _, f := range []*int{&r.KeyBlock, &r.RowBlock, &r.Split, &r.FewRows, &r.DecodeBlock, &r.DecodeRows, &r.Prefetch, &r.CachePrefetch} {
+		for _, f := range []*int{&r.KeyBlock, &r.RowBlock, &r.Split, &r.FewRows, &r.DecodeBlock, &r.DecodeRows, &r.Prefetch, &r.CachePrefetch, &r.CachePanels} {
 			if s.once(8) {
 				*f = s.number()
 			}

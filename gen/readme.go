@@ -68,7 +68,7 @@ func variants(kernels []kernel) string {
 			needs += "; for dot products of bf16 " + strings.Join(slices.Sorted(maps.Keys(dot)), ", ")
 		}
 		fmt.Fprintf(&b, "| `%s` | %s: %s | %s | %s; %s | %s; %s |\n", set.ISA, set.ISA.Arch(), needs, many,
-			tiles(slices.Concat(set.DecodeScore, set.LaneScore)), tiles(set.DecodeValue), tiles(set.PanelScore), tiles(set.PanelValue))
+			tiles(slices.Concat(set.DecodeScore, set.LaneScore)), tiles(set.DecodeValue), tiles(set.Panels), tiles(set.Panels))
 	}
 	return b.String()
 }

@@ -19,7 +19,7 @@ func (p *Plan) fewCache(w *worker, c *recipe, s *Sequence, it *item, o, m, l []f
 		p.convertQuery(w, s, it, row, rows, blocks(rows), w.query[row*p.kd:], p.queryScale)
 		row += rows
 	}
-	k, v := &p.variant.panelScore[g.Key], &p.variant.panelValue[g.Value]
+	k, v := &c.panelScore, &c.panelValue
 	// Of several tiles each prefetches its share of the next page: this one is in cache by then, and memory is
 	// read all the time.
 	lowest := it.rows / tiles
@@ -80,7 +80,7 @@ func (p *Plan) nextPage(c *recipe, s *Sequence, it *item, key, n int) (k, v stre
 	if key >= it.key1 {
 		head, key = head+1, s.firstKey(it)
 	}
-	if c.CachePrefetch == 0 || head == g.KVHeads || n < g.PageLen {
+	if c.Prefetch == 0 || head == g.KVHeads || n < g.PageLen {
 		return
 	}
 	keys, values := s.Cache.block(head, key)

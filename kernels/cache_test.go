@@ -37,8 +37,24 @@ func TestCacheLengths(t *testing.T) {
 					c.Window = &kernels.Window{Left: 20, Right: -1}
 				}
 				x := shape(c, q, kv)
-				x.Tuning.CachePrefetch = 64 << (i + j)
+				x.Tuning.CachePrefetch, x.Tuning.Panels = 64<<(i+j), i+j
 				fuzztest.Check(t, cached(x, []int{16, 32, 256}[j%3], i%2 == 0), variant)
+			}
+		}
+	})
+}
+
+// Every height and width of a tile on a cache.
+func TestCacheTiles(t *testing.T) {
+	fuzztest.Variants(t, func(t *testing.T, variant string) {
+		choices, err := kernels.ChoicesOf(variant)
+		require.NoError(t, err)
+		for panels := range choices.CachePanels {
+			for rows := 1; rows <= 13; rows++ {
+				dt := dtypes[rows%3]
+				x := shape(kernels.Config{Heads: rows, KVHeads: 1, KeyDim: 48, ValueDim: 80, Key: dt, Value: dt}, 1, 70)
+				x.Tuning.FewRows, x.Tuning.DecodeRows, x.Tuning.Panels = 16, 16, panels+1
+				fuzztest.Check(t, cached(x, 64, false), variant)
 			}
 		}
 	})
@@ -47,13 +63,13 @@ func TestCacheLengths(t *testing.T) {
 // Many rows: the same bits as from tensors, if blocks of keys are the same.
 func TestCacheEqualsTensors(t *testing.T) {
 	fuzztest.Variants(t, func(t *testing.T, variant string) {
-		tiles, _, _, err := kernels.Tiles(variant)
+		choices, err := kernels.ChoicesOf(variant)
 		require.NoError(t, err)
-		for i := range tiles {
+		for i, tile := range choices.Tiles {
 			for _, dt := range dtypes {
 				x := shape(kernels.Config{Heads: 4, KVHeads: 2, KeyDim: 40, Key: dt, Value: dt, Causal: true, Softcap: 20}, 31, 150)
 				x.Tuning.Many, x.Tuning.FewRows = i, 0
-				require.Equal(t, results(t, x, variant), results(t, cached(x, 64, false), variant), "%s %v", tiles[i], dt)
+				require.Equal(t, results(t, x, variant), results(t, cached(x, 64, false), variant), "%s %v", tile, dt)
 			}
 		}
 	})

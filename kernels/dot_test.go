@@ -40,7 +40,7 @@ func eachBF16(t *testing.T, f func(t *testing.T, variant string)) {
 func TestPrecisionDimensions(t *testing.T) {
 	dims := []int{1, 2, 3, 15, 16, 17, 31, 32, 33, 48, 63, 64, 80, 96, 128}
 	eachBF16(t, func(t *testing.T, variant string) {
-		many, _, _, err := kernels.Tiles(variant)
+		choices, err := kernels.ChoicesOf(variant)
 		require.NoError(t, err)
 		for i, d := range dims {
 			for j, keys := range []int{1, 17, 33, 64, 97, 130} {
@@ -49,7 +49,7 @@ func TestPrecisionDimensions(t *testing.T) {
 				}
 				// Dk ≠ Dv
 				c := shape(bf16(kernels.Config{Heads: 3, KVHeads: 1, KeyDim: d, ValueDim: dims[(i+7)%len(dims)], Causal: j%2 == 0}), 9+4*j, keys)
-				c.Tuning.FewRows, c.Tuning.Interleave, c.Tuning.Many = 0, j%3 > 0, i%len(many)
+				c.Tuning.FewRows, c.Tuning.Interleave, c.Tuning.Many = 0, j%3 > 0, i%len(choices.Tiles)
 				c.Tuning.KeyBlock = []int{64, 16, 48}[j%3]
 				fuzztest.Check(t, c, variant)
 				c.Sequences[0].Cache = &fuzz.Cache{PageLen: []int{16, 48, 64}[j%3]}
@@ -228,11 +228,11 @@ func TestPrecisionRuns(t *testing.T) {
 		want := outputs(t, c, variant)
 		c.Threads, c.Order = 3, fuzz.Reverse
 		require.Equal(t, want, outputs(t, c, variant))
-		many, _, _, err := kernels.Tiles(variant)
+		choices, err := kernels.ChoicesOf(variant)
 		require.NoError(t, err)
-		for i := range many {
+		for i, tile := range choices.Tiles {
 			c.Tuning.Many = i
-			require.Equal(t, results(t, c, variant), results(t, cached(c, 64, false), variant), "tile %s", many[i])
+			require.Equal(t, results(t, c, variant), results(t, cached(c, 64, false), variant), "tile %s", tile)
 		}
 		if raceEnabled {
 			return // the race detector allocates

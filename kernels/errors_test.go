@@ -101,6 +101,7 @@ func TestOptionErrors(t *testing.T) {
 		{"decode rows", tuning(func(t *kernels.Tuning) { t.DecodeRows = 5 }), []string{"Tuning.DecodeRows = 5", "1 … 4"}},
 		{"score tile", tuning(func(t *kernels.Tuning) { t.DecodeScore = "9x9" }), []string{`Tuning.DecodeScore = "9x9"`, "one of"}},
 		{"value tile", tuning(func(t *kernels.Tuning) { t.DecodeValue = "x" }), []string{`Tuning.DecodeValue = "x"`, "one of"}},
+		{"panels of a cache", tuning(func(t *kernels.Tuning) { t.CachePanels = 3 }), []string{"Tuning.CachePanels = 3", "or 0"}},
 		{"prefetch from a cache", tuning(func(t *kernels.Tuning) { t.CachePrefetch = 2 << 20 }), []string{"Tuning.CachePrefetch = 2097152", "1048576"}},
 		{"prefetch", tuning(func(t *kernels.Tuning) { t.Prefetch = -64 }), []string{"Tuning.Prefetch = -64", "0 …"}},
 	} {

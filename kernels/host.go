@@ -77,6 +77,9 @@ func knownFeatures() []feature {
 // numbers, as on Intel's processors with AMX: measured on Sapphire Rapids, twice as long.
 func slowDot() bool { return cpu.X86.HasAMXBF16 }
 
+// zen tells whether the CPU is one of AMD's, as its name says.
+func (h HostInfo) zen() bool { return strings.HasPrefix(h.CPU, "AMD ") }
+
 // missing says why this host cannot run kernels of an ISA that require features;
 // empty: it can.
 func (h HostInfo) missing(isa asm.ISA, requires []string) string {

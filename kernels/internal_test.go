@@ -81,8 +81,12 @@ func TestVariantsAreComplete(t *testing.T) {
 					require.NotEmpty(t, v.decodeValue[dt][rows], "decode value of %d rows of %v", rows, dt)
 				}
 				for rows := 1; rows <= min(v.decodeRows(), maxPanelRows); rows++ {
-					set(v.panelScore[dt][rows], "panel score")
-					set(v.panelValue[dt][rows], "panel value")
+					for i, panels := range v.cachePanels() {
+						for _, k := range []kernel{v.panelScore[dt][rows][i], v.panelValue[dt][rows][i]} {
+							require.Equal(t, rows, k.rows)
+							require.Equal(t, panels*asm.Lane, k.cols)
+						}
+					}
 				}
 				if v.name != PureGo { // whose kernels of F32 are the zero kernel
 					if dt.size() > 1 {

@@ -135,7 +135,10 @@ func (p *Plan) makeRecipes(o *options) error {
 				r.decodeScore[rows] = pick(p.variant.decodeScore[p.streamType(p.config.Key, p.config.KeyDim)][rows], t.DecodeScore)
 				r.decodeValue[rows] = pick(p.variant.decodeValue[p.streamType(p.config.Value, p.config.ValueDim)][rows], t.DecodeValue)
 			}
-			r.panelScore, r.panelValue = p.variant.panelScore[p.config.Key], p.variant.panelValue[p.config.Value]
+			for rows := 1; rows <= r.panelHeight(); rows++ {
+				r.panelScore[rows] = pickPanels(p.variant.panelScore[p.config.Key][rows], t.CachePanels)
+				r.panelValue[rows] = pickPanels(p.variant.panelValue[p.config.Value][rows], t.CachePanels)
+			}
 			p.recipes[i][j] = r
 		}
 	}

@@ -31,7 +31,7 @@ func portableVariant() *variant {
 			k := kernel{dtype: dt, rows: rows, cols: asm.Lane, name: tileName(rows, asm.Lane)}
 			v.decodeScore[dt][rows] = []kernel{k}
 			v.decodeValue[dt][rows] = []kernel{k}
-			v.panelScore[dt][rows], v.panelValue[dt][rows] = k, k
+			v.panelScore[dt][rows], v.panelValue[dt][rows] = []kernel{k}, []kernel{k}
 		}
 	}
 	return v

@@ -134,7 +134,7 @@ func TestOneKey(t *testing.T) {
 
 func TestTiles(t *testing.T) {
 	fuzztest.Variants(t, func(t *testing.T, variant string) {
-		many, score, value, err := kernels.Tiles(variant)
+		choices, err := kernels.ChoicesOf(variant)
 		require.NoError(t, err)
 		check := func(c fuzz.Case) {
 			for _, dt := range dtypes {
@@ -145,15 +145,15 @@ func TestTiles(t *testing.T) {
 				}
 			}
 		}
-		for i := range many {
+		for i := range choices.Tiles {
 			c := shape(kernels.Config{Heads: 1, KVHeads: 1, KeyDim: 48, ValueDim: 80, Causal: true}, 25, 0)
 			c.Tuning.Many = i
 			check(c)
 		}
 		for rows := 1; rows <= 4; rows++ {
 			c := shape(kernels.Config{Heads: rows, KVHeads: 1, KeyDim: 48, ValueDim: 208}, 1, 0)
-			for i := range score {
-				c.Tuning.Score, c.Tuning.Value = i+1, i%len(value)+1
+			for i := range choices.DecodeScore {
+				c.Tuning.Score, c.Tuning.Value = i+1, i%len(choices.DecodeValue)+1
 				check(c)
 			}
 		}

@@ -70,9 +70,10 @@ type Tuning struct {
 	DecodeRows  int    `json:"decode_rows"`  // rows of a register tile there, at most
 	DecodeScore string `json:"decode_score"` // score tile for tiles of its number of rows; empty: the default
 	DecodeValue string `json:"decode_value"` // value tile, likewise
-	Prefetch    int    `json:"prefetch"`     // bytes ahead in the few-rows family; 0: none, nor of the next block in the other
-	// CachePrefetch is Prefetch for K and V in a Cache, which are one stretch of memory.
+	Prefetch    int    `json:"prefetch"`     // bytes ahead in the few-rows family; 0: none, nor of the next block or page by several tiles
+	// CachePrefetch is Prefetch of one tile on K and V in a Cache, which are one stretch of memory.
 	CachePrefetch int `json:"cache_prefetch"`
+	CachePanels   int `json:"cache_panels"` // panels of a Cache that a register tile reads side by side; 0: the variant's default
 }
 
 // Validate reports whether the kernels of a variant can run t.
@@ -107,6 +108,9 @@ func (t Tuning) validate(v *variant) error {
 			return fmt.Errorf("%s = %d: expected %d … %d, a multiple of %d", "Tuning."+f.name, f.value, f.min, f.max, f.multiple)
 		}
 	}
+	if panels := v.cachePanels(); t.CachePanels != 0 && !slices.Contains(panels, t.CachePanels) {
+		return fmt.Errorf("Tuning.CachePanels = %d: expected one of %v or 0 (%s)", t.CachePanels, panels, v.name)
+	}
 	if t.Interleave && !v.interleaves() {
 		return fmt.Errorf("Tuning.Interleave = true: expected false, %s has no such kernels", v.name)
 	}
@@ -119,19 +123,21 @@ func (t Tuning) validate(v *variant) error {
 	return nil
 }
 
-// Tiles lists the register tiles that a variant offers to the tuner.
-func Tiles(variantName string) (many, decodeScore, decodeValue []string, err error) {
-	v, err := lookupVariant(variantName)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	return v.manyNames(), v.decodeScoreNames(), v.decodeValueNames(), nil
+// Choices is what a variant offers to the tuner; of each the default comes first.
+type Choices struct {
+	Tiles                    []string // Tuning.Tile
+	DecodeScore, DecodeValue []string // the default of each height first
+	CachePanels              []int
+	Interleave               bool
 }
 
-// Interleaves tells whether a variant offers Tuning.Interleave.
-func Interleaves(variantName string) (bool, error) {
+// ChoicesOf lists the choices of a variant.
+func ChoicesOf(variantName string) (Choices, error) {
 	v, err := lookupVariant(variantName)
-	return err == nil && v.interleaves(), err
+	if err != nil {
+		return Choices{}, err
+	}
+	return Choices{v.manyNames(), v.decodeScoreNames(), v.decodeValueNames(), v.cachePanels(), v.interleaves()}, nil
 }
 
 // Precisions lists the values of Config.Precision that a variant offers on this host.
@@ -226,8 +232,15 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 		t.Prefetch = 8 << 10 // a row of two-byte elements is little work (Zen 3)
 	}
 	t.CachePrefetch = t.Prefetch
-	if k.Phase == Decode && k.Group == 1 && k.Key == F32 && k.Bucket > 512 {
-		t.CachePrefetch = 0 // the hardware does better while memory alone limits (Zen 3)
+	if host.zen() {
+		// One panel after the other is memory read in order, where the hardware looks ahead better than we do, if
+		// it is not much work (Zen 4).
+		t.CachePanels, t.CachePrefetch = 1, 0
+		if k.Key != F32 && k.Group > 1 {
+			t.CachePrefetch = 8 << 10
+		}
+	} else if k.Phase == Decode && k.Group == 1 && k.Key == F32 && k.Bucket > 512 {
+		t.CachePrefetch = 0 // memory alone limits (Sapphire Rapids)
 	}
 	if k.Phase != Prefill {
 		// A quarter: the next block is prefetched beside this one.

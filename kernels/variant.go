@@ -63,8 +63,8 @@ type variant struct {
 	decodeValue [nTypes][maxDecodeRows + 1][]kernel
 	laneScore   kernel // portableID: there is none
 	packLanes   kernel
-	panelScore  [nTypes][maxPanelRows + 1]kernel
-	panelValue  [nTypes][maxPanelRows + 1]kernel
+	panelScore  [nTypes][maxPanelRows + 1][]kernel
+	panelValue  [nTypes][maxPanelRows + 1][]kernel
 	softmax     kernel
 	maxima      kernel // portableID: the variant cannot interleave
 	softcap     kernel
@@ -143,6 +143,25 @@ func pick(list []kernel, name string) kernel {
 		}
 	}
 	return list[0]
+}
+
+// pickPanels is the kernel for tiles of so many rows that takes n panels, if there is one.
+func pickPanels(list []kernel, n int) kernel {
+	for _, k := range list {
+		if k.cols == n*asm.Lane {
+			return k
+		}
+	}
+	return list[0]
+}
+
+// cachePanels lists how many panels of a Cache a register tile can take, the default first.
+func (v *variant) cachePanels() []int {
+	var list []int
+	for _, k := range v.panelScore[F32][1] {
+		list = append(list, k.cols/asm.Lane)
+	}
+	return list
 }
 
 // variants is the registry, in order of preference. It is built once and never
@@ -231,9 +250,9 @@ func newVariant(isa asm.ISA, host HostInfo) *variant {
 		case asm.OpDecodeValue:
 			v.decodeValue[t][k.Rows] = append(v.decodeValue[t][k.Rows], e)
 		case asm.OpPanelScore:
-			v.panelScore[t][k.Rows] = e
+			v.panelScore[t][k.Rows] = append(v.panelScore[t][k.Rows], e)
 		case asm.OpPanelValue:
-			v.panelValue[t][k.Rows] = e
+			v.panelValue[t][k.Rows] = append(v.panelValue[t][k.Rows], e)
 		case asm.OpSoftmax:
 			v.softmax = e
 		case asm.OpMaxima:

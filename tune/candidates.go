@@ -20,15 +20,14 @@ var (
 	manyRows = []coordinate{tiles, keyBlocks, interleaving, rowBlocks, splits}
 	fewRows  = []coordinate{decodeShapes, prefetches, decodeScores, decodeValues, splits}
 	// What else the few-rows family does on a cache goes by its pages.
-	fromCache = []coordinate{cachePrefetches}
+	fromCache = []coordinate{cachePanels, cachePrefetches}
 )
 
 // space is the candidates of a case on a problem.
 type space struct {
-	group                          int
-	problem                        problem
-	many, decodeScore, decodeValue []string // tiles of the variant
-	interleaves                    bool
+	group   int
+	problem problem
+	choices kernels.Choices // of the variant
 }
 
 func (s *space) rows() int { return s.group * s.problem.queries }
@@ -44,7 +43,7 @@ func vary[T any](t kernels.Tuning, set func(*kernels.Tuning, T), values ...T) []
 }
 
 func tiles(s *space, t kernels.Tuning) []kernels.Tuning {
-	return vary(t, func(t *kernels.Tuning, v string) { t.Tile = v }, s.many...)
+	return vary(t, func(t *kernels.Tuning, v string) { t.Tile = v }, s.choices.Tiles...)
 }
 
 func keyBlocks(_ *space, t kernels.Tuning) []kernels.Tuning {
@@ -52,7 +51,7 @@ func keyBlocks(_ *space, t kernels.Tuning) []kernels.Tuning {
 }
 
 func interleaving(s *space, t kernels.Tuning) []kernels.Tuning {
-	if !s.interleaves {
+	if !s.choices.Interleave {
 		return nil
 	}
 	return vary(t, func(t *kernels.Tuning, v bool) { t.Interleave = v }, false, true)
@@ -72,7 +71,7 @@ func splits(_ *space, t kernels.Tuning) []kernels.Tuning {
 // stay in L1, and on no others.
 func decodeShapes(s *space, t kernels.Tuning) []kernels.Tuning {
 	var heights []int
-	for _, name := range s.decodeScore {
+	for _, name := range s.choices.DecodeScore {
 		if h := height(name); h > 0 && !slices.Contains(heights, h) {
 			heights = append(heights, h)
 		}
@@ -91,16 +90,20 @@ func prefetches(_ *space, t kernels.Tuning) []kernels.Tuning {
 	return vary(t, func(t *kernels.Tuning, v int) { t.Prefetch = v }, distances...)
 }
 
+func cachePanels(s *space, t kernels.Tuning) []kernels.Tuning {
+	return vary(t, func(t *kernels.Tuning, v int) { t.CachePanels = v }, s.choices.CachePanels...)
+}
+
 func cachePrefetches(_ *space, t kernels.Tuning) []kernels.Tuning {
 	return vary(t, func(t *kernels.Tuning, v int) { t.CachePrefetch = v }, distances...)
 }
 
 func decodeScores(s *space, t kernels.Tuning) []kernels.Tuning {
-	return vary(t, func(t *kernels.Tuning, v string) { t.DecodeScore = v }, s.alternatives(s.decodeScore, t)...)
+	return vary(t, func(t *kernels.Tuning, v string) { t.DecodeScore = v }, s.alternatives(s.choices.DecodeScore, t)...)
 }
 
 func decodeValues(s *space, t kernels.Tuning) []kernels.Tuning {
-	return vary(t, func(t *kernels.Tuning, v string) { t.DecodeValue = v }, s.alternatives(s.decodeValue, t)...)
+	return vary(t, func(t *kernels.Tuning, v string) { t.DecodeValue = v }, s.alternatives(s.choices.DecodeValue, t)...)
 }
 
 // alternatives are the tiles whose height occurs, other than the first, the
@@ -137,7 +140,13 @@ func (s *space) effect(t kernels.Tuning) kernels.Tuning {
 	if s.rows() <= t.FewRows {
 		t.DecodeRows = kernels.DecodeTiles(s.rows(), t.DecodeRows, s.problem.cache)[0]
 		if s.problem.cache {
-			return kernels.Tuning{FewRows: maxFewRows, Split: t.Split, MinItems: t.MinItems, DecodeRows: t.DecodeRows, CachePrefetch: t.CachePrefetch}
+			if t.CachePanels == 0 {
+				t.CachePanels = s.choices.CachePanels[0]
+			}
+			return kernels.Tuning{
+				FewRows: maxFewRows, Split: t.Split, MinItems: t.MinItems, DecodeRows: t.DecodeRows,
+				CachePrefetch: t.CachePrefetch, CachePanels: t.CachePanels,
+			}
 		}
 		if s.rows() > t.DecodeRows { // several tiles prefetch the next block, however far it is
 			t.Prefetch = min(t.Prefetch, 1)
@@ -191,5 +200,6 @@ func changes(a, b kernels.Tuning) []string {
 	add("decode_value", tile(a.DecodeValue), tile(b.DecodeValue))
 	add("prefetch", a.Prefetch, b.Prefetch)
 	add("cache_prefetch", a.CachePrefetch, b.CachePrefetch)
+	add("cache_panels", a.CachePanels, b.CachePanels)
 	return list
 }

@@ -75,7 +75,7 @@ func TestExhaustiveComparesOnEveryProblem(t *testing.T) {
 }
 
 func TestCombinations(t *testing.T) {
-	s := &space{group: 4, problem: problem{512, 2048, 8, false}, many: []string{"4x16", "8x32"}, interleaves: true}
+	s := &space{group: 4, problem: problem{512, 2048, 8, false}, choices: kernels.Choices{Tiles: []string{"4x16", "8x32"}, Interleave: true}}
 	def := kernels.Tuning{Tile: "4x16", KeyBlock: 256, RowBlock: 1024, Split: 1 << 16}
 	list := s.combinations([]coordinate{tiles, keyBlocks, interleaving, rowBlocks}, def)
 	require.Equal(t, def, list[0])

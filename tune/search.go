@@ -212,11 +212,7 @@ func newSearcher(req Request, c kernels.Case, l lab) (*searcher, error) {
 	s := &searcher{c: c, known: req.known(c), lab: l, report: func() {}}
 	var err error
 	s.space.group = c.Group
-	s.space.many, s.space.decodeScore, s.space.decodeValue, err = kernels.Tiles(c.Variant)
-	if err != nil {
-		return nil, fmt.Errorf("tune: %w", err)
-	}
-	if s.space.interleaves, err = kernels.Interleaves(c.Variant); err != nil {
+	if s.space.choices, err = kernels.ChoicesOf(c.Variant); err != nil {
 		return nil, fmt.Errorf("tune: %w", err)
 	}
 	switch c.Phase {

@@ -362,7 +362,7 @@ func TestCandidatesAreValidAndDiffer(t *testing.T) {
 }
 
 func TestCandidatesOfTheSameEffectAreOne(t *testing.T) {
-	s := &space{group: 4, problem: problem{1, 512, 8, false}, many: []string{"4x16", "8x32"}, decodeScore: []string{"1x8", "4x2", "4x4"}}
+	s := &space{group: 4, problem: problem{1, 512, 8, false}, choices: kernels.Choices{Tiles: []string{"4x16", "8x32"}, DecodeScore: []string{"1x8", "4x2", "4x4"}}}
 	few := kernels.Tuning{Tile: "4x16", FewRows: 8, Split: 2048, DecodeBlock: 128, DecodeRows: 4}
 	require.Len(t, s.candidates(tiles, few), 1)
 	require.Len(t, s.candidates(splits, few), 1)

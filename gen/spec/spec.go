@@ -5,6 +5,7 @@ package spec
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -187,10 +188,9 @@ type Set struct {
 	// LaneScore holds the tile that takes as many rows as a vector has lanes, if there is
 	// one: those of two of the tallest tiles of DecodeValue.
 	LaneScore []Tile
-	// PanelScore and PanelValue hold one tile for each number of rows; keys or columns
-	// are a power of two times 16.
-	PanelScore []Tile
-	PanelValue []Tile
+	// Panels holds the tiles of PanelScore and PanelValue: those of one width for each number of
+	// rows, the default width first, a power of two times 16 keys or columns.
+	Panels []Tile
 }
 
 // Sets is the list, in order of preference where a host has several ISAs. A new
@@ -205,8 +205,7 @@ var Sets = []Set{
 		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 4}, {5, 4}, {6, 2}, {7, 2}, {8, 2}, {4, 2}},
 		DecodeValue: []Tile{{1, 128}, {2, 64}, {3, 64}, {4, 64}, {5, 32}, {6, 32}, {7, 32}, {8, 32}, {4, 32}},
 		LaneScore:   []Tile{{16, 16}},
-		PanelScore:  []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 32}, {5, 32}, {6, 32}, {7, 32}, {8, 32}, {9, 32}, {10, 32}, {11, 32}, {12, 32}},
-		PanelValue:  []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 32}, {5, 32}, {6, 32}, {7, 32}, {8, 32}, {9, 32}, {10, 32}, {11, 32}, {12, 32}},
+		Panels:      slices.Concat(upTo(12, 32), upTo(12, 16)),
 	},
 	{
 		ISA:         AVX2,
@@ -214,17 +213,24 @@ var Sets = []Set{
 		Interleaved: true,
 		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 2}, {1, 4}},
 		DecodeValue: []Tile{{1, 64}, {2, 32}, {3, 32}, {4, 16}, {1, 32}},
-		PanelScore:  []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 16}},
-		PanelValue:  []Tile{{1, 16}, {2, 16}, {3, 16}, {4, 16}},
+		Panels:      upTo(4, 16),
 	},
 	{
 		ISA:         NEON,
 		Many:        []Tile{{6, 16}, {4, 16}},
 		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 4}, {4, 2}},
 		DecodeValue: []Tile{{1, 32}, {2, 32}, {3, 32}, {4, 16}, {1, 64}},
-		PanelScore:  []Tile{{1, 16}, {2, 16}, {3, 16}, {4, 16}},
-		PanelValue:  []Tile{{1, 16}, {2, 16}, {3, 16}, {4, 16}},
+		Panels:      upTo(4, 16),
 	},
+}
+
+// upTo is the tiles of up to so many rows, of one width.
+func upTo(rows, cols int) []Tile {
+	var list []Tile
+	for r := range rows {
+		list = append(list, Tile{r + 1, cols})
+	}
+	return list
 }
 
 // List expands Sets to every kernel, in a fixed order.
@@ -291,10 +297,8 @@ func List() []Spec {
 			for _, tile := range set.DecodeValue {
 				add(DecodeValue, t, tile.Rows, tile.Cols)
 			}
-			for _, tile := range set.PanelScore {
+			for _, tile := range set.Panels {
 				add(PanelScore, t, tile.Rows, tile.Cols)
-			}
-			for _, tile := range set.PanelValue {
 				add(PanelValue, t, tile.Rows, tile.Cols)
 			}
 			if t.Size() > 1 { // bytes are left to Go
