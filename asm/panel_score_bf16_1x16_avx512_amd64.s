@@ -20,29 +20,17 @@
 //	SI       Panels
 //	Z0–Z15   S[r][key]
 //	Z16      K[d][key]
-//	Z17      order of bytes
-//	Z18      the same of the next step
-//	Z19–Z22  Q[r][d]
+//	Z17      the same of the next step
+//	Z18–Z21  Q[r][d]
 //	R8       K
 //	R9       K, at the row, in panel 0
 
 // func panel_score_bf16_1x16_avx512(a *PanelScoreArgs)
-// Requires: AVX, AVX512BW, AVX512F, MMX+
+// Requires: AVX, AVX512F, MMX+
 TEXT ·panel_score_bf16_1x16_avx512(SB), $128-8
-	MOVQ         a+0(FP), DI
-	MOVQ         16(DI), BX
-	MOVQ         32(DI), SI
-	MOVQ         $0x0302808001008080, R8
-	VMOVQ        R8, X17
-	MOVQ         $0x0706808005048080, R8
-	VPINSRQ      $0x01, R8, X17, X17
-	VSHUFF32X4   $0x00, Z17, Z17, Z17
-	MOVQ         $0x0b0a808009088080, R8
-	VMOVQ        R8, X0
-	MOVQ         $0x0f0e80800d0c8080, R8
-	VPINSRQ      $0x01, R8, X0, X0
-	VSHUFF32X4   $0x00, Z0, Z0, Z0
-	VINSERTF64X4 $0x01, Y0, Z17, Z17
+	MOVQ a+0(FP), DI
+	MOVQ 16(DI), BX
+	MOVQ 32(DI), SI
 
 	// bytes of a panel
 	MOVQ   24(DI), CX
@@ -80,91 +68,91 @@ panels_1:
 steps_1:
 	// S[0..0] += Q[d+0]·K[d+0]
 	PREFETCHT0       (DX)
-	VBROADCASTI64X4  (R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VBROADCASTI64X4  32(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        (R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VPMOVZXWD        32(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST (AX), Z16, Z0
 
 	// S[0..0] += Q[d+1]·K[d+1]
-	VBROADCASTI64X4  64(R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VFMADD231PS.BCST 4(AX), Z18, Z1
+	VPMOVZXWD        64(R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VFMADD231PS.BCST 4(AX), Z17, Z1
 
 	// S[0..0] += Q[d+2]·K[d+2]
 	PREFETCHT0       64(DX)
-	VBROADCASTI64X4  96(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        96(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST 8(AX), Z16, Z2
 
 	// S[0..0] += Q[d+3]·K[d+3]
-	VBROADCASTI64X4  128(R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VFMADD231PS.BCST 12(AX), Z18, Z3
+	VPMOVZXWD        128(R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VFMADD231PS.BCST 12(AX), Z17, Z3
 
 	// S[0..0] += Q[d+4]·K[d+4]
 	PREFETCHT0       128(DX)
-	VBROADCASTI64X4  160(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        160(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST 16(AX), Z16, Z4
 
 	// S[0..0] += Q[d+5]·K[d+5]
-	VBROADCASTI64X4  192(R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VFMADD231PS.BCST 20(AX), Z18, Z5
+	VPMOVZXWD        192(R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VFMADD231PS.BCST 20(AX), Z17, Z5
 
 	// S[0..0] += Q[d+6]·K[d+6]
 	PREFETCHT0       192(DX)
-	VBROADCASTI64X4  224(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        224(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST 24(AX), Z16, Z6
 
 	// S[0..0] += Q[d+7]·K[d+7]
-	VBROADCASTI64X4  256(R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VFMADD231PS.BCST 28(AX), Z18, Z7
+	VPMOVZXWD        256(R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VFMADD231PS.BCST 28(AX), Z17, Z7
 
 	// S[0..0] += Q[d+8]·K[d+8]
 	PREFETCHT0       256(DX)
-	VBROADCASTI64X4  288(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        288(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST 32(AX), Z16, Z8
 
 	// S[0..0] += Q[d+9]·K[d+9]
-	VBROADCASTI64X4  320(R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VFMADD231PS.BCST 36(AX), Z18, Z9
+	VPMOVZXWD        320(R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VFMADD231PS.BCST 36(AX), Z17, Z9
 
 	// S[0..0] += Q[d+10]·K[d+10]
 	PREFETCHT0       320(DX)
-	VBROADCASTI64X4  352(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        352(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST 40(AX), Z16, Z10
 
 	// S[0..0] += Q[d+11]·K[d+11]
-	VBROADCASTI64X4  384(R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VFMADD231PS.BCST 44(AX), Z18, Z11
+	VPMOVZXWD        384(R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VFMADD231PS.BCST 44(AX), Z17, Z11
 
 	// S[0..0] += Q[d+12]·K[d+12]
 	PREFETCHT0       384(DX)
-	VBROADCASTI64X4  416(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        416(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST 48(AX), Z16, Z12
 
 	// S[0..0] += Q[d+13]·K[d+13]
-	VBROADCASTI64X4  448(R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VFMADD231PS.BCST 52(AX), Z18, Z13
+	VPMOVZXWD        448(R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VFMADD231PS.BCST 52(AX), Z17, Z13
 
 	// S[0..0] += Q[d+14]·K[d+14]
 	PREFETCHT0       448(DX)
-	VBROADCASTI64X4  480(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        480(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST 56(AX), Z16, Z14
 
 	// S[0..0] += Q[d+15]·K[d+15]
-	VFMADD231PS.BCST 60(AX), Z18, Z15
+	VFMADD231PS.BCST 60(AX), Z17, Z15
 	ADDQ             $0x40, AX
 	ADDQ             $+512, R9
 	ADDQ             $+512, DX
@@ -172,27 +160,26 @@ steps_1:
 	JNZ              steps_1
 
 	// S out
-	VADDPS     Z8, Z0, Z0
-	VADDPS     Z9, Z1, Z1
-	VADDPS     Z10, Z2, Z2
-	VADDPS     Z11, Z3, Z3
-	VADDPS     Z12, Z4, Z4
-	VADDPS     Z13, Z5, Z5
-	VADDPS     Z14, Z6, Z6
-	VADDPS     Z15, Z7, Z7
-	VADDPS     Z4, Z0, Z0
-	VADDPS     Z5, Z1, Z1
-	VADDPS     Z6, Z2, Z2
-	VADDPS     Z7, Z3, Z3
-	VADDPS     Z2, Z0, Z0
-	VADDPS     Z3, Z1, Z1
-	VADDPS     Z1, Z0, Z0
-	VSHUFF32X4 $0xd8, Z0, Z0, Z0
-	VMOVUPS    Z0, (BX)
-	ADDQ       $0x40, BX
-	ADDQ       8(SP), R8
-	SUBQ       $0x01, SI
-	JMP        panels_1
+	VADDPS  Z8, Z0, Z0
+	VADDPS  Z9, Z1, Z1
+	VADDPS  Z10, Z2, Z2
+	VADDPS  Z11, Z3, Z3
+	VADDPS  Z12, Z4, Z4
+	VADDPS  Z13, Z5, Z5
+	VADDPS  Z14, Z6, Z6
+	VADDPS  Z15, Z7, Z7
+	VADDPS  Z4, Z0, Z0
+	VADDPS  Z5, Z1, Z1
+	VADDPS  Z6, Z2, Z2
+	VADDPS  Z7, Z3, Z3
+	VADDPS  Z2, Z0, Z0
+	VADDPS  Z3, Z1, Z1
+	VADDPS  Z1, Z0, Z0
+	VMOVUPS Z0, (BX)
+	ADDQ    $0x40, BX
+	ADDQ    8(SP), R8
+	SUBQ    $0x01, SI
+	JMP     panels_1
 
 fewer_1:
 	VZEROUPPER

@@ -20,32 +20,20 @@
 //	SI       O, at row
 //	Z0–Z15   O[r][c]
 //	Z16      V[k][c]
-//	Z17      order of bytes
-//	Z18      the same of the next step
-//	Z19–Z22  P[r][k]
+//	Z17      the same of the next step
+//	Z18–Z21  P[r][k]
 //	R8       V
 //	R9       V, at the row, in panel 0
 //	R10      Prefetch
 
 // func panel_value_bf16_1x16_avx512(a *PanelValueArgs)
-// Requires: AVX, AVX512BW, AVX512F, MMX+
+// Requires: AVX, AVX512F, MMX+
 TEXT ·panel_value_bf16_1x16_avx512(SB), $128-8
-	MOVQ         a+0(FP), DI
-	MOVQ         24(DI), AX
-	MOVQ         56(DI), BX
-	MOVQ         $0x0302808001008080, R8
-	VMOVQ        R8, X17
-	MOVQ         $0x0706808005048080, R8
-	VPINSRQ      $0x01, R8, X17, X17
-	VSHUFF32X4   $0x00, Z17, Z17, Z17
-	MOVQ         $0x0b0a808009088080, R8
-	VMOVQ        R8, X0
-	MOVQ         $0x0f0e80800d0c8080, R8
-	VPINSRQ      $0x01, R8, X0, X0
-	VSHUFF32X4   $0x00, Z0, Z0, Z0
-	VINSERTF64X4 $0x01, Y0, Z17, Z17
-	MOVQ         8(DI), R8
-	MOVQ         64(DI), R10
+	MOVQ a+0(FP), DI
+	MOVQ 24(DI), AX
+	MOVQ 56(DI), BX
+	MOVQ 8(DI), R8
+	MOVQ 64(DI), R10
 
 panels_1:
 	CMPQ   BX, $0x01
@@ -75,91 +63,91 @@ panels_1:
 steps_1:
 	// O[0..0] += P[k+0]·V[k+0]
 	PREFETCHT0       (R9)(R10*1)
-	VBROADCASTI64X4  (R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VBROADCASTI64X4  32(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        (R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VPMOVZXWD        32(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST (CX), Z16, Z0
 
 	// O[0..0] += P[k+1]·V[k+1]
-	VBROADCASTI64X4  64(R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VFMADD231PS.BCST 4(CX), Z18, Z1
+	VPMOVZXWD        64(R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VFMADD231PS.BCST 4(CX), Z17, Z1
 
 	// O[0..0] += P[k+2]·V[k+2]
 	PREFETCHT0       64(R9)(R10*1)
-	VBROADCASTI64X4  96(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        96(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST 8(CX), Z16, Z2
 
 	// O[0..0] += P[k+3]·V[k+3]
-	VBROADCASTI64X4  128(R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VFMADD231PS.BCST 12(CX), Z18, Z3
+	VPMOVZXWD        128(R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VFMADD231PS.BCST 12(CX), Z17, Z3
 
 	// O[0..0] += P[k+4]·V[k+4]
 	PREFETCHT0       128(R9)(R10*1)
-	VBROADCASTI64X4  160(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        160(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST 16(CX), Z16, Z4
 
 	// O[0..0] += P[k+5]·V[k+5]
-	VBROADCASTI64X4  192(R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VFMADD231PS.BCST 20(CX), Z18, Z5
+	VPMOVZXWD        192(R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VFMADD231PS.BCST 20(CX), Z17, Z5
 
 	// O[0..0] += P[k+6]·V[k+6]
 	PREFETCHT0       192(R9)(R10*1)
-	VBROADCASTI64X4  224(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        224(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST 24(CX), Z16, Z6
 
 	// O[0..0] += P[k+7]·V[k+7]
-	VBROADCASTI64X4  256(R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VFMADD231PS.BCST 28(CX), Z18, Z7
+	VPMOVZXWD        256(R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VFMADD231PS.BCST 28(CX), Z17, Z7
 
 	// O[0..0] += P[k+8]·V[k+8]
 	PREFETCHT0       256(R9)(R10*1)
-	VBROADCASTI64X4  288(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        288(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST 32(CX), Z16, Z8
 
 	// O[0..0] += P[k+9]·V[k+9]
-	VBROADCASTI64X4  320(R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VFMADD231PS.BCST 36(CX), Z18, Z9
+	VPMOVZXWD        320(R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VFMADD231PS.BCST 36(CX), Z17, Z9
 
 	// O[0..0] += P[k+10]·V[k+10]
 	PREFETCHT0       320(R9)(R10*1)
-	VBROADCASTI64X4  352(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        352(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST 40(CX), Z16, Z10
 
 	// O[0..0] += P[k+11]·V[k+11]
-	VBROADCASTI64X4  384(R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VFMADD231PS.BCST 44(CX), Z18, Z11
+	VPMOVZXWD        384(R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VFMADD231PS.BCST 44(CX), Z17, Z11
 
 	// O[0..0] += P[k+12]·V[k+12]
 	PREFETCHT0       384(R9)(R10*1)
-	VBROADCASTI64X4  416(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        416(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST 48(CX), Z16, Z12
 
 	// O[0..0] += P[k+13]·V[k+13]
-	VBROADCASTI64X4  448(R9), Z16
-	VPSHUFB          Z17, Z16, Z16
-	VFMADD231PS.BCST 52(CX), Z18, Z13
+	VPMOVZXWD        448(R9), Z16
+	VPSLLD           $0x10, Z16, Z16
+	VFMADD231PS.BCST 52(CX), Z17, Z13
 
 	// O[0..0] += P[k+14]·V[k+14]
 	PREFETCHT0       448(R9)(R10*1)
-	VBROADCASTI64X4  480(R9), Z18
-	VPSHUFB          Z17, Z18, Z18
+	VPMOVZXWD        480(R9), Z17
+	VPSLLD           $0x10, Z17, Z17
 	VFMADD231PS.BCST 56(CX), Z16, Z14
 
 	// O[0..0] += P[k+15]·V[k+15]
-	VFMADD231PS.BCST 60(CX), Z18, Z15
+	VFMADD231PS.BCST 60(CX), Z17, Z15
 	ADDQ             $0x40, CX
 	ADDQ             $+512, R9
 	SUBQ             $0x10, DX
@@ -170,8 +158,8 @@ rest_1:
 	JZ   summed_1
 
 key_1:
-	VBROADCASTI64X4  (R9), Z16
-	VPSHUFB          Z17, Z16, Z16
+	VPMOVZXWD        (R9), Z16
+	VPSLLD           $0x10, Z16, Z16
 	VFMADD231PS.BCST (CX), Z16, Z0
 	ADDQ             $0x04, CX
 	ADDQ             $0x20, R9
@@ -179,27 +167,26 @@ key_1:
 	JNZ              key_1
 
 summed_1:
-	MOVQ       40(DI), CX
-	VADDPS     Z8, Z0, Z0
-	VADDPS     Z9, Z1, Z1
-	VADDPS     Z10, Z2, Z2
-	VADDPS     Z11, Z3, Z3
-	VADDPS     Z12, Z4, Z4
-	VADDPS     Z13, Z5, Z5
-	VADDPS     Z14, Z6, Z6
-	VADDPS     Z15, Z7, Z7
-	VADDPS     Z4, Z0, Z0
-	VADDPS     Z5, Z1, Z1
-	VADDPS     Z6, Z2, Z2
-	VADDPS     Z7, Z3, Z3
-	VADDPS     Z2, Z0, Z0
-	VADDPS     Z3, Z1, Z1
-	VADDPS     Z1, Z0, Z0
-	VSHUFF32X4 $0xd8, Z0, Z0, Z0
+	MOVQ   40(DI), CX
+	VADDPS Z8, Z0, Z0
+	VADDPS Z9, Z1, Z1
+	VADDPS Z10, Z2, Z2
+	VADDPS Z11, Z3, Z3
+	VADDPS Z12, Z4, Z4
+	VADDPS Z13, Z5, Z5
+	VADDPS Z14, Z6, Z6
+	VADDPS Z15, Z7, Z7
+	VADDPS Z4, Z0, Z0
+	VADDPS Z5, Z1, Z1
+	VADDPS Z6, Z2, Z2
+	VADDPS Z7, Z3, Z3
+	VADDPS Z2, Z0, Z0
+	VADDPS Z3, Z1, Z1
+	VADDPS Z1, Z0, Z0
 
 	// O = alpha·O + the sums
-	VBROADCASTSS (CX), Z19
-	VFMADD231PS  (AX), Z19, Z0
+	VBROADCASTSS (CX), Z18
+	VFMADD231PS  (AX), Z18, Z0
 	VMOVUPS      Z0, (AX)
 	ADDQ         $0x40, AX
 	ADDQ         16(DI), R8

@@ -49,7 +49,7 @@ func (e *emitter) newPanels(dst, a, b string) *panels {
 	switch {
 	case g.pairs():
 		e.newHalves()
-	case e.spec.DType == spec.BF16:
+	case e.spec.DType == spec.BF16 && vecs > 1:
 		g.spread = e.newSpread(acc[0])
 	}
 	shared := outer{e: e, rows: g.rows, holdA: holdA, hold: hold}
