@@ -24,6 +24,7 @@
 //	Z0–Z15   O[r][c]
 //	Z16–Z17  V[k][c]
 //	Z18–Z21  P[r][k]
+//	R11      next line to prefetch
 
 // func dot_value_bf16_8x32_avx512(a *ValueArgs)
 // Requires: AVX, AVX512F, AVX512_BF16, MMX+
@@ -34,6 +35,27 @@ TEXT ·dot_value_bf16_8x32_avx512(SB), $128-8
 	MOVQ 24(DI), CX
 	MOVQ 56(DI), DX
 
+	// rows without gaps are one long row
+	MOVQ 80(DI), R11
+	MOVQ R11, (SP)
+	MOVQ R11, 8(SP)
+	NEGQ R11
+	ADDQ 88(DI), R11
+	MOVQ R11, 16(SP)
+	JNZ  gaps
+	MOVQ $0x4000000000000000, R11
+	MOVQ R11, 8(SP)
+
+gaps:
+	MOVQ  $0x4000000000000000, R11
+	MOVQ  R11, 24(SP)
+	MOVQ  64(DI), R11
+	TESTQ R11, R11
+	JZ    no_prefetch
+	ADDQ  AX, R11
+	MOVQ  $0x00000001, 24(SP)
+
+no_prefetch:
 columns_32:
 	CMPQ   DX, $0x20
 	JLT    narrower_32
@@ -60,6 +82,27 @@ columns_32:
 	JLT    rest_32
 
 block_32:
+	DECQ       24(SP)
+	JNZ        fetched_32
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	PREFETCHT0 128(R11)
+	PREFETCHT0 192(R11)
+	ADDQ       $+256, R11
+	SUBQ       $+256, 8(SP)
+	JG         same_row_32_256
+	ADDQ       8(SP), R11
+	ADDQ       16(SP), R11
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_32_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_32:
 	// O[0..7] += P[k+0]·V[k+0]
 	PREFETCHT0   (R8)(BX*4)
 	PREFETCHT0   64(R8)(BX*4)
@@ -673,6 +716,27 @@ narrower_32:
 	JLT    rest_16
 
 block_16:
+	DECQ       24(SP)
+	JNZ        fetched_16
+	PREFETCHT0 (R11)
+	PREFETCHT0 64(R11)
+	PREFETCHT0 128(R11)
+	PREFETCHT0 192(R11)
+	ADDQ       $+256, R11
+	SUBQ       $+256, 8(SP)
+	JG         same_row_16_256
+	ADDQ       8(SP), R11
+	ADDQ       16(SP), R11
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_16_256:
+	MOVQ 72(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_16:
 	// O[0..7] += P[k+0]·V[k+0]
 	PREFETCHT0   (R8)(BX*4)
 	VMOVUPS      (R8), Z16

@@ -76,66 +76,6 @@ func (p *Plan) scoreStep() int {
 // pairs is the number of pairs of a query or key, padded to what the kernels take.
 func (p *Plan) pairs() int { return up(ceil(p.config.KeyDim, 2), asm.Lane) }
 
-// manyDot is many in pairs: of elements of Q and K, of keys of P and V.
-func (p *Plan) manyDot(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
-	height, pairs, k := c.tile.rows, p.pairs(), &c.tile.dot
-	for row := 0; row < it.rows; row += height {
-		packed := w.panels[:height*pairs] // of no block yet
-		p.dotQuery(w, s, it, row, height, packed)
-		a := &w.pack
-		a.Src, a.SrcStride, a.Dst = unsafe.Pointer(&packed[0]), pairs*4, &w.query[row*pairs]
-		a.D, a.Panels = pairs, 1
-		c.tile.packQuery.pack(a)
-	}
-	for key, n := s.firstKey(it), 0; key < it.key1; key += n {
-		n = s.contiguous(key, min(c.KeyBlock, it.key1-key))
-		if s.Cache != nil {
-			p.dotCacheBlock(w, c, s, it.kvHead, key, n)
-		} else {
-			p.dotBlock(w, c, s, it.kvHead, key, n)
-		}
-		pending := false // the last tile's values are not yet added
-		for row := 0; row < it.rows; row += height {
-			rows := min(height, it.rows-row)
-			lo, hi := p.bounds(w, s, it.row+row, rows, height, key, n)
-			if lo >= hi {
-				continue
-			}
-			step := max(c.tile.cols, dotKeys)
-			lo = lo / step * step
-			w.rebase(height, lo)
-			a := &w.score
-			a.Q, a.K, a.S = &w.query[row*pairs], &w.panels[lo*pairs], &w.scores[0]
-			a.D, a.Panels, a.Scale, a.Prefetch = pairs, ceil(hi-lo, c.tile.cols), p.dot.score, 0
-			k.score.dotScore(a)
-			p.prepare(w, s, it.kvHead, tileArgs{it.row + row, rows, height, key + lo, hi - lo}, m[row:], l[row:])
-			w.softmax.Blocks = ceil(hi-lo, dotKeys) * 2
-			w.softmax.Pending = &w.pending[0]
-			p.variant.maxima.maxima(&w.softmax)
-			b := &w.value
-			b.NextS, b.NextPending, b.NextL, b.NextBlocks = &w.scores[0], &w.pending[0], &l[row], w.softmax.Blocks
-			if pending {
-				k.valueExp.dotValueExp(b)
-			} else {
-				k.exp.dotExp(b)
-			}
-			b.P, b.V, b.VStride = &w.scores[0], unsafe.Pointer(&w.values[lo/2*p.vd]), p.vd*4
-			b.O, b.OStride, b.Alpha = &o[row*p.vd], p.vd*4, &w.alpha[0]
-			b.Keys, b.Cols = ceil(hi-lo, 2), p.vd
-			if !c.Interleave {
-				k.value.dotValue(b)
-				continue
-			}
-			pending = true
-			w.scores, w.otherScores = w.otherScores, w.scores
-			w.alpha, w.otherAlpha = w.otherAlpha, w.alpha
-		}
-		if pending {
-			k.value.dotValue(&w.value)
-		}
-	}
-}
-
 // dotQuery scales the queries of one row tile: rows of pairs, zeros after the last row.
 func (p *Plan) dotQuery(w *worker, s *Sequence, it *item, row, height int, dst []float32) {
 	pairs := p.pairs()
@@ -152,6 +92,10 @@ func (p *Plan) dotQuery(w *worker, s *Sequence, it *item, row, height int, dst [
 // dotBlock packs a block of keys: K into panels [pairs][cols], V into pairs of rows.
 func (p *Plan) dotBlock(w *worker, c *recipe, s *Sequence, kvHead, key, n int) {
 	const size = 2
+	if s.Cache != nil {
+		p.dotCacheBlock(w, c, s, kvHead, key, n)
+		return
+	}
 	p.dotKeys(w, c, s, kvHead, key, n)
 	v := &w.dotPack
 	v.Src, v.SrcStride, v.Rows, v.Cols = s.Value.row(kvHead, key), s.Value.PosStride*size, n, p.config.ValueDim

@@ -15,8 +15,15 @@ import (
 // finished when it came last, unless the item is a split. Both wait for the caller's memory,
 // so that is prefetched in the kernels of the tile before and of the tile itself. An item of one
 // block is done with a tile's Q and O then: those of the next but one take their place, in L1.
+//
+// In dot products of bf16 pairs of elements of Q and K, and of keys of P and V, take the place
+// of float32: see dot.go.
 func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float32) {
-	height, start := c.tile.rows, s.firstKey(it)
+	height, start, dotted := c.tile.rows, s.firstKey(it), p.config.Precision == BF16
+	width, step, pair := p.kd, c.tile.cols, 1 // of a row of Q; keys of a panel; keys of a row of V
+	if dotted {
+		width, step, pair = p.pairs(), max(c.tile.cols, dotKeys), 2
+	}
 	tiles := ceil(it.rows, height)
 	for key, n := start, 0; key < it.key1; key += n {
 		n = s.contiguous(key, min(c.KeyBlock, it.key1-key))
@@ -32,7 +39,7 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 		pending := -1 // the row of the tile whose values are not yet added
 		for row := 0; row < it.rows; row += height {
 			rows := min(height, it.rows-row)
-			q, sums := w.query[slot(row)*p.kd:], o[slot(row)*p.vd:]
+			q, sums := w.query[slot(row)*width:], o[slot(row)*p.vd:]
 			if first {
 				p.packQuery(w, c, s, it, row, q)
 				clear(sums[:height*p.vd])
@@ -45,36 +52,28 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 				continue
 			}
 			// Only the panels that some row sees.
-			lo = lo / c.tile.cols * c.tile.cols
+			lo = lo / step * step
 			w.rebase(height, lo)
 			a := &w.score
-			a.Q, a.K, a.S = &q[0], (*float32)(unsafe.Add(panels, lo*p.kd*4)), &w.scores[0]
-			a.D = p.kd
-			a.Panels, a.Half = c.tile.panels(hi - lo)
+			a.Q, a.K, a.S = &q[0], (*float32)(unsafe.Add(panels, lo*width*4)), &w.scores[0]
+			a.D, a.Scale = width, p.dot.score
+			a.Panels, a.Half = c.tile.panels(hi-lo, dotted)
 			ahead := share{nextK, row / height, tiles}
 			if next := row + height; first && next < it.rows {
 				ahead = share{p.ownRows(c, &s.Query, p.config.Query, p.config.KeyDim, it, next, min(height, it.rows-next)), 0, 1}
 			}
-			a.Prefetch, a.PrefetchEvery = ahead.spread(unsafe.Pointer(a.K), a.Panels*p.kd/asm.Lane, asm.PrefetchStep)
+			a.Prefetch, a.PrefetchEvery = ahead.spread(unsafe.Pointer(a.K), a.Panels*width/asm.Lane, asm.PrefetchStep)
 			a.PrefetchRow, a.PrefetchStride = ahead.row, ahead.stride
-			c.tile.score.score(a)
-			t := tileArgs{it.row + row, rows, height, key + lo, hi - lo}
-			b := &w.value
-			if pending < 0 {
-				p.normalize(w, s, it.kvHead, t, m[row:], l[row:])
-			} else {
-				// The value kernel of the last tile computes the exponentials of this one.
-				p.maxima(w, s, it.kvHead, t, m[row:], l[row:])
-				b.NextS, b.NextPending, b.NextL = &w.scores[0], &w.pending[0], &l[row]
-				b.NextBlocks = ceil(t.keys, asm.Lane)
-				c.tile.valueExp.valueExp(b)
-				if last {
-					p.finish(w, s, it, pending, height, o[slot(pending)*p.vd:], m[pending:], l[pending:])
-				}
+			p.scoreTile(c, a)
+			b, t := &w.value, tileArgs{it.row + row, rows, height, key + lo, hi - lo}
+			// Of the tile before, where one is pending, the value kernel computes this one's exponentials.
+			p.weigh(w, c, s, it.kvHead, t, pending >= 0, m[row:], l[row:])
+			if pending >= 0 && last {
+				p.finish(w, s, it, pending, height, o[slot(pending)*p.vd:], m[pending:], l[pending:])
 			}
-			b.P, b.V, b.VStride = &w.scores[0], unsafe.Add(v, lo*p.vd*4), p.vd*4
+			b.P, b.V, b.VStride = &w.scores[0], unsafe.Add(v, lo/pair*p.vd*4), p.vd*4
 			b.O, b.OStride, b.Alpha = &sums[0], p.vd*4, &w.alpha[0]
-			b.Keys, b.Cols = hi-lo, p.vd
+			b.Keys, b.Cols = ceil(hi-lo, pair), p.vd
 			ahead = share{nextV, row / height, tiles}
 			if last {
 				ahead = share{p.ownRows(c, &s.Output, p.config.Output, p.config.ValueDim, it, row, rows), 0, 1}
@@ -87,13 +86,13 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 				w.alpha, w.otherAlpha = w.otherAlpha, w.alpha
 				continue
 			}
-			c.tile.value.value(b)
+			p.valueTile(c, b)
 			if last {
 				p.finish(w, s, it, row, rows, sums, m[row:], l[row:])
 			}
 		}
 		if pending >= 0 {
-			c.tile.value.value(&w.value)
+			p.valueTile(c, &w.value)
 			if last {
 				p.finish(w, s, it, pending, min(height, it.rows-pending), o[slot(pending)*p.vd:], m[pending:], l[pending:])
 			}
@@ -105,9 +104,50 @@ func (p *Plan) many(w *worker, c *recipe, s *Sequence, it *item, o, m, l []float
 	}
 }
 
+// scoreTile and valueTile call the kernels of a tile for the plan's precision.
+func (p *Plan) scoreTile(c *recipe, a *asm.ScoreArgs) {
+	if p.config.Precision == BF16 {
+		c.tile.dot.score.dotScore(a)
+	} else {
+		c.tile.score.score(a)
+	}
+}
+
+func (p *Plan) valueTile(c *recipe, b *asm.ValueArgs) {
+	if p.config.Precision == BF16 {
+		c.tile.dot.value.dotValue(b)
+	} else {
+		c.tile.value.value(b)
+	}
+}
+
+// weigh turns the scores of a tile into weights; pending: beside the values of the tile before, the
+// arguments of which are in w.
+func (p *Plan) weigh(w *worker, c *recipe, s *Sequence, kvHead int, t tileArgs, pending bool, m, l []float32) {
+	dotted := p.config.Precision == BF16
+	if !dotted && !pending {
+		p.normalize(w, s, kvHead, t, m, l)
+		return
+	}
+	p.prepare(w, s, kvHead, t, m, l)
+	blocks := up(w.softmax.Blocks, p.scoreStep()/asm.Lane)
+	w.softmax.Blocks, w.softmax.Pending = blocks, &w.pending[0]
+	p.variant.maxima.maxima(&w.softmax)
+	b := &w.value
+	b.NextS, b.NextPending, b.NextL, b.NextBlocks = &w.scores[0], &w.pending[0], &l[0], blocks
+	switch {
+	case !dotted:
+		c.tile.valueExp.valueExp(b)
+	case pending:
+		c.tile.dot.valueExp.dotValueExp(b)
+	default:
+		c.tile.dot.exp.dotExp(b)
+	}
+}
+
 // panels is how many panels hold n keys, and whether half a panel more.
-func (t *tile) panels(n int) (panels int, half bool) {
-	if rest := n % t.cols; t.halves && rest > 0 && rest <= t.cols/2 {
+func (t *tile) panels(n int, dotted bool) (panels int, half bool) {
+	if rest := n % t.cols; t.halves && !dotted && rest > 0 && rest <= t.cols/2 {
 		return n / t.cols, true
 	}
 	return ceil(n, t.cols), false
@@ -167,8 +207,12 @@ func (x *share) spread(from unsafe.Pointer, steps, step int) (prefetch, every in
 	return int(uintptr(x.at)-uintptr(from)) + first*x.stride, every
 }
 
-// blockOf makes a block of keys ready: K in panels, V in rows, both of float32.
+// blockOf makes a block of keys ready: K in panels, V in rows, both of float32 or of pairs.
 func (p *Plan) blockOf(w *worker, c *recipe, s *Sequence, kvHead, key, n int) (panels, v unsafe.Pointer) {
+	if p.config.Precision == BF16 {
+		p.dotBlock(w, c, s, kvHead, key, n)
+		return unsafe.Pointer(&w.panels[0]), unsafe.Pointer(&w.values[0])
+	}
 	if s.Cache != nil {
 		return p.cacheBlock(w, c, s, kvHead, key, n)
 	}
@@ -182,15 +226,20 @@ func (p *Plan) blockOf(w *worker, c *recipe, s *Sequence, kvHead, key, n int) (p
 	return unsafe.Pointer(&w.panels[0]), v
 }
 
-// packQuery converts, scales and packs the queries of one row tile: [kd][rows].
+// packQuery converts, scales and packs the queries of one row tile: [kd][rows], or of pairs.
 func (p *Plan) packQuery(w *worker, c *recipe, s *Sequence, it *item, row int, dst []float32) {
 	height := c.tile.rows
-	rows := min(height, it.rows-row)
-	p.convertQuery(w, s, it, row, rows, plain(p.kd), w.stage, p.queryScale)
-	clear(w.stage[rows*p.kd : height*p.kd])
+	rows, width, packed := min(height, it.rows-row), p.kd, w.stage
+	if p.config.Precision == BF16 {
+		width, packed = p.pairs(), w.stage[height*p.kd:]
+		p.dotQuery(w, s, it, row, height, packed[:height*width])
+	} else {
+		p.convertQuery(w, s, it, row, rows, plain(p.kd), w.stage, p.queryScale)
+		clear(w.stage[rows*p.kd : height*p.kd])
+	}
 	a := &w.pack
-	a.Src, a.SrcStride, a.Dst = unsafe.Pointer(&w.stage[0]), p.kd*4, &dst[0]
-	a.D, a.Panels = p.kd, 1
+	a.Src, a.SrcStride, a.Dst = unsafe.Pointer(&packed[0]), width*4, &dst[0]
+	a.D, a.Panels = width, 1
 	c.tile.packQuery.pack(a)
 }
 

@@ -166,7 +166,6 @@ func (r *run) Do(worker, i int) {
 // compute runs an item of one KV head, or of KV heads abreast.
 func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 	few := p.group*s.QueryLen <= c.FewRows
-	finishes := !few && (p.config.Precision != BF16 || c.tile.amx)
 	rows, heads := it.rows, 1
 	if it.abreast {
 		heads = it.heads
@@ -180,7 +179,7 @@ func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 		o, m, l = r.o[it.partial*p.vd:], r.m[it.partial:], r.l[it.partial:]
 	}
 	o, m, l = o[:rows*p.vd], m[:rows], l[:rows]
-	if !finishes {
+	if few {
 		clear(o)
 	}
 	clear(l)
@@ -193,12 +192,10 @@ func (p *Plan) compute(r *run, w *worker, c *recipe, s *Sequence, it *item) {
 		p.few(w, c, s, it, o, m, l)
 	} else if c.tile.amx {
 		p.manyAMX(w, c, s, it, o, m, l)
-	} else if finishes {
-		p.many(w, c, s, it, o, m, l)
 	} else {
-		p.manyDot(w, c, s, it, o, m, l)
+		p.many(w, c, s, it, o, m, l)
 	}
-	if it.group < 0 && finishes {
+	if it.group < 0 && !few {
 		return // they are finished
 	}
 	if it.group >= 0 && atomic.AddInt32(&r.groups[it.group].pending, -1) > 0 {
@@ -410,13 +407,6 @@ func (w *worker) rebase(rows, key int) {
 func (p *Plan) normalize(w *worker, s *Sequence, kvHead int, t tileArgs, m, l []float32) {
 	p.prepare(w, s, kvHead, t, m, l)
 	p.variant.softmax.softmax(&w.softmax)
-}
-
-// maxima is normalize up to the exponentials, which are left to ValueExp.
-func (p *Plan) maxima(w *worker, s *Sequence, kvHead int, t tileArgs, m, l []float32) {
-	p.prepare(w, s, kvHead, t, m, l)
-	w.softmax.Pending = &w.pending[0]
-	p.variant.maxima.maxima(&w.softmax)
 }
 
 // prepare applies the options to the scores of a tile and sets the arguments of its softmax.

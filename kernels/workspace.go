@@ -72,7 +72,7 @@ func (z *sizes) raise(x sizes) {
 func (p *Plan) sizesOf(tile, rows, keys int) sizes {
 	return sizes{
 		tile: tile, rows: rows, vd: p.vd, panels: keys * p.kd, values: keys * p.vd,
-		stage: max(keys, tile) * p.kd, query: rows * p.kd, scores: keys * tile,
+		stage: max(keys*p.kd, tile*(p.kd+p.pairs())), query: rows * p.kd, scores: keys * tile,
 	}
 }
 

@@ -146,7 +146,7 @@ func (e *emitter) value() {
 	alpha := i
 	tile := e.newOuter(rows, cols/e.lanes, "O[r][c]", "P[r][k]", "V[k][c]")
 	var ahead *stream
-	if e.spec.Op == spec.Value {
+	if e.spec.Op == spec.Value || e.spec.Op == spec.DotValue {
 		s := e.newStream(v0, "PrefetchStride", e.frame)
 		ahead = &s
 	}
