@@ -24,9 +24,9 @@
 //	R11      5·KStride
 //	R12      7·KStride
 //	Z0–Z7    partial sums of S[r][key]
-//	Z8       Q[r][d]
-//	Z9       mask of odd elements
-//	Z10–Z13  K[key][d]; sums
+//	Z8–Z9    Q[r][d]
+//	Z10      mask of odd elements
+//	Z11–Z14  K[key][d]; sums
 //	R13      steps left in the block
 
 // func decode_score_bf16_1x8_avx512(a *DecodeScoreArgs)
@@ -63,8 +63,8 @@ no_prefetch:
 	LEAQ         (R9)(R9*4), R11
 	LEAQ         (R10)(R9*4), R12
 	MOVL         $0xffff0000, R13
-	VMOVD        R13, X9
-	VPBROADCASTD X9, Z9
+	VMOVD        R13, X10
+	VPBROADCASTD X10, Z10
 	SUBQ         $0x10, R8
 	JLT          rest
 
@@ -123,41 +123,39 @@ same_row_32_256:
 fetched_32:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VPSLLD      $0x10, (BX), Z10
-	VFMADD231PS Z10, Z8, Z0
-	VPSLLD      $0x10, (BX)(R9*1), Z11
-	VFMADD231PS Z11, Z8, Z1
-	VPSLLD      $0x10, (BX)(R9*2), Z12
-	VFMADD231PS Z12, Z8, Z2
+	VMOVUPS     64(AX), Z9
+	VPSLLD      $0x10, (BX), Z11
+	VFMADD231PS Z11, Z8, Z0
+	VPANDD      (BX), Z10, Z12
+	VFMADD231PS Z12, Z9, Z0
+	VPSLLD      $0x10, (BX)(R9*1), Z13
+	VFMADD231PS Z13, Z8, Z1
+	VPANDD      (BX)(R9*1), Z10, Z14
+	VFMADD231PS Z14, Z9, Z1
+	VPSLLD      $0x10, (BX)(R9*2), Z11
+	VFMADD231PS Z11, Z8, Z2
+	VPANDD      (BX)(R9*2), Z10, Z12
+	VFMADD231PS Z12, Z9, Z2
 	VPSLLD      $0x10, (BX)(R10*1), Z13
 	VFMADD231PS Z13, Z8, Z3
-	VPSLLD      $0x10, (BX)(R9*4), Z10
-	VFMADD231PS Z10, Z8, Z4
-	VPSLLD      $0x10, (BX)(R11*1), Z11
-	VFMADD231PS Z11, Z8, Z5
-	VPSLLD      $0x10, (BX)(R10*2), Z12
-	VFMADD231PS Z12, Z8, Z6
+	VPANDD      (BX)(R10*1), Z10, Z14
+	VFMADD231PS Z14, Z9, Z3
+	VPSLLD      $0x10, (BX)(R9*4), Z11
+	VFMADD231PS Z11, Z8, Z4
+	VPANDD      (BX)(R9*4), Z10, Z12
+	VFMADD231PS Z12, Z9, Z4
+	VPSLLD      $0x10, (BX)(R11*1), Z13
+	VFMADD231PS Z13, Z8, Z5
+	VPANDD      (BX)(R11*1), Z10, Z14
+	VFMADD231PS Z14, Z9, Z5
+	VPSLLD      $0x10, (BX)(R10*2), Z11
+	VFMADD231PS Z11, Z8, Z6
+	VPANDD      (BX)(R10*2), Z10, Z12
+	VFMADD231PS Z12, Z9, Z6
 	VPSLLD      $0x10, (BX)(R12*1), Z13
 	VFMADD231PS Z13, Z8, Z7
-
-	// S[0..0][0..7] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Z8
-	VPANDD      (BX), Z9, Z10
-	VFMADD231PS Z10, Z8, Z0
-	VPANDD      (BX)(R9*1), Z9, Z11
-	VFMADD231PS Z11, Z8, Z1
-	VPANDD      (BX)(R9*2), Z9, Z12
-	VFMADD231PS Z12, Z8, Z2
-	VPANDD      (BX)(R10*1), Z9, Z13
-	VFMADD231PS Z13, Z8, Z3
-	VPANDD      (BX)(R9*4), Z9, Z10
-	VFMADD231PS Z10, Z8, Z4
-	VPANDD      (BX)(R11*1), Z9, Z11
-	VFMADD231PS Z11, Z8, Z5
-	VPANDD      (BX)(R10*2), Z9, Z12
-	VFMADD231PS Z12, Z8, Z6
-	VPANDD      (BX)(R12*1), Z9, Z13
-	VFMADD231PS Z13, Z8, Z7
+	VPANDD      (BX)(R12*1), Z10, Z14
+	VFMADD231PS Z14, Z9, Z7
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
@@ -189,30 +187,30 @@ same_row_16_256:
 fetched_16:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VPMOVZXWD   (BX), Z10
-	VPSLLD      $0x10, Z10, Z10
-	VFMADD231PS Z10, Z8, Z0
-	VPMOVZXWD   (BX)(R9*1), Z11
+	VPMOVZXWD   (BX), Z11
 	VPSLLD      $0x10, Z11, Z11
-	VFMADD231PS Z11, Z8, Z1
-	VPMOVZXWD   (BX)(R9*2), Z12
+	VFMADD231PS Z11, Z8, Z0
+	VPMOVZXWD   (BX)(R9*1), Z12
 	VPSLLD      $0x10, Z12, Z12
-	VFMADD231PS Z12, Z8, Z2
-	VPMOVZXWD   (BX)(R10*1), Z13
+	VFMADD231PS Z12, Z8, Z1
+	VPMOVZXWD   (BX)(R9*2), Z13
 	VPSLLD      $0x10, Z13, Z13
-	VFMADD231PS Z13, Z8, Z3
-	VPMOVZXWD   (BX)(R9*4), Z10
-	VPSLLD      $0x10, Z10, Z10
-	VFMADD231PS Z10, Z8, Z4
-	VPMOVZXWD   (BX)(R11*1), Z11
+	VFMADD231PS Z13, Z8, Z2
+	VPMOVZXWD   (BX)(R10*1), Z14
+	VPSLLD      $0x10, Z14, Z14
+	VFMADD231PS Z14, Z8, Z3
+	VPMOVZXWD   (BX)(R9*4), Z11
 	VPSLLD      $0x10, Z11, Z11
-	VFMADD231PS Z11, Z8, Z5
-	VPMOVZXWD   (BX)(R10*2), Z12
+	VFMADD231PS Z11, Z8, Z4
+	VPMOVZXWD   (BX)(R11*1), Z12
 	VPSLLD      $0x10, Z12, Z12
-	VFMADD231PS Z12, Z8, Z6
-	VPMOVZXWD   (BX)(R12*1), Z13
+	VFMADD231PS Z12, Z8, Z5
+	VPMOVZXWD   (BX)(R10*2), Z13
 	VPSLLD      $0x10, Z13, Z13
-	VFMADD231PS Z13, Z8, Z7
+	VFMADD231PS Z13, Z8, Z6
+	VPMOVZXWD   (BX)(R12*1), Z14
+	VPSLLD      $0x10, Z14, Z14
+	VFMADD231PS Z14, Z8, Z7
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
@@ -224,31 +222,31 @@ summed:
 	LEAQ   (BX)(R9*8), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z10
+	VSHUFPS       $0x4e, Z1, Z0, Z11
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z10, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z10
+	VADDPS        Z11, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z11
 	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z10, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z10
+	VADDPS        Z11, Z2, Z2
+	VSHUFPS       $0x88, Z2, Z0, Z11
 	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z10, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y10
-	VADDPS        Y10, Y0, Y0
-	VSHUFPS       $0x4e, Z5, Z4, Z10
+	VADDPS        Z11, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y11
+	VADDPS        Y11, Y0, Y0
+	VSHUFPS       $0x4e, Z5, Z4, Z11
 	VSHUFPS       $0xe4, Z5, Z4, Z4
-	VADDPS        Z10, Z4, Z4
-	VSHUFPS       $0x4e, Z7, Z6, Z10
+	VADDPS        Z11, Z4, Z4
+	VSHUFPS       $0x4e, Z7, Z6, Z11
 	VSHUFPS       $0xe4, Z7, Z6, Z6
-	VADDPS        Z10, Z6, Z6
-	VSHUFPS       $0x88, Z6, Z4, Z10
+	VADDPS        Z11, Z6, Z6
+	VSHUFPS       $0x88, Z6, Z4, Z11
 	VSHUFPS       $0xdd, Z6, Z4, Z4
-	VADDPS        Z10, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y10
-	VADDPS        Y10, Y4, Y4
-	VSHUFF32X4    $0x00, Y4, Y0, Y10
+	VADDPS        Z11, Z4, Z4
+	VEXTRACTF64X4 $0x01, Z4, Y11
+	VADDPS        Y11, Y4, Y4
+	VSHUFF32X4    $0x00, Y4, Y0, Y11
 	VSHUFF32X4    $0x03, Y4, Y0, Y0
-	VADDPS        Y10, Y0, Y0
+	VADDPS        Y11, Y0, Y0
 	VMOVUPS       Y0, (SI)
 	ADDQ          $0x20, SI
 	DECQ          R13
@@ -288,13 +286,11 @@ same_row_rest_32_64:
 fetched_rest_32:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VPSLLD      $0x10, (BX), Z10
-	VFMADD231PS Z10, Z8, Z0
-
-	// S[0..0][0..0] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Z8
-	VPANDD      (BX), Z9, Z10
-	VFMADD231PS Z10, Z8, Z0
+	VMOVUPS     64(AX), Z9
+	VPSLLD      $0x10, (BX), Z11
+	VFMADD231PS Z11, Z8, Z0
+	VPANDD      (BX), Z10, Z12
+	VFMADD231PS Z12, Z9, Z0
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
@@ -323,9 +319,9 @@ same_row_rest_16_32:
 fetched_rest_16:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VPMOVZXWD   (BX), Z10
-	VPSLLD      $0x10, Z10, Z10
-	VFMADD231PS Z10, Z8, Z0
+	VPMOVZXWD   (BX), Z11
+	VPSLLD      $0x10, Z11, Z11
+	VFMADD231PS Z11, Z8, Z0
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
@@ -337,19 +333,19 @@ summed_rest:
 	LEAQ   (BX)(R9*1), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z10
+	VSHUFPS       $0x4e, Z1, Z0, Z11
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z10, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z10
+	VADDPS        Z11, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z11
 	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z10, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z10
+	VADDPS        Z11, Z2, Z2
+	VSHUFPS       $0x88, Z2, Z0, Z11
 	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z10, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y10
-	VADDPS        Y10, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X10
-	VADDPS        X10, X0, X0
+	VADDPS        Z11, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y11
+	VADDPS        Y11, Y0, Y0
+	VEXTRACTF32X4 $0x01, Y0, X11
+	VADDPS        X11, X0, X0
 	VMOVSS        X0, (SI)
 	ADDQ          $0x04, SI
 	DECQ          R8

@@ -23,9 +23,9 @@
 //	R10      3·KStride
 //	R11      4·D
 //	Z0–Z7    partial sums of S[r][key]
-//	Z8–Z9    Q[r][d]
-//	Z10      mask of odd elements
-//	Z11–Z14  K[key][d]; sums
+//	Z8–Z11   Q[r][d]
+//	Z12      mask of odd elements
+//	Z13–Z16  K[key][d]; sums
 //	R12      steps left in the block
 
 // func decode_score_bf16_2x4_avx512(a *DecodeScoreArgs)
@@ -62,8 +62,8 @@ no_prefetch:
 	MOVQ         32(DI), R11
 	SHLQ         $0x02, R11
 	MOVL         $0xffff0000, R12
-	VMOVD        R12, X10
-	VPBROADCASTD X10, Z10
+	VMOVD        R12, X12
+	VPBROADCASTD X12, Z12
 	SUBQ         $0x10, R8
 	JLT          rest
 
@@ -109,34 +109,32 @@ fetched_32:
 	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
 	VMOVUPS     (AX)(R11*1), Z9
-	VPSLLD      $0x10, (BX), Z11
-	VFMADD231PS Z11, Z8, Z0
-	VFMADD231PS Z11, Z9, Z4
-	VPSLLD      $0x10, (BX)(R9*1), Z12
-	VFMADD231PS Z12, Z8, Z1
-	VFMADD231PS Z12, Z9, Z5
+	VMOVUPS     64(AX), Z10
+	VMOVUPS     64(AX)(R11*1), Z11
+	VPSLLD      $0x10, (BX), Z13
+	VFMADD231PS Z13, Z8, Z0
+	VFMADD231PS Z13, Z9, Z4
+	VPANDD      (BX), Z12, Z14
+	VFMADD231PS Z14, Z10, Z0
+	VFMADD231PS Z14, Z11, Z4
+	VPSLLD      $0x10, (BX)(R9*1), Z15
+	VFMADD231PS Z15, Z8, Z1
+	VFMADD231PS Z15, Z9, Z5
+	VPANDD      (BX)(R9*1), Z12, Z16
+	VFMADD231PS Z16, Z10, Z1
+	VFMADD231PS Z16, Z11, Z5
 	VPSLLD      $0x10, (BX)(R9*2), Z13
 	VFMADD231PS Z13, Z8, Z2
 	VFMADD231PS Z13, Z9, Z6
-	VPSLLD      $0x10, (BX)(R10*1), Z14
-	VFMADD231PS Z14, Z8, Z3
-	VFMADD231PS Z14, Z9, Z7
-
-	// S[0..1][0..3] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Z8
-	VMOVUPS     64(AX)(R11*1), Z9
-	VPANDD      (BX), Z10, Z11
-	VFMADD231PS Z11, Z8, Z0
-	VFMADD231PS Z11, Z9, Z4
-	VPANDD      (BX)(R9*1), Z10, Z12
-	VFMADD231PS Z12, Z8, Z1
-	VFMADD231PS Z12, Z9, Z5
-	VPANDD      (BX)(R9*2), Z10, Z13
-	VFMADD231PS Z13, Z8, Z2
-	VFMADD231PS Z13, Z9, Z6
-	VPANDD      (BX)(R10*1), Z10, Z14
-	VFMADD231PS Z14, Z8, Z3
-	VFMADD231PS Z14, Z9, Z7
+	VPANDD      (BX)(R9*2), Z12, Z14
+	VFMADD231PS Z14, Z10, Z2
+	VFMADD231PS Z14, Z11, Z6
+	VPSLLD      $0x10, (BX)(R10*1), Z15
+	VFMADD231PS Z15, Z8, Z3
+	VFMADD231PS Z15, Z9, Z7
+	VPANDD      (BX)(R10*1), Z12, Z16
+	VFMADD231PS Z16, Z10, Z3
+	VFMADD231PS Z16, Z11, Z7
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
@@ -167,22 +165,22 @@ fetched_16:
 	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
 	VMOVUPS     (AX)(R11*1), Z9
-	VPMOVZXWD   (BX), Z11
-	VPSLLD      $0x10, Z11, Z11
-	VFMADD231PS Z11, Z8, Z0
-	VFMADD231PS Z11, Z9, Z4
-	VPMOVZXWD   (BX)(R9*1), Z12
-	VPSLLD      $0x10, Z12, Z12
-	VFMADD231PS Z12, Z8, Z1
-	VFMADD231PS Z12, Z9, Z5
-	VPMOVZXWD   (BX)(R9*2), Z13
+	VPMOVZXWD   (BX), Z13
 	VPSLLD      $0x10, Z13, Z13
-	VFMADD231PS Z13, Z8, Z2
-	VFMADD231PS Z13, Z9, Z6
-	VPMOVZXWD   (BX)(R10*1), Z14
+	VFMADD231PS Z13, Z8, Z0
+	VFMADD231PS Z13, Z9, Z4
+	VPMOVZXWD   (BX)(R9*1), Z14
 	VPSLLD      $0x10, Z14, Z14
-	VFMADD231PS Z14, Z8, Z3
-	VFMADD231PS Z14, Z9, Z7
+	VFMADD231PS Z14, Z8, Z1
+	VFMADD231PS Z14, Z9, Z5
+	VPMOVZXWD   (BX)(R9*2), Z15
+	VPSLLD      $0x10, Z15, Z15
+	VFMADD231PS Z15, Z8, Z2
+	VFMADD231PS Z15, Z9, Z6
+	VPMOVZXWD   (BX)(R10*1), Z16
+	VPSLLD      $0x10, Z16, Z16
+	VFMADD231PS Z16, Z8, Z3
+	VFMADD231PS Z16, Z9, Z7
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
@@ -194,31 +192,31 @@ summed:
 	LEAQ   (BX)(R9*4), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z11
+	VSHUFPS       $0x4e, Z1, Z0, Z13
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z11, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z11
+	VADDPS        Z13, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z13
 	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z11, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z11
+	VADDPS        Z13, Z2, Z2
+	VSHUFPS       $0x88, Z2, Z0, Z13
 	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z11, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y11
-	VADDPS        Y11, Y0, Y0
-	VSHUFPS       $0x4e, Z5, Z4, Z11
+	VADDPS        Z13, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y13
+	VADDPS        Y13, Y0, Y0
+	VSHUFPS       $0x4e, Z5, Z4, Z13
 	VSHUFPS       $0xe4, Z5, Z4, Z4
-	VADDPS        Z11, Z4, Z4
-	VSHUFPS       $0x4e, Z7, Z6, Z11
+	VADDPS        Z13, Z4, Z4
+	VSHUFPS       $0x4e, Z7, Z6, Z13
 	VSHUFPS       $0xe4, Z7, Z6, Z6
-	VADDPS        Z11, Z6, Z6
-	VSHUFPS       $0x88, Z6, Z4, Z11
+	VADDPS        Z13, Z6, Z6
+	VSHUFPS       $0x88, Z6, Z4, Z13
 	VSHUFPS       $0xdd, Z6, Z4, Z4
-	VADDPS        Z11, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y11
-	VADDPS        Y11, Y4, Y4
-	VSHUFF32X4    $0x00, Y4, Y0, Y11
+	VADDPS        Z13, Z4, Z4
+	VEXTRACTF64X4 $0x01, Z4, Y13
+	VADDPS        Y13, Y4, Y4
+	VSHUFF32X4    $0x00, Y4, Y0, Y13
 	VSHUFF32X4    $0x03, Y4, Y0, Y0
-	VADDPS        Y11, Y0, Y0
+	VADDPS        Y13, Y0, Y0
 	VMOVUPS       X0, (SI)
 	VEXTRACTF128  $0x01, Y0, 64(SI)
 	ADDQ          $0x10, SI
@@ -262,16 +260,14 @@ fetched_rest_32:
 	// S[0..1][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
 	VMOVUPS     (AX)(R11*1), Z9
-	VPSLLD      $0x10, (BX), Z11
-	VFMADD231PS Z11, Z8, Z0
-	VFMADD231PS Z11, Z9, Z1
-
-	// S[0..1][0..0] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Z8
-	VMOVUPS     64(AX)(R11*1), Z9
-	VPANDD      (BX), Z10, Z11
-	VFMADD231PS Z11, Z8, Z0
-	VFMADD231PS Z11, Z9, Z1
+	VMOVUPS     64(AX), Z10
+	VMOVUPS     64(AX)(R11*1), Z11
+	VPSLLD      $0x10, (BX), Z13
+	VFMADD231PS Z13, Z8, Z0
+	VFMADD231PS Z13, Z9, Z1
+	VPANDD      (BX), Z12, Z14
+	VFMADD231PS Z14, Z10, Z0
+	VFMADD231PS Z14, Z11, Z1
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
@@ -301,10 +297,10 @@ fetched_rest_16:
 	// S[0..1][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
 	VMOVUPS     (AX)(R11*1), Z9
-	VPMOVZXWD   (BX), Z11
-	VPSLLD      $0x10, Z11, Z11
-	VFMADD231PS Z11, Z8, Z0
-	VFMADD231PS Z11, Z9, Z1
+	VPMOVZXWD   (BX), Z13
+	VPSLLD      $0x10, Z13, Z13
+	VFMADD231PS Z13, Z8, Z0
+	VFMADD231PS Z13, Z9, Z1
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
@@ -316,19 +312,19 @@ summed_rest:
 	LEAQ   (BX)(R9*1), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z11
+	VSHUFPS       $0x4e, Z1, Z0, Z13
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z11, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z11
+	VADDPS        Z13, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z13
 	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z11, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z11
+	VADDPS        Z13, Z2, Z2
+	VSHUFPS       $0x88, Z2, Z0, Z13
 	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z11, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y11
-	VADDPS        Y11, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X11
-	VADDPS        X11, X0, X0
+	VADDPS        Z13, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y13
+	VADDPS        Y13, Y0, Y0
+	VEXTRACTF32X4 $0x01, Y0, X13
+	VADDPS        X13, X0, X0
 	VMOVSS        X0, (SI)
 	VEXTRACTPS    $0x01, X0, 64(SI)
 	ADDQ          $0x04, SI

@@ -24,8 +24,8 @@
 //	R11      5·KStride
 //	R12      7·KStride
 //	Z0–Z7    partial sums of S[r][key]
-//	Z8       Q[r][d]
-//	Z9–Z12   K[key][d]; sums
+//	Z8–Z9    Q[r][d]
+//	Z10–Z13  K[key][d]; sums
 //	R13      steps left in the block
 
 // func decode_score_f32_1x8_avx512(a *DecodeScoreArgs)
@@ -147,41 +147,39 @@ same_row_32_256:
 fetched_32:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VMOVUPS     (BX), Z9
-	VFMADD231PS Z9, Z8, Z0
-	VMOVUPS     (BX)(R9*1), Z10
-	VFMADD231PS Z10, Z8, Z1
-	VMOVUPS     (BX)(R9*2), Z11
-	VFMADD231PS Z11, Z8, Z2
+	VMOVUPS     64(AX), Z9
+	VMOVUPS     (BX), Z10
+	VFMADD231PS Z10, Z8, Z0
+	VMOVUPS     64(BX), Z11
+	VFMADD231PS Z11, Z9, Z0
+	VMOVUPS     (BX)(R9*1), Z12
+	VFMADD231PS Z12, Z8, Z1
+	VMOVUPS     64(BX)(R9*1), Z13
+	VFMADD231PS Z13, Z9, Z1
+	VMOVUPS     (BX)(R9*2), Z10
+	VFMADD231PS Z10, Z8, Z2
+	VMOVUPS     64(BX)(R9*2), Z11
+	VFMADD231PS Z11, Z9, Z2
 	VMOVUPS     (BX)(R10*1), Z12
 	VFMADD231PS Z12, Z8, Z3
-	VMOVUPS     (BX)(R9*4), Z9
-	VFMADD231PS Z9, Z8, Z4
-	VMOVUPS     (BX)(R11*1), Z10
-	VFMADD231PS Z10, Z8, Z5
-	VMOVUPS     (BX)(R10*2), Z11
-	VFMADD231PS Z11, Z8, Z6
+	VMOVUPS     64(BX)(R10*1), Z13
+	VFMADD231PS Z13, Z9, Z3
+	VMOVUPS     (BX)(R9*4), Z10
+	VFMADD231PS Z10, Z8, Z4
+	VMOVUPS     64(BX)(R9*4), Z11
+	VFMADD231PS Z11, Z9, Z4
+	VMOVUPS     (BX)(R11*1), Z12
+	VFMADD231PS Z12, Z8, Z5
+	VMOVUPS     64(BX)(R11*1), Z13
+	VFMADD231PS Z13, Z9, Z5
+	VMOVUPS     (BX)(R10*2), Z10
+	VFMADD231PS Z10, Z8, Z6
+	VMOVUPS     64(BX)(R10*2), Z11
+	VFMADD231PS Z11, Z9, Z6
 	VMOVUPS     (BX)(R12*1), Z12
 	VFMADD231PS Z12, Z8, Z7
-
-	// S[0..0][0..7] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Z8
-	VMOVUPS     64(BX), Z9
-	VFMADD231PS Z9, Z8, Z0
-	VMOVUPS     64(BX)(R9*1), Z10
-	VFMADD231PS Z10, Z8, Z1
-	VMOVUPS     64(BX)(R9*2), Z11
-	VFMADD231PS Z11, Z8, Z2
-	VMOVUPS     64(BX)(R10*1), Z12
-	VFMADD231PS Z12, Z8, Z3
-	VMOVUPS     64(BX)(R9*4), Z9
-	VFMADD231PS Z9, Z8, Z4
-	VMOVUPS     64(BX)(R11*1), Z10
-	VFMADD231PS Z10, Z8, Z5
-	VMOVUPS     64(BX)(R10*2), Z11
-	VFMADD231PS Z11, Z8, Z6
-	VMOVUPS     64(BX)(R12*1), Z12
-	VFMADD231PS Z12, Z8, Z7
+	VMOVUPS     64(BX)(R12*1), Z13
+	VFMADD231PS Z13, Z9, Z7
 	ADDQ        $+128, AX
 	ADDQ        $+128, BX
 	SUBQ        $0x20, CX
@@ -227,22 +225,22 @@ same_row_16_256:
 fetched_16:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VMOVUPS     (BX), Z9
-	VFMADD231PS Z9, Z8, Z0
-	VMOVUPS     (BX)(R9*1), Z10
-	VFMADD231PS Z10, Z8, Z1
-	VMOVUPS     (BX)(R9*2), Z11
-	VFMADD231PS Z11, Z8, Z2
-	VMOVUPS     (BX)(R10*1), Z12
-	VFMADD231PS Z12, Z8, Z3
-	VMOVUPS     (BX)(R9*4), Z9
-	VFMADD231PS Z9, Z8, Z4
-	VMOVUPS     (BX)(R11*1), Z10
-	VFMADD231PS Z10, Z8, Z5
-	VMOVUPS     (BX)(R10*2), Z11
-	VFMADD231PS Z11, Z8, Z6
-	VMOVUPS     (BX)(R12*1), Z12
-	VFMADD231PS Z12, Z8, Z7
+	VMOVUPS     (BX), Z10
+	VFMADD231PS Z10, Z8, Z0
+	VMOVUPS     (BX)(R9*1), Z11
+	VFMADD231PS Z11, Z8, Z1
+	VMOVUPS     (BX)(R9*2), Z12
+	VFMADD231PS Z12, Z8, Z2
+	VMOVUPS     (BX)(R10*1), Z13
+	VFMADD231PS Z13, Z8, Z3
+	VMOVUPS     (BX)(R9*4), Z10
+	VFMADD231PS Z10, Z8, Z4
+	VMOVUPS     (BX)(R11*1), Z11
+	VFMADD231PS Z11, Z8, Z5
+	VMOVUPS     (BX)(R10*2), Z12
+	VFMADD231PS Z12, Z8, Z6
+	VMOVUPS     (BX)(R12*1), Z13
+	VFMADD231PS Z13, Z8, Z7
 	ADDQ        $0x40, AX
 	ADDQ        $0x40, BX
 
@@ -254,31 +252,31 @@ summed:
 	LEAQ   (BX)(R9*8), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z9
+	VSHUFPS       $0x4e, Z1, Z0, Z10
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z9, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z9
+	VADDPS        Z10, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z10
 	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z9, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z9
+	VADDPS        Z10, Z2, Z2
+	VSHUFPS       $0x88, Z2, Z0, Z10
 	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z9, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y9
-	VADDPS        Y9, Y0, Y0
-	VSHUFPS       $0x4e, Z5, Z4, Z9
+	VADDPS        Z10, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y10
+	VADDPS        Y10, Y0, Y0
+	VSHUFPS       $0x4e, Z5, Z4, Z10
 	VSHUFPS       $0xe4, Z5, Z4, Z4
-	VADDPS        Z9, Z4, Z4
-	VSHUFPS       $0x4e, Z7, Z6, Z9
+	VADDPS        Z10, Z4, Z4
+	VSHUFPS       $0x4e, Z7, Z6, Z10
 	VSHUFPS       $0xe4, Z7, Z6, Z6
-	VADDPS        Z9, Z6, Z6
-	VSHUFPS       $0x88, Z6, Z4, Z9
+	VADDPS        Z10, Z6, Z6
+	VSHUFPS       $0x88, Z6, Z4, Z10
 	VSHUFPS       $0xdd, Z6, Z4, Z4
-	VADDPS        Z9, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y9
-	VADDPS        Y9, Y4, Y4
-	VSHUFF32X4    $0x00, Y4, Y0, Y9
+	VADDPS        Z10, Z4, Z4
+	VEXTRACTF64X4 $0x01, Z4, Y10
+	VADDPS        Y10, Y4, Y4
+	VSHUFF32X4    $0x00, Y4, Y0, Y10
 	VSHUFF32X4    $0x03, Y4, Y0, Y0
-	VADDPS        Y9, Y0, Y0
+	VADDPS        Y10, Y0, Y0
 	VMOVUPS       Y0, (SI)
 	ADDQ          $0x20, SI
 	DECQ          R13
@@ -319,13 +317,11 @@ same_row_rest_32_128:
 fetched_rest_32:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VMOVUPS     (BX), Z9
-	VFMADD231PS Z9, Z8, Z0
-
-	// S[0..0][0..0] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Z8
-	VMOVUPS     64(BX), Z9
-	VFMADD231PS Z9, Z8, Z0
+	VMOVUPS     64(AX), Z9
+	VMOVUPS     (BX), Z10
+	VFMADD231PS Z10, Z8, Z0
+	VMOVUPS     64(BX), Z11
+	VFMADD231PS Z11, Z9, Z0
 	ADDQ        $+128, AX
 	ADDQ        $+128, BX
 	SUBQ        $0x20, CX
@@ -354,8 +350,8 @@ same_row_rest_16_64:
 fetched_rest_16:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z8
-	VMOVUPS     (BX), Z9
-	VFMADD231PS Z9, Z8, Z0
+	VMOVUPS     (BX), Z10
+	VFMADD231PS Z10, Z8, Z0
 	ADDQ        $0x40, AX
 	ADDQ        $0x40, BX
 
@@ -367,19 +363,19 @@ summed_rest:
 	LEAQ   (BX)(R9*1), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z9
+	VSHUFPS       $0x4e, Z1, Z0, Z10
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z9, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z9
+	VADDPS        Z10, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z10
 	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z9, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z9
+	VADDPS        Z10, Z2, Z2
+	VSHUFPS       $0x88, Z2, Z0, Z10
 	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z9, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y9
-	VADDPS        Y9, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X9
-	VADDPS        X9, X0, X0
+	VADDPS        Z10, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y10
+	VADDPS        Y10, Y0, Y0
+	VEXTRACTF32X4 $0x01, Y0, X10
+	VADDPS        X10, X0, X0
 	VMOVSS        X0, (SI)
 	ADDQ          $0x04, SI
 	DECQ          R8

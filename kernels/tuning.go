@@ -231,6 +231,9 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 	if k.Phase == Decode && k.Group == 1 && k.Key != F32 {
 		t.Prefetch = 8 << 10 // a row of two-byte elements is little work (Zen 3)
 	}
+	if host.zen() && v.isa == asm.AVX512 && k.Value == F32 {
+		t.DecodeValue = "4x32" // two lines of a row (Zen 4)
+	}
 	t.CachePrefetch = t.Prefetch
 	if host.zen() {
 		// One panel after the other is memory read in order, where the hardware looks ahead better than we do, if

@@ -42,7 +42,11 @@ func (e *emitter) decodeScore() {
 		})
 	}
 	acc := e.vec("partial sums of S[r][key]", max(rows*cols, 8))
-	g.qv = e.vec("Q[r][d]", rows)
+	g.chunk = 1
+	if e.avx512() && rows <= 4 {
+		g.chunk = 2
+	}
+	g.qv = e.vec("Q[r][d]", g.chunk*rows)
 	if t == spec.BF16 {
 		e.newHalves()
 	}
@@ -253,6 +257,7 @@ type rowDots struct {
 	stream               stream
 	rowStride, keyStride strides
 	qv, kv               []reg.VecPhysical
+	chunk                int                // vectors of a key one after another: lines next to each other, where hardware foresees the rest (Zen 4)
 	lower, upper         reg.OpmaskPhysical // constants of sixteen
 	order                reg.VecPhysical
 }
@@ -265,20 +270,21 @@ func (g *rowDots) dots(acc []reg.VecPhysical, keys int, suffix string) {
 	body := func(n int) {
 		g.stream.fetch(keys*n*size, fmt.Sprintf("%s_%d", suffix, n))
 		halves := g.dtype == spec.BF16 && n >= 2*e.lanes
-		for d := 0; d < n; d += e.lanes {
-			e.note("S[0..%d][0..%d] += Q[d+%d..]·K[d+%d..]", g.rows-1, keys-1, d, d)
-			for r := range g.rows {
-				e.VMOVUPS(g.rowStride.mem(g.q, r, 4*d), g.qv[r])
+		chunk := min(g.chunk, n/e.lanes)
+		for first := 0; first < n; first += chunk * e.lanes {
+			e.note("S[0..%d][0..%d] += Q[d+%d..]·K[d+%d..]", g.rows-1, keys-1, first, first)
+			for i := range chunk * g.rows {
+				e.VMOVUPS(g.rowStride.mem(g.q, i%g.rows, 4*(first+i/g.rows*e.lanes)), g.qv[i])
 			}
-			for c := range keys {
-				x := g.kv[c%len(g.kv)]
+			for i := range keys * chunk {
+				c, d, x := i/chunk, first+i%chunk*e.lanes, g.kv[i%len(g.kv)]
 				if halves {
 					e.loadHalf(g.keyStride.mem(g.k, c, size*(d&^(2*e.lanes-1))), d/e.lanes%2, x)
 				} else {
 					e.loadAs(g.dtype, g.keyStride.mem(g.k, c, size*d), x)
 				}
 				for r := range g.rows {
-					e.VFMADD231PS(x, g.qv[r], acc[r*keys+c])
+					e.VFMADD231PS(x, g.qv[i%chunk*g.rows+r], acc[r*keys+c])
 				}
 			}
 		}
