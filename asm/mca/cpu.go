@@ -25,6 +25,7 @@ const (
 	convert16 class = "f16 conversion"
 	load      class = "vector load"
 	broadcast class = "broadcast load"
+	embedded  class = "broadcast of an operand"
 	access    class = "prefetch or integer load"
 	pair      class = "load of two vectors"
 )
@@ -77,7 +78,7 @@ func (c cpu) triple() string {
 
 var zen = map[class]string{
 	multiply: "01", add: "23", inLane: "12", shuffle: "12", shift: "12", logic: "0123", convert16: "23",
-	load: "ab", broadcast: "ab", access: "abc",
+	load: "ab", broadcast: "ab", embedded: "ab", access: "abc",
 }
 
 // canRun tells whether it has the instructions of a kernel of its ISAs.
@@ -94,17 +95,17 @@ var cpus = []cpu{
 	{
 		name: "znver4", isas: []asm.ISA{asm.AVX2, asm.AVX512}, width: 6, ports: zen, bf16: true,
 		wide: map[class]string{
-			multiply: "01 01", add: "23 23", inLane: "12 12", shuffle: "12 12", shift: "12 12", logic: "0123 0123", convert16: "23 23",
-			dot: "01 01", narrow16: "23 23", load: "ab ab",
+			multiply: "01 01", add: "23 23", inLane: "12 12", shuffle: "12 12", shift: "23 23", logic: "0123 0123", convert16: "12 12 23 23",
+			dot: "01 01", narrow16: "23 23", load: "ab ab", broadcast: "ab 12 12",
 		},
-		source: "as Zen 3, 512 bits in two passes (LLVM's model, after AMD's Software Optimization Guide for Zen 4), one 512-bit load a cycle",
-		fixes:  []fix{plainBroadcasts, oneConversion, oneShuffle, zeroIdioms, plainDots},
+		source: "as Zen 3, 512 bits in two passes (LLVM's model, after AMD's Software Optimization Guide for Zen 4), one 512-bit load a cycle; checked on an EPYC of Family 19h Model 17: 512-bit FMAs with broadcasts, embedded ones, shifts, shuffles, widening and conversions",
+		fixes:  []fix{freeEmbedded, plainBroadcasts, otherShifts, oneConversion, oneShuffle, zeroIdioms, plainDots},
 	},
 	{
 		name: "icelake-server", isas: []asm.ISA{asm.AVX2, asm.AVX512}, width: 5,
 		ports: map[class]string{
 			multiply: "01", add: "01", inLane: "15", shuffle: "5", shift: "01", logic: "015", convert16: "01",
-			load: "ab", broadcast: "ab", access: "ab",
+			load: "ab", broadcast: "ab", embedded: "ab", access: "ab",
 		},
 		wide: map[class]string{
 			multiply: "05", add: "05", inLane: "5", shift: "0", logic: "05", convert16: "05",
@@ -116,11 +117,11 @@ var cpus = []cpu{
 		name: "sapphirerapids", isas: []asm.ISA{asm.AVX2, asm.AVX512}, width: 6, bf16: true,
 		ports: map[class]string{
 			multiply: "01", add: "15", inLane: "15", shuffle: "5", shift: "01", logic: "015", convert16: "01",
-			load: "abc", broadcast: "abc", access: "abc",
+			load: "abc", broadcast: "abc", embedded: "abc", access: "abc",
 		},
 		wide: map[class]string{
 			multiply: "05", add: "05", inLane: "5", shift: "0", logic: "05", convert16: "0 5",
-			dot: "0 0 5 5", narrow16: "0 5 5", load: "ab",
+			dot: "0 0 5 5", narrow16: "0 5 5", load: "ab", embedded: "ab",
 		},
 		source: "LLVM's model, but two 512-bit multipliers (ports 0+1 and 5), and two 512-bit loads a cycle; VDPBF16PS every other cycle, half of the multiply-adds of f32, which cpufp measured on a Xeon Gold 6455B too: 115 and 230 GFLOP/s",
 		fixes:  []fix{twoMultipliers("vaddps"), zeroIdioms},
@@ -215,6 +216,8 @@ func classify(arch string, ins instruction) []class {
 		return []class{access}
 	case arch == "amd64" && ins.reads():
 		switch {
+		case strings.Contains(ins.operands, "{1to"):
+			list = append(list, embedded)
 		case strings.HasPrefix(ins.mnemonic, "vbroadcast"):
 			list = append(list, broadcast)
 		case strings.HasPrefix(ins.mnemonic, "v"):

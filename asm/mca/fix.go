@@ -16,18 +16,54 @@ type fix struct {
 
 var (
 	zmm      = regexp.MustCompile(`%zmm(\d+)`)
+	shifts   = regexp.MustCompile(`^vps(ll|rl|ra)[dq]$`)
 	register = regexp.MustCompile(`%[xyz]mm\d+`)
 )
 
 // plainBroadcasts: the models of Zen 3 and 4 let a broadcast from memory use a
 // shuffle pipe (for 512 bits pipe 1, an FMA's).
 var plainBroadcasts = fix{
-	name: "broadcast loads as loads",
-	why:  "the model charges a broadcast from memory to a shuffle pipe; on Zen 3, 32 broadcasts and 32 VSHUFPS take 16.0 cycles, as 32 loads and 32 VSHUFPS do",
+	name: "broadcast loads as loads, those of 512 bits as VPSHUFD",
+	why:  "the model charges a broadcast from memory to a shuffle pipe; on Zen 3, 32 broadcasts and 32 VSHUFPS take 16.0 cycles, as 32 loads and 32 VSHUFPS do; on Zen 4, 24 of 512 bits and 24 FMAs take 32.1, as shuffles of pipes 1 and 2 do",
 	apply: func(code []instruction) {
 		for i := range code {
-			if ins := &code[i]; ins.mnemonic == "vbroadcastss" && ins.reads() {
+			ins := &code[i]
+			switch {
+			case ins.mnemonic != "vbroadcastss" || !ins.reads():
+			case zmm.MatchString(ins.operands):
+				ins.mnemonic, ins.operands = "vpshufd", "$0, "+ins.operands
+			default:
 				ins.mnemonic = "vmovups"
+			}
+		}
+	},
+}
+
+// freeEmbedded leaves their loads to the limit.
+var freeEmbedded = fix{
+	name: "FMAs with an embedded broadcast as FMAs",
+	why:  "the model charges two loads; on Zen 4, 24 of them take 23.9 cycles, the FMAs' own, and four of them with a 512-bit load and a prefetch 4.0",
+	apply: func(code []instruction) {
+		for i := range code {
+			if ins := &code[i]; strings.HasPrefix(ins.mnemonic, "vf") && strings.Contains(ins.operands, "{1to") {
+				_, rest, _ := strings.Cut(ins.operands, "}, ")
+				factor, _, _ := strings.Cut(rest, ",")
+				ins.operands = factor + ", " + rest
+			}
+		}
+	},
+}
+
+// otherShifts: VPADDD of 512 bits would take any pipe, VCVTPS2DQ takes 2 and 3.
+var otherShifts = fix{
+	name: "512-bit shifts as VCVTPS2DQ",
+	why:  "the model has shifts in the pipes 1 and 2; on Zen 4, 24 of 512 bits take 23.9 cycles, and with 24 FMAs 25.4: the pipes 2 and 3",
+	apply: func(code []instruction) {
+		for i := range code {
+			if ins := &code[i]; strings.HasPrefix(ins.mnemonic, "vps") && strings.HasPrefix(ins.operands, "$") && zmm.MatchString(ins.operands) &&
+				shifts.MatchString(ins.mnemonic) {
+				_, ins.operands, _ = strings.Cut(ins.operands, ", ")
+				ins.mnemonic = "vcvtps2dq"
 			}
 		}
 	},
@@ -36,11 +72,11 @@ var plainBroadcasts = fix{
 // oneConversion: VCVTPS2DQ from memory is one micro-operation for the pipes 2 and 3 a
 // 256 bits in the models.
 var oneConversion = fix{
-	name: "VCVTPH2PS from memory as VCVTPS2DQ",
-	why:  "the model charges two operations; on Zen 3, 32 of them take 16.0 cycles, and with 32 VSHUFPS 22.7: one operation in pipe 2 or 3",
+	name: "VCVTPH2PS from memory as VCVTPS2DQ, but of 512 bits",
+	why:  "the model charges two operations; on Zen 3, 32 of them take 16.0 cycles, and with 32 VSHUFPS 22.7: one operation in pipe 2 or 3; on Zen 4, 24 of 512 bits take 31.9, as two do",
 	apply: func(code []instruction) {
 		for i := range code {
-			if ins := &code[i]; ins.mnemonic == "vcvtph2ps" && ins.reads() {
+			if ins := &code[i]; ins.mnemonic == "vcvtph2ps" && ins.reads() && !zmm.MatchString(ins.operands) {
 				ins.mnemonic = "vcvtps2dq"
 			}
 		}

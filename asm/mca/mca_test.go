@@ -160,6 +160,9 @@ func TestLimit(t *testing.T) {
 		{"icelake-server", repeat(8, fmaZ), bound{4, "ports 05"}},
 		{"znver4", repeat(8, dotZ), bound{8, "ports 01"}},
 		{"sapphirerapids", repeat(8, dotZ), bound{16, "ports 0"}},
+		// As measured: 24 FMAs and 24 broadcasts take 32.1 cycles, 64 FMAs with embedded ones 64.
+		{"znver4", repeat(24, fmaZ) + repeat(24, "vbroadcastss (%rax), %zmm1"), bound{32, "ports 012"}},
+		{"znver4", repeat(64, "vfmadd231ps 4(%rax){1to16}, %zmm2, %zmm3"), bound{64, "ports 01"}},
 		{"neoverse-n1", repeat(8, "fmla v0.4s, v1.4s, v2.s[0]"), bound{4, "ports 01"}},
 		{"neoverse-v2", repeat(8, "fmla v0.4s, v1.4s, v2.s[0]"), bound{2, "ports 0123"}},
 		// As measured: 16 multiplications and 16 shuffles take 10.66 cycles.
@@ -182,7 +185,12 @@ func TestLimit(t *testing.T) {
 
 func TestFixed(t *testing.T) {
 	for _, tt := range []struct{ name, cpu, code, want string }{
-		{"broadcast", "znver4", "0 vbroadcastss (%rax), %zmm1", "vmovups (%rax), %zmm1"},
+		{"broadcast", "znver4", "0 vbroadcastss (%rax), %ymm1", "vmovups (%rax), %ymm1"},
+		{"broadcast of 512 bits", "znver4", "0 vbroadcastss (%rax), %zmm1", "vpshufd $0, (%rax), %zmm1"},
+		{"embedded broadcast", "znver4", "0 vfmadd231ps 4(%rax){1to16}, %zmm2, %zmm3", "vfmadd231ps %zmm2, %zmm2, %zmm3"},
+		{"shift of 512 bits", "znver4", "0 vpslld $16, (%rax), %zmm1", "vcvtps2dq (%rax), %zmm1"},
+		{"shift", "znver4", "0 vpslld $16, (%rax), %ymm1", "vpslld $16, (%rax), %ymm1"},
+		{"conversion of 512 bits", "znver4", "0 vcvtph2ps (%rax), %zmm1", "vcvtph2ps (%rax), %zmm1"},
 		{"conversion", "znver3", "0 vcvtph2ps (%rax), %ymm1", "vcvtps2dq (%rax), %ymm1"},
 		{"widening", "znver3", "0 vpmovzxwd (%rax), %ymm1", "vpshufd $0, (%rax), %ymm1"},
 		{"dot product", "znver4", "0 vdpbf16ps %zmm1, %zmm2, %zmm3", "vfmadd231ps %zmm1, %zmm2, %zmm3"},
