@@ -144,12 +144,17 @@ func (p *Plan) abreast(s *Sequence, keys int) int {
 	if s.Cache != nil || keys < abreastLeast || !beside(&s.Key, c.KeyDim) || !beside(&s.Value, c.ValueDim) {
 		return 1
 	}
-	return min(c.KVHeads, max(abreastBytes/(asm.Lane*p.keyBytes()), 1))
+	return min(c.KVHeads, max(p.abreastBytes/(asm.Lane*p.keyBytes()), 1))
 }
 
-// abreastBytes is the size of a block of K and V of heads abreast: with the next one,
-// which is prefetched, half of L2.
-const abreastBytes = 128 << 10
+// abreastBytes is the size of a block of K and V of heads abreast, a fraction of L2: the next one
+// is prefetched beside it. On Zen 4 half of L2 is best, on Zen 3 a quarter.
+func (h HostInfo) abreastBytes() int {
+	if zen3 := 512 << 10; h.zen() && h.Caches.L2 > zen3 {
+		return h.Caches.L2 / 2
+	}
+	return 128 << 10
+}
 
 // keyBytes is the size of a key and its value.
 func (p *Plan) keyBytes() int {
@@ -158,7 +163,7 @@ func (p *Plan) keyBytes() int {
 }
 
 func (p *Plan) abreastBlock(c *recipe, heads int) int {
-	return min(max(abreastBytes/(heads*p.keyBytes())/asm.Lane*asm.Lane, asm.Lane), c.DecodeBlock)
+	return min(max(p.abreastBytes/(heads*p.keyBytes())/asm.Lane*asm.Lane, asm.Lane), c.DecodeBlock)
 }
 
 // fewTile is the height of the row tile that begins at row. Whole vectors of rows come

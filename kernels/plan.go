@@ -23,6 +23,8 @@ type Plan struct {
 	softcap    float32
 	slopes     []float32
 	dot        dotScale
+	// abreastBytes is of HostInfo.
+	abreastBytes int
 }
 
 // recipe is a tuning with its kernels looked up.
@@ -76,7 +78,7 @@ func NewPlan(config Config, opts ...Option) (*Plan, error) {
 	if o.threads < 0 || o.threads > 1<<12 {
 		return nil, fmt.Errorf("kernels: WithThreads(%d): expected 0 (GOMAXPROCS) … %d", o.threads, 1<<12)
 	}
-	p := &Plan{config: c, group: c.Heads / c.KVHeads, kd: pad(c.KeyDim), vd: pad(c.ValueDim)}
+	p := &Plan{config: c, group: c.Heads / c.KVHeads, kd: pad(c.KeyDim), vd: pad(c.ValueDim), abreastBytes: Host().abreastBytes()}
 	if p.variant, p.reason, err = selectVariant(o.variant); err != nil {
 		return nil, err
 	}
