@@ -67,8 +67,8 @@ func variants(kernels []kernel) string {
 		if len(dot) > 0 {
 			needs += "; for dot products of bf16 " + strings.Join(slices.Sorted(maps.Keys(dot)), ", ")
 		}
-		fmt.Fprintf(&b, "| `%s` | %s: %s | %s | %s; %s | %s; %s |\n", set.ISA, set.ISA.Arch(), needs, many,
-			tiles(slices.Concat(set.DecodeScore, set.LaneScore)), tiles(set.DecodeValue), tiles(set.Panels), tiles(set.Panels))
+		fmt.Fprintf(&b, "| `%s` | %s: %s | %s | %s; %s | %s |\n", set.ISA, set.ISA.Arch(), needs, many,
+			tiles(slices.Concat(set.DecodeScore, set.LaneScore)), tiles(set.DecodeValue), tiles(set.Panels))
 	}
 	return b.String()
 }

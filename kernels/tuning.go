@@ -233,6 +233,9 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 	}
 	if host.zen() && v.isa == asm.AVX512 && k.Value == F32 {
 		t.DecodeValue = "4x32" // two lines of a row (Zen 4)
+		if row := 4 * pad(k.KeyDim); k.Phase == Decode && k.Key == F32 && row <= 256 && k.Group > 1 && k.Group <= v.fewHeight() {
+			t.Prefetch = 0 // four rows are close enough together to be foreseen
+		}
 	}
 	t.CachePrefetch = t.Prefetch
 	if host.zen() {
