@@ -115,6 +115,35 @@ func TestVariantsAreComplete(t *testing.T) {
 	}
 }
 
+// Defaults that no host of the tests may choose are valid too, and follow the processor.
+func TestDefaultsFollowTheHost(t *testing.T) {
+	const kib = 1 << 10
+	for _, h := range []struct {
+		host            HostInfo
+		panels, abreast int
+	}{
+		{HostInfo{CPU: "AMD EPYC 9B14", Caches: Caches{L1: 32 * kib, L2: 1024 * kib}, CPUs: 64}, 1, 512 * kib},
+		{HostInfo{CPU: "AMD EPYC 7B13", Caches: Caches{L1: 32 * kib, L2: 512 * kib}, CPUs: 2}, 1, 128 * kib},
+		{HostInfo{CPU: "Intel(R) Xeon(R) Platinum 8481C", Caches: Caches{L1: 48 * kib, L2: 2048 * kib}, CPUs: 2}, 0, 128 * kib},
+	} {
+		require.Equal(t, h.abreast, h.host.abreastBytes(), h.host.CPU)
+		for _, v := range variants() {
+			for i, phase := range Phases() {
+				for dim := 16; dim <= 256; dim *= 2 {
+					for group := 1; group <= 32; group *= 2 {
+						for dt := range DType(nTypes) {
+							k := Case{v.name, group, dim, dim, dt, dt, phase, Buckets()[(i+group)%nBuckets]}
+							x := defaultTuning(v, k, h.host)
+							require.NoError(t, x.validate(v), "%s: %+v", h.host.CPU, k)
+							require.Equal(t, h.panels, x.CachePanels)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
 // Where they are slow, dot products of bf16 are for those who insist.
 func TestDotRefuses(t *testing.T) {
 	avx512 := dotFamily{requires: []string{"AVX512_BF16"}}
