@@ -144,7 +144,7 @@ func (p *Plan) abreast(s *Sequence, keys int) int {
 	if s.Cache != nil || keys < abreastLeast || !beside(&s.Key, c.KeyDim) || !beside(&s.Value, c.ValueDim) {
 		return 1
 	}
-	return min(c.KVHeads, max(p.abreastBytes/(asm.Lane*p.keyBytes()), 1))
+	return min(c.KVHeads, max(Host().abreastBytes()/(asm.Lane*p.keyBytes()), 1))
 }
 
 // abreastBytes is the size of a block of K and V of heads abreast, a fraction of L2: the next one
@@ -163,7 +163,7 @@ func (p *Plan) keyBytes() int {
 }
 
 func (p *Plan) abreastBlock(c *recipe, heads int) int {
-	return min(max(p.abreastBytes/(heads*p.keyBytes())/asm.Lane*asm.Lane, asm.Lane), c.DecodeBlock)
+	return min(max(Host().abreastBytes()/(heads*p.keyBytes())/asm.Lane*asm.Lane, asm.Lane), c.DecodeBlock)
 }
 
 // fewTile is the height of the row tile that begins at row. Whole vectors of rows come

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"strings"
+
+	"github.com/gqa-go/gqa/asm"
 )
 
 // Plan is attention of one layer, ready to run: the validated Config, the
@@ -23,8 +25,6 @@ type Plan struct {
 	softcap    float32
 	slopes     []float32
 	dot        dotScale
-	// abreastBytes is of HostInfo.
-	abreastBytes int
 }
 
 // recipe is a tuning with its kernels looked up.
@@ -78,7 +78,7 @@ func NewPlan(config Config, opts ...Option) (*Plan, error) {
 	if o.threads < 0 || o.threads > 1<<12 {
 		return nil, fmt.Errorf("kernels: WithThreads(%d): expected 0 (GOMAXPROCS) … %d", o.threads, 1<<12)
 	}
-	p := &Plan{config: c, group: c.Heads / c.KVHeads, kd: pad(c.KeyDim), vd: pad(c.ValueDim), abreastBytes: Host().abreastBytes()}
+	p := &Plan{config: c, group: c.Heads / c.KVHeads, kd: pad(c.KeyDim), vd: pad(c.ValueDim)}
 	if p.variant, p.reason, err = selectVariant(o.variant); err != nil {
 		return nil, err
 	}
@@ -138,8 +138,9 @@ func (p *Plan) makeRecipes(o *options) error {
 				r.decodeValue[rows] = pick(p.variant.decodeValue[p.streamType(p.config.Value, p.config.ValueDim)][rows], t.DecodeValue)
 			}
 			for rows := 1; rows <= r.panelHeight(); rows++ {
-				r.panelScore[rows] = pickPanels(p.variant.panelScore[p.config.Key][rows], t.CachePanels)
-				r.panelValue[rows] = pickPanels(p.variant.panelValue[p.config.Value][rows], t.CachePanels)
+				name := tileName(rows, t.CachePanels*asm.Lane)
+				r.panelScore[rows] = pick(p.variant.panelScore[p.config.Key][rows], name)
+				r.panelValue[rows] = pick(p.variant.panelValue[p.config.Value][rows], name)
 			}
 			p.recipes[i][j] = r
 		}

@@ -231,20 +231,9 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 	if k.Phase == Decode && k.Group == 1 && k.Key != F32 {
 		t.Prefetch = 8 << 10 // a row of two-byte elements is little work (Zen 3)
 	}
-	if host.zen() && v.isa == asm.AVX512 && k.Value == F32 {
-		t.DecodeValue = "4x32" // two lines of a row (Zen 4)
-		if row := 4 * pad(k.KeyDim); k.Phase == Decode && k.Key == F32 && row <= 256 && k.Group > 1 && k.Group <= v.fewHeight() {
-			t.Prefetch = 0 // four rows are close enough together to be foreseen
-		}
-	}
 	t.CachePrefetch = t.Prefetch
 	if host.zen() {
-		// One panel after the other is memory read in order, where the hardware looks ahead better than we do, if
-		// it is not much work (Zen 4).
-		t.CachePanels, t.CachePrefetch = 1, 0
-		if k.Key != F32 && k.Group > 1 {
-			t.CachePrefetch = 8 << 10
-		}
+		t.inOrder(v, k)
 	} else if k.Phase == Decode && k.Group == 1 && k.Key == F32 && k.Bucket > 512 {
 		t.CachePrefetch = 0 // memory alone limits (Sapphire Rapids)
 	}
@@ -259,6 +248,22 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 		}
 	}
 	return t
+}
+
+// inOrder has few rows read memory in its order, which Zen 4 foresees better than we do where there is
+// little work beside.
+func (t *Tuning) inOrder(v *variant, k Case) {
+	t.CachePanels, t.CachePrefetch = 1, 0
+	if k.Key != F32 && k.Group > 1 {
+		t.CachePrefetch = 8 << 10
+	}
+	if v.isa != asm.AVX512 || k.Value != F32 {
+		return
+	}
+	t.DecodeValue = "4x32" // two lines of a row
+	if row := 4 * pad(k.KeyDim); k.Phase == Decode && k.Key == F32 && row <= 256 && k.Group > 1 && k.Group <= v.fewHeight() {
+		t.Prefetch = 0 // four rows are close enough together to be foreseen
+	}
 }
 
 // few sets up to how many rows the few-rows family goes, since padding and packing cost the

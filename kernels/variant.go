@@ -145,16 +145,6 @@ func pick(list []kernel, name string) kernel {
 	return list[0]
 }
 
-// pickPanels is the kernel for tiles of so many rows that takes n panels, if there is one.
-func pickPanels(list []kernel, n int) kernel {
-	for _, k := range list {
-		if k.cols == n*asm.Lane {
-			return k
-		}
-	}
-	return list[0]
-}
-
 // cachePanels lists how many panels of a Cache a register tile can take, the default first.
 func (v *variant) cachePanels() []int {
 	var list []int

@@ -143,9 +143,13 @@ func (s *space) effect(t kernels.Tuning) kernels.Tuning {
 			if t.CachePanels == 0 {
 				t.CachePanels = s.choices.CachePanels[0]
 			}
+			t.Prefetch = min(t.Prefetch, 1) // whether several tiles prefetch the next page
+			if s.rows() <= t.DecodeRows {
+				t.Prefetch = 0
+			}
 			return kernels.Tuning{
 				FewRows: maxFewRows, Split: t.Split, MinItems: t.MinItems, DecodeRows: t.DecodeRows,
-				CachePrefetch: t.CachePrefetch, CachePanels: t.CachePanels,
+				Prefetch: t.Prefetch, CachePrefetch: t.CachePrefetch, CachePanels: t.CachePanels,
 			}
 		}
 		if s.rows() > t.DecodeRows { // several tiles prefetch the next block, however far it is

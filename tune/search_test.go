@@ -372,6 +372,13 @@ func TestCandidatesOfTheSameEffectAreOne(t *testing.T) {
 	require.Len(t, s.candidates(tiles, many), 2)
 	require.Len(t, s.candidates(rowBlocks, many), 1)
 	require.Len(t, s.candidates(prefetches, many), 1)
+
+	s.problem.cache, s.choices.CachePanels = true, []int{2, 1}
+	few.Prefetch = 4 << 10
+	require.Len(t, s.candidates(cachePanels, few), 2)
+	require.Len(t, s.candidates(prefetches, few), 1, "one tile goes by CachePrefetch")
+	few.DecodeRows = 2
+	require.Len(t, s.candidates(prefetches, few), 2, "several share the next page or do not")
 }
 
 func TestProblemsLieInTheirBucket(t *testing.T) {

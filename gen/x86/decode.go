@@ -257,9 +257,11 @@ type rowDots struct {
 	stream               stream
 	rowStride, keyStride strides
 	qv, kv               []reg.VecPhysical
-	chunk                int                // vectors of a key one after another: lines next to each other, where hardware foresees the rest (Zen 4)
 	lower, upper         reg.OpmaskPhysical // constants of sixteen
 	order                reg.VecPhysical
+	// chunk is how many vectors of a key come one after another: reads of lines next to each other
+	// are what hardware foresees (Zen 4).
+	chunk int
 }
 
 // dots fills acc[r·keys + c] with the partial sums of row r and key c, and moves
