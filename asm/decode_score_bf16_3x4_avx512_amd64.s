@@ -237,7 +237,8 @@ summed:
 	VSHUFF32X4    $0x03, Y4, Y0, Y0
 	VADDPS        Y19, Y0, Y0
 	VMOVUPS       X0, (SI)
-	VEXTRACTF128  $0x01, Y0, 64(SI)
+	VEXTRACTF32X4 $0x01, Y0, X19
+	VMOVUPS       X19, 64(SI)
 	VSHUFPS       $0x4e, Z9, Z8, Z19
 	VSHUFPS       $0xe4, Z9, Z8, Z8
 	VADDPS        Z19, Z8, Z8

@@ -258,7 +258,8 @@ summed:
 	VSHUFF32X4    $0x03, Y4, Y0, Y0
 	VADDPS        Y25, Y0, Y0
 	VMOVUPS       X0, (SI)
-	VEXTRACTF128  $0x01, Y0, 64(SI)
+	VEXTRACTF32X4 $0x01, Y0, X25
+	VMOVUPS       X25, 64(SI)
 	VSHUFPS       $0x4e, Z9, Z8, Z25
 	VSHUFPS       $0xe4, Z9, Z8, Z8
 	VADDPS        Z25, Z8, Z8
@@ -285,7 +286,8 @@ summed:
 	VSHUFF32X4    $0x03, Y12, Y8, Y8
 	VADDPS        Y25, Y8, Y8
 	VMOVUPS       X8, 128(SI)
-	VEXTRACTF128  $0x01, Y8, 192(SI)
+	VEXTRACTF32X4 $0x01, Y8, X25
+	VMOVUPS       X25, 192(SI)
 	ADDQ          $0x10, SI
 	DECQ          R13
 	JNZ           keys

@@ -210,7 +210,8 @@ summed:
 	VSHUFF32X4    $0x03, Y4, Y0, Y0
 	VADDPS        Y12, Y0, Y0
 	VMOVUPS       X0, (SI)
-	VEXTRACTF128  $0x01, Y0, 64(SI)
+	VEXTRACTF32X4 $0x01, Y0, X12
+	VMOVUPS       X12, 64(SI)
 	ADDQ          $0x10, SI
 	DECQ          R12
 	JNZ           keys

@@ -290,7 +290,8 @@ summed:
 	VBLENDPS     $0xf0, Y4, Y0, Y0
 	VADDPS       Y15, Y0, Y0
 	VMOVUPS      X0, (SI)
-	VEXTRACTF128 $0x01, Y0, 64(SI)
+	VEXTRACTF128 $0x01, Y0, X15
+	VMOVUPS      X15, 64(SI)
 	VSHUFPS      $0x4e, Y9, Y8, Y15
 	VBLENDPS     $0xcc, Y9, Y8, Y8
 	VADDPS       Y15, Y8, Y8

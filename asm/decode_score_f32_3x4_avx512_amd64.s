@@ -245,7 +245,8 @@ summed:
 	VSHUFF32X4    $0x03, Y4, Y0, Y0
 	VADDPS        Y18, Y0, Y0
 	VMOVUPS       X0, (SI)
-	VEXTRACTF128  $0x01, Y0, 64(SI)
+	VEXTRACTF32X4 $0x01, Y0, X18
+	VMOVUPS       X18, 64(SI)
 	VSHUFPS       $0x4e, Z9, Z8, Z18
 	VSHUFPS       $0xe4, Z9, Z8, Z8
 	VADDPS        Z18, Z8, Z8

@@ -266,7 +266,8 @@ summed:
 	VSHUFF32X4    $0x03, Y4, Y0, Y0
 	VADDPS        Y24, Y0, Y0
 	VMOVUPS       X0, (SI)
-	VEXTRACTF128  $0x01, Y0, 64(SI)
+	VEXTRACTF32X4 $0x01, Y0, X24
+	VMOVUPS       X24, 64(SI)
 	VSHUFPS       $0x4e, Z9, Z8, Z24
 	VSHUFPS       $0xe4, Z9, Z8, Z8
 	VADDPS        Z24, Z8, Z8
@@ -293,7 +294,8 @@ summed:
 	VSHUFF32X4    $0x03, Y12, Y8, Y8
 	VADDPS        Y24, Y8, Y8
 	VMOVUPS       X8, 128(SI)
-	VEXTRACTF128  $0x01, Y8, 192(SI)
+	VEXTRACTF32X4 $0x01, Y8, X24
+	VMOVUPS       X24, 192(SI)
 	ADDQ          $0x10, SI
 	DECQ          R13
 	JNZ           keys

@@ -43,25 +43,29 @@ func (e *emitter) decodeScore() {
 	}
 	acc := e.vec("partial sums of S[r][key]", max(rows*cols, 8))
 	g.chunk = 1
-	if e.avx512() && rows <= 4 {
+	if e.avx512() {
 		g.chunk = 2
 	}
-	g.qv = e.vec("Q[r][d]", g.chunk*rows)
-	if t == spec.BF16 {
-		e.newHalves()
+	hold := func(role string, n int) []reg.VecPhysical {
+		regs := e.vec(role, g.chunk*n)
+		if t == spec.BF16 {
+			e.newHalves()
+		}
+		return regs
 	}
-	spare := 0
-	if rows > 4 {
-		spare = 1 // a constant of sixteen
+	pass := func(role string) []reg.VecPhysical { return e.vec(role, max(1, min(e.room(), 4))) }
+	if g.holdK = cols < rows; g.holdK {
+		g.kv = hold("K[key][d]; sums", cols)
+		g.qv = pass("Q[r][d]")
+	} else {
+		g.qv = hold("Q[r][d]", rows)
+		g.kv = pass("K[key][d]; sums")
 	}
-	g.kv = e.vec("K[key][d]; sums", max(1, min(e.room()-spare, 4)))
 	// With no more sums than hide the latency of an FMA, adding them across holds up the
 	// next ones: 4×2 lost a quarter of its time (Zen 3). So they wait in memory for a
-	// whole block's.
-	// On AVX-512 that takes 4 to 10 % longer (Sapphire Rapids), but tiles of more than 4 rows
-	// need it.
+	// whole block's. On AVX-512, where loads of what was just stored cross lines, that takes longer.
 	block := g.storedBlock
-	if rows > 4 || !e.avx512() && rows*cols <= 8 {
+	if !e.avx512() && rows*cols <= 8 {
 		block = g.delayedBlock()
 	}
 
@@ -78,9 +82,7 @@ func (e *emitter) decodeScore() {
 	e.Label("key")
 	g.dots(acc[:rows], 1, "_rest")
 	e.note("sums across, stored")
-	for r := 0; r < rows; r += 4 {
-		g.storeKey(acc[r:r+4], r, s)
-	}
+	g.storeSteps(acc[:rows], 1, s)
 	e.ADDQ(imm(4), s)
 	e.DECQ(left)
 	e.JNZ(operand.LabelRef("key"))
@@ -106,15 +108,12 @@ func (g *rowDots) storedBlock(acc []reg.VecPhysical, keys int, s reg.GPPhysical)
 }
 
 // delayedBlock prepares to emit the same with the partial sums of the block kept in
-// memory, [r][16], until it is complete.
+// memory, [r][16], until it is complete (AVX2).
 func (g *rowDots) delayedBlock() func(acc []reg.VecPhysical, keys int, s reg.GPPhysical) {
 	e := g.e
 	size := 4 * e.lanes // bytes of a vector
 	first, end := e.frame.Offset(32), e.frame.Offset(40)
 	sums := e.gp("partial sums, at key")
-	if e.avx512() {
-		g.newSixteen()
-	}
 	e.note("partial sums, aligned")
 	e.LEAQ(e.AllocLocal(size*(g.rows*lane+1)).Offset(size-1), sums)
 	e.ANDQ(operand.I32(int32(-size)), sums)
@@ -133,13 +132,6 @@ func (g *rowDots) delayedBlock() func(acc []reg.VecPhysical, keys int, s reg.GPP
 		e.JLT(operand.LabelRef("keys"))
 		e.note("sums across")
 		e.MOVQ(first, sums)
-		if e.avx512() {
-			for r := range g.rows {
-				e.VMOVUPS(g.sixteen(acc, sums, size*r*lane), at(s, 4*r*lane))
-			}
-			e.ADDQ(imm(4*lane*g.rows), s)
-			return
-		}
 		for i := 0; i < g.rows*lane; i += 8 {
 			for j, x := range acc[:8] {
 				e.VMOVUPS(at(sums, size*(i+j)), x)
@@ -257,8 +249,8 @@ type rowDots struct {
 	stream               stream
 	rowStride, keyStride strides
 	qv, kv               []reg.VecPhysical
-	lower, upper         reg.OpmaskPhysical // constants of sixteen
-	order                reg.VecPhysical
+	// holdK: of a step K stays in registers and Q passes through, else Q stays and K passes.
+	holdK bool
 	// chunk is how many vectors of a key come one after another: reads of lines next to each other
 	// are what hardware foresees (Zen 4).
 	chunk int
@@ -275,18 +267,38 @@ func (g *rowDots) dots(acc []reg.VecPhysical, keys int, suffix string) {
 		chunk := min(g.chunk, n/e.lanes)
 		for first := 0; first < n; first += chunk * e.lanes {
 			e.note("S[0..%d][0..%d] += Q[d+%d..]·K[d+%d..]", g.rows-1, keys-1, first, first)
-			for i := range chunk * g.rows {
-				e.VMOVUPS(g.rowStride.mem(g.q, i%g.rows, 4*(first+i/g.rows*e.lanes)), g.qv[i])
-			}
-			for i := range keys * chunk {
-				c, d, x := i/chunk, first+i%chunk*e.lanes, g.kv[i%len(g.kv)]
+			key := func(i int, x reg.VecPhysical) {
+				c, d := i/chunk, first+i%chunk*e.lanes
 				if halves {
 					e.loadHalf(g.keyStride.mem(g.k, c, size*(d&^(2*e.lanes-1))), d/e.lanes%2, x)
 				} else {
 					e.loadAs(g.dtype, g.keyStride.mem(g.k, c, size*d), x)
 				}
+			}
+			query := func(i int, x reg.VecPhysical) {
+				e.VMOVUPS(g.rowStride.mem(g.q, i%g.rows, 4*(first+i/g.rows*e.lanes)), x)
+			}
+			if g.holdK {
+				for i := range keys * chunk {
+					key(i, g.kv[i])
+				}
+				for i := range chunk * g.rows {
+					x := g.qv[i%len(g.qv)]
+					query(i, x)
+					for c := range keys {
+						e.VFMADD231PS(g.kv[c*chunk+i/g.rows], x, acc[i%g.rows*keys+c])
+					}
+				}
+				continue
+			}
+			for i := range chunk * g.rows {
+				query(i, g.qv[i])
+			}
+			for i := range keys * chunk {
+				x := g.kv[i%len(g.kv)]
+				key(i, x)
 				for r := range g.rows {
-					e.VFMADD231PS(x, g.qv[i%chunk*g.rows+r], acc[r*keys+c])
+					e.VFMADD231PS(x, g.qv[i%chunk*g.rows+r], acc[r*keys+i/chunk])
 				}
 			}
 		}
@@ -316,87 +328,38 @@ func (g *rowDots) dots(acc []reg.VecPhysical, keys int, suffix string) {
 
 // storeSteps stores the sums of rows × keys accumulators at s.
 func (g *rowDots) storeSteps(acc []reg.VecPhysical, keys int, s reg.GPPhysical) {
-	e := g.e
-	to := func(i int) operand.Mem { return at(s, 4*(i/keys*lane+i%keys)) }
-	for i := 0; i < len(acc); i += 4 {
-		switch {
-		case keys == 2:
-			x := g.four(acc[i : i+4])
-			e.VMOVLPS(x, to(i))
-			e.VMOVHPS(x, to(i+2))
-		case i+8 > len(acc):
-			e.VMOVUPS(g.four(acc[i:i+4]), to(i))
-		default:
-			y := g.eight(acc[i : i+8])
-			if keys == 8 {
-				e.VMOVUPS(y, to(i))
-			} else {
-				e.VMOVUPS(y.AsX(), to(i))
-				e.VEXTRACTF128(operand.Imm(1), y, to(i+4))
-			}
-			i += 4
+	for i := 0; i < len(acc); i += 8 {
+		if i+4 >= len(acc) {
+			g.storeFour(g.four(acc[i:i+4]), i, len(acc), keys, s)
+			continue
 		}
+		y := g.eight(acc[i : i+8])
+		if keys == 8 {
+			g.e.VMOVUPS(y, at(s, 4*i*lane/keys))
+			continue
+		}
+		g.storeFour(y.AsX().(reg.VecPhysical), i, len(acc), keys, s)
+		g.storeFour(g.high(y), i+4, len(acc), keys, s)
 	}
 }
 
-// storeKey stores the sums of one key for up to four rows from a first one on; the
-// accumulators beyond the rows are not looked at.
-func (g *rowDots) storeKey(acc []reg.VecPhysical, first int, s reg.GPPhysical) {
-	x := g.four(acc)
-	g.e.VMOVSS(x, at(s, 4*first*lane))
-	for r := first + 1; r < min(first+4, g.rows); r++ {
-		g.e.VEXTRACTPS(operand.Imm(uint64(r-first)), x, at(s, 4*r*lane))
+// storeFour stores x, the sums of accumulators i to i+3 of n.
+func (g *rowDots) storeFour(x reg.VecPhysical, i, n, keys int, s reg.GPPhysical) {
+	e, to := g.e, func(i int) operand.Mem { return at(s, 4*(i/keys*lane+i%keys)) }
+	switch keys {
+	case 1:
+		e.VMOVSS(x, to(i))
+		for j := i + 1; j < min(i+4, n); j++ {
+			e.VEXTRACTPS(operand.Imm(uint64(j-i)), x, to(j))
+		}
+	case 2:
+		e.VMOVLPS(x, to(i))
+		if i+2 < n {
+			e.VMOVHPS(x, to(i+2))
+		}
+	default:
+		e.VMOVUPS(x, to(i))
 	}
-}
-
-// newSixteen sets up the constants of sixteen.
-func (g *rowDots) newSixteen() {
-	e := g.e
-	g.lower, g.upper = e.opmask("lower half"), e.opmask("upper half")
-	for _, m := range []struct {
-		mask reg.OpmaskPhysical
-		bits uint32
-	}{{g.lower, 0x00ff}, {g.upper, 0xff00}} {
-		e.MOVL(operand.U32(m.bits), g.d.As32())
-		e.KMOVW(g.d.As32(), m.mask)
-	}
-	g.order = e.vec("0 4 8 12 1 5 …", 1)[0]
-	e.MOVQ(operand.U64(0x0d0905010c080400), g.d)
-	e.VMOVQ(g.d, g.order.AsX())
-	e.MOVQ(operand.U64(0x0f0b07030e0a0602), g.d)
-	e.VPINSRQ(operand.Imm(1), g.d, g.order.AsX(), g.order.AsX())
-	e.VPMOVZXBD(g.order.AsX(), g.order)
-}
-
-// sixteen sums each of the sixteen vectors at base + disp, one after another, into one
-// element of the ZMM returned. What lies between the middles of two vectors is the upper
-// half of one and the lower half of the next: so halves are added without a shuffle,
-// which would take the place of an FMA.
-func (g *rowDots) sixteen(a []reg.VecPhysical, base reg.GPPhysical, disp int) reg.VecPhysical {
-	const size = 64
-	e := g.e
-	halves := func(i int, x reg.VecPhysical) {
-		e.VMOVUPS(at(base, disp+size*i+size/2), x)
-		e.VADDPS(at(base, disp+size*i), x, g.lower, x)
-		e.VADDPS(at(base, disp+size*(i+1)), x, g.upper, x)
-	}
-	tmp := a[7]
-	// join adds what two orders pick from x and y, into x.
-	join := func(shuffle func(ops ...operand.Op), x, y reg.VecPhysical) {
-		shuffle(operand.Imm(0x88), y, x, tmp)
-		shuffle(operand.Imm(0xDD), y, x, x)
-		e.VADDPS(tmp, x, x)
-	}
-	for i := range 4 {
-		halves(4*i, a[i])
-		halves(4*i+2, a[4])
-		join(e.VSHUFF32X4, a[i], a[4])
-	}
-	join(e.VSHUFPS, a[0], a[1])
-	join(e.VSHUFPS, a[2], a[3])
-	join(e.VSHUFPS, a[0], a[2])
-	e.VPERMPS(a[0], g.order, a[0])
-	return a[0]
 }
 
 // lanes sums each of four vectors within 128 bits, into one element of each 128
@@ -423,7 +386,7 @@ func (g *rowDots) lanes(a []reg.VecPhysical) reg.VecPhysical {
 	return a[0].AsY().(reg.VecPhysical)
 }
 
-// four sums each of four vectors into one element of the XMM returned.
+// four sums each of four vectors into one element of the XMM returned. Those beyond the tile may hold anything.
 func (g *rowDots) four(a []reg.VecPhysical) reg.VecPhysical {
 	y := g.lanes(a)
 	x := y.AsX().(reg.VecPhysical)
