@@ -85,6 +85,8 @@ func DecodeScore(id ID, a *DecodeScoreArgs) {
 		decode_score_f32_8x2_avx512(a)
 	case id_decode_score_f32_4x2_avx512:
 		decode_score_f32_4x2_avx512(a)
+	case id_decode_score_f32_1x1_avx512:
+		decode_score_f32_1x1_avx512(a)
 	case id_decode_score_f16_1x8_avx512:
 		decode_score_f16_1x8_avx512(a)
 	case id_decode_score_f16_2x4_avx512:
@@ -103,6 +105,8 @@ func DecodeScore(id ID, a *DecodeScoreArgs) {
 		decode_score_f16_8x2_avx512(a)
 	case id_decode_score_f16_4x2_avx512:
 		decode_score_f16_4x2_avx512(a)
+	case id_decode_score_f16_1x1_avx512:
+		decode_score_f16_1x1_avx512(a)
 	case id_decode_score_bf16_1x8_avx512:
 		decode_score_bf16_1x8_avx512(a)
 	case id_decode_score_bf16_2x4_avx512:
@@ -121,6 +125,8 @@ func DecodeScore(id ID, a *DecodeScoreArgs) {
 		decode_score_bf16_8x2_avx512(a)
 	case id_decode_score_bf16_4x2_avx512:
 		decode_score_bf16_4x2_avx512(a)
+	case id_decode_score_bf16_1x1_avx512:
+		decode_score_bf16_1x1_avx512(a)
 	case id_decode_score_f32_1x8_avx2:
 		decode_score_f32_1x8_avx2(a)
 	case id_decode_score_f32_2x4_avx2:

@@ -154,6 +154,7 @@ const (
 	id_decode_score_f32_7x2_avx512
 	id_decode_score_f32_8x2_avx512
 	id_decode_score_f32_4x2_avx512
+	id_decode_score_f32_1x1_avx512
 	id_decode_value_f32_1x128_avx512
 	id_decode_value_f32_2x64_avx512
 	id_decode_value_f32_3x64_avx512
@@ -221,6 +222,7 @@ const (
 	id_decode_score_f16_7x2_avx512
 	id_decode_score_f16_8x2_avx512
 	id_decode_score_f16_4x2_avx512
+	id_decode_score_f16_1x1_avx512
 	id_decode_value_f16_1x128_avx512
 	id_decode_value_f16_2x64_avx512
 	id_decode_value_f16_3x64_avx512
@@ -288,6 +290,7 @@ const (
 	id_decode_score_bf16_7x2_avx512
 	id_decode_score_bf16_8x2_avx512
 	id_decode_score_bf16_4x2_avx512
+	id_decode_score_bf16_1x1_avx512
 	id_decode_value_bf16_1x128_avx512
 	id_decode_value_bf16_2x64_avx512
 	id_decode_value_bf16_3x64_avx512
@@ -620,6 +623,7 @@ func List() []Kernel {
 		{id_decode_score_f32_7x2_avx512, "decode_score_f32_7x2_avx512", OpDecodeScore, "f32", "avx512", 7, 2, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 28, 36, "621e66423fa8"},
 		{id_decode_score_f32_8x2_avx512, "decode_score_f32_8x2_avx512", OpDecodeScore, "f32", "avx512", 8, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 40, "c855d6d1b29e"},
 		{id_decode_score_f32_4x2_avx512, "decode_score_f32_4x2_avx512", OpDecodeScore, "f32", "avx512", 4, 2, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "52b58ebfdd47"},
+		{id_decode_score_f32_1x1_avx512, "decode_score_f32_1x1_avx512", OpDecodeScore, "f32", "avx512", 1, 1, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 2, 8, "bd21ca485d02"},
 		{id_decode_value_f32_1x128_avx512, "decode_value_f32_1x128_avx512", OpDecodeValue, "f32", "avx512", 1, 128, false, false, []string{"AVX", "AVX512F"}, 256, 516, "a1a090feabe0"},
 		{id_decode_value_f32_2x64_avx512, "decode_value_f32_2x64_avx512", OpDecodeValue, "f32", "avx512", 2, 64, false, false, []string{"AVX", "AVX512F"}, 256, 264, "62fe9121083d"},
 		{id_decode_value_f32_3x64_avx512, "decode_value_f32_3x64_avx512", OpDecodeValue, "f32", "avx512", 3, 64, false, false, []string{"AVX", "AVX512F"}, 384, 268, "bb32c4da8abb"},
@@ -687,6 +691,7 @@ func List() []Kernel {
 		{id_decode_score_f16_7x2_avx512, "decode_score_f16_7x2_avx512", OpDecodeScore, "f16", "avx512", 7, 2, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 28, 32, "c38a96db561f"},
 		{id_decode_score_f16_8x2_avx512, "decode_score_f16_8x2_avx512", OpDecodeScore, "f16", "avx512", 8, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 36, "7b541d911136"},
 		{id_decode_score_f16_4x2_avx512, "decode_score_f16_4x2_avx512", OpDecodeScore, "f16", "avx512", 4, 2, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "0da8080eade0"},
+		{id_decode_score_f16_1x1_avx512, "decode_score_f16_1x1_avx512", OpDecodeScore, "f16", "avx512", 1, 1, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 2, 6, "e92539b62507"},
 		{id_decode_value_f16_1x128_avx512, "decode_value_f16_1x128_avx512", OpDecodeValue, "f16", "avx512", 1, 128, false, false, []string{"AVX", "AVX512F"}, 256, 260, "eba590665912"},
 		{id_decode_value_f16_2x64_avx512, "decode_value_f16_2x64_avx512", OpDecodeValue, "f16", "avx512", 2, 64, false, false, []string{"AVX", "AVX512F"}, 256, 136, "444703137a7d"},
 		{id_decode_value_f16_3x64_avx512, "decode_value_f16_3x64_avx512", OpDecodeValue, "f16", "avx512", 3, 64, false, false, []string{"AVX", "AVX512F"}, 384, 140, "d6d773315415"},
@@ -754,6 +759,7 @@ func List() []Kernel {
 		{id_decode_score_bf16_7x2_avx512, "decode_score_bf16_7x2_avx512", OpDecodeScore, "bf16", "avx512", 7, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 28, 32, "e4be6c2ea101"},
 		{id_decode_score_bf16_8x2_avx512, "decode_score_bf16_8x2_avx512", OpDecodeScore, "bf16", "avx512", 8, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 36, "5aff6ad4cc87"},
 		{id_decode_score_bf16_4x2_avx512, "decode_score_bf16_4x2_avx512", OpDecodeScore, "bf16", "avx512", 4, 2, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "ba1a28b38ac6"},
+		{id_decode_score_bf16_1x1_avx512, "decode_score_bf16_1x1_avx512", OpDecodeScore, "bf16", "avx512", 1, 1, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 2, 6, "99a2c8413841"},
 		{id_decode_value_bf16_1x128_avx512, "decode_value_bf16_1x128_avx512", OpDecodeValue, "bf16", "avx512", 1, 128, false, false, []string{"AVX", "AVX512F"}, 256, 260, "a1a9a053ae39"},
 		{id_decode_value_bf16_2x64_avx512, "decode_value_bf16_2x64_avx512", OpDecodeValue, "bf16", "avx512", 2, 64, false, false, []string{"AVX", "AVX512F"}, 256, 136, "ff069335d07f"},
 		{id_decode_value_bf16_3x64_avx512, "decode_value_bf16_3x64_avx512", OpDecodeValue, "bf16", "avx512", 3, 64, false, false, []string{"AVX", "AVX512F"}, 384, 140, "d8355bd1a8a5"},

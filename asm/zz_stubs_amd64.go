@@ -200,6 +200,9 @@ func decode_score_f32_8x2_avx512(a *DecodeScoreArgs)
 func decode_score_f32_4x2_avx512(a *DecodeScoreArgs)
 
 //go:noescape
+func decode_score_f32_1x1_avx512(a *DecodeScoreArgs)
+
+//go:noescape
 func decode_value_f32_1x128_avx512(a *ValueArgs)
 
 //go:noescape
@@ -401,6 +404,9 @@ func decode_score_f16_8x2_avx512(a *DecodeScoreArgs)
 func decode_score_f16_4x2_avx512(a *DecodeScoreArgs)
 
 //go:noescape
+func decode_score_f16_1x1_avx512(a *DecodeScoreArgs)
+
+//go:noescape
 func decode_value_f16_1x128_avx512(a *ValueArgs)
 
 //go:noescape
@@ -600,6 +606,9 @@ func decode_score_bf16_8x2_avx512(a *DecodeScoreArgs)
 
 //go:noescape
 func decode_score_bf16_4x2_avx512(a *DecodeScoreArgs)
+
+//go:noescape
+func decode_score_bf16_1x1_avx512(a *DecodeScoreArgs)
 
 //go:noescape
 func decode_value_bf16_1x128_avx512(a *ValueArgs)

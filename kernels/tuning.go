@@ -257,6 +257,17 @@ func (t *Tuning) inOrder(v *variant, k Case) {
 	if k.Key != F32 && k.Group > 1 {
 		t.CachePrefetch = 8 << 10
 	}
+	if k.Phase == Decode && k.Group == 1 {
+		beyond := k.Bucket > 4096 || k.Key == F32 && k.Bucket > 512 // caches
+		switch {
+		case v.isa == asm.AVX512 && beyond:
+			t.DecodeScore, t.Prefetch = "1x1", 0 // row after row
+		case v.isa == asm.AVX512 && k.Bucket <= 512:
+			t.Prefetch = 0
+		case v.isa == asm.AVX2 && beyond:
+			t.DecodeScore = "1x4"
+		}
+	}
 	if v.isa != asm.AVX512 || k.Value != F32 {
 		return
 	}
