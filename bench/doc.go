@@ -41,5 +41,7 @@
 // A [Goal] that compares two cases measures them in turns, round by round, and reports the round with the median
 // ratio; gqa bench --goals prints all of them.
 //
-// Runs follow each other on the same tensors: what fits a cache is in it.
+// Runs follow each other on the same tensors: what fits a cache is in it. Beside each peak, for which others take
+// a shared cache meanwhile, runs of up to 20 ms go on untimed for as long as they are timed afterwards, as a sample of
+// bandwidth begins with a read that does not count.
 package bench
