@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"sync"
@@ -20,35 +21,36 @@ type CacheConfig struct {
 	KeyDim     int
 	ValueDim   int // 0: KeyDim
 	Key, Value DType
-	// PageLen is the number of positions of a page, a multiple of 16; 0: 256. What
-	// forks share and pools hand out is whole pages; key blocks (see [Tuning]) end
-	// where pages do.
+	// PageLen is the number of positions of a page, a multiple of 16; 0: 512 where K and V of
+	// a position and head take up to 512 bytes, else 256. What forks share and pools
+	// hand out is whole pages; key blocks (see [Tuning]) end where pages do. Shorter pages waste less
+	// memory on short sequences, but are read from DRAM more slowly.
 	PageLen int
 }
 
-const (
-	defaultPageLen = 256
-	maxPageLen     = 1 << 16
-)
+const maxPageLen = 1 << 16
+
+// usualPageLen makes a head's part of a page long enough to be read at the speed of memory.
+func (c CacheConfig) usualPageLen() int {
+	if c.KeyDim*c.Key.size()+c.ValueDim*c.Value.size() <= 512 {
+		return cacheBlock
+	}
+	return cacheBlock / 2
+}
 
 // validate checks c and fills its defaults in.
 func (c CacheConfig) validate() (CacheConfig, error) {
 	if c.ValueDim == 0 {
 		c.ValueDim = c.KeyDim
 	}
-	if c.PageLen == 0 {
-		c.PageLen = defaultPageLen
-	}
-	for _, f := range []struct {
-		name            string
-		value, min, max int
-	}{{"KVHeads", c.KVHeads, 1, maxHeads}, {"KeyDim", c.KeyDim, 1, maxDim}, {"ValueDim", c.ValueDim, 1, maxDim}, {"PageLen", c.PageLen, asm.Lane, maxPageLen}} {
-		if f.value < f.min || f.value > f.max {
-			return c, fmt.Errorf("kernels: CacheConfig.%s = %d: expected %d … %d", f.name, f.value, f.min, f.max)
+	check := func(name string, value, least, most int) error {
+		if value < least || value > most {
+			return fmt.Errorf("kernels: CacheConfig.%s = %d: expected %d … %d", name, value, least, most)
 		}
+		return nil
 	}
-	if c.PageLen%asm.Lane != 0 {
-		return c, fmt.Errorf("kernels: CacheConfig.PageLen = %d: expected a multiple of %d", c.PageLen, asm.Lane)
+	if err := cmp.Or(check("KVHeads", c.KVHeads, 1, maxHeads), check("KeyDim", c.KeyDim, 1, maxDim), check("ValueDim", c.ValueDim, 1, maxDim)); err != nil {
+		return c, err
 	}
 	for _, f := range []struct {
 		name  string
@@ -57,6 +59,15 @@ func (c CacheConfig) validate() (CacheConfig, error) {
 		if f.value >= nTypes {
 			return c, fmt.Errorf("kernels: CacheConfig.%s = %v: expected %s", f.name, f.value, typeNames())
 		}
+	}
+	if c.PageLen == 0 {
+		c.PageLen = c.usualPageLen()
+	}
+	if err := check("PageLen", c.PageLen, asm.Lane, maxPageLen); err != nil {
+		return c, err
+	}
+	if c.PageLen%asm.Lane != 0 {
+		return c, fmt.Errorf("kernels: CacheConfig.PageLen = %d: expected a multiple of %d", c.PageLen, asm.Lane)
 	}
 	return c, nil
 }

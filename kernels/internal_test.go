@@ -128,11 +128,11 @@ func TestDefaultsFollowTheHost(t *testing.T) {
 	} {
 		require.Equal(t, h.abreast, h.host.abreastBytes(), h.host.CPU)
 		for _, v := range variants() {
-			for i, phase := range Phases() {
+			for i := range nPhases * nBuckets {
 				for dim := 16; dim <= 256; dim *= 2 {
 					for group := 1; group <= 32; group *= 2 {
 						for dt := range DType(nTypes) {
-							k := Case{v.name, group, dim, dim, dt, dt, phase, Buckets()[(i+group)%nBuckets]}
+							k := Case{v.name, group, dim, dim, dt, dt, Phases()[i%nPhases], Buckets()[i/nPhases]}
 							x := defaultTuning(v, k, h.host)
 							require.NoError(t, x.validate(v), "%s: %+v", h.host.CPU, k)
 							require.Equal(t, h.panels, x.CachePanels)
@@ -141,6 +141,18 @@ func TestDefaultsFollowTheHost(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A head's part of a page is about as long in every type.
+func TestUsualPageLen(t *testing.T) {
+	for _, tt := range []struct {
+		key, value DType
+		dim, want  int
+	}{{F32, F32, 128, 256}, {F32, F32, 64, 512}, {F16, F16, 128, 512}, {BF16, BF16, 256, 256}, {F32, BF16, 128, 256}} {
+		c, err := CacheConfig{KVHeads: 1, KeyDim: tt.dim, Key: tt.key, Value: tt.value}.validate()
+		require.NoError(t, err)
+		require.Equal(t, tt.want, c.PageLen, "%+v", tt)
 	}
 }
 

@@ -254,8 +254,8 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 // little work beside.
 func (t *Tuning) inOrder(v *variant, k Case) {
 	t.CachePanels, t.CachePrefetch = 1, 0
-	if k.Key != F32 && k.Group > 1 {
-		t.CachePrefetch = 8 << 10
+	if k.Key != F32 && k.Group > 1 && k.Bucket <= 4096 {
+		t.CachePrefetch = 8 << 10 // from L3
 	}
 	if k.Phase == Decode && k.Group == 1 {
 		beyond := k.Bucket > 4096 || k.Key == F32 && k.Bucket > 512 // caches
