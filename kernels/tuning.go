@@ -257,6 +257,9 @@ func (t *Tuning) inOrder(v *variant, k Case) {
 	if k.Key != F32 && k.Group > 1 && k.Bucket <= 4096 {
 		t.CachePrefetch = 8 << 10 // from L3
 	}
+	if k.Phase == Decode && k.Group <= v.fewHeight() {
+		t.DecodeBlock = 2048 // one tile reads K and V once: few turns from one to the other
+	}
 	if k.Phase == Decode && k.Group == 1 {
 		beyond := k.Bucket > 4096 || k.Key == F32 && k.Bucket > 512 // caches
 		switch {
