@@ -126,6 +126,33 @@ func BenchmarkValue(b *testing.B) {
 	benchmarkValue(b, asm.OpValue, asm.Value, []int{256, 512})
 }
 
+// BenchmarkInTurns is score and value in turns on one block of keys, for one row tile after another, each with
+// its own Q and O: what the many-rows family does but for the softmax. Many of them pass through L2 beside K and V.
+func BenchmarkInTurns(b *testing.B) {
+	const d, keys = 128, 512
+	for _, k := range kernels(asm.OpScore) {
+		v := kernels(asm.OpValue)
+		v = v[slices.IndexFunc(v, func(v asm.Kernel) bool { return v.ISA == k.ISA && v.Rows == k.Rows && v.Cols == k.Cols }):]
+		for _, tiles := range []int{1, 16, 1020 / k.Rows} {
+			b.Run(fmt.Sprintf("kernel=%s/tiles=%d", k.Name, tiles), func(b *testing.B) {
+				needs(b, k)
+				size := d * k.Rows
+				q, o, s, alpha := aligned(tiles*size), aligned(tiles*size), aligned(keys*k.Rows), aligned(k.Rows)
+				kk, vv := aligned(keys*d), aligned(keys*d)
+				a := asm.ScoreArgs{K: &kk[0], S: &s[0], D: d, Panels: keys / k.Cols}
+				x := asm.ValueArgs{P: &s[0], V: unsafe.Pointer(&vv[0]), VStride: 4 * d, OStride: 4 * d, Alpha: &alpha[0], Keys: keys, Cols: d}
+				i := 0
+				report(b, k.ISA, 2*2*keys*size, 2*4*keys*d, func() {
+					a.Q, x.O = &q[i*size], &o[i*size]
+					asm.Score(k.ID, &a)
+					asm.Value(v[0].ID, &x)
+					i = (i + 1) % tiles
+				})
+			})
+		}
+	}
+}
+
 func BenchmarkDecodeValue(b *testing.B) {
 	benchmarkValue(b, asm.OpDecodeValue, asm.DecodeValue, []int{64, 256, many})
 }
