@@ -129,7 +129,7 @@ func TestDefaultsFollowTheHost(t *testing.T) {
 		require.Equal(t, h.abreast, h.host.abreastBytes(), h.host.CPU)
 		for _, v := range variants() {
 			for i := range nPhases * nBuckets {
-				for dim := 16; dim <= 256; dim *= 2 {
+				for dim := 16; dim <= 256; dim += 16 {
 					for group := 1; group <= 32; group *= 2 {
 						for dt := range DType(nTypes) {
 							k := Case{v.name, group, dim, dim, dt, dt, Phases()[i%nPhases], Buckets()[i/nPhases]}

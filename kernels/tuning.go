@@ -258,7 +258,9 @@ func (t *Tuning) inOrder(v *variant, k Case) {
 		t.CachePrefetch = 8 << 10 // from L3
 	}
 	if k.Phase == Decode && k.Group <= v.fewHeight() {
-		t.DecodeBlock = 2048 // one tile reads K and V once: few turns from one to the other
+		// One tile reads K and V once: 512 KB of K, for few turns from one to the other, but no longer calls,
+		// which would hold up the garbage collector.
+		t.DecodeBlock = min(max(512<<10/(pad(k.KeyDim)*k.Key.size())/asm.Lane*asm.Lane, 512), 2048)
 	}
 	if k.Phase == Decode && k.Group == 1 {
 		beyond := k.Bucket > 4096 || k.Key == F32 && k.Bucket > 512 // caches
