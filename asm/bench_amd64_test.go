@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -131,8 +132,10 @@ func BenchmarkValue(b *testing.B) {
 func BenchmarkInTurns(b *testing.B) {
 	const d, keys = 128, 512
 	for _, k := range kernels(asm.OpScore) {
-		v := kernels(asm.OpValue)
-		v = v[slices.IndexFunc(v, func(v asm.Kernel) bool { return v.ISA == k.ISA && v.Rows == k.Rows && v.Cols == k.Cols }):]
+		v, ok := asm.Lookup(strings.Replace(k.Name, "score", "value", 1))
+		if !ok {
+			b.Fatalf("no value kernel beside %s", k.Name)
+		}
 		for _, tiles := range []int{1, 16, 1020 / k.Rows} {
 			b.Run(fmt.Sprintf("kernel=%s/tiles=%d", k.Name, tiles), func(b *testing.B) {
 				needs(b, k)
@@ -145,7 +148,7 @@ func BenchmarkInTurns(b *testing.B) {
 				report(b, k.ISA, 2*2*keys*size, 2*4*keys*d, func() {
 					a.Q, x.O = &q[i*size], &o[i*size]
 					asm.Score(k.ID, &a)
-					asm.Value(v[0].ID, &x)
+					asm.Value(v.ID, &x)
 					i = (i + 1) % tiles
 				})
 			})

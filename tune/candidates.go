@@ -78,7 +78,7 @@ func decodeShapes(s *space, t kernels.Tuning) []kernels.Tuning {
 	}
 	var list []kernels.Tuning
 	for _, x := range vary(t, func(t *kernels.Tuning, v int) { t.DecodeRows = v }, heights...) {
-		list = append(list, vary(x, func(t *kernels.Tuning, v int) { t.DecodeBlock = v }, 32, 64, 128, 256, 512, 2048)...)
+		list = append(list, vary(x, func(t *kernels.Tuning, v int) { t.DecodeBlock = v }, 32, 64, 128, 256, 512, 1024, 2048)...)
 	}
 	return list
 }
