@@ -18,15 +18,15 @@
 //	CX       elements of D left
 //	DX       next line to prefetch
 //	SI       S
-//	R8       Keys
-//	R9       KStride
-//	R10      3·KStride
-//	R11      4·D
+//	R8       KStride
+//	R9       3·KStride
+//	R10      4·D
 //	Z0–Z7    partial sums of S[r][key]
-//	Z8–Z11   Q[r][d]
-//	Z12      mask of odd elements
-//	Z13–Z16  K[key][d]; sums
-//	R12      steps left in the block
+//	Z8–Z15   those of every other step
+//	Z16–Z19  Q[r][d]
+//	Z20      mask of odd elements
+//	Z21–Z24  K[key][d]; sums
+//	R11      S, of the sums added across
 
 // func decode_score_bf16_2x4_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512F, AVX512VL, MMX+
@@ -56,19 +56,29 @@ gaps:
 
 no_prefetch:
 	MOVQ         24(DI), SI
-	MOVQ         40(DI), R8
-	MOVQ         16(DI), R9
-	LEAQ         (R9)(R9*2), R10
-	MOVQ         32(DI), R11
-	SHLQ         $0x02, R11
-	MOVL         $0xffff0000, R12
-	VMOVD        R12, X12
-	VPBROADCASTD X12, Z12
-	SUBQ         $0x10, R8
+	MOVQ         16(DI), R8
+	LEAQ         (R8)(R8*2), R9
+	MOVQ         32(DI), R10
+	SHLQ         $0x02, R10
+	MOVL         $0xffff0000, R11
+	VMOVD        R11, X20
+	VPBROADCASTD X20, Z20
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	MOVQ         SI, R11
+	MOVQ         40(DI), CX
+	MOVQ         CX, 32(SP)
+	SUBQ         $0x10, 32(SP)
 	JLT          rest
 
 block:
-	MOVQ $0x00000004, R12
+	MOVQ $0x00000002, 40(SP)
 
 keys:
 	MOVQ   (DI), AX
@@ -82,254 +92,434 @@ keys:
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
 	SUBQ   $0x20, CX
-	JLT    half
+	JLT    half_0
 
-steps:
+steps_0:
 	DECQ       24(SP)
-	JNZ        fetched_32
+	JNZ        fetched_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_32_256
+	JG         same_row_0_32_256
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_256:
+same_row_0_32_256:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_32:
+fetched_0_32:
 	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z8
-	VMOVUPS     (AX)(R11*1), Z9
-	VMOVUPS     64(AX), Z10
-	VMOVUPS     64(AX)(R11*1), Z11
-	VPSLLD      $0x10, (BX), Z13
-	VFMADD231PS Z13, Z8, Z0
-	VFMADD231PS Z13, Z9, Z4
-	VPANDD      (BX), Z12, Z14
-	VFMADD231PS Z14, Z10, Z0
-	VFMADD231PS Z14, Z11, Z4
-	VPSLLD      $0x10, (BX)(R9*1), Z15
-	VFMADD231PS Z15, Z8, Z1
-	VFMADD231PS Z15, Z9, Z5
-	VPANDD      (BX)(R9*1), Z12, Z16
-	VFMADD231PS Z16, Z10, Z1
-	VFMADD231PS Z16, Z11, Z5
-	VPSLLD      $0x10, (BX)(R9*2), Z13
-	VFMADD231PS Z13, Z8, Z2
-	VFMADD231PS Z13, Z9, Z6
-	VPANDD      (BX)(R9*2), Z12, Z14
-	VFMADD231PS Z14, Z10, Z2
-	VFMADD231PS Z14, Z11, Z6
-	VPSLLD      $0x10, (BX)(R10*1), Z15
-	VFMADD231PS Z15, Z8, Z3
-	VFMADD231PS Z15, Z9, Z7
-	VPANDD      (BX)(R10*1), Z12, Z16
-	VFMADD231PS Z16, Z10, Z3
-	VFMADD231PS Z16, Z11, Z7
+	VMOVUPS     (AX), Z16
+	VMOVUPS     (AX)(R10*1), Z17
+	VMOVUPS     64(AX), Z18
+	VMOVUPS     64(AX)(R10*1), Z19
+	VPSLLD      $0x10, (BX), Z21
+	VFMADD231PS Z21, Z16, Z0
+	VFMADD231PS Z21, Z17, Z4
+	VPANDD      (BX), Z20, Z22
+	VFMADD231PS Z22, Z18, Z0
+	VFMADD231PS Z22, Z19, Z4
+	VPSLLD      $0x10, (BX)(R8*1), Z23
+	VFMADD231PS Z23, Z16, Z1
+	VFMADD231PS Z23, Z17, Z5
+	VPANDD      (BX)(R8*1), Z20, Z24
+	VFMADD231PS Z24, Z18, Z1
+	VFMADD231PS Z24, Z19, Z5
+	VPSLLD      $0x10, (BX)(R8*2), Z21
+	VFMADD231PS Z21, Z16, Z2
+	VFMADD231PS Z21, Z17, Z6
+	VPANDD      (BX)(R8*2), Z20, Z22
+	VFMADD231PS Z22, Z18, Z2
+	VFMADD231PS Z22, Z19, Z6
+	VPSLLD      $0x10, (BX)(R9*1), Z23
+	VFMADD231PS Z23, Z16, Z3
+	VFMADD231PS Z23, Z17, Z7
+	VPANDD      (BX)(R9*1), Z20, Z24
+	VFMADD231PS Z24, Z18, Z3
+	VFMADD231PS Z24, Z19, Z7
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps
+	JGE         steps_0
 
-half:
+half_0:
 	ADDQ       $0x20, CX
-	JZ         summed
+	JZ         summed_0
 	DECQ       24(SP)
-	JNZ        fetched_16
+	JNZ        fetched_0_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
 	SUBQ       $+128, 8(SP)
-	JG         same_row_16_128
+	JG         same_row_0_16_128
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_16_128:
+same_row_0_16_128:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_16:
+fetched_0_16:
 	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z8
-	VMOVUPS     (AX)(R11*1), Z9
-	VPMOVZXWD   (BX), Z13
-	VPSLLD      $0x10, Z13, Z13
-	VFMADD231PS Z13, Z8, Z0
-	VFMADD231PS Z13, Z9, Z4
-	VPMOVZXWD   (BX)(R9*1), Z14
-	VPSLLD      $0x10, Z14, Z14
-	VFMADD231PS Z14, Z8, Z1
-	VFMADD231PS Z14, Z9, Z5
-	VPMOVZXWD   (BX)(R9*2), Z15
-	VPSLLD      $0x10, Z15, Z15
-	VFMADD231PS Z15, Z8, Z2
-	VFMADD231PS Z15, Z9, Z6
-	VPMOVZXWD   (BX)(R10*1), Z16
-	VPSLLD      $0x10, Z16, Z16
-	VFMADD231PS Z16, Z8, Z3
-	VFMADD231PS Z16, Z9, Z7
+	VMOVUPS     (AX), Z16
+	VMOVUPS     (AX)(R10*1), Z17
+	VPMOVZXWD   (BX), Z21
+	VPSLLD      $0x10, Z21, Z21
+	VFMADD231PS Z21, Z16, Z0
+	VFMADD231PS Z21, Z17, Z4
+	VPMOVZXWD   (BX)(R8*1), Z22
+	VPSLLD      $0x10, Z22, Z22
+	VFMADD231PS Z22, Z16, Z1
+	VFMADD231PS Z22, Z17, Z5
+	VPMOVZXWD   (BX)(R8*2), Z23
+	VPSLLD      $0x10, Z23, Z23
+	VFMADD231PS Z23, Z16, Z2
+	VFMADD231PS Z23, Z17, Z6
+	VPMOVZXWD   (BX)(R9*1), Z24
+	VPSLLD      $0x10, Z24, Z24
+	VFMADD231PS Z24, Z16, Z3
+	VFMADD231PS Z24, Z17, Z7
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
-summed:
-	// K on to the next row
+summed_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*4), BX
+	LEAQ   (BX)(R8*4), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z13
-	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z13, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z13
-	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z13, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z13
-	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z13, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y13
-	VADDPS        Y13, Y0, Y0
-	VSHUFPS       $0x4e, Z5, Z4, Z13
-	VSHUFPS       $0xe4, Z5, Z4, Z4
-	VADDPS        Z13, Z4, Z4
-	VSHUFPS       $0x4e, Z7, Z6, Z13
-	VSHUFPS       $0xe4, Z7, Z6, Z6
-	VADDPS        Z13, Z6, Z6
-	VSHUFPS       $0x88, Z6, Z4, Z13
-	VSHUFPS       $0xdd, Z6, Z4, Z4
-	VADDPS        Z13, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y13
-	VADDPS        Y13, Y4, Y4
-	VSHUFF32X4    $0x00, Y4, Y0, Y13
-	VSHUFF32X4    $0x03, Y4, Y0, Y0
-	VADDPS        Y13, Y0, Y0
-	VMOVUPS       X0, (SI)
-	VEXTRACTF32X4 $0x01, Y0, X13
-	VMOVUPS       X13, 64(SI)
+	VSHUFPS       $0x4e, Z9, Z8, Z21
+	VSHUFPS       $0xe4, Z9, Z8, Z8
+	VADDPS        Z21, Z8, Z8
+	VSHUFPS       $0x4e, Z11, Z10, Z21
+	VSHUFPS       $0xe4, Z11, Z10, Z10
+	VADDPS        Z21, Z10, Z10
+	VSHUFPS       $0x4e, Z13, Z12, Z21
+	VSHUFPS       $0xe4, Z13, Z12, Z12
+	VADDPS        Z21, Z12, Z12
+	VSHUFPS       $0x4e, Z15, Z14, Z21
+	VSHUFPS       $0xe4, Z15, Z14, Z14
+	VADDPS        Z21, Z14, Z14
+	VSHUFPS       $0x88, Z10, Z8, Z21
+	VSHUFPS       $0xdd, Z10, Z8, Z8
+	VADDPS        Z21, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y21
+	VADDPS        Y21, Y8, Y8
+	VSHUFPS       $0x88, Z14, Z12, Z21
+	VSHUFPS       $0xdd, Z14, Z12, Z12
+	VADDPS        Z21, Z12, Z12
+	VEXTRACTF64X4 $0x01, Z12, Y21
+	VADDPS        Y21, Y12, Y12
+	VSHUFF32X4    $0x00, Y12, Y8, Y21
+	VSHUFF32X4    $0x03, Y12, Y8, Y8
+	VADDPS        Y21, Y8, Y8
+	VMOVUPS       X8, (R11)
+	VEXTRACTF32X4 $0x01, Y8, X21
+	VMOVUPS       X21, 64(R11)
+	MOVQ          SI, R11
 	ADDQ          $0x10, SI
-	DECQ          R12
+	MOVQ          (DI), AX
+	MOVQ          32(DI), CX
+	VPXORD        Z8, Z8, Z8
+	VPXORD        Z9, Z9, Z9
+	VPXORD        Z10, Z10, Z10
+	VPXORD        Z11, Z11, Z11
+	VPXORD        Z12, Z12, Z12
+	VPXORD        Z13, Z13, Z13
+	VPXORD        Z14, Z14, Z14
+	VPXORD        Z15, Z15, Z15
+	SUBQ          $0x20, CX
+	JLT           half_1
+
+steps_1:
+	DECQ       24(SP)
+	JNZ        fetched_1_32
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_1_32_256
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_32_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_32:
+	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
+	VMOVUPS     (AX), Z16
+	VMOVUPS     (AX)(R10*1), Z17
+	VMOVUPS     64(AX), Z18
+	VMOVUPS     64(AX)(R10*1), Z19
+	VPSLLD      $0x10, (BX), Z21
+	VFMADD231PS Z21, Z16, Z8
+	VFMADD231PS Z21, Z17, Z12
+	VPANDD      (BX), Z20, Z22
+	VFMADD231PS Z22, Z18, Z8
+	VFMADD231PS Z22, Z19, Z12
+	VPSLLD      $0x10, (BX)(R8*1), Z23
+	VFMADD231PS Z23, Z16, Z9
+	VFMADD231PS Z23, Z17, Z13
+	VPANDD      (BX)(R8*1), Z20, Z24
+	VFMADD231PS Z24, Z18, Z9
+	VFMADD231PS Z24, Z19, Z13
+	VPSLLD      $0x10, (BX)(R8*2), Z21
+	VFMADD231PS Z21, Z16, Z10
+	VFMADD231PS Z21, Z17, Z14
+	VPANDD      (BX)(R8*2), Z20, Z22
+	VFMADD231PS Z22, Z18, Z10
+	VFMADD231PS Z22, Z19, Z14
+	VPSLLD      $0x10, (BX)(R9*1), Z23
+	VFMADD231PS Z23, Z16, Z11
+	VFMADD231PS Z23, Z17, Z15
+	VPANDD      (BX)(R9*1), Z20, Z24
+	VFMADD231PS Z24, Z18, Z11
+	VFMADD231PS Z24, Z19, Z15
+	ADDQ        $+128, AX
+	ADDQ        $0x40, BX
+	SUBQ        $0x20, CX
+	JGE         steps_1
+
+half_1:
+	ADDQ       $0x20, CX
+	JZ         summed_1
+	DECQ       24(SP)
+	JNZ        fetched_1_16
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $+128, DX
+	SUBQ       $+128, 8(SP)
+	JG         same_row_1_16_128
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_16_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_16:
+	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
+	VMOVUPS     (AX), Z16
+	VMOVUPS     (AX)(R10*1), Z17
+	VPMOVZXWD   (BX), Z21
+	VPSLLD      $0x10, Z21, Z21
+	VFMADD231PS Z21, Z16, Z8
+	VFMADD231PS Z21, Z17, Z12
+	VPMOVZXWD   (BX)(R8*1), Z22
+	VPSLLD      $0x10, Z22, Z22
+	VFMADD231PS Z22, Z16, Z9
+	VFMADD231PS Z22, Z17, Z13
+	VPMOVZXWD   (BX)(R8*2), Z23
+	VPSLLD      $0x10, Z23, Z23
+	VFMADD231PS Z23, Z16, Z10
+	VFMADD231PS Z23, Z17, Z14
+	VPMOVZXWD   (BX)(R9*1), Z24
+	VPSLLD      $0x10, Z24, Z24
+	VFMADD231PS Z24, Z16, Z11
+	VFMADD231PS Z24, Z17, Z15
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+
+summed_1:
+	// K back, or on to the next row
+	MOVQ   32(DI), CX
+	IMUL3Q $+2, CX, CX
+	SUBQ   CX, BX
+	LEAQ   (BX)(R8*4), BX
+
+	// sums across, stored
+	VSHUFPS       $0x4e, Z1, Z0, Z21
+	VSHUFPS       $0xe4, Z1, Z0, Z0
+	VADDPS        Z21, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z21
+	VSHUFPS       $0xe4, Z3, Z2, Z2
+	VADDPS        Z21, Z2, Z2
+	VSHUFPS       $0x4e, Z5, Z4, Z21
+	VSHUFPS       $0xe4, Z5, Z4, Z4
+	VADDPS        Z21, Z4, Z4
+	VSHUFPS       $0x4e, Z7, Z6, Z21
+	VSHUFPS       $0xe4, Z7, Z6, Z6
+	VADDPS        Z21, Z6, Z6
+	VSHUFPS       $0x88, Z2, Z0, Z21
+	VSHUFPS       $0xdd, Z2, Z0, Z0
+	VADDPS        Z21, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y21
+	VADDPS        Y21, Y0, Y0
+	VSHUFPS       $0x88, Z6, Z4, Z21
+	VSHUFPS       $0xdd, Z6, Z4, Z4
+	VADDPS        Z21, Z4, Z4
+	VEXTRACTF64X4 $0x01, Z4, Y21
+	VADDPS        Y21, Y4, Y4
+	VSHUFF32X4    $0x00, Y4, Y0, Y21
+	VSHUFF32X4    $0x03, Y4, Y0, Y0
+	VADDPS        Y21, Y0, Y0
+	VMOVUPS       X0, (R11)
+	VEXTRACTF32X4 $0x01, Y0, X21
+	VMOVUPS       X21, 64(R11)
+	MOVQ          SI, R11
+	ADDQ          $0x10, SI
+	DECQ          40(SP)
 	JNZ           keys
 	ADDQ          $0x40, SI
-	SUBQ          $0x10, R8
+	SUBQ          $0x10, 32(SP)
 	JGE           block
 
+	// sums across, stored
+	VSHUFPS       $0x4e, Z9, Z8, Z21
+	VSHUFPS       $0xe4, Z9, Z8, Z8
+	VADDPS        Z21, Z8, Z8
+	VSHUFPS       $0x4e, Z11, Z10, Z21
+	VSHUFPS       $0xe4, Z11, Z10, Z10
+	VADDPS        Z21, Z10, Z10
+	VSHUFPS       $0x4e, Z13, Z12, Z21
+	VSHUFPS       $0xe4, Z13, Z12, Z12
+	VADDPS        Z21, Z12, Z12
+	VSHUFPS       $0x4e, Z15, Z14, Z21
+	VSHUFPS       $0xe4, Z15, Z14, Z14
+	VADDPS        Z21, Z14, Z14
+	VSHUFPS       $0x88, Z10, Z8, Z21
+	VSHUFPS       $0xdd, Z10, Z8, Z8
+	VADDPS        Z21, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y21
+	VADDPS        Y21, Y8, Y8
+	VSHUFPS       $0x88, Z14, Z12, Z21
+	VSHUFPS       $0xdd, Z14, Z12, Z12
+	VADDPS        Z21, Z12, Z12
+	VEXTRACTF64X4 $0x01, Z12, Y21
+	VADDPS        Y21, Y12, Y12
+	VSHUFF32X4    $0x00, Y12, Y8, Y21
+	VSHUFF32X4    $0x03, Y12, Y8, Y8
+	VADDPS        Y21, Y8, Y8
+	VMOVUPS       X8, (R11)
+	VEXTRACTF32X4 $0x01, Y8, X21
+	VMOVUPS       X21, 64(R11)
+
 rest:
-	ADDQ $0x10, R8
+	ADDQ $0x10, 32(SP)
 	JZ   done
 
 key:
+	MOVQ   SI, R11
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	SUBQ   $0x20, CX
-	JLT    half_rest
+	JLT    half_rest_0
 
-steps_rest:
+steps_rest_0:
 	DECQ       24(SP)
-	JNZ        fetched_rest_32
+	JNZ        fetched_rest_0_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_rest_32_64
+	JG         same_row_rest_0_32_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_32_64:
+same_row_rest_0_32_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_32:
+fetched_rest_0_32:
 	// S[0..1][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z8
-	VMOVUPS     (AX)(R11*1), Z9
-	VMOVUPS     64(AX), Z10
-	VMOVUPS     64(AX)(R11*1), Z11
-	VPSLLD      $0x10, (BX), Z13
-	VFMADD231PS Z13, Z8, Z0
-	VFMADD231PS Z13, Z9, Z1
-	VPANDD      (BX), Z12, Z14
-	VFMADD231PS Z14, Z10, Z0
-	VFMADD231PS Z14, Z11, Z1
+	VMOVUPS     (AX), Z16
+	VMOVUPS     (AX)(R10*1), Z17
+	VMOVUPS     64(AX), Z18
+	VMOVUPS     64(AX)(R10*1), Z19
+	VPSLLD      $0x10, (BX), Z21
+	VFMADD231PS Z21, Z16, Z0
+	VFMADD231PS Z21, Z17, Z1
+	VPANDD      (BX), Z20, Z22
+	VFMADD231PS Z22, Z18, Z0
+	VFMADD231PS Z22, Z19, Z1
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps_rest
+	JGE         steps_rest_0
 
-half_rest:
+half_rest_0:
 	ADDQ       $0x20, CX
-	JZ         summed_rest
+	JZ         summed_rest_0
 	DECQ       24(SP)
-	JNZ        fetched_rest_16
+	JNZ        fetched_rest_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
-	JG         same_row_rest_16_32
+	JG         same_row_rest_0_16_32
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_16_32:
+same_row_rest_0_16_32:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_16:
+fetched_rest_0_16:
 	// S[0..1][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z8
-	VMOVUPS     (AX)(R11*1), Z9
-	VPMOVZXWD   (BX), Z13
-	VPSLLD      $0x10, Z13, Z13
-	VFMADD231PS Z13, Z8, Z0
-	VFMADD231PS Z13, Z9, Z1
+	VMOVUPS     (AX), Z16
+	VMOVUPS     (AX)(R10*1), Z17
+	VPMOVZXWD   (BX), Z21
+	VPSLLD      $0x10, Z21, Z21
+	VFMADD231PS Z21, Z16, Z0
+	VFMADD231PS Z21, Z17, Z1
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
-summed_rest:
-	// K on to the next row
+summed_rest_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*1), BX
+	LEAQ   (BX)(R8*1), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z13
+	VSHUFPS       $0x4e, Z1, Z0, Z21
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z13, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z13
-	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z13, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z13
-	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z13, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y13
-	VADDPS        Y13, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X13
-	VADDPS        X13, X0, X0
-	VMOVSS        X0, (SI)
-	VEXTRACTPS    $0x01, X0, 64(SI)
+	VADDPS        Z21, Z0, Z0
+	VSHUFPS       $0x88, Z0, Z0, Z21
+	VSHUFPS       $0xdd, Z0, Z0, Z0
+	VADDPS        Z21, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y21
+	VADDPS        Y21, Y0, Y0
+	VEXTRACTF32X4 $0x01, Y0, X21
+	VADDPS        X21, X0, X0
+	VMOVSS        X0, (R11)
+	VEXTRACTPS    $0x01, X0, 64(R11)
 	ADDQ          $0x04, SI
-	DECQ          R8
+	DECQ          32(SP)
 	JNZ           key
 
 done:

@@ -18,14 +18,13 @@
 //	CX       elements of D left
 //	DX       next line to prefetch
 //	SI       S
-//	R8       Keys
-//	R9       KStride
-//	R10      3·KStride
-//	R11      4·D
+//	R8       KStride
+//	R9       3·KStride
+//	R10      4·D
 //	Y0–Y11   partial sums of S[r][key]
 //	Y12–Y14  Q[r][d]
 //	Y15      K[key][d]; sums
-//	R12      steps left in the block
+//	R11      S, of the sums added across
 
 // func decode_score_bf16_3x4_avx2(a *DecodeScoreArgs)
 // Requires: AVX, AVX2, FMA3, MMX+
@@ -54,17 +53,31 @@ gaps:
 	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
-	MOVQ 24(DI), SI
-	MOVQ 40(DI), R8
-	MOVQ 16(DI), R9
-	LEAQ (R9)(R9*2), R10
-	MOVQ 32(DI), R11
-	SHLQ $0x02, R11
-	SUBQ $0x10, R8
-	JLT  rest
+	MOVQ   24(DI), SI
+	MOVQ   16(DI), R8
+	LEAQ   (R8)(R8*2), R9
+	MOVQ   32(DI), R10
+	SHLQ   $0x02, R10
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	MOVQ   SI, R11
+	MOVQ   40(DI), CX
+	MOVQ   CX, 32(SP)
+	SUBQ   $0x10, 32(SP)
+	JLT    rest
 
 block:
-	MOVQ $0x00000004, R12
+	MOVQ $0x00000004, 40(SP)
 
 keys:
 	MOVQ   (DI), AX
@@ -82,214 +95,215 @@ keys:
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
 	SUBQ   $0x20, CX
-	JLT    half
+	JLT    half_0
 
-steps:
+steps_0:
 	DECQ       24(SP)
-	JNZ        fetched_32
+	JNZ        fetched_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_32_256
+	JG         same_row_0_32_256
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_256:
+same_row_0_32_256:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_32:
+fetched_0_32:
 	// S[0..2][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y12
-	VMOVUPS     (AX)(R11*1), Y13
-	VMOVUPS     (AX)(R11*2), Y14
+	VMOVUPS     (AX)(R10*1), Y13
+	VMOVUPS     (AX)(R10*2), Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKLWD  (BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
 	VFMADD231PS Y15, Y13, Y4
 	VFMADD231PS Y15, Y14, Y8
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  (BX)(R9*1), Y15, Y15
+	VPUNPCKLWD  (BX)(R8*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y1
 	VFMADD231PS Y15, Y13, Y5
 	VFMADD231PS Y15, Y14, Y9
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  (BX)(R9*2), Y15, Y15
+	VPUNPCKLWD  (BX)(R8*2), Y15, Y15
 	VFMADD231PS Y15, Y12, Y2
 	VFMADD231PS Y15, Y13, Y6
 	VFMADD231PS Y15, Y14, Y10
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  (BX)(R10*1), Y15, Y15
+	VPUNPCKLWD  (BX)(R9*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y3
 	VFMADD231PS Y15, Y13, Y7
 	VFMADD231PS Y15, Y14, Y11
 
 	// S[0..2][0..3] += Q[d+8..]·K[d+8..]
 	VMOVUPS     32(AX), Y12
-	VMOVUPS     32(AX)(R11*1), Y13
-	VMOVUPS     32(AX)(R11*2), Y14
+	VMOVUPS     32(AX)(R10*1), Y13
+	VMOVUPS     32(AX)(R10*2), Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKHWD  (BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
 	VFMADD231PS Y15, Y13, Y4
 	VFMADD231PS Y15, Y14, Y8
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  (BX)(R9*1), Y15, Y15
+	VPUNPCKHWD  (BX)(R8*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y1
 	VFMADD231PS Y15, Y13, Y5
 	VFMADD231PS Y15, Y14, Y9
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  (BX)(R9*2), Y15, Y15
+	VPUNPCKHWD  (BX)(R8*2), Y15, Y15
 	VFMADD231PS Y15, Y12, Y2
 	VFMADD231PS Y15, Y13, Y6
 	VFMADD231PS Y15, Y14, Y10
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  (BX)(R10*1), Y15, Y15
+	VPUNPCKHWD  (BX)(R9*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y3
 	VFMADD231PS Y15, Y13, Y7
 	VFMADD231PS Y15, Y14, Y11
 
 	// S[0..2][0..3] += Q[d+16..]·K[d+16..]
 	VMOVUPS     64(AX), Y12
-	VMOVUPS     64(AX)(R11*1), Y13
-	VMOVUPS     64(AX)(R11*2), Y14
+	VMOVUPS     64(AX)(R10*1), Y13
+	VMOVUPS     64(AX)(R10*2), Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKLWD  32(BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
 	VFMADD231PS Y15, Y13, Y4
 	VFMADD231PS Y15, Y14, Y8
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  32(BX)(R9*1), Y15, Y15
+	VPUNPCKLWD  32(BX)(R8*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y1
 	VFMADD231PS Y15, Y13, Y5
 	VFMADD231PS Y15, Y14, Y9
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  32(BX)(R9*2), Y15, Y15
+	VPUNPCKLWD  32(BX)(R8*2), Y15, Y15
 	VFMADD231PS Y15, Y12, Y2
 	VFMADD231PS Y15, Y13, Y6
 	VFMADD231PS Y15, Y14, Y10
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  32(BX)(R10*1), Y15, Y15
+	VPUNPCKLWD  32(BX)(R9*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y3
 	VFMADD231PS Y15, Y13, Y7
 	VFMADD231PS Y15, Y14, Y11
 
 	// S[0..2][0..3] += Q[d+24..]·K[d+24..]
 	VMOVUPS     96(AX), Y12
-	VMOVUPS     96(AX)(R11*1), Y13
-	VMOVUPS     96(AX)(R11*2), Y14
+	VMOVUPS     96(AX)(R10*1), Y13
+	VMOVUPS     96(AX)(R10*2), Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKHWD  32(BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
 	VFMADD231PS Y15, Y13, Y4
 	VFMADD231PS Y15, Y14, Y8
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  32(BX)(R9*1), Y15, Y15
+	VPUNPCKHWD  32(BX)(R8*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y1
 	VFMADD231PS Y15, Y13, Y5
 	VFMADD231PS Y15, Y14, Y9
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  32(BX)(R9*2), Y15, Y15
+	VPUNPCKHWD  32(BX)(R8*2), Y15, Y15
 	VFMADD231PS Y15, Y12, Y2
 	VFMADD231PS Y15, Y13, Y6
 	VFMADD231PS Y15, Y14, Y10
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  32(BX)(R10*1), Y15, Y15
+	VPUNPCKHWD  32(BX)(R9*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y3
 	VFMADD231PS Y15, Y13, Y7
 	VFMADD231PS Y15, Y14, Y11
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps
+	JGE         steps_0
 
-half:
+half_0:
 	ADDQ       $0x20, CX
-	JZ         summed
+	JZ         summed_0
 	DECQ       24(SP)
-	JNZ        fetched_16
+	JNZ        fetched_0_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
 	SUBQ       $+128, 8(SP)
-	JG         same_row_16_128
+	JG         same_row_0_16_128
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_16_128:
+same_row_0_16_128:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_16:
+fetched_0_16:
 	// S[0..2][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y12
-	VMOVUPS     (AX)(R11*1), Y13
-	VMOVUPS     (AX)(R11*2), Y14
+	VMOVUPS     (AX)(R10*1), Y13
+	VMOVUPS     (AX)(R10*2), Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKLWD  (BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
 	VFMADD231PS Y15, Y13, Y4
 	VFMADD231PS Y15, Y14, Y8
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  (BX)(R9*1), Y15, Y15
+	VPUNPCKLWD  (BX)(R8*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y1
 	VFMADD231PS Y15, Y13, Y5
 	VFMADD231PS Y15, Y14, Y9
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  (BX)(R9*2), Y15, Y15
+	VPUNPCKLWD  (BX)(R8*2), Y15, Y15
 	VFMADD231PS Y15, Y12, Y2
 	VFMADD231PS Y15, Y13, Y6
 	VFMADD231PS Y15, Y14, Y10
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKLWD  (BX)(R10*1), Y15, Y15
+	VPUNPCKLWD  (BX)(R9*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y3
 	VFMADD231PS Y15, Y13, Y7
 	VFMADD231PS Y15, Y14, Y11
 
 	// S[0..2][0..3] += Q[d+8..]·K[d+8..]
 	VMOVUPS     32(AX), Y12
-	VMOVUPS     32(AX)(R11*1), Y13
-	VMOVUPS     32(AX)(R11*2), Y14
+	VMOVUPS     32(AX)(R10*1), Y13
+	VMOVUPS     32(AX)(R10*2), Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKHWD  (BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
 	VFMADD231PS Y15, Y13, Y4
 	VFMADD231PS Y15, Y14, Y8
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  (BX)(R9*1), Y15, Y15
+	VPUNPCKHWD  (BX)(R8*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y1
 	VFMADD231PS Y15, Y13, Y5
 	VFMADD231PS Y15, Y14, Y9
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  (BX)(R9*2), Y15, Y15
+	VPUNPCKHWD  (BX)(R8*2), Y15, Y15
 	VFMADD231PS Y15, Y12, Y2
 	VFMADD231PS Y15, Y13, Y6
 	VFMADD231PS Y15, Y14, Y10
 	VXORPS      Y15, Y15, Y15
-	VPUNPCKHWD  (BX)(R10*1), Y15, Y15
+	VPUNPCKHWD  (BX)(R9*1), Y15, Y15
 	VFMADD231PS Y15, Y12, Y3
 	VFMADD231PS Y15, Y13, Y7
 	VFMADD231PS Y15, Y14, Y11
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
-summed:
-	// K on to the next row
+summed_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*4), BX
+	LEAQ   (BX)(R8*4), BX
+	MOVQ   SI, R11
 
 	// sums across, stored
 	VSHUFPS      $0x4e, Y1, Y0, Y15
@@ -298,24 +312,24 @@ summed:
 	VSHUFPS      $0x4e, Y3, Y2, Y15
 	VBLENDPS     $0xcc, Y3, Y2, Y2
 	VADDPS       Y15, Y2, Y2
-	VSHUFPS      $0x88, Y2, Y0, Y15
-	VSHUFPS      $0xdd, Y2, Y0, Y0
-	VADDPS       Y15, Y0, Y0
 	VSHUFPS      $0x4e, Y5, Y4, Y15
 	VBLENDPS     $0xcc, Y5, Y4, Y4
 	VADDPS       Y15, Y4, Y4
 	VSHUFPS      $0x4e, Y7, Y6, Y15
 	VBLENDPS     $0xcc, Y7, Y6, Y6
 	VADDPS       Y15, Y6, Y6
+	VSHUFPS      $0x88, Y2, Y0, Y15
+	VSHUFPS      $0xdd, Y2, Y0, Y0
+	VADDPS       Y15, Y0, Y0
 	VSHUFPS      $0x88, Y6, Y4, Y15
 	VSHUFPS      $0xdd, Y6, Y4, Y4
 	VADDPS       Y15, Y4, Y4
 	VPERM2F128   $0x21, Y4, Y0, Y15
 	VBLENDPS     $0xf0, Y4, Y0, Y0
 	VADDPS       Y15, Y0, Y0
-	VMOVUPS      X0, (SI)
+	VMOVUPS      X0, (R11)
 	VEXTRACTF128 $0x01, Y0, X15
-	VMOVUPS      X15, 64(SI)
+	VMOVUPS      X15, 64(R11)
 	VSHUFPS      $0x4e, Y9, Y8, Y15
 	VBLENDPS     $0xcc, Y9, Y8, Y8
 	VADDPS       Y15, Y8, Y8
@@ -327,50 +341,52 @@ summed:
 	VADDPS       Y15, Y8, Y8
 	VEXTRACTF128 $0x01, Y8, X15
 	VADDPS       X15, X8, X8
-	VMOVUPS      X8, 128(SI)
+	VMOVUPS      X8, 128(R11)
+	MOVQ         SI, R11
 	ADDQ         $0x10, SI
-	DECQ         R12
+	DECQ         40(SP)
 	JNZ          keys
 	ADDQ         $+128, SI
-	SUBQ         $0x10, R8
+	SUBQ         $0x10, 32(SP)
 	JGE          block
 
 rest:
-	ADDQ $0x10, R8
+	ADDQ $0x10, 32(SP)
 	JZ   done
 
 key:
+	MOVQ   SI, R11
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	SUBQ   $0x20, CX
-	JLT    half_rest
+	JLT    half_rest_0
 
-steps_rest:
+steps_rest_0:
 	DECQ       24(SP)
-	JNZ        fetched_rest_32
+	JNZ        fetched_rest_0_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_rest_32_64
+	JG         same_row_rest_0_32_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_32_64:
+same_row_rest_0_32_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_32:
+fetched_rest_0_32:
 	// S[0..2][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y12
-	VMOVUPS     (AX)(R11*1), Y13
-	VMOVUPS     (AX)(R11*2), Y14
+	VMOVUPS     (AX)(R10*1), Y13
+	VMOVUPS     (AX)(R10*2), Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKLWD  (BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
@@ -379,8 +395,8 @@ fetched_rest_32:
 
 	// S[0..2][0..0] += Q[d+8..]·K[d+8..]
 	VMOVUPS     32(AX), Y12
-	VMOVUPS     32(AX)(R11*1), Y13
-	VMOVUPS     32(AX)(R11*2), Y14
+	VMOVUPS     32(AX)(R10*1), Y13
+	VMOVUPS     32(AX)(R10*2), Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKHWD  (BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
@@ -389,8 +405,8 @@ fetched_rest_32:
 
 	// S[0..2][0..0] += Q[d+16..]·K[d+16..]
 	VMOVUPS     64(AX), Y12
-	VMOVUPS     64(AX)(R11*1), Y13
-	VMOVUPS     64(AX)(R11*2), Y14
+	VMOVUPS     64(AX)(R10*1), Y13
+	VMOVUPS     64(AX)(R10*2), Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKLWD  32(BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
@@ -399,8 +415,8 @@ fetched_rest_32:
 
 	// S[0..2][0..0] += Q[d+24..]·K[d+24..]
 	VMOVUPS     96(AX), Y12
-	VMOVUPS     96(AX)(R11*1), Y13
-	VMOVUPS     96(AX)(R11*2), Y14
+	VMOVUPS     96(AX)(R10*1), Y13
+	VMOVUPS     96(AX)(R10*2), Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKHWD  32(BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
@@ -409,33 +425,33 @@ fetched_rest_32:
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps_rest
+	JGE         steps_rest_0
 
-half_rest:
+half_rest_0:
 	ADDQ       $0x20, CX
-	JZ         summed_rest
+	JZ         summed_rest_0
 	DECQ       24(SP)
-	JNZ        fetched_rest_16
+	JNZ        fetched_rest_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
-	JG         same_row_rest_16_32
+	JG         same_row_rest_0_16_32
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_16_32:
+same_row_rest_0_16_32:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_16:
+fetched_rest_0_16:
 	// S[0..2][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y12
-	VMOVUPS     (AX)(R11*1), Y13
-	VMOVUPS     (AX)(R11*2), Y14
+	VMOVUPS     (AX)(R10*1), Y13
+	VMOVUPS     (AX)(R10*2), Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKLWD  (BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
@@ -444,8 +460,8 @@ fetched_rest_16:
 
 	// S[0..2][0..0] += Q[d+8..]·K[d+8..]
 	VMOVUPS     32(AX), Y12
-	VMOVUPS     32(AX)(R11*1), Y13
-	VMOVUPS     32(AX)(R11*2), Y14
+	VMOVUPS     32(AX)(R10*1), Y13
+	VMOVUPS     32(AX)(R10*2), Y14
 	VXORPS      Y15, Y15, Y15
 	VPUNPCKHWD  (BX), Y15, Y15
 	VFMADD231PS Y15, Y12, Y0
@@ -454,30 +470,30 @@ fetched_rest_16:
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
-summed_rest:
-	// K on to the next row
+summed_rest_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*1), BX
+	LEAQ   (BX)(R8*1), BX
 
 	// sums across, stored
 	VSHUFPS      $0x4e, Y1, Y0, Y15
 	VBLENDPS     $0xcc, Y1, Y0, Y0
 	VADDPS       Y15, Y0, Y0
-	VSHUFPS      $0x4e, Y3, Y2, Y15
-	VBLENDPS     $0xcc, Y3, Y2, Y2
+	VSHUFPS      $0x4e, Y2, Y2, Y15
+	VBLENDPS     $0xcc, Y2, Y2, Y2
 	VADDPS       Y15, Y2, Y2
 	VSHUFPS      $0x88, Y2, Y0, Y15
 	VSHUFPS      $0xdd, Y2, Y0, Y0
 	VADDPS       Y15, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X15
 	VADDPS       X15, X0, X0
-	VMOVSS       X0, (SI)
-	VEXTRACTPS   $0x01, X0, 64(SI)
-	VEXTRACTPS   $0x02, X0, 128(SI)
+	VMOVSS       X0, (R11)
+	VEXTRACTPS   $0x01, X0, 64(R11)
+	VEXTRACTPS   $0x02, X0, 128(R11)
 	ADDQ         $0x04, SI
-	DECQ         R8
+	DECQ         32(SP)
 	JNZ          key
 
 done:

@@ -18,15 +18,15 @@
 //	CX       elements of D left
 //	DX       next line to prefetch
 //	SI       S
-//	R8       Keys
-//	R9       KStride
-//	R10      4·D
-//	R11      3·4·D
+//	R8       KStride
+//	R9       4·D
+//	R10      3·4·D
 //	Z0–Z7    partial sums of S[r][key]
-//	Z8–Z11   K[key][d]; sums
-//	Z12      mask of odd elements
-//	Z13–Z16  Q[r][d]
-//	R12      steps left in the block
+//	Z8–Z15   those of every other step
+//	Z16–Z19  K[key][d]
+//	Z20      mask of odd elements
+//	Z21–Z24  Q[r][d]; sums
+//	R11      S, of the sums added across
 
 // func decode_score_bf16_4x2_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512F, AVX512VL, MMX+
@@ -56,19 +56,29 @@ gaps:
 
 no_prefetch:
 	MOVQ         24(DI), SI
-	MOVQ         40(DI), R8
-	MOVQ         16(DI), R9
-	MOVQ         32(DI), R10
-	SHLQ         $0x02, R10
-	LEAQ         (R10)(R10*2), R11
-	MOVL         $0xffff0000, R12
-	VMOVD        R12, X12
-	VPBROADCASTD X12, Z12
-	SUBQ         $0x10, R8
+	MOVQ         16(DI), R8
+	MOVQ         32(DI), R9
+	SHLQ         $0x02, R9
+	LEAQ         (R9)(R9*2), R10
+	MOVL         $0xffff0000, R11
+	VMOVD        R11, X20
+	VPBROADCASTD X20, Z20
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	MOVQ         SI, R11
+	MOVQ         40(DI), CX
+	MOVQ         CX, 32(SP)
+	SUBQ         $0x10, 32(SP)
 	JLT          rest
 
 block:
-	MOVQ $0x00000008, R12
+	MOVQ $0x00000004, 40(SP)
 
 keys:
 	MOVQ   (DI), AX
@@ -82,153 +92,335 @@ keys:
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
 	SUBQ   $0x20, CX
-	JLT    half
+	JLT    half_0
 
-steps:
+steps_0:
 	DECQ       24(SP)
-	JNZ        fetched_32
+	JNZ        fetched_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
 	SUBQ       $+128, 8(SP)
-	JG         same_row_32_128
+	JG         same_row_0_32_128
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_128:
+same_row_0_32_128:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_32:
+fetched_0_32:
 	// S[0..3][0..1] += Q[d+0..]·K[d+0..]
-	VPSLLD      $0x10, (BX), Z8
-	VPANDD      (BX), Z12, Z9
-	VPSLLD      $0x10, (BX)(R9*1), Z10
-	VPANDD      (BX)(R9*1), Z12, Z11
-	VMOVUPS     (AX), Z13
-	VFMADD231PS Z8, Z13, Z0
-	VFMADD231PS Z10, Z13, Z1
-	VMOVUPS     (AX)(R10*1), Z14
-	VFMADD231PS Z8, Z14, Z2
-	VFMADD231PS Z10, Z14, Z3
-	VMOVUPS     (AX)(R10*2), Z15
-	VFMADD231PS Z8, Z15, Z4
-	VFMADD231PS Z10, Z15, Z5
-	VMOVUPS     (AX)(R11*1), Z16
-	VFMADD231PS Z8, Z16, Z6
-	VFMADD231PS Z10, Z16, Z7
-	VMOVUPS     64(AX), Z13
-	VFMADD231PS Z9, Z13, Z0
-	VFMADD231PS Z11, Z13, Z1
-	VMOVUPS     64(AX)(R10*1), Z14
-	VFMADD231PS Z9, Z14, Z2
-	VFMADD231PS Z11, Z14, Z3
-	VMOVUPS     64(AX)(R10*2), Z15
-	VFMADD231PS Z9, Z15, Z4
-	VFMADD231PS Z11, Z15, Z5
-	VMOVUPS     64(AX)(R11*1), Z16
-	VFMADD231PS Z9, Z16, Z6
-	VFMADD231PS Z11, Z16, Z7
+	VPSLLD      $0x10, (BX), Z16
+	VPANDD      (BX), Z20, Z17
+	VPSLLD      $0x10, (BX)(R8*1), Z18
+	VPANDD      (BX)(R8*1), Z20, Z19
+	VMOVUPS     (AX), Z21
+	VFMADD231PS Z16, Z21, Z0
+	VFMADD231PS Z18, Z21, Z1
+	VMOVUPS     (AX)(R9*1), Z22
+	VFMADD231PS Z16, Z22, Z2
+	VFMADD231PS Z18, Z22, Z3
+	VMOVUPS     (AX)(R9*2), Z23
+	VFMADD231PS Z16, Z23, Z4
+	VFMADD231PS Z18, Z23, Z5
+	VMOVUPS     (AX)(R10*1), Z24
+	VFMADD231PS Z16, Z24, Z6
+	VFMADD231PS Z18, Z24, Z7
+	VMOVUPS     64(AX), Z21
+	VFMADD231PS Z17, Z21, Z0
+	VFMADD231PS Z19, Z21, Z1
+	VMOVUPS     64(AX)(R9*1), Z22
+	VFMADD231PS Z17, Z22, Z2
+	VFMADD231PS Z19, Z22, Z3
+	VMOVUPS     64(AX)(R9*2), Z23
+	VFMADD231PS Z17, Z23, Z4
+	VFMADD231PS Z19, Z23, Z5
+	VMOVUPS     64(AX)(R10*1), Z24
+	VFMADD231PS Z17, Z24, Z6
+	VFMADD231PS Z19, Z24, Z7
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps
+	JGE         steps_0
 
-half:
+half_0:
 	ADDQ       $0x20, CX
-	JZ         summed
+	JZ         summed_0
 	DECQ       24(SP)
-	JNZ        fetched_16
+	JNZ        fetched_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_16_64
+	JG         same_row_0_16_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_16_64:
+same_row_0_16_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_16:
+fetched_0_16:
 	// S[0..3][0..1] += Q[d+0..]·K[d+0..]
-	VPMOVZXWD   (BX), Z8
-	VPSLLD      $0x10, Z8, Z8
-	VPMOVZXWD   (BX)(R9*1), Z9
-	VPSLLD      $0x10, Z9, Z9
-	VMOVUPS     (AX), Z13
-	VFMADD231PS Z8, Z13, Z0
-	VFMADD231PS Z9, Z13, Z1
-	VMOVUPS     (AX)(R10*1), Z14
-	VFMADD231PS Z8, Z14, Z2
-	VFMADD231PS Z9, Z14, Z3
-	VMOVUPS     (AX)(R10*2), Z15
-	VFMADD231PS Z8, Z15, Z4
-	VFMADD231PS Z9, Z15, Z5
-	VMOVUPS     (AX)(R11*1), Z16
-	VFMADD231PS Z8, Z16, Z6
-	VFMADD231PS Z9, Z16, Z7
+	VPMOVZXWD   (BX), Z16
+	VPSLLD      $0x10, Z16, Z16
+	VPMOVZXWD   (BX)(R8*1), Z17
+	VPSLLD      $0x10, Z17, Z17
+	VMOVUPS     (AX), Z21
+	VFMADD231PS Z16, Z21, Z0
+	VFMADD231PS Z17, Z21, Z1
+	VMOVUPS     (AX)(R9*1), Z22
+	VFMADD231PS Z16, Z22, Z2
+	VFMADD231PS Z17, Z22, Z3
+	VMOVUPS     (AX)(R9*2), Z23
+	VFMADD231PS Z16, Z23, Z4
+	VFMADD231PS Z17, Z23, Z5
+	VMOVUPS     (AX)(R10*1), Z24
+	VFMADD231PS Z16, Z24, Z6
+	VFMADD231PS Z17, Z24, Z7
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
-summed:
-	// K on to the next row
+summed_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*2), BX
+	LEAQ   (BX)(R8*2), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z8
-	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z8, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z8
-	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z8, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z8
-	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z8, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y8
-	VADDPS        Y8, Y0, Y0
-	VSHUFPS       $0x4e, Z5, Z4, Z8
-	VSHUFPS       $0xe4, Z5, Z4, Z4
-	VADDPS        Z8, Z4, Z4
-	VSHUFPS       $0x4e, Z7, Z6, Z8
-	VSHUFPS       $0xe4, Z7, Z6, Z6
-	VADDPS        Z8, Z6, Z6
-	VSHUFPS       $0x88, Z6, Z4, Z8
-	VSHUFPS       $0xdd, Z6, Z4, Z4
-	VADDPS        Z8, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y8
-	VADDPS        Y8, Y4, Y4
-	VSHUFF32X4    $0x00, Y4, Y0, Y8
-	VSHUFF32X4    $0x03, Y4, Y0, Y0
-	VADDPS        Y8, Y0, Y0
-	VMOVLPS       X0, (SI)
-	VMOVHPS       X0, 64(SI)
-	VEXTRACTF32X4 $0x01, Y0, X8
-	VMOVLPS       X8, 128(SI)
-	VMOVHPS       X8, 192(SI)
+	VSHUFPS       $0x4e, Z9, Z8, Z21
+	VSHUFPS       $0xe4, Z9, Z8, Z8
+	VADDPS        Z21, Z8, Z8
+	VSHUFPS       $0x4e, Z11, Z10, Z21
+	VSHUFPS       $0xe4, Z11, Z10, Z10
+	VADDPS        Z21, Z10, Z10
+	VSHUFPS       $0x4e, Z13, Z12, Z21
+	VSHUFPS       $0xe4, Z13, Z12, Z12
+	VADDPS        Z21, Z12, Z12
+	VSHUFPS       $0x4e, Z15, Z14, Z21
+	VSHUFPS       $0xe4, Z15, Z14, Z14
+	VADDPS        Z21, Z14, Z14
+	VSHUFPS       $0x88, Z10, Z8, Z21
+	VSHUFPS       $0xdd, Z10, Z8, Z8
+	VADDPS        Z21, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y21
+	VADDPS        Y21, Y8, Y8
+	VSHUFPS       $0x88, Z14, Z12, Z21
+	VSHUFPS       $0xdd, Z14, Z12, Z12
+	VADDPS        Z21, Z12, Z12
+	VEXTRACTF64X4 $0x01, Z12, Y21
+	VADDPS        Y21, Y12, Y12
+	VSHUFF32X4    $0x00, Y12, Y8, Y21
+	VSHUFF32X4    $0x03, Y12, Y8, Y8
+	VADDPS        Y21, Y8, Y8
+	VMOVLPS       X8, (R11)
+	VMOVHPS       X8, 64(R11)
+	VEXTRACTF32X4 $0x01, Y8, X21
+	VMOVLPS       X21, 128(R11)
+	VMOVHPS       X21, 192(R11)
+	MOVQ          SI, R11
 	ADDQ          $0x08, SI
-	DECQ          R12
+	MOVQ          (DI), AX
+	MOVQ          32(DI), CX
+	VPXORD        Z8, Z8, Z8
+	VPXORD        Z9, Z9, Z9
+	VPXORD        Z10, Z10, Z10
+	VPXORD        Z11, Z11, Z11
+	VPXORD        Z12, Z12, Z12
+	VPXORD        Z13, Z13, Z13
+	VPXORD        Z14, Z14, Z14
+	VPXORD        Z15, Z15, Z15
+	SUBQ          $0x20, CX
+	JLT           half_1
+
+steps_1:
+	DECQ       24(SP)
+	JNZ        fetched_1_32
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $+128, DX
+	SUBQ       $+128, 8(SP)
+	JG         same_row_1_32_128
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_32_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_32:
+	// S[0..3][0..1] += Q[d+0..]·K[d+0..]
+	VPSLLD      $0x10, (BX), Z16
+	VPANDD      (BX), Z20, Z17
+	VPSLLD      $0x10, (BX)(R8*1), Z18
+	VPANDD      (BX)(R8*1), Z20, Z19
+	VMOVUPS     (AX), Z21
+	VFMADD231PS Z16, Z21, Z8
+	VFMADD231PS Z18, Z21, Z9
+	VMOVUPS     (AX)(R9*1), Z22
+	VFMADD231PS Z16, Z22, Z10
+	VFMADD231PS Z18, Z22, Z11
+	VMOVUPS     (AX)(R9*2), Z23
+	VFMADD231PS Z16, Z23, Z12
+	VFMADD231PS Z18, Z23, Z13
+	VMOVUPS     (AX)(R10*1), Z24
+	VFMADD231PS Z16, Z24, Z14
+	VFMADD231PS Z18, Z24, Z15
+	VMOVUPS     64(AX), Z21
+	VFMADD231PS Z17, Z21, Z8
+	VFMADD231PS Z19, Z21, Z9
+	VMOVUPS     64(AX)(R9*1), Z22
+	VFMADD231PS Z17, Z22, Z10
+	VFMADD231PS Z19, Z22, Z11
+	VMOVUPS     64(AX)(R9*2), Z23
+	VFMADD231PS Z17, Z23, Z12
+	VFMADD231PS Z19, Z23, Z13
+	VMOVUPS     64(AX)(R10*1), Z24
+	VFMADD231PS Z17, Z24, Z14
+	VFMADD231PS Z19, Z24, Z15
+	ADDQ        $+128, AX
+	ADDQ        $0x40, BX
+	SUBQ        $0x20, CX
+	JGE         steps_1
+
+half_1:
+	ADDQ       $0x20, CX
+	JZ         summed_1
+	DECQ       24(SP)
+	JNZ        fetched_1_16
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	SUBQ       $0x40, 8(SP)
+	JG         same_row_1_16_64
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_16_64:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_16:
+	// S[0..3][0..1] += Q[d+0..]·K[d+0..]
+	VPMOVZXWD   (BX), Z16
+	VPSLLD      $0x10, Z16, Z16
+	VPMOVZXWD   (BX)(R8*1), Z17
+	VPSLLD      $0x10, Z17, Z17
+	VMOVUPS     (AX), Z21
+	VFMADD231PS Z16, Z21, Z8
+	VFMADD231PS Z17, Z21, Z9
+	VMOVUPS     (AX)(R9*1), Z22
+	VFMADD231PS Z16, Z22, Z10
+	VFMADD231PS Z17, Z22, Z11
+	VMOVUPS     (AX)(R9*2), Z23
+	VFMADD231PS Z16, Z23, Z12
+	VFMADD231PS Z17, Z23, Z13
+	VMOVUPS     (AX)(R10*1), Z24
+	VFMADD231PS Z16, Z24, Z14
+	VFMADD231PS Z17, Z24, Z15
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+
+summed_1:
+	// K back, or on to the next row
+	MOVQ   32(DI), CX
+	IMUL3Q $+2, CX, CX
+	SUBQ   CX, BX
+	LEAQ   (BX)(R8*2), BX
+
+	// sums across, stored
+	VSHUFPS       $0x4e, Z1, Z0, Z21
+	VSHUFPS       $0xe4, Z1, Z0, Z0
+	VADDPS        Z21, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z21
+	VSHUFPS       $0xe4, Z3, Z2, Z2
+	VADDPS        Z21, Z2, Z2
+	VSHUFPS       $0x4e, Z5, Z4, Z21
+	VSHUFPS       $0xe4, Z5, Z4, Z4
+	VADDPS        Z21, Z4, Z4
+	VSHUFPS       $0x4e, Z7, Z6, Z21
+	VSHUFPS       $0xe4, Z7, Z6, Z6
+	VADDPS        Z21, Z6, Z6
+	VSHUFPS       $0x88, Z2, Z0, Z21
+	VSHUFPS       $0xdd, Z2, Z0, Z0
+	VADDPS        Z21, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y21
+	VADDPS        Y21, Y0, Y0
+	VSHUFPS       $0x88, Z6, Z4, Z21
+	VSHUFPS       $0xdd, Z6, Z4, Z4
+	VADDPS        Z21, Z4, Z4
+	VEXTRACTF64X4 $0x01, Z4, Y21
+	VADDPS        Y21, Y4, Y4
+	VSHUFF32X4    $0x00, Y4, Y0, Y21
+	VSHUFF32X4    $0x03, Y4, Y0, Y0
+	VADDPS        Y21, Y0, Y0
+	VMOVLPS       X0, (R11)
+	VMOVHPS       X0, 64(R11)
+	VEXTRACTF32X4 $0x01, Y0, X21
+	VMOVLPS       X21, 128(R11)
+	VMOVHPS       X21, 192(R11)
+	MOVQ          SI, R11
+	ADDQ          $0x08, SI
+	DECQ          40(SP)
 	JNZ           keys
 	ADDQ          $+192, SI
-	SUBQ          $0x10, R8
+	SUBQ          $0x10, 32(SP)
 	JGE           block
 
+	// sums across, stored
+	VSHUFPS       $0x4e, Z9, Z8, Z21
+	VSHUFPS       $0xe4, Z9, Z8, Z8
+	VADDPS        Z21, Z8, Z8
+	VSHUFPS       $0x4e, Z11, Z10, Z21
+	VSHUFPS       $0xe4, Z11, Z10, Z10
+	VADDPS        Z21, Z10, Z10
+	VSHUFPS       $0x4e, Z13, Z12, Z21
+	VSHUFPS       $0xe4, Z13, Z12, Z12
+	VADDPS        Z21, Z12, Z12
+	VSHUFPS       $0x4e, Z15, Z14, Z21
+	VSHUFPS       $0xe4, Z15, Z14, Z14
+	VADDPS        Z21, Z14, Z14
+	VSHUFPS       $0x88, Z10, Z8, Z21
+	VSHUFPS       $0xdd, Z10, Z8, Z8
+	VADDPS        Z21, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y21
+	VADDPS        Y21, Y8, Y8
+	VSHUFPS       $0x88, Z14, Z12, Z21
+	VSHUFPS       $0xdd, Z14, Z12, Z12
+	VADDPS        Z21, Z12, Z12
+	VEXTRACTF64X4 $0x01, Z12, Y21
+	VADDPS        Y21, Y12, Y12
+	VSHUFF32X4    $0x00, Y12, Y8, Y21
+	VSHUFF32X4    $0x03, Y12, Y8, Y8
+	VADDPS        Y21, Y8, Y8
+	VMOVLPS       X8, (R11)
+	VMOVHPS       X8, 64(R11)
+	VEXTRACTF32X4 $0x01, Y8, X21
+	VMOVLPS       X21, 128(R11)
+	VMOVHPS       X21, 192(R11)
+
 rest:
-	ADDQ $0x10, R8
+	ADDQ $0x10, 32(SP)
 	JZ   done
 
 key:
+	MOVQ   SI, R11
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
@@ -236,113 +428,113 @@ key:
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
 	SUBQ   $0x20, CX
-	JLT    half_rest
+	JLT    half_rest_0
 
-steps_rest:
+steps_rest_0:
 	DECQ       24(SP)
-	JNZ        fetched_rest_32
+	JNZ        fetched_rest_0_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_rest_32_64
+	JG         same_row_rest_0_32_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_32_64:
+same_row_rest_0_32_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_32:
+fetched_rest_0_32:
 	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
-	VPSLLD      $0x10, (BX), Z8
-	VPANDD      (BX), Z12, Z9
-	VMOVUPS     (AX), Z13
-	VFMADD231PS Z8, Z13, Z0
-	VMOVUPS     (AX)(R10*1), Z14
-	VFMADD231PS Z8, Z14, Z1
-	VMOVUPS     (AX)(R10*2), Z15
-	VFMADD231PS Z8, Z15, Z2
-	VMOVUPS     (AX)(R11*1), Z16
-	VFMADD231PS Z8, Z16, Z3
-	VMOVUPS     64(AX), Z13
-	VFMADD231PS Z9, Z13, Z0
-	VMOVUPS     64(AX)(R10*1), Z14
-	VFMADD231PS Z9, Z14, Z1
-	VMOVUPS     64(AX)(R10*2), Z15
-	VFMADD231PS Z9, Z15, Z2
-	VMOVUPS     64(AX)(R11*1), Z16
-	VFMADD231PS Z9, Z16, Z3
+	VPSLLD      $0x10, (BX), Z16
+	VPANDD      (BX), Z20, Z17
+	VMOVUPS     (AX), Z21
+	VFMADD231PS Z16, Z21, Z0
+	VMOVUPS     (AX)(R9*1), Z22
+	VFMADD231PS Z16, Z22, Z1
+	VMOVUPS     (AX)(R9*2), Z23
+	VFMADD231PS Z16, Z23, Z2
+	VMOVUPS     (AX)(R10*1), Z24
+	VFMADD231PS Z16, Z24, Z3
+	VMOVUPS     64(AX), Z21
+	VFMADD231PS Z17, Z21, Z0
+	VMOVUPS     64(AX)(R9*1), Z22
+	VFMADD231PS Z17, Z22, Z1
+	VMOVUPS     64(AX)(R9*2), Z23
+	VFMADD231PS Z17, Z23, Z2
+	VMOVUPS     64(AX)(R10*1), Z24
+	VFMADD231PS Z17, Z24, Z3
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps_rest
+	JGE         steps_rest_0
 
-half_rest:
+half_rest_0:
 	ADDQ       $0x20, CX
-	JZ         summed_rest
+	JZ         summed_rest_0
 	DECQ       24(SP)
-	JNZ        fetched_rest_16
+	JNZ        fetched_rest_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
-	JG         same_row_rest_16_32
+	JG         same_row_rest_0_16_32
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_16_32:
+same_row_rest_0_16_32:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_16:
+fetched_rest_0_16:
 	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
-	VPMOVZXWD   (BX), Z8
-	VPSLLD      $0x10, Z8, Z8
-	VMOVUPS     (AX), Z13
-	VFMADD231PS Z8, Z13, Z0
-	VMOVUPS     (AX)(R10*1), Z14
-	VFMADD231PS Z8, Z14, Z1
-	VMOVUPS     (AX)(R10*2), Z15
-	VFMADD231PS Z8, Z15, Z2
-	VMOVUPS     (AX)(R11*1), Z16
-	VFMADD231PS Z8, Z16, Z3
+	VPMOVZXWD   (BX), Z16
+	VPSLLD      $0x10, Z16, Z16
+	VMOVUPS     (AX), Z21
+	VFMADD231PS Z16, Z21, Z0
+	VMOVUPS     (AX)(R9*1), Z22
+	VFMADD231PS Z16, Z22, Z1
+	VMOVUPS     (AX)(R9*2), Z23
+	VFMADD231PS Z16, Z23, Z2
+	VMOVUPS     (AX)(R10*1), Z24
+	VFMADD231PS Z16, Z24, Z3
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
-summed_rest:
-	// K on to the next row
+summed_rest_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*1), BX
+	LEAQ   (BX)(R8*1), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z8
+	VSHUFPS       $0x4e, Z1, Z0, Z21
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z8, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z8
+	VADDPS        Z21, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z21
 	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z8, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z8
+	VADDPS        Z21, Z2, Z2
+	VSHUFPS       $0x88, Z2, Z0, Z21
 	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z8, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y8
-	VADDPS        Y8, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X8
-	VADDPS        X8, X0, X0
-	VMOVSS        X0, (SI)
-	VEXTRACTPS    $0x01, X0, 64(SI)
-	VEXTRACTPS    $0x02, X0, 128(SI)
-	VEXTRACTPS    $0x03, X0, 192(SI)
+	VADDPS        Z21, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y21
+	VADDPS        Y21, Y0, Y0
+	VEXTRACTF32X4 $0x01, Y0, X21
+	VADDPS        X21, X0, X0
+	VMOVSS        X0, (R11)
+	VEXTRACTPS    $0x01, X0, 64(R11)
+	VEXTRACTPS    $0x02, X0, 128(R11)
+	VEXTRACTPS    $0x03, X0, 192(R11)
 	ADDQ          $0x04, SI
-	DECQ          R8
+	DECQ          32(SP)
 	JNZ           key
 
 done:

@@ -21,12 +21,13 @@
 //	R8       KStride
 //	R9       4·D
 //	R10      3·4·D
-//	R11      5·4·D
 //	Z0–Z13   partial sums of S[r][key]
-//	Z14–Z17  K[key][d]; sums
-//	Z18      mask of odd elements
-//	Z19–Z22  Q[r][d]
-//	R12      steps left in the block
+//	Z14–Z27  those of every other step
+//	Z28–Z29  K[key][d]
+//	Z30      mask of odd elements
+//	Z31      Q[r][d]; sums
+//	R11      Q, 4 rows on
+//	R12      S, of the sums added across
 
 // func decode_score_bf16_7x2_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512F, AVX512VL, MMX+
@@ -55,27 +56,40 @@ gaps:
 	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
-	MOVQ 24(DI), SI
-
-	// keys left, for which there is no register
-	MOVQ         40(DI), CX
-	MOVQ         CX, 48(SP)
+	MOVQ         24(DI), SI
 	MOVQ         16(DI), R8
 	MOVQ         32(DI), R9
 	SHLQ         $0x02, R9
 	LEAQ         (R9)(R9*2), R10
-	LEAQ         (R9)(R9*4), R11
-	MOVL         $0xffff0000, R12
-	VMOVD        R12, X18
-	VPBROADCASTD X18, Z18
-	SUBQ         $0x10, 48(SP)
+	MOVL         $0xffff0000, R11
+	VMOVD        R11, X30
+	VPBROADCASTD X30, Z30
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	VPXORD       Z16, Z16, Z16
+	VPXORD       Z17, Z17, Z17
+	VPXORD       Z18, Z18, Z18
+	VPXORD       Z19, Z19, Z19
+	VPXORD       Z20, Z20, Z20
+	VPXORD       Z21, Z21, Z21
+	VPXORD       Z22, Z22, Z22
+	VPXORD       Z23, Z23, Z23
+	VPXORD       Z24, Z24, Z24
+	VPXORD       Z25, Z25, Z25
+	VPXORD       Z26, Z26, Z26
+	VPXORD       Z27, Z27, Z27
+	MOVQ         SI, R12
+	MOVQ         40(DI), CX
+	MOVQ         CX, 32(SP)
+	SUBQ         $0x10, 32(SP)
 	JLT          rest
 
 block:
-	MOVQ $0x00000008, R12
+	MOVQ $0x00000004, 40(SP)
 
 keys:
 	MOVQ   (DI), AX
+	LEAQ   (AX)(R9*4), R11
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
@@ -92,210 +106,484 @@ keys:
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
 	SUBQ   $0x20, CX
-	JLT    half
+	JLT    half_0
 
-steps:
+steps_0:
 	DECQ       24(SP)
-	JNZ        fetched_32
+	JNZ        fetched_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
 	SUBQ       $+128, 8(SP)
-	JG         same_row_32_128
+	JG         same_row_0_32_128
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_128:
+same_row_0_32_128:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_32:
+fetched_0_32:
 	// S[0..6][0..1] += Q[d+0..]·K[d+0..]
-	VPSLLD      $0x10, (BX), Z14
-	VPANDD      (BX), Z18, Z15
-	VPSLLD      $0x10, (BX)(R8*1), Z16
-	VPANDD      (BX)(R8*1), Z18, Z17
-	VMOVUPS     (AX), Z19
-	VFMADD231PS Z14, Z19, Z0
-	VFMADD231PS Z16, Z19, Z1
-	VMOVUPS     (AX)(R9*1), Z20
-	VFMADD231PS Z14, Z20, Z2
-	VFMADD231PS Z16, Z20, Z3
-	VMOVUPS     (AX)(R9*2), Z21
-	VFMADD231PS Z14, Z21, Z4
-	VFMADD231PS Z16, Z21, Z5
-	VMOVUPS     (AX)(R10*1), Z22
-	VFMADD231PS Z14, Z22, Z6
-	VFMADD231PS Z16, Z22, Z7
-	VMOVUPS     (AX)(R9*4), Z19
-	VFMADD231PS Z14, Z19, Z8
-	VFMADD231PS Z16, Z19, Z9
-	VMOVUPS     (AX)(R11*1), Z20
-	VFMADD231PS Z14, Z20, Z10
-	VFMADD231PS Z16, Z20, Z11
-	VMOVUPS     (AX)(R10*2), Z21
-	VFMADD231PS Z14, Z21, Z12
-	VFMADD231PS Z16, Z21, Z13
-	VMOVUPS     64(AX), Z22
-	VFMADD231PS Z15, Z22, Z0
-	VFMADD231PS Z17, Z22, Z1
-	VMOVUPS     64(AX)(R9*1), Z19
-	VFMADD231PS Z15, Z19, Z2
-	VFMADD231PS Z17, Z19, Z3
-	VMOVUPS     64(AX)(R9*2), Z20
-	VFMADD231PS Z15, Z20, Z4
-	VFMADD231PS Z17, Z20, Z5
-	VMOVUPS     64(AX)(R10*1), Z21
-	VFMADD231PS Z15, Z21, Z6
-	VFMADD231PS Z17, Z21, Z7
-	VMOVUPS     64(AX)(R9*4), Z22
-	VFMADD231PS Z15, Z22, Z8
-	VFMADD231PS Z17, Z22, Z9
-	VMOVUPS     64(AX)(R11*1), Z19
-	VFMADD231PS Z15, Z19, Z10
-	VFMADD231PS Z17, Z19, Z11
-	VMOVUPS     64(AX)(R10*2), Z20
-	VFMADD231PS Z15, Z20, Z12
-	VFMADD231PS Z17, Z20, Z13
+	VPSLLD      $0x10, (BX), Z28
+	VPSLLD      $0x10, (BX)(R8*1), Z29
+	VMOVUPS     (AX), Z31
+	VFMADD231PS Z28, Z31, Z0
+	VFMADD231PS Z29, Z31, Z1
+	VMOVUPS     (AX)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z2
+	VFMADD231PS Z29, Z31, Z3
+	VMOVUPS     (AX)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z4
+	VFMADD231PS Z29, Z31, Z5
+	VMOVUPS     (AX)(R10*1), Z31
+	VFMADD231PS Z28, Z31, Z6
+	VFMADD231PS Z29, Z31, Z7
+	VMOVUPS     (R11), Z31
+	VFMADD231PS Z28, Z31, Z8
+	VFMADD231PS Z29, Z31, Z9
+	VMOVUPS     (R11)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z10
+	VFMADD231PS Z29, Z31, Z11
+	VMOVUPS     (R11)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z12
+	VFMADD231PS Z29, Z31, Z13
+
+	// S[0..6][0..1] += Q[d+16..]·K[d+16..]
+	VPANDD      (BX), Z30, Z28
+	VPANDD      (BX)(R8*1), Z30, Z29
+	VMOVUPS     64(AX), Z31
+	VFMADD231PS Z28, Z31, Z0
+	VFMADD231PS Z29, Z31, Z1
+	VMOVUPS     64(AX)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z2
+	VFMADD231PS Z29, Z31, Z3
+	VMOVUPS     64(AX)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z4
+	VFMADD231PS Z29, Z31, Z5
+	VMOVUPS     64(AX)(R10*1), Z31
+	VFMADD231PS Z28, Z31, Z6
+	VFMADD231PS Z29, Z31, Z7
+	VMOVUPS     64(R11), Z31
+	VFMADD231PS Z28, Z31, Z8
+	VFMADD231PS Z29, Z31, Z9
+	VMOVUPS     64(R11)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z10
+	VFMADD231PS Z29, Z31, Z11
+	VMOVUPS     64(R11)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z12
+	VFMADD231PS Z29, Z31, Z13
 	ADDQ        $+128, AX
+	ADDQ        $+128, R11
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps
+	JGE         steps_0
 
-half:
+half_0:
 	ADDQ       $0x20, CX
-	JZ         summed
+	JZ         summed_0
 	DECQ       24(SP)
-	JNZ        fetched_16
+	JNZ        fetched_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_16_64
+	JG         same_row_0_16_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_16_64:
+same_row_0_16_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_16:
+fetched_0_16:
 	// S[0..6][0..1] += Q[d+0..]·K[d+0..]
-	VPMOVZXWD   (BX), Z14
-	VPSLLD      $0x10, Z14, Z14
-	VPMOVZXWD   (BX)(R8*1), Z15
-	VPSLLD      $0x10, Z15, Z15
-	VMOVUPS     (AX), Z19
-	VFMADD231PS Z14, Z19, Z0
-	VFMADD231PS Z15, Z19, Z1
-	VMOVUPS     (AX)(R9*1), Z20
-	VFMADD231PS Z14, Z20, Z2
-	VFMADD231PS Z15, Z20, Z3
-	VMOVUPS     (AX)(R9*2), Z21
-	VFMADD231PS Z14, Z21, Z4
-	VFMADD231PS Z15, Z21, Z5
-	VMOVUPS     (AX)(R10*1), Z22
-	VFMADD231PS Z14, Z22, Z6
-	VFMADD231PS Z15, Z22, Z7
-	VMOVUPS     (AX)(R9*4), Z19
-	VFMADD231PS Z14, Z19, Z8
-	VFMADD231PS Z15, Z19, Z9
-	VMOVUPS     (AX)(R11*1), Z20
-	VFMADD231PS Z14, Z20, Z10
-	VFMADD231PS Z15, Z20, Z11
-	VMOVUPS     (AX)(R10*2), Z21
-	VFMADD231PS Z14, Z21, Z12
-	VFMADD231PS Z15, Z21, Z13
+	VPMOVZXWD   (BX), Z28
+	VPSLLD      $0x10, Z28, Z28
+	VPMOVZXWD   (BX)(R8*1), Z29
+	VPSLLD      $0x10, Z29, Z29
+	VMOVUPS     (AX), Z31
+	VFMADD231PS Z28, Z31, Z0
+	VFMADD231PS Z29, Z31, Z1
+	VMOVUPS     (AX)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z2
+	VFMADD231PS Z29, Z31, Z3
+	VMOVUPS     (AX)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z4
+	VFMADD231PS Z29, Z31, Z5
+	VMOVUPS     (AX)(R10*1), Z31
+	VFMADD231PS Z28, Z31, Z6
+	VFMADD231PS Z29, Z31, Z7
+	VMOVUPS     (R11), Z31
+	VFMADD231PS Z28, Z31, Z8
+	VFMADD231PS Z29, Z31, Z9
+	VMOVUPS     (R11)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z10
+	VFMADD231PS Z29, Z31, Z11
+	VMOVUPS     (R11)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z12
+	VFMADD231PS Z29, Z31, Z13
 	ADDQ        $0x40, AX
+	ADDQ        $0x40, R11
 	ADDQ        $0x20, BX
 
-summed:
-	// K on to the next row
+summed_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
 	LEAQ   (BX)(R8*2), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z14
-	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z14, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z14
-	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z14, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z14
-	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z14, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y14
-	VADDPS        Y14, Y0, Y0
-	VSHUFPS       $0x4e, Z5, Z4, Z14
-	VSHUFPS       $0xe4, Z5, Z4, Z4
-	VADDPS        Z14, Z4, Z4
-	VSHUFPS       $0x4e, Z7, Z6, Z14
-	VSHUFPS       $0xe4, Z7, Z6, Z6
-	VADDPS        Z14, Z6, Z6
-	VSHUFPS       $0x88, Z6, Z4, Z14
-	VSHUFPS       $0xdd, Z6, Z4, Z4
-	VADDPS        Z14, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y14
-	VADDPS        Y14, Y4, Y4
-	VSHUFF32X4    $0x00, Y4, Y0, Y14
-	VSHUFF32X4    $0x03, Y4, Y0, Y0
-	VADDPS        Y14, Y0, Y0
-	VMOVLPS       X0, (SI)
-	VMOVHPS       X0, 64(SI)
-	VEXTRACTF32X4 $0x01, Y0, X14
-	VMOVLPS       X14, 128(SI)
-	VMOVHPS       X14, 192(SI)
-	VSHUFPS       $0x4e, Z9, Z8, Z14
-	VSHUFPS       $0xe4, Z9, Z8, Z8
-	VADDPS        Z14, Z8, Z8
-	VSHUFPS       $0x4e, Z11, Z10, Z14
-	VSHUFPS       $0xe4, Z11, Z10, Z10
-	VADDPS        Z14, Z10, Z10
-	VSHUFPS       $0x88, Z10, Z8, Z14
-	VSHUFPS       $0xdd, Z10, Z8, Z8
-	VADDPS        Z14, Z8, Z8
-	VEXTRACTF64X4 $0x01, Z8, Y14
-	VADDPS        Y14, Y8, Y8
-	VSHUFPS       $0x4e, Z13, Z12, Z14
-	VSHUFPS       $0xe4, Z13, Z12, Z12
-	VADDPS        Z14, Z12, Z12
-	VSHUFPS       $0x4e, Z15, Z14, Z14
+	VSHUFPS       $0x4e, Z15, Z14, Z31
 	VSHUFPS       $0xe4, Z15, Z14, Z14
-	VADDPS        Z14, Z14, Z14
-	VSHUFPS       $0x88, Z14, Z12, Z14
-	VSHUFPS       $0xdd, Z14, Z12, Z12
-	VADDPS        Z14, Z12, Z12
-	VEXTRACTF64X4 $0x01, Z12, Y14
-	VADDPS        Y14, Y12, Y12
-	VSHUFF32X4    $0x00, Y12, Y8, Y14
-	VSHUFF32X4    $0x03, Y12, Y8, Y8
-	VADDPS        Y14, Y8, Y8
-	VMOVLPS       X8, 256(SI)
-	VMOVHPS       X8, 320(SI)
-	VEXTRACTF32X4 $0x01, Y8, X14
-	VMOVLPS       X14, 384(SI)
+	VADDPS        Z31, Z14, Z14
+	VSHUFPS       $0x4e, Z17, Z16, Z31
+	VSHUFPS       $0xe4, Z17, Z16, Z16
+	VADDPS        Z31, Z16, Z16
+	VSHUFPS       $0x4e, Z19, Z18, Z31
+	VSHUFPS       $0xe4, Z19, Z18, Z18
+	VADDPS        Z31, Z18, Z18
+	VSHUFPS       $0x4e, Z21, Z20, Z31
+	VSHUFPS       $0xe4, Z21, Z20, Z20
+	VADDPS        Z31, Z20, Z20
+	VSHUFPS       $0x88, Z16, Z14, Z31
+	VSHUFPS       $0xdd, Z16, Z14, Z14
+	VADDPS        Z31, Z14, Z14
+	VEXTRACTF64X4 $0x01, Z14, Y31
+	VADDPS        Y31, Y14, Y14
+	VSHUFPS       $0x88, Z20, Z18, Z31
+	VSHUFPS       $0xdd, Z20, Z18, Z18
+	VADDPS        Z31, Z18, Z18
+	VEXTRACTF64X4 $0x01, Z18, Y31
+	VADDPS        Y31, Y18, Y18
+	VSHUFF32X4    $0x00, Y18, Y14, Y31
+	VSHUFF32X4    $0x03, Y18, Y14, Y14
+	VADDPS        Y31, Y14, Y14
+	VMOVLPS       X14, (R12)
+	VMOVHPS       X14, 64(R12)
+	VEXTRACTF32X4 $0x01, Y14, X31
+	VMOVLPS       X31, 128(R12)
+	VMOVHPS       X31, 192(R12)
+	VSHUFPS       $0x4e, Z23, Z22, Z31
+	VSHUFPS       $0xe4, Z23, Z22, Z22
+	VADDPS        Z31, Z22, Z22
+	VSHUFPS       $0x4e, Z25, Z24, Z31
+	VSHUFPS       $0xe4, Z25, Z24, Z24
+	VADDPS        Z31, Z24, Z24
+	VSHUFPS       $0x4e, Z27, Z26, Z31
+	VSHUFPS       $0xe4, Z27, Z26, Z26
+	VADDPS        Z31, Z26, Z26
+	VSHUFPS       $0x88, Z24, Z22, Z31
+	VSHUFPS       $0xdd, Z24, Z22, Z22
+	VADDPS        Z31, Z22, Z22
+	VEXTRACTF64X4 $0x01, Z22, Y31
+	VADDPS        Y31, Y22, Y22
+	VSHUFPS       $0x88, Z26, Z26, Z31
+	VSHUFPS       $0xdd, Z26, Z26, Z26
+	VADDPS        Z31, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y31
+	VADDPS        Y31, Y26, Y26
+	VSHUFF32X4    $0x00, Y26, Y22, Y31
+	VSHUFF32X4    $0x03, Y26, Y22, Y22
+	VADDPS        Y31, Y22, Y22
+	VMOVLPS       X22, 256(R12)
+	VMOVHPS       X22, 320(R12)
+	VEXTRACTF32X4 $0x01, Y22, X31
+	VMOVLPS       X31, 384(R12)
+	MOVQ          SI, R12
 	ADDQ          $0x08, SI
-	DECQ          R12
+	MOVQ          (DI), AX
+	LEAQ          (AX)(R9*4), R11
+	MOVQ          32(DI), CX
+	VPXORD        Z14, Z14, Z14
+	VPXORD        Z15, Z15, Z15
+	VPXORD        Z16, Z16, Z16
+	VPXORD        Z17, Z17, Z17
+	VPXORD        Z18, Z18, Z18
+	VPXORD        Z19, Z19, Z19
+	VPXORD        Z20, Z20, Z20
+	VPXORD        Z21, Z21, Z21
+	VPXORD        Z22, Z22, Z22
+	VPXORD        Z23, Z23, Z23
+	VPXORD        Z24, Z24, Z24
+	VPXORD        Z25, Z25, Z25
+	VPXORD        Z26, Z26, Z26
+	VPXORD        Z27, Z27, Z27
+	SUBQ          $0x20, CX
+	JLT           half_1
+
+steps_1:
+	DECQ       24(SP)
+	JNZ        fetched_1_32
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $+128, DX
+	SUBQ       $+128, 8(SP)
+	JG         same_row_1_32_128
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_32_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_32:
+	// S[0..6][0..1] += Q[d+0..]·K[d+0..]
+	VPSLLD      $0x10, (BX), Z28
+	VPSLLD      $0x10, (BX)(R8*1), Z29
+	VMOVUPS     (AX), Z31
+	VFMADD231PS Z28, Z31, Z14
+	VFMADD231PS Z29, Z31, Z15
+	VMOVUPS     (AX)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z16
+	VFMADD231PS Z29, Z31, Z17
+	VMOVUPS     (AX)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z18
+	VFMADD231PS Z29, Z31, Z19
+	VMOVUPS     (AX)(R10*1), Z31
+	VFMADD231PS Z28, Z31, Z20
+	VFMADD231PS Z29, Z31, Z21
+	VMOVUPS     (R11), Z31
+	VFMADD231PS Z28, Z31, Z22
+	VFMADD231PS Z29, Z31, Z23
+	VMOVUPS     (R11)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z24
+	VFMADD231PS Z29, Z31, Z25
+	VMOVUPS     (R11)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z26
+	VFMADD231PS Z29, Z31, Z27
+
+	// S[0..6][0..1] += Q[d+16..]·K[d+16..]
+	VPANDD      (BX), Z30, Z28
+	VPANDD      (BX)(R8*1), Z30, Z29
+	VMOVUPS     64(AX), Z31
+	VFMADD231PS Z28, Z31, Z14
+	VFMADD231PS Z29, Z31, Z15
+	VMOVUPS     64(AX)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z16
+	VFMADD231PS Z29, Z31, Z17
+	VMOVUPS     64(AX)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z18
+	VFMADD231PS Z29, Z31, Z19
+	VMOVUPS     64(AX)(R10*1), Z31
+	VFMADD231PS Z28, Z31, Z20
+	VFMADD231PS Z29, Z31, Z21
+	VMOVUPS     64(R11), Z31
+	VFMADD231PS Z28, Z31, Z22
+	VFMADD231PS Z29, Z31, Z23
+	VMOVUPS     64(R11)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z24
+	VFMADD231PS Z29, Z31, Z25
+	VMOVUPS     64(R11)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z26
+	VFMADD231PS Z29, Z31, Z27
+	ADDQ        $+128, AX
+	ADDQ        $+128, R11
+	ADDQ        $0x40, BX
+	SUBQ        $0x20, CX
+	JGE         steps_1
+
+half_1:
+	ADDQ       $0x20, CX
+	JZ         summed_1
+	DECQ       24(SP)
+	JNZ        fetched_1_16
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	SUBQ       $0x40, 8(SP)
+	JG         same_row_1_16_64
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_16_64:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_16:
+	// S[0..6][0..1] += Q[d+0..]·K[d+0..]
+	VPMOVZXWD   (BX), Z28
+	VPSLLD      $0x10, Z28, Z28
+	VPMOVZXWD   (BX)(R8*1), Z29
+	VPSLLD      $0x10, Z29, Z29
+	VMOVUPS     (AX), Z31
+	VFMADD231PS Z28, Z31, Z14
+	VFMADD231PS Z29, Z31, Z15
+	VMOVUPS     (AX)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z16
+	VFMADD231PS Z29, Z31, Z17
+	VMOVUPS     (AX)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z18
+	VFMADD231PS Z29, Z31, Z19
+	VMOVUPS     (AX)(R10*1), Z31
+	VFMADD231PS Z28, Z31, Z20
+	VFMADD231PS Z29, Z31, Z21
+	VMOVUPS     (R11), Z31
+	VFMADD231PS Z28, Z31, Z22
+	VFMADD231PS Z29, Z31, Z23
+	VMOVUPS     (R11)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z24
+	VFMADD231PS Z29, Z31, Z25
+	VMOVUPS     (R11)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z26
+	VFMADD231PS Z29, Z31, Z27
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, R11
+	ADDQ        $0x20, BX
+
+summed_1:
+	// K back, or on to the next row
+	MOVQ   32(DI), CX
+	IMUL3Q $+2, CX, CX
+	SUBQ   CX, BX
+	LEAQ   (BX)(R8*2), BX
+
+	// sums across, stored
+	VSHUFPS       $0x4e, Z1, Z0, Z31
+	VSHUFPS       $0xe4, Z1, Z0, Z0
+	VADDPS        Z31, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z31
+	VSHUFPS       $0xe4, Z3, Z2, Z2
+	VADDPS        Z31, Z2, Z2
+	VSHUFPS       $0x4e, Z5, Z4, Z31
+	VSHUFPS       $0xe4, Z5, Z4, Z4
+	VADDPS        Z31, Z4, Z4
+	VSHUFPS       $0x4e, Z7, Z6, Z31
+	VSHUFPS       $0xe4, Z7, Z6, Z6
+	VADDPS        Z31, Z6, Z6
+	VSHUFPS       $0x88, Z2, Z0, Z31
+	VSHUFPS       $0xdd, Z2, Z0, Z0
+	VADDPS        Z31, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y31
+	VADDPS        Y31, Y0, Y0
+	VSHUFPS       $0x88, Z6, Z4, Z31
+	VSHUFPS       $0xdd, Z6, Z4, Z4
+	VADDPS        Z31, Z4, Z4
+	VEXTRACTF64X4 $0x01, Z4, Y31
+	VADDPS        Y31, Y4, Y4
+	VSHUFF32X4    $0x00, Y4, Y0, Y31
+	VSHUFF32X4    $0x03, Y4, Y0, Y0
+	VADDPS        Y31, Y0, Y0
+	VMOVLPS       X0, (R12)
+	VMOVHPS       X0, 64(R12)
+	VEXTRACTF32X4 $0x01, Y0, X31
+	VMOVLPS       X31, 128(R12)
+	VMOVHPS       X31, 192(R12)
+	VSHUFPS       $0x4e, Z9, Z8, Z31
+	VSHUFPS       $0xe4, Z9, Z8, Z8
+	VADDPS        Z31, Z8, Z8
+	VSHUFPS       $0x4e, Z11, Z10, Z31
+	VSHUFPS       $0xe4, Z11, Z10, Z10
+	VADDPS        Z31, Z10, Z10
+	VSHUFPS       $0x4e, Z13, Z12, Z31
+	VSHUFPS       $0xe4, Z13, Z12, Z12
+	VADDPS        Z31, Z12, Z12
+	VSHUFPS       $0x88, Z10, Z8, Z31
+	VSHUFPS       $0xdd, Z10, Z8, Z8
+	VADDPS        Z31, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y31
+	VADDPS        Y31, Y8, Y8
+	VSHUFPS       $0x88, Z12, Z12, Z31
+	VSHUFPS       $0xdd, Z12, Z12, Z12
+	VADDPS        Z31, Z12, Z12
+	VEXTRACTF64X4 $0x01, Z12, Y31
+	VADDPS        Y31, Y12, Y12
+	VSHUFF32X4    $0x00, Y12, Y8, Y31
+	VSHUFF32X4    $0x03, Y12, Y8, Y8
+	VADDPS        Y31, Y8, Y8
+	VMOVLPS       X8, 256(R12)
+	VMOVHPS       X8, 320(R12)
+	VEXTRACTF32X4 $0x01, Y8, X31
+	VMOVLPS       X31, 384(R12)
+	MOVQ          SI, R12
+	ADDQ          $0x08, SI
+	DECQ          40(SP)
 	JNZ           keys
 	ADDQ          $+384, SI
-	SUBQ          $0x10, 48(SP)
+	SUBQ          $0x10, 32(SP)
 	JGE           block
 
+	// sums across, stored
+	VSHUFPS       $0x4e, Z15, Z14, Z31
+	VSHUFPS       $0xe4, Z15, Z14, Z14
+	VADDPS        Z31, Z14, Z14
+	VSHUFPS       $0x4e, Z17, Z16, Z31
+	VSHUFPS       $0xe4, Z17, Z16, Z16
+	VADDPS        Z31, Z16, Z16
+	VSHUFPS       $0x4e, Z19, Z18, Z31
+	VSHUFPS       $0xe4, Z19, Z18, Z18
+	VADDPS        Z31, Z18, Z18
+	VSHUFPS       $0x4e, Z21, Z20, Z31
+	VSHUFPS       $0xe4, Z21, Z20, Z20
+	VADDPS        Z31, Z20, Z20
+	VSHUFPS       $0x88, Z16, Z14, Z31
+	VSHUFPS       $0xdd, Z16, Z14, Z14
+	VADDPS        Z31, Z14, Z14
+	VEXTRACTF64X4 $0x01, Z14, Y31
+	VADDPS        Y31, Y14, Y14
+	VSHUFPS       $0x88, Z20, Z18, Z31
+	VSHUFPS       $0xdd, Z20, Z18, Z18
+	VADDPS        Z31, Z18, Z18
+	VEXTRACTF64X4 $0x01, Z18, Y31
+	VADDPS        Y31, Y18, Y18
+	VSHUFF32X4    $0x00, Y18, Y14, Y31
+	VSHUFF32X4    $0x03, Y18, Y14, Y14
+	VADDPS        Y31, Y14, Y14
+	VMOVLPS       X14, (R12)
+	VMOVHPS       X14, 64(R12)
+	VEXTRACTF32X4 $0x01, Y14, X31
+	VMOVLPS       X31, 128(R12)
+	VMOVHPS       X31, 192(R12)
+	VSHUFPS       $0x4e, Z23, Z22, Z31
+	VSHUFPS       $0xe4, Z23, Z22, Z22
+	VADDPS        Z31, Z22, Z22
+	VSHUFPS       $0x4e, Z25, Z24, Z31
+	VSHUFPS       $0xe4, Z25, Z24, Z24
+	VADDPS        Z31, Z24, Z24
+	VSHUFPS       $0x4e, Z27, Z26, Z31
+	VSHUFPS       $0xe4, Z27, Z26, Z26
+	VADDPS        Z31, Z26, Z26
+	VSHUFPS       $0x88, Z24, Z22, Z31
+	VSHUFPS       $0xdd, Z24, Z22, Z22
+	VADDPS        Z31, Z22, Z22
+	VEXTRACTF64X4 $0x01, Z22, Y31
+	VADDPS        Y31, Y22, Y22
+	VSHUFPS       $0x88, Z26, Z26, Z31
+	VSHUFPS       $0xdd, Z26, Z26, Z26
+	VADDPS        Z31, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y31
+	VADDPS        Y31, Y26, Y26
+	VSHUFF32X4    $0x00, Y26, Y22, Y31
+	VSHUFF32X4    $0x03, Y26, Y22, Y22
+	VADDPS        Y31, Y22, Y22
+	VMOVLPS       X22, 256(R12)
+	VMOVHPS       X22, 320(R12)
+	VEXTRACTF32X4 $0x01, Y22, X31
+	VMOVLPS       X31, 384(R12)
+
 rest:
-	ADDQ $0x10, 48(SP)
+	ADDQ $0x10, 32(SP)
 	JZ   done
 
 key:
+	MOVQ   SI, R12
 	MOVQ   (DI), AX
+	LEAQ   (AX)(R9*4), R11
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
@@ -305,147 +593,151 @@ key:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	SUBQ   $0x20, CX
-	JLT    half_rest
+	JLT    half_rest_0
 
-steps_rest:
+steps_rest_0:
 	DECQ       24(SP)
-	JNZ        fetched_rest_32
+	JNZ        fetched_rest_0_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_rest_32_64
+	JG         same_row_rest_0_32_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_32_64:
+same_row_rest_0_32_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_32:
+fetched_rest_0_32:
 	// S[0..6][0..0] += Q[d+0..]·K[d+0..]
-	VPSLLD      $0x10, (BX), Z14
-	VPANDD      (BX), Z18, Z15
-	VMOVUPS     (AX), Z19
-	VFMADD231PS Z14, Z19, Z0
-	VMOVUPS     (AX)(R9*1), Z20
-	VFMADD231PS Z14, Z20, Z1
-	VMOVUPS     (AX)(R9*2), Z21
-	VFMADD231PS Z14, Z21, Z2
-	VMOVUPS     (AX)(R10*1), Z22
-	VFMADD231PS Z14, Z22, Z3
-	VMOVUPS     (AX)(R9*4), Z19
-	VFMADD231PS Z14, Z19, Z4
-	VMOVUPS     (AX)(R11*1), Z20
-	VFMADD231PS Z14, Z20, Z5
-	VMOVUPS     (AX)(R10*2), Z21
-	VFMADD231PS Z14, Z21, Z6
-	VMOVUPS     64(AX), Z22
-	VFMADD231PS Z15, Z22, Z0
-	VMOVUPS     64(AX)(R9*1), Z19
-	VFMADD231PS Z15, Z19, Z1
-	VMOVUPS     64(AX)(R9*2), Z20
-	VFMADD231PS Z15, Z20, Z2
-	VMOVUPS     64(AX)(R10*1), Z21
-	VFMADD231PS Z15, Z21, Z3
-	VMOVUPS     64(AX)(R9*4), Z22
-	VFMADD231PS Z15, Z22, Z4
-	VMOVUPS     64(AX)(R11*1), Z19
-	VFMADD231PS Z15, Z19, Z5
-	VMOVUPS     64(AX)(R10*2), Z20
-	VFMADD231PS Z15, Z20, Z6
+	VPSLLD      $0x10, (BX), Z28
+	VMOVUPS     (AX), Z31
+	VFMADD231PS Z28, Z31, Z0
+	VMOVUPS     (AX)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z1
+	VMOVUPS     (AX)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z2
+	VMOVUPS     (AX)(R10*1), Z31
+	VFMADD231PS Z28, Z31, Z3
+	VMOVUPS     (R11), Z31
+	VFMADD231PS Z28, Z31, Z4
+	VMOVUPS     (R11)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z5
+	VMOVUPS     (R11)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z6
+
+	// S[0..6][0..0] += Q[d+16..]·K[d+16..]
+	VPANDD      (BX), Z30, Z28
+	VMOVUPS     64(AX), Z31
+	VFMADD231PS Z28, Z31, Z0
+	VMOVUPS     64(AX)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z1
+	VMOVUPS     64(AX)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z2
+	VMOVUPS     64(AX)(R10*1), Z31
+	VFMADD231PS Z28, Z31, Z3
+	VMOVUPS     64(R11), Z31
+	VFMADD231PS Z28, Z31, Z4
+	VMOVUPS     64(R11)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z5
+	VMOVUPS     64(R11)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z6
 	ADDQ        $+128, AX
+	ADDQ        $+128, R11
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps_rest
+	JGE         steps_rest_0
 
-half_rest:
+half_rest_0:
 	ADDQ       $0x20, CX
-	JZ         summed_rest
+	JZ         summed_rest_0
 	DECQ       24(SP)
-	JNZ        fetched_rest_16
+	JNZ        fetched_rest_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
-	JG         same_row_rest_16_32
+	JG         same_row_rest_0_16_32
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_16_32:
+same_row_rest_0_16_32:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_16:
+fetched_rest_0_16:
 	// S[0..6][0..0] += Q[d+0..]·K[d+0..]
-	VPMOVZXWD   (BX), Z14
-	VPSLLD      $0x10, Z14, Z14
-	VMOVUPS     (AX), Z19
-	VFMADD231PS Z14, Z19, Z0
-	VMOVUPS     (AX)(R9*1), Z20
-	VFMADD231PS Z14, Z20, Z1
-	VMOVUPS     (AX)(R9*2), Z21
-	VFMADD231PS Z14, Z21, Z2
-	VMOVUPS     (AX)(R10*1), Z22
-	VFMADD231PS Z14, Z22, Z3
-	VMOVUPS     (AX)(R9*4), Z19
-	VFMADD231PS Z14, Z19, Z4
-	VMOVUPS     (AX)(R11*1), Z20
-	VFMADD231PS Z14, Z20, Z5
-	VMOVUPS     (AX)(R10*2), Z21
-	VFMADD231PS Z14, Z21, Z6
+	VPMOVZXWD   (BX), Z28
+	VPSLLD      $0x10, Z28, Z28
+	VMOVUPS     (AX), Z31
+	VFMADD231PS Z28, Z31, Z0
+	VMOVUPS     (AX)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z1
+	VMOVUPS     (AX)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z2
+	VMOVUPS     (AX)(R10*1), Z31
+	VFMADD231PS Z28, Z31, Z3
+	VMOVUPS     (R11), Z31
+	VFMADD231PS Z28, Z31, Z4
+	VMOVUPS     (R11)(R9*1), Z31
+	VFMADD231PS Z28, Z31, Z5
+	VMOVUPS     (R11)(R9*2), Z31
+	VFMADD231PS Z28, Z31, Z6
 	ADDQ        $0x40, AX
+	ADDQ        $0x40, R11
 	ADDQ        $0x20, BX
 
-summed_rest:
-	// K on to the next row
+summed_rest_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
 	LEAQ   (BX)(R8*1), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z14
+	VSHUFPS       $0x4e, Z1, Z0, Z31
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z14, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z14
+	VADDPS        Z31, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z31
 	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z14, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z14
-	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z14, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y14
-	VADDPS        Y14, Y0, Y0
-	VSHUFPS       $0x4e, Z5, Z4, Z14
+	VADDPS        Z31, Z2, Z2
+	VSHUFPS       $0x4e, Z5, Z4, Z31
 	VSHUFPS       $0xe4, Z5, Z4, Z4
-	VADDPS        Z14, Z4, Z4
-	VSHUFPS       $0x4e, Z7, Z6, Z14
-	VSHUFPS       $0xe4, Z7, Z6, Z6
-	VADDPS        Z14, Z6, Z6
-	VSHUFPS       $0x88, Z6, Z4, Z14
+	VADDPS        Z31, Z4, Z4
+	VSHUFPS       $0x4e, Z6, Z6, Z31
+	VSHUFPS       $0xe4, Z6, Z6, Z6
+	VADDPS        Z31, Z6, Z6
+	VSHUFPS       $0x88, Z2, Z0, Z31
+	VSHUFPS       $0xdd, Z2, Z0, Z0
+	VADDPS        Z31, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y31
+	VADDPS        Y31, Y0, Y0
+	VSHUFPS       $0x88, Z6, Z4, Z31
 	VSHUFPS       $0xdd, Z6, Z4, Z4
-	VADDPS        Z14, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y14
-	VADDPS        Y14, Y4, Y4
-	VSHUFF32X4    $0x00, Y4, Y0, Y14
+	VADDPS        Z31, Z4, Z4
+	VEXTRACTF64X4 $0x01, Z4, Y31
+	VADDPS        Y31, Y4, Y4
+	VSHUFF32X4    $0x00, Y4, Y0, Y31
 	VSHUFF32X4    $0x03, Y4, Y0, Y0
-	VADDPS        Y14, Y0, Y0
-	VMOVSS        X0, (SI)
-	VEXTRACTPS    $0x01, X0, 64(SI)
-	VEXTRACTPS    $0x02, X0, 128(SI)
-	VEXTRACTPS    $0x03, X0, 192(SI)
-	VEXTRACTF32X4 $0x01, Y0, X14
-	VMOVSS        X14, 256(SI)
-	VEXTRACTPS    $0x01, X14, 320(SI)
-	VEXTRACTPS    $0x02, X14, 384(SI)
+	VADDPS        Y31, Y0, Y0
+	VMOVSS        X0, (R12)
+	VEXTRACTPS    $0x01, X0, 64(R12)
+	VEXTRACTPS    $0x02, X0, 128(R12)
+	VEXTRACTPS    $0x03, X0, 192(R12)
+	VEXTRACTF32X4 $0x01, Y0, X31
+	VMOVSS        X31, 256(R12)
+	VEXTRACTPS    $0x01, X31, 320(R12)
+	VEXTRACTPS    $0x02, X31, 384(R12)
 	ADDQ          $0x04, SI
-	DECQ          48(SP)
+	DECQ          32(SP)
 	JNZ           key
 
 done:

@@ -21,13 +21,11 @@
 //	R8       KStride
 //	R9       4·D
 //	R10      3·4·D
-//	R11      5·4·D
-//	R12      7·4·D
 //	Z0–Z15   partial sums of S[r][key]
-//	Z16–Z19  K[key][d]; sums
+//	Z16–Z19  K[key][d]
 //	Z20      mask of odd elements
-//	Z21–Z24  Q[r][d]
-//	R13      steps left in the block
+//	Z21–Z24  Q[r][d]; sums
+//	R11      S, of the sums added across
 
 // func decode_score_bf16_8x2_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512F, AVX512VL, MMX+
@@ -56,25 +54,30 @@ gaps:
 	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
-	MOVQ 24(DI), SI
-
-	// keys left, for which there is no register
-	MOVQ         40(DI), CX
-	MOVQ         CX, 48(SP)
+	MOVQ         24(DI), SI
 	MOVQ         16(DI), R8
 	MOVQ         32(DI), R9
 	SHLQ         $0x02, R9
 	LEAQ         (R9)(R9*2), R10
-	LEAQ         (R9)(R9*4), R11
-	LEAQ         (R10)(R9*4), R12
-	MOVL         $0xffff0000, R13
-	VMOVD        R13, X20
+	MOVL         $0xffff0000, R11
+	VMOVD        R11, X20
 	VPBROADCASTD X20, Z20
-	SUBQ         $0x10, 48(SP)
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	MOVQ         SI, R11
+	MOVQ         40(DI), CX
+	MOVQ         CX, 32(SP)
+	SUBQ         $0x10, 32(SP)
 	JLT          rest
 
 block:
-	MOVQ $0x00000008, R13
+	MOVQ $0x00000008, 40(SP)
 
 keys:
 	MOVQ   (DI), AX
@@ -87,38 +90,30 @@ keys:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
 	SUBQ   $0x20, CX
-	JLT    half
+	JLT    half_0
 
-steps:
+steps_0:
 	DECQ       24(SP)
-	JNZ        fetched_32
+	JNZ        fetched_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
 	SUBQ       $+128, 8(SP)
-	JG         same_row_32_128
+	JG         same_row_0_32_128
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_128:
+same_row_0_32_128:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_32:
-	// S[0..7][0..1] += Q[d+0..]·K[d+0..]
+fetched_0_32:
+	// S[0..3][0..1] += Q[d+0..]·K[d+0..]
 	VPSLLD      $0x10, (BX), Z16
 	VPANDD      (BX), Z20, Z17
 	VPSLLD      $0x10, (BX)(R8*1), Z18
@@ -135,18 +130,6 @@ fetched_32:
 	VMOVUPS     (AX)(R10*1), Z24
 	VFMADD231PS Z16, Z24, Z6
 	VFMADD231PS Z18, Z24, Z7
-	VMOVUPS     (AX)(R9*4), Z21
-	VFMADD231PS Z16, Z21, Z8
-	VFMADD231PS Z18, Z21, Z9
-	VMOVUPS     (AX)(R11*1), Z22
-	VFMADD231PS Z16, Z22, Z10
-	VFMADD231PS Z18, Z22, Z11
-	VMOVUPS     (AX)(R10*2), Z23
-	VFMADD231PS Z16, Z23, Z12
-	VFMADD231PS Z18, Z23, Z13
-	VMOVUPS     (AX)(R12*1), Z24
-	VFMADD231PS Z16, Z24, Z14
-	VFMADD231PS Z18, Z24, Z15
 	VMOVUPS     64(AX), Z21
 	VFMADD231PS Z17, Z21, Z0
 	VFMADD231PS Z19, Z21, Z1
@@ -159,45 +142,33 @@ fetched_32:
 	VMOVUPS     64(AX)(R10*1), Z24
 	VFMADD231PS Z17, Z24, Z6
 	VFMADD231PS Z19, Z24, Z7
-	VMOVUPS     64(AX)(R9*4), Z21
-	VFMADD231PS Z17, Z21, Z8
-	VFMADD231PS Z19, Z21, Z9
-	VMOVUPS     64(AX)(R11*1), Z22
-	VFMADD231PS Z17, Z22, Z10
-	VFMADD231PS Z19, Z22, Z11
-	VMOVUPS     64(AX)(R10*2), Z23
-	VFMADD231PS Z17, Z23, Z12
-	VFMADD231PS Z19, Z23, Z13
-	VMOVUPS     64(AX)(R12*1), Z24
-	VFMADD231PS Z17, Z24, Z14
-	VFMADD231PS Z19, Z24, Z15
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps
+	JGE         steps_0
 
-half:
+half_0:
 	ADDQ       $0x20, CX
-	JZ         summed
+	JZ         summed_0
 	DECQ       24(SP)
-	JNZ        fetched_16
+	JNZ        fetched_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_16_64
+	JG         same_row_0_16_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_16_64:
+same_row_0_16_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_16:
-	// S[0..7][0..1] += Q[d+0..]·K[d+0..]
+fetched_0_16:
+	// S[0..3][0..1] += Q[d+0..]·K[d+0..]
 	VPMOVZXWD   (BX), Z16
 	VPSLLD      $0x10, Z16, Z16
 	VPMOVZXWD   (BX)(R8*1), Z17
@@ -214,134 +185,233 @@ fetched_16:
 	VMOVUPS     (AX)(R10*1), Z24
 	VFMADD231PS Z16, Z24, Z6
 	VFMADD231PS Z17, Z24, Z7
-	VMOVUPS     (AX)(R9*4), Z21
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+
+summed_0:
+	// K back, or on to the next row
+	MOVQ   32(DI), CX
+	IMUL3Q $+2, CX, CX
+	SUBQ   CX, BX
+
+	// sums across, stored
+	VSHUFPS       $0x4e, Z9, Z8, Z21
+	VSHUFPS       $0xe4, Z9, Z8, Z8
+	VADDPS        Z21, Z8, Z8
+	VSHUFPS       $0x4e, Z11, Z10, Z21
+	VSHUFPS       $0xe4, Z11, Z10, Z10
+	VADDPS        Z21, Z10, Z10
+	VSHUFPS       $0x4e, Z13, Z12, Z21
+	VSHUFPS       $0xe4, Z13, Z12, Z12
+	VADDPS        Z21, Z12, Z12
+	VSHUFPS       $0x4e, Z15, Z14, Z21
+	VSHUFPS       $0xe4, Z15, Z14, Z14
+	VADDPS        Z21, Z14, Z14
+	VSHUFPS       $0x88, Z10, Z8, Z21
+	VSHUFPS       $0xdd, Z10, Z8, Z8
+	VADDPS        Z21, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y21
+	VADDPS        Y21, Y8, Y8
+	VSHUFPS       $0x88, Z14, Z12, Z21
+	VSHUFPS       $0xdd, Z14, Z12, Z12
+	VADDPS        Z21, Z12, Z12
+	VEXTRACTF64X4 $0x01, Z12, Y21
+	VADDPS        Y21, Y12, Y12
+	VSHUFF32X4    $0x00, Y12, Y8, Y21
+	VSHUFF32X4    $0x03, Y12, Y8, Y8
+	VADDPS        Y21, Y8, Y8
+	VMOVLPS       X8, 256(R11)
+	VMOVHPS       X8, 320(R11)
+	VEXTRACTF32X4 $0x01, Y8, X21
+	VMOVLPS       X21, 384(R11)
+	VMOVHPS       X21, 448(R11)
+	MOVQ          SI, R11
+	MOVQ          (DI), AX
+	LEAQ          (AX)(R9*4), AX
+	MOVQ          32(DI), CX
+	VPXORD        Z8, Z8, Z8
+	VPXORD        Z9, Z9, Z9
+	VPXORD        Z10, Z10, Z10
+	VPXORD        Z11, Z11, Z11
+	VPXORD        Z12, Z12, Z12
+	VPXORD        Z13, Z13, Z13
+	VPXORD        Z14, Z14, Z14
+	VPXORD        Z15, Z15, Z15
+	SUBQ          $0x20, CX
+	JLT           half_1
+
+steps_1:
+	// S[0..3][0..1] += Q[d+0..]·K[d+0..]
+	VPSLLD      $0x10, (BX), Z16
+	VPANDD      (BX), Z20, Z17
+	VPSLLD      $0x10, (BX)(R8*1), Z18
+	VPANDD      (BX)(R8*1), Z20, Z19
+	VMOVUPS     (AX), Z21
+	VFMADD231PS Z16, Z21, Z8
+	VFMADD231PS Z18, Z21, Z9
+	VMOVUPS     (AX)(R9*1), Z22
+	VFMADD231PS Z16, Z22, Z10
+	VFMADD231PS Z18, Z22, Z11
+	VMOVUPS     (AX)(R9*2), Z23
+	VFMADD231PS Z16, Z23, Z12
+	VFMADD231PS Z18, Z23, Z13
+	VMOVUPS     (AX)(R10*1), Z24
+	VFMADD231PS Z16, Z24, Z14
+	VFMADD231PS Z18, Z24, Z15
+	VMOVUPS     64(AX), Z21
+	VFMADD231PS Z17, Z21, Z8
+	VFMADD231PS Z19, Z21, Z9
+	VMOVUPS     64(AX)(R9*1), Z22
+	VFMADD231PS Z17, Z22, Z10
+	VFMADD231PS Z19, Z22, Z11
+	VMOVUPS     64(AX)(R9*2), Z23
+	VFMADD231PS Z17, Z23, Z12
+	VFMADD231PS Z19, Z23, Z13
+	VMOVUPS     64(AX)(R10*1), Z24
+	VFMADD231PS Z17, Z24, Z14
+	VFMADD231PS Z19, Z24, Z15
+	ADDQ        $+128, AX
+	ADDQ        $0x40, BX
+	SUBQ        $0x20, CX
+	JGE         steps_1
+
+half_1:
+	ADDQ $0x20, CX
+	JZ   summed_1
+
+	// S[0..3][0..1] += Q[d+0..]·K[d+0..]
+	VPMOVZXWD   (BX), Z16
+	VPSLLD      $0x10, Z16, Z16
+	VPMOVZXWD   (BX)(R8*1), Z17
+	VPSLLD      $0x10, Z17, Z17
+	VMOVUPS     (AX), Z21
 	VFMADD231PS Z16, Z21, Z8
 	VFMADD231PS Z17, Z21, Z9
-	VMOVUPS     (AX)(R11*1), Z22
+	VMOVUPS     (AX)(R9*1), Z22
 	VFMADD231PS Z16, Z22, Z10
 	VFMADD231PS Z17, Z22, Z11
-	VMOVUPS     (AX)(R10*2), Z23
+	VMOVUPS     (AX)(R9*2), Z23
 	VFMADD231PS Z16, Z23, Z12
 	VFMADD231PS Z17, Z23, Z13
-	VMOVUPS     (AX)(R12*1), Z24
+	VMOVUPS     (AX)(R10*1), Z24
 	VFMADD231PS Z16, Z24, Z14
 	VFMADD231PS Z17, Z24, Z15
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
-summed:
-	// K on to the next row
+summed_1:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
 	LEAQ   (BX)(R8*2), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z16
+	VSHUFPS       $0x4e, Z1, Z0, Z21
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z16, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z16
+	VADDPS        Z21, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z21
 	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z16, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z16
-	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z16, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y16
-	VADDPS        Y16, Y0, Y0
-	VSHUFPS       $0x4e, Z5, Z4, Z16
+	VADDPS        Z21, Z2, Z2
+	VSHUFPS       $0x4e, Z5, Z4, Z21
 	VSHUFPS       $0xe4, Z5, Z4, Z4
-	VADDPS        Z16, Z4, Z4
-	VSHUFPS       $0x4e, Z7, Z6, Z16
+	VADDPS        Z21, Z4, Z4
+	VSHUFPS       $0x4e, Z7, Z6, Z21
 	VSHUFPS       $0xe4, Z7, Z6, Z6
-	VADDPS        Z16, Z6, Z6
-	VSHUFPS       $0x88, Z6, Z4, Z16
+	VADDPS        Z21, Z6, Z6
+	VSHUFPS       $0x88, Z2, Z0, Z21
+	VSHUFPS       $0xdd, Z2, Z0, Z0
+	VADDPS        Z21, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y21
+	VADDPS        Y21, Y0, Y0
+	VSHUFPS       $0x88, Z6, Z4, Z21
 	VSHUFPS       $0xdd, Z6, Z4, Z4
-	VADDPS        Z16, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y16
-	VADDPS        Y16, Y4, Y4
-	VSHUFF32X4    $0x00, Y4, Y0, Y16
+	VADDPS        Z21, Z4, Z4
+	VEXTRACTF64X4 $0x01, Z4, Y21
+	VADDPS        Y21, Y4, Y4
+	VSHUFF32X4    $0x00, Y4, Y0, Y21
 	VSHUFF32X4    $0x03, Y4, Y0, Y0
-	VADDPS        Y16, Y0, Y0
-	VMOVLPS       X0, (SI)
-	VMOVHPS       X0, 64(SI)
-	VEXTRACTF32X4 $0x01, Y0, X16
-	VMOVLPS       X16, 128(SI)
-	VMOVHPS       X16, 192(SI)
-	VSHUFPS       $0x4e, Z9, Z8, Z16
-	VSHUFPS       $0xe4, Z9, Z8, Z8
-	VADDPS        Z16, Z8, Z8
-	VSHUFPS       $0x4e, Z11, Z10, Z16
-	VSHUFPS       $0xe4, Z11, Z10, Z10
-	VADDPS        Z16, Z10, Z10
-	VSHUFPS       $0x88, Z10, Z8, Z16
-	VSHUFPS       $0xdd, Z10, Z8, Z8
-	VADDPS        Z16, Z8, Z8
-	VEXTRACTF64X4 $0x01, Z8, Y16
-	VADDPS        Y16, Y8, Y8
-	VSHUFPS       $0x4e, Z13, Z12, Z16
-	VSHUFPS       $0xe4, Z13, Z12, Z12
-	VADDPS        Z16, Z12, Z12
-	VSHUFPS       $0x4e, Z15, Z14, Z16
-	VSHUFPS       $0xe4, Z15, Z14, Z14
-	VADDPS        Z16, Z14, Z14
-	VSHUFPS       $0x88, Z14, Z12, Z16
-	VSHUFPS       $0xdd, Z14, Z12, Z12
-	VADDPS        Z16, Z12, Z12
-	VEXTRACTF64X4 $0x01, Z12, Y16
-	VADDPS        Y16, Y12, Y12
-	VSHUFF32X4    $0x00, Y12, Y8, Y16
-	VSHUFF32X4    $0x03, Y12, Y8, Y8
-	VADDPS        Y16, Y8, Y8
-	VMOVLPS       X8, 256(SI)
-	VMOVHPS       X8, 320(SI)
-	VEXTRACTF32X4 $0x01, Y8, X16
-	VMOVLPS       X16, 384(SI)
-	VMOVHPS       X16, 448(SI)
+	VADDPS        Y21, Y0, Y0
+	VMOVLPS       X0, (R11)
+	VMOVHPS       X0, 64(R11)
+	VEXTRACTF32X4 $0x01, Y0, X21
+	VMOVLPS       X21, 128(R11)
+	VMOVHPS       X21, 192(R11)
+	MOVQ          SI, R11
 	ADDQ          $0x08, SI
-	DECQ          R13
+	DECQ          40(SP)
 	JNZ           keys
 	ADDQ          $+448, SI
-	SUBQ          $0x10, 48(SP)
+	SUBQ          $0x10, 32(SP)
 	JGE           block
 
+	// sums across, stored
+	VSHUFPS       $0x4e, Z9, Z8, Z21
+	VSHUFPS       $0xe4, Z9, Z8, Z8
+	VADDPS        Z21, Z8, Z8
+	VSHUFPS       $0x4e, Z11, Z10, Z21
+	VSHUFPS       $0xe4, Z11, Z10, Z10
+	VADDPS        Z21, Z10, Z10
+	VSHUFPS       $0x4e, Z13, Z12, Z21
+	VSHUFPS       $0xe4, Z13, Z12, Z12
+	VADDPS        Z21, Z12, Z12
+	VSHUFPS       $0x4e, Z15, Z14, Z21
+	VSHUFPS       $0xe4, Z15, Z14, Z14
+	VADDPS        Z21, Z14, Z14
+	VSHUFPS       $0x88, Z10, Z8, Z21
+	VSHUFPS       $0xdd, Z10, Z8, Z8
+	VADDPS        Z21, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y21
+	VADDPS        Y21, Y8, Y8
+	VSHUFPS       $0x88, Z14, Z12, Z21
+	VSHUFPS       $0xdd, Z14, Z12, Z12
+	VADDPS        Z21, Z12, Z12
+	VEXTRACTF64X4 $0x01, Z12, Y21
+	VADDPS        Y21, Y12, Y12
+	VSHUFF32X4    $0x00, Y12, Y8, Y21
+	VSHUFF32X4    $0x03, Y12, Y8, Y8
+	VADDPS        Y21, Y8, Y8
+	VMOVLPS       X8, 256(R11)
+	VMOVHPS       X8, 320(R11)
+	VEXTRACTF32X4 $0x01, Y8, X21
+	VMOVLPS       X21, 384(R11)
+	VMOVHPS       X21, 448(R11)
+
 rest:
-	ADDQ $0x10, 48(SP)
+	ADDQ $0x10, 32(SP)
 	JZ   done
 
 key:
+	MOVQ   SI, R11
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
 	SUBQ   $0x20, CX
-	JLT    half_rest
+	JLT    half_rest_0
 
-steps_rest:
+steps_rest_0:
 	DECQ       24(SP)
-	JNZ        fetched_rest_32
+	JNZ        fetched_rest_0_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_rest_32_64
+	JG         same_row_rest_0_32_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_32_64:
+same_row_rest_0_32_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_32:
-	// S[0..7][0..0] += Q[d+0..]·K[d+0..]
+fetched_rest_0_32:
+	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
 	VPSLLD      $0x10, (BX), Z16
 	VPANDD      (BX), Z20, Z17
 	VMOVUPS     (AX), Z21
@@ -352,14 +422,6 @@ fetched_rest_32:
 	VFMADD231PS Z16, Z23, Z2
 	VMOVUPS     (AX)(R10*1), Z24
 	VFMADD231PS Z16, Z24, Z3
-	VMOVUPS     (AX)(R9*4), Z21
-	VFMADD231PS Z16, Z21, Z4
-	VMOVUPS     (AX)(R11*1), Z22
-	VFMADD231PS Z16, Z22, Z5
-	VMOVUPS     (AX)(R10*2), Z23
-	VFMADD231PS Z16, Z23, Z6
-	VMOVUPS     (AX)(R12*1), Z24
-	VFMADD231PS Z16, Z24, Z7
 	VMOVUPS     64(AX), Z21
 	VFMADD231PS Z17, Z21, Z0
 	VMOVUPS     64(AX)(R9*1), Z22
@@ -368,41 +430,33 @@ fetched_rest_32:
 	VFMADD231PS Z17, Z23, Z2
 	VMOVUPS     64(AX)(R10*1), Z24
 	VFMADD231PS Z17, Z24, Z3
-	VMOVUPS     64(AX)(R9*4), Z21
-	VFMADD231PS Z17, Z21, Z4
-	VMOVUPS     64(AX)(R11*1), Z22
-	VFMADD231PS Z17, Z22, Z5
-	VMOVUPS     64(AX)(R10*2), Z23
-	VFMADD231PS Z17, Z23, Z6
-	VMOVUPS     64(AX)(R12*1), Z24
-	VFMADD231PS Z17, Z24, Z7
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps_rest
+	JGE         steps_rest_0
 
-half_rest:
+half_rest_0:
 	ADDQ       $0x20, CX
-	JZ         summed_rest
+	JZ         summed_rest_0
 	DECQ       24(SP)
-	JNZ        fetched_rest_16
+	JNZ        fetched_rest_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
-	JG         same_row_rest_16_32
+	JG         same_row_rest_0_16_32
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_16_32:
+same_row_rest_0_16_32:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_16:
-	// S[0..7][0..0] += Q[d+0..]·K[d+0..]
+fetched_rest_0_16:
+	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
 	VPMOVZXWD   (BX), Z16
 	VPSLLD      $0x10, Z16, Z16
 	VMOVUPS     (AX), Z21
@@ -413,61 +467,113 @@ fetched_rest_16:
 	VFMADD231PS Z16, Z23, Z2
 	VMOVUPS     (AX)(R10*1), Z24
 	VFMADD231PS Z16, Z24, Z3
-	VMOVUPS     (AX)(R9*4), Z21
-	VFMADD231PS Z16, Z21, Z4
-	VMOVUPS     (AX)(R11*1), Z22
-	VFMADD231PS Z16, Z22, Z5
-	VMOVUPS     (AX)(R10*2), Z23
-	VFMADD231PS Z16, Z23, Z6
-	VMOVUPS     (AX)(R12*1), Z24
-	VFMADD231PS Z16, Z24, Z7
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
-summed_rest:
-	// K on to the next row
+summed_rest_0:
+	// K back, or on to the next row
+	MOVQ   32(DI), CX
+	IMUL3Q $+2, CX, CX
+	SUBQ   CX, BX
+
+	// sums across, stored
+	VSHUFPS       $0x4e, Z1, Z0, Z21
+	VSHUFPS       $0xe4, Z1, Z0, Z0
+	VADDPS        Z21, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z21
+	VSHUFPS       $0xe4, Z3, Z2, Z2
+	VADDPS        Z21, Z2, Z2
+	VSHUFPS       $0x88, Z2, Z0, Z21
+	VSHUFPS       $0xdd, Z2, Z0, Z0
+	VADDPS        Z21, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y21
+	VADDPS        Y21, Y0, Y0
+	VEXTRACTF32X4 $0x01, Y0, X21
+	VADDPS        X21, X0, X0
+	VMOVSS        X0, (R11)
+	VEXTRACTPS    $0x01, X0, 64(R11)
+	VEXTRACTPS    $0x02, X0, 128(R11)
+	VEXTRACTPS    $0x03, X0, 192(R11)
+	MOVQ          (DI), AX
+	LEAQ          (AX)(R9*4), AX
+	MOVQ          32(DI), CX
+	VPXORD        Z0, Z0, Z0
+	VPXORD        Z1, Z1, Z1
+	VPXORD        Z2, Z2, Z2
+	VPXORD        Z3, Z3, Z3
+	SUBQ          $0x20, CX
+	JLT           half_rest_4
+
+steps_rest_4:
+	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
+	VPSLLD      $0x10, (BX), Z16
+	VPANDD      (BX), Z20, Z17
+	VMOVUPS     (AX), Z21
+	VFMADD231PS Z16, Z21, Z0
+	VMOVUPS     (AX)(R9*1), Z22
+	VFMADD231PS Z16, Z22, Z1
+	VMOVUPS     (AX)(R9*2), Z23
+	VFMADD231PS Z16, Z23, Z2
+	VMOVUPS     (AX)(R10*1), Z24
+	VFMADD231PS Z16, Z24, Z3
+	VMOVUPS     64(AX), Z21
+	VFMADD231PS Z17, Z21, Z0
+	VMOVUPS     64(AX)(R9*1), Z22
+	VFMADD231PS Z17, Z22, Z1
+	VMOVUPS     64(AX)(R9*2), Z23
+	VFMADD231PS Z17, Z23, Z2
+	VMOVUPS     64(AX)(R10*1), Z24
+	VFMADD231PS Z17, Z24, Z3
+	ADDQ        $+128, AX
+	ADDQ        $0x40, BX
+	SUBQ        $0x20, CX
+	JGE         steps_rest_4
+
+half_rest_4:
+	ADDQ $0x20, CX
+	JZ   summed_rest_4
+
+	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
+	VPMOVZXWD   (BX), Z16
+	VPSLLD      $0x10, Z16, Z16
+	VMOVUPS     (AX), Z21
+	VFMADD231PS Z16, Z21, Z0
+	VMOVUPS     (AX)(R9*1), Z22
+	VFMADD231PS Z16, Z22, Z1
+	VMOVUPS     (AX)(R9*2), Z23
+	VFMADD231PS Z16, Z23, Z2
+	VMOVUPS     (AX)(R10*1), Z24
+	VFMADD231PS Z16, Z24, Z3
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, BX
+
+summed_rest_4:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
 	LEAQ   (BX)(R8*1), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z16
+	VSHUFPS       $0x4e, Z1, Z0, Z21
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z16, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z16
+	VADDPS        Z21, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z21
 	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z16, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z16
+	VADDPS        Z21, Z2, Z2
+	VSHUFPS       $0x88, Z2, Z0, Z21
 	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z16, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y16
-	VADDPS        Y16, Y0, Y0
-	VSHUFPS       $0x4e, Z5, Z4, Z16
-	VSHUFPS       $0xe4, Z5, Z4, Z4
-	VADDPS        Z16, Z4, Z4
-	VSHUFPS       $0x4e, Z7, Z6, Z16
-	VSHUFPS       $0xe4, Z7, Z6, Z6
-	VADDPS        Z16, Z6, Z6
-	VSHUFPS       $0x88, Z6, Z4, Z16
-	VSHUFPS       $0xdd, Z6, Z4, Z4
-	VADDPS        Z16, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y16
-	VADDPS        Y16, Y4, Y4
-	VSHUFF32X4    $0x00, Y4, Y0, Y16
-	VSHUFF32X4    $0x03, Y4, Y0, Y0
-	VADDPS        Y16, Y0, Y0
-	VMOVSS        X0, (SI)
-	VEXTRACTPS    $0x01, X0, 64(SI)
-	VEXTRACTPS    $0x02, X0, 128(SI)
-	VEXTRACTPS    $0x03, X0, 192(SI)
-	VEXTRACTF32X4 $0x01, Y0, X16
-	VMOVSS        X16, 256(SI)
-	VEXTRACTPS    $0x01, X16, 320(SI)
-	VEXTRACTPS    $0x02, X16, 384(SI)
-	VEXTRACTPS    $0x03, X16, 448(SI)
+	VADDPS        Z21, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y21
+	VADDPS        Y21, Y0, Y0
+	VEXTRACTF32X4 $0x01, Y0, X21
+	VADDPS        X21, X0, X0
+	VMOVSS        X0, 256(R11)
+	VEXTRACTPS    $0x01, X0, 320(R11)
+	VEXTRACTPS    $0x02, X0, 384(R11)
+	VEXTRACTPS    $0x03, X0, 448(R11)
 	ADDQ          $0x04, SI
-	DECQ          48(SP)
+	DECQ          32(SP)
 	JNZ           key
 
 done:

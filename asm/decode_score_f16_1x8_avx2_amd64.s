@@ -18,19 +18,20 @@
 //	CX       elements of D left
 //	DX       next line to prefetch
 //	SI       S
-//	R8       Keys
-//	R9       KStride
-//	R10      3·KStride
-//	R11      5·KStride
-//	R12      7·KStride
+//	R8       KStride
+//	R9       3·KStride
+//	R10      5·KStride
+//	R11      7·KStride
 //	Y0–Y7    partial sums of S[r][key]
-//	Y8       Q[r][d]
-//	Y9–Y12   K[key][d]; sums
-//	R13      partial sums, at key
+//	Y8–Y11   partial sums, loaded
+//	Y12      Q[r][d]
+//	Y13–Y15  K[key][d]; sums
+//	R12      partial sums of the step before
+//	R13      S, of the sums added across
 
 // func decode_score_f16_1x8_avx2(a *DecodeScoreArgs)
 // Requires: AVX, F16C, FMA3, MMX+
-TEXT ·decode_score_f16_1x8_avx2(SB), $672-8
+TEXT ·decode_score_f16_1x8_avx2(SB), $416-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), BX
 
@@ -55,24 +56,37 @@ gaps:
 	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
-	MOVQ 24(DI), SI
-	MOVQ 40(DI), R8
-	MOVQ 16(DI), R9
-	LEAQ (R9)(R9*2), R10
-	LEAQ (R9)(R9*4), R11
-	LEAQ (R10)(R9*4), R12
-
-	// partial sums, aligned
-	LEAQ 159(SP), R13
-	ANDQ $-32, R13
-	MOVQ R13, 32(SP)
-	LEAQ 512(R13), CX
-	MOVQ CX, 40(SP)
-	SUBQ $0x10, R8
-	JLT  rest
+	MOVQ    24(DI), SI
+	MOVQ    16(DI), R8
+	LEAQ    (R8)(R8*2), R9
+	LEAQ    (R8)(R8*4), R10
+	LEAQ    (R9)(R8*4), R11
+	LEAQ    159(SP), R12
+	ANDQ    $-32, R12
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	VMOVUPS Y0, (R12)
+	VMOVUPS Y1, 32(R12)
+	VMOVUPS Y2, 64(R12)
+	VMOVUPS Y3, 96(R12)
+	VMOVUPS Y4, 128(R12)
+	VMOVUPS Y5, 160(R12)
+	VMOVUPS Y6, 192(R12)
+	VMOVUPS Y7, 224(R12)
+	MOVQ    SI, R13
+	MOVQ    40(DI), CX
+	MOVQ    CX, 32(SP)
+	SUBQ    $0x10, 32(SP)
+	JLT     rest
 
 block:
-	MOVQ 32(SP), R13
+	MOVQ $0x00000002, 40(SP)
 
 keys:
 	MOVQ   (DI), AX
@@ -86,381 +100,372 @@ keys:
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 	SUBQ   $0x20, CX
-	JLT    half
+	JLT    half_0
 
-steps:
+steps_0:
 	DECQ       24(SP)
-	JNZ        fetched_32
+	JNZ        fetched_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_32_512
+	JG         same_row_0_32_512
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_512:
+same_row_0_32_512:
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_32_256
+	JG         same_row_0_32_256
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_256:
+same_row_0_32_256:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_32:
+fetched_0_32:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Y8
-	VCVTPH2PS   (BX), Y9
-	VFMADD231PS Y9, Y8, Y0
-	VCVTPH2PS   (BX)(R9*1), Y10
-	VFMADD231PS Y10, Y8, Y1
-	VCVTPH2PS   (BX)(R9*2), Y11
-	VFMADD231PS Y11, Y8, Y2
-	VCVTPH2PS   (BX)(R10*1), Y12
-	VFMADD231PS Y12, Y8, Y3
-	VCVTPH2PS   (BX)(R9*4), Y9
-	VFMADD231PS Y9, Y8, Y4
-	VCVTPH2PS   (BX)(R11*1), Y10
-	VFMADD231PS Y10, Y8, Y5
-	VCVTPH2PS   (BX)(R10*2), Y11
-	VFMADD231PS Y11, Y8, Y6
-	VCVTPH2PS   (BX)(R12*1), Y12
-	VFMADD231PS Y12, Y8, Y7
+	VMOVUPS     (AX), Y12
+	VCVTPH2PS   (BX), Y13
+	VFMADD231PS Y13, Y12, Y0
+	VCVTPH2PS   (BX)(R8*1), Y14
+	VFMADD231PS Y14, Y12, Y1
+	VCVTPH2PS   (BX)(R8*2), Y15
+	VFMADD231PS Y15, Y12, Y2
+	VCVTPH2PS   (BX)(R9*1), Y13
+	VFMADD231PS Y13, Y12, Y3
+	VCVTPH2PS   (BX)(R8*4), Y14
+	VFMADD231PS Y14, Y12, Y4
+	VCVTPH2PS   (BX)(R10*1), Y15
+	VFMADD231PS Y15, Y12, Y5
+	VCVTPH2PS   (BX)(R9*2), Y13
+	VFMADD231PS Y13, Y12, Y6
+	VCVTPH2PS   (BX)(R11*1), Y14
+	VFMADD231PS Y14, Y12, Y7
 
 	// S[0..0][0..7] += Q[d+8..]·K[d+8..]
-	VMOVUPS     32(AX), Y8
-	VCVTPH2PS   16(BX), Y9
-	VFMADD231PS Y9, Y8, Y0
-	VCVTPH2PS   16(BX)(R9*1), Y10
-	VFMADD231PS Y10, Y8, Y1
-	VCVTPH2PS   16(BX)(R9*2), Y11
-	VFMADD231PS Y11, Y8, Y2
-	VCVTPH2PS   16(BX)(R10*1), Y12
-	VFMADD231PS Y12, Y8, Y3
-	VCVTPH2PS   16(BX)(R9*4), Y9
-	VFMADD231PS Y9, Y8, Y4
-	VCVTPH2PS   16(BX)(R11*1), Y10
-	VFMADD231PS Y10, Y8, Y5
-	VCVTPH2PS   16(BX)(R10*2), Y11
-	VFMADD231PS Y11, Y8, Y6
-	VCVTPH2PS   16(BX)(R12*1), Y12
-	VFMADD231PS Y12, Y8, Y7
+	VMOVUPS     32(AX), Y12
+	VCVTPH2PS   16(BX), Y13
+	VFMADD231PS Y13, Y12, Y0
+	VCVTPH2PS   16(BX)(R8*1), Y14
+	VFMADD231PS Y14, Y12, Y1
+	VCVTPH2PS   16(BX)(R8*2), Y15
+	VFMADD231PS Y15, Y12, Y2
+	VCVTPH2PS   16(BX)(R9*1), Y13
+	VFMADD231PS Y13, Y12, Y3
+	VCVTPH2PS   16(BX)(R8*4), Y14
+	VFMADD231PS Y14, Y12, Y4
+	VCVTPH2PS   16(BX)(R10*1), Y15
+	VFMADD231PS Y15, Y12, Y5
+	VCVTPH2PS   16(BX)(R9*2), Y13
+	VFMADD231PS Y13, Y12, Y6
+	VCVTPH2PS   16(BX)(R11*1), Y14
+	VFMADD231PS Y14, Y12, Y7
 
 	// S[0..0][0..7] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Y8
-	VCVTPH2PS   32(BX), Y9
-	VFMADD231PS Y9, Y8, Y0
-	VCVTPH2PS   32(BX)(R9*1), Y10
-	VFMADD231PS Y10, Y8, Y1
-	VCVTPH2PS   32(BX)(R9*2), Y11
-	VFMADD231PS Y11, Y8, Y2
-	VCVTPH2PS   32(BX)(R10*1), Y12
-	VFMADD231PS Y12, Y8, Y3
-	VCVTPH2PS   32(BX)(R9*4), Y9
-	VFMADD231PS Y9, Y8, Y4
-	VCVTPH2PS   32(BX)(R11*1), Y10
-	VFMADD231PS Y10, Y8, Y5
-	VCVTPH2PS   32(BX)(R10*2), Y11
-	VFMADD231PS Y11, Y8, Y6
-	VCVTPH2PS   32(BX)(R12*1), Y12
-	VFMADD231PS Y12, Y8, Y7
+	VMOVUPS     64(AX), Y12
+	VCVTPH2PS   32(BX), Y13
+	VFMADD231PS Y13, Y12, Y0
+	VCVTPH2PS   32(BX)(R8*1), Y14
+	VFMADD231PS Y14, Y12, Y1
+	VCVTPH2PS   32(BX)(R8*2), Y15
+	VFMADD231PS Y15, Y12, Y2
+	VCVTPH2PS   32(BX)(R9*1), Y13
+	VFMADD231PS Y13, Y12, Y3
+	VCVTPH2PS   32(BX)(R8*4), Y14
+	VFMADD231PS Y14, Y12, Y4
+	VCVTPH2PS   32(BX)(R10*1), Y15
+	VFMADD231PS Y15, Y12, Y5
+	VCVTPH2PS   32(BX)(R9*2), Y13
+	VFMADD231PS Y13, Y12, Y6
+	VCVTPH2PS   32(BX)(R11*1), Y14
+	VFMADD231PS Y14, Y12, Y7
 
 	// S[0..0][0..7] += Q[d+24..]·K[d+24..]
-	VMOVUPS     96(AX), Y8
-	VCVTPH2PS   48(BX), Y9
-	VFMADD231PS Y9, Y8, Y0
-	VCVTPH2PS   48(BX)(R9*1), Y10
-	VFMADD231PS Y10, Y8, Y1
-	VCVTPH2PS   48(BX)(R9*2), Y11
-	VFMADD231PS Y11, Y8, Y2
-	VCVTPH2PS   48(BX)(R10*1), Y12
-	VFMADD231PS Y12, Y8, Y3
-	VCVTPH2PS   48(BX)(R9*4), Y9
-	VFMADD231PS Y9, Y8, Y4
-	VCVTPH2PS   48(BX)(R11*1), Y10
-	VFMADD231PS Y10, Y8, Y5
-	VCVTPH2PS   48(BX)(R10*2), Y11
-	VFMADD231PS Y11, Y8, Y6
-	VCVTPH2PS   48(BX)(R12*1), Y12
-	VFMADD231PS Y12, Y8, Y7
+	VMOVUPS     96(AX), Y12
+	VCVTPH2PS   48(BX), Y13
+	VFMADD231PS Y13, Y12, Y0
+	VCVTPH2PS   48(BX)(R8*1), Y14
+	VFMADD231PS Y14, Y12, Y1
+	VCVTPH2PS   48(BX)(R8*2), Y15
+	VFMADD231PS Y15, Y12, Y2
+	VCVTPH2PS   48(BX)(R9*1), Y13
+	VFMADD231PS Y13, Y12, Y3
+	VCVTPH2PS   48(BX)(R8*4), Y14
+	VFMADD231PS Y14, Y12, Y4
+	VCVTPH2PS   48(BX)(R10*1), Y15
+	VFMADD231PS Y15, Y12, Y5
+	VCVTPH2PS   48(BX)(R9*2), Y13
+	VFMADD231PS Y13, Y12, Y6
+	VCVTPH2PS   48(BX)(R11*1), Y14
+	VFMADD231PS Y14, Y12, Y7
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps
+	JGE         steps_0
 
-half:
+half_0:
 	ADDQ       $0x20, CX
-	JZ         summed
+	JZ         summed_0
 	DECQ       24(SP)
-	JNZ        fetched_16
+	JNZ        fetched_0_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_16_256
+	JG         same_row_0_16_256
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_16_256:
+same_row_0_16_256:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_16:
+fetched_0_16:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Y8
-	VCVTPH2PS   (BX), Y9
-	VFMADD231PS Y9, Y8, Y0
-	VCVTPH2PS   (BX)(R9*1), Y10
-	VFMADD231PS Y10, Y8, Y1
-	VCVTPH2PS   (BX)(R9*2), Y11
-	VFMADD231PS Y11, Y8, Y2
-	VCVTPH2PS   (BX)(R10*1), Y12
-	VFMADD231PS Y12, Y8, Y3
-	VCVTPH2PS   (BX)(R9*4), Y9
-	VFMADD231PS Y9, Y8, Y4
-	VCVTPH2PS   (BX)(R11*1), Y10
-	VFMADD231PS Y10, Y8, Y5
-	VCVTPH2PS   (BX)(R10*2), Y11
-	VFMADD231PS Y11, Y8, Y6
-	VCVTPH2PS   (BX)(R12*1), Y12
-	VFMADD231PS Y12, Y8, Y7
+	VMOVUPS     (AX), Y12
+	VCVTPH2PS   (BX), Y13
+	VFMADD231PS Y13, Y12, Y0
+	VCVTPH2PS   (BX)(R8*1), Y14
+	VFMADD231PS Y14, Y12, Y1
+	VCVTPH2PS   (BX)(R8*2), Y15
+	VFMADD231PS Y15, Y12, Y2
+	VCVTPH2PS   (BX)(R9*1), Y13
+	VFMADD231PS Y13, Y12, Y3
+	VCVTPH2PS   (BX)(R8*4), Y14
+	VFMADD231PS Y14, Y12, Y4
+	VCVTPH2PS   (BX)(R10*1), Y15
+	VFMADD231PS Y15, Y12, Y5
+	VCVTPH2PS   (BX)(R9*2), Y13
+	VFMADD231PS Y13, Y12, Y6
+	VCVTPH2PS   (BX)(R11*1), Y14
+	VFMADD231PS Y14, Y12, Y7
 
 	// S[0..0][0..7] += Q[d+8..]·K[d+8..]
-	VMOVUPS     32(AX), Y8
-	VCVTPH2PS   16(BX), Y9
-	VFMADD231PS Y9, Y8, Y0
-	VCVTPH2PS   16(BX)(R9*1), Y10
-	VFMADD231PS Y10, Y8, Y1
-	VCVTPH2PS   16(BX)(R9*2), Y11
-	VFMADD231PS Y11, Y8, Y2
-	VCVTPH2PS   16(BX)(R10*1), Y12
-	VFMADD231PS Y12, Y8, Y3
-	VCVTPH2PS   16(BX)(R9*4), Y9
-	VFMADD231PS Y9, Y8, Y4
-	VCVTPH2PS   16(BX)(R11*1), Y10
-	VFMADD231PS Y10, Y8, Y5
-	VCVTPH2PS   16(BX)(R10*2), Y11
-	VFMADD231PS Y11, Y8, Y6
-	VCVTPH2PS   16(BX)(R12*1), Y12
-	VFMADD231PS Y12, Y8, Y7
+	VMOVUPS     32(AX), Y12
+	VCVTPH2PS   16(BX), Y13
+	VFMADD231PS Y13, Y12, Y0
+	VCVTPH2PS   16(BX)(R8*1), Y14
+	VFMADD231PS Y14, Y12, Y1
+	VCVTPH2PS   16(BX)(R8*2), Y15
+	VFMADD231PS Y15, Y12, Y2
+	VCVTPH2PS   16(BX)(R9*1), Y13
+	VFMADD231PS Y13, Y12, Y3
+	VCVTPH2PS   16(BX)(R8*4), Y14
+	VFMADD231PS Y14, Y12, Y4
+	VCVTPH2PS   16(BX)(R10*1), Y15
+	VFMADD231PS Y15, Y12, Y5
+	VCVTPH2PS   16(BX)(R9*2), Y13
+	VFMADD231PS Y13, Y12, Y6
+	VCVTPH2PS   16(BX)(R11*1), Y14
+	VFMADD231PS Y14, Y12, Y7
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
-summed:
-	// K on to the next row
-	MOVQ    32(DI), CX
-	IMUL3Q  $+2, CX, CX
-	SUBQ    CX, BX
-	LEAQ    (BX)(R9*8), BX
-	VMOVUPS Y0, (R13)
-	VMOVUPS Y1, 32(R13)
-	VMOVUPS Y2, 64(R13)
-	VMOVUPS Y3, 96(R13)
-	VMOVUPS Y4, 128(R13)
-	VMOVUPS Y5, 160(R13)
-	VMOVUPS Y6, 192(R13)
-	VMOVUPS Y7, 224(R13)
-	ADDQ    $+256, R13
-	CMPQ    R13, 40(SP)
-	JLT     keys
+summed_0:
+	// K back, or on to the next row
+	MOVQ   32(DI), CX
+	IMUL3Q $+2, CX, CX
+	SUBQ   CX, BX
+	LEAQ   (BX)(R8*8), BX
 
-	// sums across
-	MOVQ       32(SP), R13
-	VMOVUPS    (R13), Y0
-	VMOVUPS    32(R13), Y1
-	VMOVUPS    64(R13), Y2
-	VMOVUPS    96(R13), Y3
-	VMOVUPS    128(R13), Y4
-	VMOVUPS    160(R13), Y5
-	VMOVUPS    192(R13), Y6
-	VMOVUPS    224(R13), Y7
-	VSHUFPS    $0x4e, Y1, Y0, Y9
-	VBLENDPS   $0xcc, Y1, Y0, Y0
-	VADDPS     Y9, Y0, Y0
-	VSHUFPS    $0x4e, Y3, Y2, Y9
-	VBLENDPS   $0xcc, Y3, Y2, Y2
-	VADDPS     Y9, Y2, Y2
-	VSHUFPS    $0x88, Y2, Y0, Y9
-	VSHUFPS    $0xdd, Y2, Y0, Y0
-	VADDPS     Y9, Y0, Y0
-	VSHUFPS    $0x4e, Y5, Y4, Y9
-	VBLENDPS   $0xcc, Y5, Y4, Y4
-	VADDPS     Y9, Y4, Y4
-	VSHUFPS    $0x4e, Y7, Y6, Y9
-	VBLENDPS   $0xcc, Y7, Y6, Y6
-	VADDPS     Y9, Y6, Y6
-	VSHUFPS    $0x88, Y6, Y4, Y9
-	VSHUFPS    $0xdd, Y6, Y4, Y4
-	VADDPS     Y9, Y4, Y4
-	VPERM2F128 $0x21, Y4, Y0, Y9
-	VBLENDPS   $0xf0, Y4, Y0, Y0
-	VADDPS     Y9, Y0, Y0
-	VMOVUPS    Y0, (SI)
-	VMOVUPS    256(R13), Y0
-	VMOVUPS    288(R13), Y1
-	VMOVUPS    320(R13), Y2
-	VMOVUPS    352(R13), Y3
-	VMOVUPS    384(R13), Y4
-	VMOVUPS    416(R13), Y5
-	VMOVUPS    448(R13), Y6
-	VMOVUPS    480(R13), Y7
-	VSHUFPS    $0x4e, Y1, Y0, Y9
-	VBLENDPS   $0xcc, Y1, Y0, Y0
-	VADDPS     Y9, Y0, Y0
-	VSHUFPS    $0x4e, Y3, Y2, Y9
-	VBLENDPS   $0xcc, Y3, Y2, Y2
-	VADDPS     Y9, Y2, Y2
-	VSHUFPS    $0x88, Y2, Y0, Y9
-	VSHUFPS    $0xdd, Y2, Y0, Y0
-	VADDPS     Y9, Y0, Y0
-	VSHUFPS    $0x4e, Y5, Y4, Y9
-	VBLENDPS   $0xcc, Y5, Y4, Y4
-	VADDPS     Y9, Y4, Y4
-	VSHUFPS    $0x4e, Y7, Y6, Y9
-	VBLENDPS   $0xcc, Y7, Y6, Y6
-	VADDPS     Y9, Y6, Y6
-	VSHUFPS    $0x88, Y6, Y4, Y9
-	VSHUFPS    $0xdd, Y6, Y4, Y4
-	VADDPS     Y9, Y4, Y4
-	VPERM2F128 $0x21, Y4, Y0, Y9
-	VBLENDPS   $0xf0, Y4, Y0, Y0
-	VADDPS     Y9, Y0, Y0
-	VMOVUPS    Y0, 32(SI)
-	ADDQ       $0x40, SI
-	SUBQ       $0x10, R8
+	// sums across, stored
+	VMOVUPS    (R12), Y8
+	VSHUFPS    $0x4e, 32(R12), Y8, Y13
+	VBLENDPS   $0xcc, 32(R12), Y8, Y8
+	VADDPS     Y13, Y8, Y8
+	VMOVUPS    64(R12), Y9
+	VSHUFPS    $0x4e, 96(R12), Y9, Y13
+	VBLENDPS   $0xcc, 96(R12), Y9, Y9
+	VADDPS     Y13, Y9, Y9
+	VMOVUPS    128(R12), Y10
+	VSHUFPS    $0x4e, 160(R12), Y10, Y13
+	VBLENDPS   $0xcc, 160(R12), Y10, Y10
+	VADDPS     Y13, Y10, Y10
+	VMOVUPS    192(R12), Y11
+	VSHUFPS    $0x4e, 224(R12), Y11, Y13
+	VBLENDPS   $0xcc, 224(R12), Y11, Y11
+	VADDPS     Y13, Y11, Y11
+	VSHUFPS    $0x88, Y9, Y8, Y13
+	VSHUFPS    $0xdd, Y9, Y8, Y8
+	VADDPS     Y13, Y8, Y8
+	VSHUFPS    $0x88, Y11, Y10, Y13
+	VSHUFPS    $0xdd, Y11, Y10, Y10
+	VADDPS     Y13, Y10, Y10
+	VPERM2F128 $0x21, Y10, Y8, Y13
+	VBLENDPS   $0xf0, Y10, Y8, Y8
+	VADDPS     Y13, Y8, Y8
+	VMOVUPS    Y8, (R13)
+	VMOVUPS    Y0, (R12)
+	VMOVUPS    Y1, 32(R12)
+	VMOVUPS    Y2, 64(R12)
+	VMOVUPS    Y3, 96(R12)
+	VMOVUPS    Y4, 128(R12)
+	VMOVUPS    Y5, 160(R12)
+	VMOVUPS    Y6, 192(R12)
+	VMOVUPS    Y7, 224(R12)
+	MOVQ       SI, R13
+	ADDQ       $0x20, SI
+	DECQ       40(SP)
+	JNZ        keys
+	SUBQ       $0x10, 32(SP)
 	JGE        block
 
+	// sums across, stored
+	VMOVUPS    (R12), Y8
+	VSHUFPS    $0x4e, 32(R12), Y8, Y13
+	VBLENDPS   $0xcc, 32(R12), Y8, Y8
+	VADDPS     Y13, Y8, Y8
+	VMOVUPS    64(R12), Y9
+	VSHUFPS    $0x4e, 96(R12), Y9, Y13
+	VBLENDPS   $0xcc, 96(R12), Y9, Y9
+	VADDPS     Y13, Y9, Y9
+	VMOVUPS    128(R12), Y10
+	VSHUFPS    $0x4e, 160(R12), Y10, Y13
+	VBLENDPS   $0xcc, 160(R12), Y10, Y10
+	VADDPS     Y13, Y10, Y10
+	VMOVUPS    192(R12), Y11
+	VSHUFPS    $0x4e, 224(R12), Y11, Y13
+	VBLENDPS   $0xcc, 224(R12), Y11, Y11
+	VADDPS     Y13, Y11, Y11
+	VSHUFPS    $0x88, Y9, Y8, Y13
+	VSHUFPS    $0xdd, Y9, Y8, Y8
+	VADDPS     Y13, Y8, Y8
+	VSHUFPS    $0x88, Y11, Y10, Y13
+	VSHUFPS    $0xdd, Y11, Y10, Y10
+	VADDPS     Y13, Y10, Y10
+	VPERM2F128 $0x21, Y10, Y8, Y13
+	VBLENDPS   $0xf0, Y10, Y8, Y8
+	VADDPS     Y13, Y8, Y8
+	VMOVUPS    Y8, (R13)
+
 rest:
-	ADDQ $0x10, R8
+	ADDQ $0x10, 32(SP)
 	JZ   done
 
 key:
+	MOVQ   SI, R13
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VXORPS Y0, Y0, Y0
 	SUBQ   $0x20, CX
-	JLT    half_rest
+	JLT    half_rest_0
 
-steps_rest:
+steps_rest_0:
 	DECQ       24(SP)
-	JNZ        fetched_rest_32
+	JNZ        fetched_rest_0_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_rest_32_64
+	JG         same_row_rest_0_32_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_32_64:
+same_row_rest_0_32_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_32:
+fetched_rest_0_32:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Y8
-	VCVTPH2PS   (BX), Y9
-	VFMADD231PS Y9, Y8, Y0
+	VMOVUPS     (AX), Y12
+	VCVTPH2PS   (BX), Y13
+	VFMADD231PS Y13, Y12, Y0
 
 	// S[0..0][0..0] += Q[d+8..]·K[d+8..]
-	VMOVUPS     32(AX), Y8
-	VCVTPH2PS   16(BX), Y9
-	VFMADD231PS Y9, Y8, Y0
+	VMOVUPS     32(AX), Y12
+	VCVTPH2PS   16(BX), Y13
+	VFMADD231PS Y13, Y12, Y0
 
 	// S[0..0][0..0] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Y8
-	VCVTPH2PS   32(BX), Y9
-	VFMADD231PS Y9, Y8, Y0
+	VMOVUPS     64(AX), Y12
+	VCVTPH2PS   32(BX), Y13
+	VFMADD231PS Y13, Y12, Y0
 
 	// S[0..0][0..0] += Q[d+24..]·K[d+24..]
-	VMOVUPS     96(AX), Y8
-	VCVTPH2PS   48(BX), Y9
-	VFMADD231PS Y9, Y8, Y0
+	VMOVUPS     96(AX), Y12
+	VCVTPH2PS   48(BX), Y13
+	VFMADD231PS Y13, Y12, Y0
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps_rest
+	JGE         steps_rest_0
 
-half_rest:
+half_rest_0:
 	ADDQ       $0x20, CX
-	JZ         summed_rest
+	JZ         summed_rest_0
 	DECQ       24(SP)
-	JNZ        fetched_rest_16
+	JNZ        fetched_rest_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
-	JG         same_row_rest_16_32
+	JG         same_row_rest_0_16_32
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_16_32:
+same_row_rest_0_16_32:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_16:
+fetched_rest_0_16:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Y8
-	VCVTPH2PS   (BX), Y9
-	VFMADD231PS Y9, Y8, Y0
+	VMOVUPS     (AX), Y12
+	VCVTPH2PS   (BX), Y13
+	VFMADD231PS Y13, Y12, Y0
 
 	// S[0..0][0..0] += Q[d+8..]·K[d+8..]
-	VMOVUPS     32(AX), Y8
-	VCVTPH2PS   16(BX), Y9
-	VFMADD231PS Y9, Y8, Y0
+	VMOVUPS     32(AX), Y12
+	VCVTPH2PS   16(BX), Y13
+	VFMADD231PS Y13, Y12, Y0
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
-summed_rest:
-	// K on to the next row
+summed_rest_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*1), BX
+	LEAQ   (BX)(R8*1), BX
 
 	// sums across, stored
-	VSHUFPS      $0x4e, Y1, Y0, Y9
-	VBLENDPS     $0xcc, Y1, Y0, Y0
-	VADDPS       Y9, Y0, Y0
-	VSHUFPS      $0x4e, Y3, Y2, Y9
-	VBLENDPS     $0xcc, Y3, Y2, Y2
-	VADDPS       Y9, Y2, Y2
-	VSHUFPS      $0x88, Y2, Y0, Y9
-	VSHUFPS      $0xdd, Y2, Y0, Y0
-	VADDPS       Y9, Y0, Y0
-	VEXTRACTF128 $0x01, Y0, X9
-	VADDPS       X9, X0, X0
-	VMOVSS       X0, (SI)
+	VSHUFPS      $0x4e, Y0, Y0, Y13
+	VBLENDPS     $0xcc, Y0, Y0, Y0
+	VADDPS       Y13, Y0, Y0
+	VSHUFPS      $0x88, Y0, Y0, Y13
+	VSHUFPS      $0xdd, Y0, Y0, Y0
+	VADDPS       Y13, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X13
+	VADDPS       X13, X0, X0
+	VMOVSS       X0, (R13)
 	ADDQ         $0x04, SI
-	DECQ         R8
+	DECQ         32(SP)
 	JNZ          key
 
 done:

@@ -18,18 +18,19 @@
 //	CX       elements of D left
 //	DX       next line to prefetch
 //	SI       S
-//	R8       Keys
-//	R9       KStride
-//	R10      3·KStride
-//	R11      4·D
+//	R8       KStride
+//	R9       3·KStride
+//	R10      4·D
 //	Y0–Y7    partial sums of S[r][key]
-//	Y8–Y9    Q[r][d]
-//	Y10–Y13  K[key][d]; sums
-//	R12      partial sums, at key
+//	Y8–Y11   partial sums, loaded
+//	Y12–Y13  Q[r][d]
+//	Y14–Y15  K[key][d]; sums
+//	R11      partial sums of the step before
+//	R12      S, of the sums added across
 
 // func decode_score_f16_2x4_avx2(a *DecodeScoreArgs)
 // Requires: AVX, F16C, FMA3, MMX+
-TEXT ·decode_score_f16_2x4_avx2(SB), $1184-8
+TEXT ·decode_score_f16_2x4_avx2(SB), $416-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), BX
 
@@ -54,24 +55,37 @@ gaps:
 	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
-	MOVQ 24(DI), SI
-	MOVQ 40(DI), R8
-	MOVQ 16(DI), R9
-	LEAQ (R9)(R9*2), R10
-	MOVQ 32(DI), R11
-	SHLQ $0x02, R11
-
-	// partial sums, aligned
-	LEAQ 159(SP), R12
-	ANDQ $-32, R12
-	MOVQ R12, 32(SP)
-	LEAQ 512(R12), CX
-	MOVQ CX, 40(SP)
-	SUBQ $0x10, R8
-	JLT  rest
+	MOVQ    24(DI), SI
+	MOVQ    16(DI), R8
+	LEAQ    (R8)(R8*2), R9
+	MOVQ    32(DI), R10
+	SHLQ    $0x02, R10
+	LEAQ    159(SP), R11
+	ANDQ    $-32, R11
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, 64(R11)
+	VMOVUPS Y3, 96(R11)
+	VMOVUPS Y4, 128(R11)
+	VMOVUPS Y5, 160(R11)
+	VMOVUPS Y6, 192(R11)
+	VMOVUPS Y7, 224(R11)
+	MOVQ    SI, R12
+	MOVQ    40(DI), CX
+	MOVQ    CX, 32(SP)
+	SUBQ    $0x10, 32(SP)
+	JLT     rest
 
 block:
-	MOVQ 32(SP), R12
+	MOVQ $0x00000004, 40(SP)
 
 keys:
 	MOVQ   (DI), AX
@@ -85,421 +99,357 @@ keys:
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 	SUBQ   $0x20, CX
-	JLT    half
+	JLT    half_0
 
-steps:
+steps_0:
 	DECQ       24(SP)
-	JNZ        fetched_32
+	JNZ        fetched_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_32_256
+	JG         same_row_0_32_256
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_256:
+same_row_0_32_256:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_32:
+fetched_0_32:
 	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Y8
-	VMOVUPS     (AX)(R11*1), Y9
-	VCVTPH2PS   (BX), Y10
-	VFMADD231PS Y10, Y8, Y0
-	VFMADD231PS Y10, Y9, Y4
-	VCVTPH2PS   (BX)(R9*1), Y11
-	VFMADD231PS Y11, Y8, Y1
-	VFMADD231PS Y11, Y9, Y5
-	VCVTPH2PS   (BX)(R9*2), Y12
-	VFMADD231PS Y12, Y8, Y2
-	VFMADD231PS Y12, Y9, Y6
-	VCVTPH2PS   (BX)(R10*1), Y13
-	VFMADD231PS Y13, Y8, Y3
-	VFMADD231PS Y13, Y9, Y7
+	VMOVUPS     (AX), Y12
+	VMOVUPS     (AX)(R10*1), Y13
+	VCVTPH2PS   (BX), Y14
+	VFMADD231PS Y14, Y12, Y0
+	VFMADD231PS Y14, Y13, Y4
+	VCVTPH2PS   (BX)(R8*1), Y15
+	VFMADD231PS Y15, Y12, Y1
+	VFMADD231PS Y15, Y13, Y5
+	VCVTPH2PS   (BX)(R8*2), Y14
+	VFMADD231PS Y14, Y12, Y2
+	VFMADD231PS Y14, Y13, Y6
+	VCVTPH2PS   (BX)(R9*1), Y15
+	VFMADD231PS Y15, Y12, Y3
+	VFMADD231PS Y15, Y13, Y7
 
 	// S[0..1][0..3] += Q[d+8..]·K[d+8..]
-	VMOVUPS     32(AX), Y8
-	VMOVUPS     32(AX)(R11*1), Y9
-	VCVTPH2PS   16(BX), Y10
-	VFMADD231PS Y10, Y8, Y0
-	VFMADD231PS Y10, Y9, Y4
-	VCVTPH2PS   16(BX)(R9*1), Y11
-	VFMADD231PS Y11, Y8, Y1
-	VFMADD231PS Y11, Y9, Y5
-	VCVTPH2PS   16(BX)(R9*2), Y12
-	VFMADD231PS Y12, Y8, Y2
-	VFMADD231PS Y12, Y9, Y6
-	VCVTPH2PS   16(BX)(R10*1), Y13
-	VFMADD231PS Y13, Y8, Y3
-	VFMADD231PS Y13, Y9, Y7
+	VMOVUPS     32(AX), Y12
+	VMOVUPS     32(AX)(R10*1), Y13
+	VCVTPH2PS   16(BX), Y14
+	VFMADD231PS Y14, Y12, Y0
+	VFMADD231PS Y14, Y13, Y4
+	VCVTPH2PS   16(BX)(R8*1), Y15
+	VFMADD231PS Y15, Y12, Y1
+	VFMADD231PS Y15, Y13, Y5
+	VCVTPH2PS   16(BX)(R8*2), Y14
+	VFMADD231PS Y14, Y12, Y2
+	VFMADD231PS Y14, Y13, Y6
+	VCVTPH2PS   16(BX)(R9*1), Y15
+	VFMADD231PS Y15, Y12, Y3
+	VFMADD231PS Y15, Y13, Y7
 
 	// S[0..1][0..3] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Y8
-	VMOVUPS     64(AX)(R11*1), Y9
-	VCVTPH2PS   32(BX), Y10
-	VFMADD231PS Y10, Y8, Y0
-	VFMADD231PS Y10, Y9, Y4
-	VCVTPH2PS   32(BX)(R9*1), Y11
-	VFMADD231PS Y11, Y8, Y1
-	VFMADD231PS Y11, Y9, Y5
-	VCVTPH2PS   32(BX)(R9*2), Y12
-	VFMADD231PS Y12, Y8, Y2
-	VFMADD231PS Y12, Y9, Y6
-	VCVTPH2PS   32(BX)(R10*1), Y13
-	VFMADD231PS Y13, Y8, Y3
-	VFMADD231PS Y13, Y9, Y7
+	VMOVUPS     64(AX), Y12
+	VMOVUPS     64(AX)(R10*1), Y13
+	VCVTPH2PS   32(BX), Y14
+	VFMADD231PS Y14, Y12, Y0
+	VFMADD231PS Y14, Y13, Y4
+	VCVTPH2PS   32(BX)(R8*1), Y15
+	VFMADD231PS Y15, Y12, Y1
+	VFMADD231PS Y15, Y13, Y5
+	VCVTPH2PS   32(BX)(R8*2), Y14
+	VFMADD231PS Y14, Y12, Y2
+	VFMADD231PS Y14, Y13, Y6
+	VCVTPH2PS   32(BX)(R9*1), Y15
+	VFMADD231PS Y15, Y12, Y3
+	VFMADD231PS Y15, Y13, Y7
 
 	// S[0..1][0..3] += Q[d+24..]·K[d+24..]
-	VMOVUPS     96(AX), Y8
-	VMOVUPS     96(AX)(R11*1), Y9
-	VCVTPH2PS   48(BX), Y10
-	VFMADD231PS Y10, Y8, Y0
-	VFMADD231PS Y10, Y9, Y4
-	VCVTPH2PS   48(BX)(R9*1), Y11
-	VFMADD231PS Y11, Y8, Y1
-	VFMADD231PS Y11, Y9, Y5
-	VCVTPH2PS   48(BX)(R9*2), Y12
-	VFMADD231PS Y12, Y8, Y2
-	VFMADD231PS Y12, Y9, Y6
-	VCVTPH2PS   48(BX)(R10*1), Y13
-	VFMADD231PS Y13, Y8, Y3
-	VFMADD231PS Y13, Y9, Y7
+	VMOVUPS     96(AX), Y12
+	VMOVUPS     96(AX)(R10*1), Y13
+	VCVTPH2PS   48(BX), Y14
+	VFMADD231PS Y14, Y12, Y0
+	VFMADD231PS Y14, Y13, Y4
+	VCVTPH2PS   48(BX)(R8*1), Y15
+	VFMADD231PS Y15, Y12, Y1
+	VFMADD231PS Y15, Y13, Y5
+	VCVTPH2PS   48(BX)(R8*2), Y14
+	VFMADD231PS Y14, Y12, Y2
+	VFMADD231PS Y14, Y13, Y6
+	VCVTPH2PS   48(BX)(R9*1), Y15
+	VFMADD231PS Y15, Y12, Y3
+	VFMADD231PS Y15, Y13, Y7
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps
+	JGE         steps_0
 
-half:
+half_0:
 	ADDQ       $0x20, CX
-	JZ         summed
+	JZ         summed_0
 	DECQ       24(SP)
-	JNZ        fetched_16
+	JNZ        fetched_0_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
 	SUBQ       $+128, 8(SP)
-	JG         same_row_16_128
+	JG         same_row_0_16_128
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_16_128:
+same_row_0_16_128:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_16:
+fetched_0_16:
 	// S[0..1][0..3] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Y8
-	VMOVUPS     (AX)(R11*1), Y9
-	VCVTPH2PS   (BX), Y10
-	VFMADD231PS Y10, Y8, Y0
-	VFMADD231PS Y10, Y9, Y4
-	VCVTPH2PS   (BX)(R9*1), Y11
-	VFMADD231PS Y11, Y8, Y1
-	VFMADD231PS Y11, Y9, Y5
-	VCVTPH2PS   (BX)(R9*2), Y12
-	VFMADD231PS Y12, Y8, Y2
-	VFMADD231PS Y12, Y9, Y6
-	VCVTPH2PS   (BX)(R10*1), Y13
-	VFMADD231PS Y13, Y8, Y3
-	VFMADD231PS Y13, Y9, Y7
+	VMOVUPS     (AX), Y12
+	VMOVUPS     (AX)(R10*1), Y13
+	VCVTPH2PS   (BX), Y14
+	VFMADD231PS Y14, Y12, Y0
+	VFMADD231PS Y14, Y13, Y4
+	VCVTPH2PS   (BX)(R8*1), Y15
+	VFMADD231PS Y15, Y12, Y1
+	VFMADD231PS Y15, Y13, Y5
+	VCVTPH2PS   (BX)(R8*2), Y14
+	VFMADD231PS Y14, Y12, Y2
+	VFMADD231PS Y14, Y13, Y6
+	VCVTPH2PS   (BX)(R9*1), Y15
+	VFMADD231PS Y15, Y12, Y3
+	VFMADD231PS Y15, Y13, Y7
 
 	// S[0..1][0..3] += Q[d+8..]·K[d+8..]
-	VMOVUPS     32(AX), Y8
-	VMOVUPS     32(AX)(R11*1), Y9
-	VCVTPH2PS   16(BX), Y10
-	VFMADD231PS Y10, Y8, Y0
-	VFMADD231PS Y10, Y9, Y4
-	VCVTPH2PS   16(BX)(R9*1), Y11
-	VFMADD231PS Y11, Y8, Y1
-	VFMADD231PS Y11, Y9, Y5
-	VCVTPH2PS   16(BX)(R9*2), Y12
-	VFMADD231PS Y12, Y8, Y2
-	VFMADD231PS Y12, Y9, Y6
-	VCVTPH2PS   16(BX)(R10*1), Y13
-	VFMADD231PS Y13, Y8, Y3
-	VFMADD231PS Y13, Y9, Y7
+	VMOVUPS     32(AX), Y12
+	VMOVUPS     32(AX)(R10*1), Y13
+	VCVTPH2PS   16(BX), Y14
+	VFMADD231PS Y14, Y12, Y0
+	VFMADD231PS Y14, Y13, Y4
+	VCVTPH2PS   16(BX)(R8*1), Y15
+	VFMADD231PS Y15, Y12, Y1
+	VFMADD231PS Y15, Y13, Y5
+	VCVTPH2PS   16(BX)(R8*2), Y14
+	VFMADD231PS Y14, Y12, Y2
+	VFMADD231PS Y14, Y13, Y6
+	VCVTPH2PS   16(BX)(R9*1), Y15
+	VFMADD231PS Y15, Y12, Y3
+	VFMADD231PS Y15, Y13, Y7
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
-summed:
-	// K on to the next row
-	MOVQ    32(DI), CX
-	IMUL3Q  $+2, CX, CX
-	SUBQ    CX, BX
-	LEAQ    (BX)(R9*4), BX
-	VMOVUPS Y0, (R12)
-	VMOVUPS Y1, 32(R12)
-	VMOVUPS Y2, 64(R12)
-	VMOVUPS Y3, 96(R12)
-	VMOVUPS Y4, 512(R12)
-	VMOVUPS Y5, 544(R12)
-	VMOVUPS Y6, 576(R12)
-	VMOVUPS Y7, 608(R12)
-	ADDQ    $+128, R12
-	CMPQ    R12, 40(SP)
-	JLT     keys
+summed_0:
+	// K back, or on to the next row
+	MOVQ   32(DI), CX
+	IMUL3Q $+2, CX, CX
+	SUBQ   CX, BX
+	LEAQ   (BX)(R8*4), BX
 
-	// sums across
-	MOVQ       32(SP), R12
-	VMOVUPS    (R12), Y0
-	VMOVUPS    32(R12), Y1
-	VMOVUPS    64(R12), Y2
-	VMOVUPS    96(R12), Y3
-	VMOVUPS    128(R12), Y4
-	VMOVUPS    160(R12), Y5
-	VMOVUPS    192(R12), Y6
-	VMOVUPS    224(R12), Y7
-	VSHUFPS    $0x4e, Y1, Y0, Y10
-	VBLENDPS   $0xcc, Y1, Y0, Y0
-	VADDPS     Y10, Y0, Y0
-	VSHUFPS    $0x4e, Y3, Y2, Y10
-	VBLENDPS   $0xcc, Y3, Y2, Y2
-	VADDPS     Y10, Y2, Y2
-	VSHUFPS    $0x88, Y2, Y0, Y10
-	VSHUFPS    $0xdd, Y2, Y0, Y0
-	VADDPS     Y10, Y0, Y0
-	VSHUFPS    $0x4e, Y5, Y4, Y10
-	VBLENDPS   $0xcc, Y5, Y4, Y4
-	VADDPS     Y10, Y4, Y4
-	VSHUFPS    $0x4e, Y7, Y6, Y10
-	VBLENDPS   $0xcc, Y7, Y6, Y6
-	VADDPS     Y10, Y6, Y6
-	VSHUFPS    $0x88, Y6, Y4, Y10
-	VSHUFPS    $0xdd, Y6, Y4, Y4
-	VADDPS     Y10, Y4, Y4
-	VPERM2F128 $0x21, Y4, Y0, Y10
-	VBLENDPS   $0xf0, Y4, Y0, Y0
-	VADDPS     Y10, Y0, Y0
-	VMOVUPS    Y0, (SI)
-	VMOVUPS    256(R12), Y0
-	VMOVUPS    288(R12), Y1
-	VMOVUPS    320(R12), Y2
-	VMOVUPS    352(R12), Y3
-	VMOVUPS    384(R12), Y4
-	VMOVUPS    416(R12), Y5
-	VMOVUPS    448(R12), Y6
-	VMOVUPS    480(R12), Y7
-	VSHUFPS    $0x4e, Y1, Y0, Y10
-	VBLENDPS   $0xcc, Y1, Y0, Y0
-	VADDPS     Y10, Y0, Y0
-	VSHUFPS    $0x4e, Y3, Y2, Y10
-	VBLENDPS   $0xcc, Y3, Y2, Y2
-	VADDPS     Y10, Y2, Y2
-	VSHUFPS    $0x88, Y2, Y0, Y10
-	VSHUFPS    $0xdd, Y2, Y0, Y0
-	VADDPS     Y10, Y0, Y0
-	VSHUFPS    $0x4e, Y5, Y4, Y10
-	VBLENDPS   $0xcc, Y5, Y4, Y4
-	VADDPS     Y10, Y4, Y4
-	VSHUFPS    $0x4e, Y7, Y6, Y10
-	VBLENDPS   $0xcc, Y7, Y6, Y6
-	VADDPS     Y10, Y6, Y6
-	VSHUFPS    $0x88, Y6, Y4, Y10
-	VSHUFPS    $0xdd, Y6, Y4, Y4
-	VADDPS     Y10, Y4, Y4
-	VPERM2F128 $0x21, Y4, Y0, Y10
-	VBLENDPS   $0xf0, Y4, Y0, Y0
-	VADDPS     Y10, Y0, Y0
-	VMOVUPS    Y0, 32(SI)
-	VMOVUPS    512(R12), Y0
-	VMOVUPS    544(R12), Y1
-	VMOVUPS    576(R12), Y2
-	VMOVUPS    608(R12), Y3
-	VMOVUPS    640(R12), Y4
-	VMOVUPS    672(R12), Y5
-	VMOVUPS    704(R12), Y6
-	VMOVUPS    736(R12), Y7
-	VSHUFPS    $0x4e, Y1, Y0, Y10
-	VBLENDPS   $0xcc, Y1, Y0, Y0
-	VADDPS     Y10, Y0, Y0
-	VSHUFPS    $0x4e, Y3, Y2, Y10
-	VBLENDPS   $0xcc, Y3, Y2, Y2
-	VADDPS     Y10, Y2, Y2
-	VSHUFPS    $0x88, Y2, Y0, Y10
-	VSHUFPS    $0xdd, Y2, Y0, Y0
-	VADDPS     Y10, Y0, Y0
-	VSHUFPS    $0x4e, Y5, Y4, Y10
-	VBLENDPS   $0xcc, Y5, Y4, Y4
-	VADDPS     Y10, Y4, Y4
-	VSHUFPS    $0x4e, Y7, Y6, Y10
-	VBLENDPS   $0xcc, Y7, Y6, Y6
-	VADDPS     Y10, Y6, Y6
-	VSHUFPS    $0x88, Y6, Y4, Y10
-	VSHUFPS    $0xdd, Y6, Y4, Y4
-	VADDPS     Y10, Y4, Y4
-	VPERM2F128 $0x21, Y4, Y0, Y10
-	VBLENDPS   $0xf0, Y4, Y0, Y0
-	VADDPS     Y10, Y0, Y0
-	VMOVUPS    Y0, 64(SI)
-	VMOVUPS    768(R12), Y0
-	VMOVUPS    800(R12), Y1
-	VMOVUPS    832(R12), Y2
-	VMOVUPS    864(R12), Y3
-	VMOVUPS    896(R12), Y4
-	VMOVUPS    928(R12), Y5
-	VMOVUPS    960(R12), Y6
-	VMOVUPS    992(R12), Y7
-	VSHUFPS    $0x4e, Y1, Y0, Y10
-	VBLENDPS   $0xcc, Y1, Y0, Y0
-	VADDPS     Y10, Y0, Y0
-	VSHUFPS    $0x4e, Y3, Y2, Y10
-	VBLENDPS   $0xcc, Y3, Y2, Y2
-	VADDPS     Y10, Y2, Y2
-	VSHUFPS    $0x88, Y2, Y0, Y10
-	VSHUFPS    $0xdd, Y2, Y0, Y0
-	VADDPS     Y10, Y0, Y0
-	VSHUFPS    $0x4e, Y5, Y4, Y10
-	VBLENDPS   $0xcc, Y5, Y4, Y4
-	VADDPS     Y10, Y4, Y4
-	VSHUFPS    $0x4e, Y7, Y6, Y10
-	VBLENDPS   $0xcc, Y7, Y6, Y6
-	VADDPS     Y10, Y6, Y6
-	VSHUFPS    $0x88, Y6, Y4, Y10
-	VSHUFPS    $0xdd, Y6, Y4, Y4
-	VADDPS     Y10, Y4, Y4
-	VPERM2F128 $0x21, Y4, Y0, Y10
-	VBLENDPS   $0xf0, Y4, Y0, Y0
-	VADDPS     Y10, Y0, Y0
-	VMOVUPS    Y0, 96(SI)
-	ADDQ       $+128, SI
-	SUBQ       $0x10, R8
-	JGE        block
+	// sums across, stored
+	VMOVUPS      (R11), Y8
+	VSHUFPS      $0x4e, 32(R11), Y8, Y14
+	VBLENDPS     $0xcc, 32(R11), Y8, Y8
+	VADDPS       Y14, Y8, Y8
+	VMOVUPS      64(R11), Y9
+	VSHUFPS      $0x4e, 96(R11), Y9, Y14
+	VBLENDPS     $0xcc, 96(R11), Y9, Y9
+	VADDPS       Y14, Y9, Y9
+	VMOVUPS      128(R11), Y10
+	VSHUFPS      $0x4e, 160(R11), Y10, Y14
+	VBLENDPS     $0xcc, 160(R11), Y10, Y10
+	VADDPS       Y14, Y10, Y10
+	VMOVUPS      192(R11), Y11
+	VSHUFPS      $0x4e, 224(R11), Y11, Y14
+	VBLENDPS     $0xcc, 224(R11), Y11, Y11
+	VADDPS       Y14, Y11, Y11
+	VSHUFPS      $0x88, Y9, Y8, Y14
+	VSHUFPS      $0xdd, Y9, Y8, Y8
+	VADDPS       Y14, Y8, Y8
+	VSHUFPS      $0x88, Y11, Y10, Y14
+	VSHUFPS      $0xdd, Y11, Y10, Y10
+	VADDPS       Y14, Y10, Y10
+	VPERM2F128   $0x21, Y10, Y8, Y14
+	VBLENDPS     $0xf0, Y10, Y8, Y8
+	VADDPS       Y14, Y8, Y8
+	VMOVUPS      X8, (R12)
+	VEXTRACTF128 $0x01, Y8, X14
+	VMOVUPS      X14, 64(R12)
+	VMOVUPS      Y0, (R11)
+	VMOVUPS      Y1, 32(R11)
+	VMOVUPS      Y2, 64(R11)
+	VMOVUPS      Y3, 96(R11)
+	VMOVUPS      Y4, 128(R11)
+	VMOVUPS      Y5, 160(R11)
+	VMOVUPS      Y6, 192(R11)
+	VMOVUPS      Y7, 224(R11)
+	MOVQ         SI, R12
+	ADDQ         $0x10, SI
+	DECQ         40(SP)
+	JNZ          keys
+	ADDQ         $0x40, SI
+	SUBQ         $0x10, 32(SP)
+	JGE          block
+
+	// sums across, stored
+	VMOVUPS      (R11), Y8
+	VSHUFPS      $0x4e, 32(R11), Y8, Y14
+	VBLENDPS     $0xcc, 32(R11), Y8, Y8
+	VADDPS       Y14, Y8, Y8
+	VMOVUPS      64(R11), Y9
+	VSHUFPS      $0x4e, 96(R11), Y9, Y14
+	VBLENDPS     $0xcc, 96(R11), Y9, Y9
+	VADDPS       Y14, Y9, Y9
+	VMOVUPS      128(R11), Y10
+	VSHUFPS      $0x4e, 160(R11), Y10, Y14
+	VBLENDPS     $0xcc, 160(R11), Y10, Y10
+	VADDPS       Y14, Y10, Y10
+	VMOVUPS      192(R11), Y11
+	VSHUFPS      $0x4e, 224(R11), Y11, Y14
+	VBLENDPS     $0xcc, 224(R11), Y11, Y11
+	VADDPS       Y14, Y11, Y11
+	VSHUFPS      $0x88, Y9, Y8, Y14
+	VSHUFPS      $0xdd, Y9, Y8, Y8
+	VADDPS       Y14, Y8, Y8
+	VSHUFPS      $0x88, Y11, Y10, Y14
+	VSHUFPS      $0xdd, Y11, Y10, Y10
+	VADDPS       Y14, Y10, Y10
+	VPERM2F128   $0x21, Y10, Y8, Y14
+	VBLENDPS     $0xf0, Y10, Y8, Y8
+	VADDPS       Y14, Y8, Y8
+	VMOVUPS      X8, (R12)
+	VEXTRACTF128 $0x01, Y8, X14
+	VMOVUPS      X14, 64(R12)
 
 rest:
-	ADDQ $0x10, R8
+	ADDQ $0x10, 32(SP)
 	JZ   done
 
 key:
+	MOVQ   SI, R12
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	SUBQ   $0x20, CX
-	JLT    half_rest
+	JLT    half_rest_0
 
-steps_rest:
+steps_rest_0:
 	DECQ       24(SP)
-	JNZ        fetched_rest_32
+	JNZ        fetched_rest_0_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_rest_32_64
+	JG         same_row_rest_0_32_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_32_64:
+same_row_rest_0_32_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_32:
+fetched_rest_0_32:
 	// S[0..1][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Y8
-	VMOVUPS     (AX)(R11*1), Y9
-	VCVTPH2PS   (BX), Y10
-	VFMADD231PS Y10, Y8, Y0
-	VFMADD231PS Y10, Y9, Y1
+	VMOVUPS     (AX), Y12
+	VMOVUPS     (AX)(R10*1), Y13
+	VCVTPH2PS   (BX), Y14
+	VFMADD231PS Y14, Y12, Y0
+	VFMADD231PS Y14, Y13, Y1
 
 	// S[0..1][0..0] += Q[d+8..]·K[d+8..]
-	VMOVUPS     32(AX), Y8
-	VMOVUPS     32(AX)(R11*1), Y9
-	VCVTPH2PS   16(BX), Y10
-	VFMADD231PS Y10, Y8, Y0
-	VFMADD231PS Y10, Y9, Y1
+	VMOVUPS     32(AX), Y12
+	VMOVUPS     32(AX)(R10*1), Y13
+	VCVTPH2PS   16(BX), Y14
+	VFMADD231PS Y14, Y12, Y0
+	VFMADD231PS Y14, Y13, Y1
 
 	// S[0..1][0..0] += Q[d+16..]·K[d+16..]
-	VMOVUPS     64(AX), Y8
-	VMOVUPS     64(AX)(R11*1), Y9
-	VCVTPH2PS   32(BX), Y10
-	VFMADD231PS Y10, Y8, Y0
-	VFMADD231PS Y10, Y9, Y1
+	VMOVUPS     64(AX), Y12
+	VMOVUPS     64(AX)(R10*1), Y13
+	VCVTPH2PS   32(BX), Y14
+	VFMADD231PS Y14, Y12, Y0
+	VFMADD231PS Y14, Y13, Y1
 
 	// S[0..1][0..0] += Q[d+24..]·K[d+24..]
-	VMOVUPS     96(AX), Y8
-	VMOVUPS     96(AX)(R11*1), Y9
-	VCVTPH2PS   48(BX), Y10
-	VFMADD231PS Y10, Y8, Y0
-	VFMADD231PS Y10, Y9, Y1
+	VMOVUPS     96(AX), Y12
+	VMOVUPS     96(AX)(R10*1), Y13
+	VCVTPH2PS   48(BX), Y14
+	VFMADD231PS Y14, Y12, Y0
+	VFMADD231PS Y14, Y13, Y1
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps_rest
+	JGE         steps_rest_0
 
-half_rest:
+half_rest_0:
 	ADDQ       $0x20, CX
-	JZ         summed_rest
+	JZ         summed_rest_0
 	DECQ       24(SP)
-	JNZ        fetched_rest_16
+	JNZ        fetched_rest_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
-	JG         same_row_rest_16_32
+	JG         same_row_rest_0_16_32
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_16_32:
+same_row_rest_0_16_32:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_16:
+fetched_rest_0_16:
 	// S[0..1][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Y8
-	VMOVUPS     (AX)(R11*1), Y9
-	VCVTPH2PS   (BX), Y10
-	VFMADD231PS Y10, Y8, Y0
-	VFMADD231PS Y10, Y9, Y1
+	VMOVUPS     (AX), Y12
+	VMOVUPS     (AX)(R10*1), Y13
+	VCVTPH2PS   (BX), Y14
+	VFMADD231PS Y14, Y12, Y0
+	VFMADD231PS Y14, Y13, Y1
 
 	// S[0..1][0..0] += Q[d+8..]·K[d+8..]
-	VMOVUPS     32(AX), Y8
-	VMOVUPS     32(AX)(R11*1), Y9
-	VCVTPH2PS   16(BX), Y10
-	VFMADD231PS Y10, Y8, Y0
-	VFMADD231PS Y10, Y9, Y1
+	VMOVUPS     32(AX), Y12
+	VMOVUPS     32(AX)(R10*1), Y13
+	VCVTPH2PS   16(BX), Y14
+	VFMADD231PS Y14, Y12, Y0
+	VFMADD231PS Y14, Y13, Y1
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
-summed_rest:
-	// K on to the next row
+summed_rest_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*1), BX
+	LEAQ   (BX)(R8*1), BX
 
 	// sums across, stored
-	VSHUFPS      $0x4e, Y1, Y0, Y10
+	VSHUFPS      $0x4e, Y1, Y0, Y14
 	VBLENDPS     $0xcc, Y1, Y0, Y0
-	VADDPS       Y10, Y0, Y0
-	VSHUFPS      $0x4e, Y3, Y2, Y10
-	VBLENDPS     $0xcc, Y3, Y2, Y2
-	VADDPS       Y10, Y2, Y2
-	VSHUFPS      $0x88, Y2, Y0, Y10
-	VSHUFPS      $0xdd, Y2, Y0, Y0
-	VADDPS       Y10, Y0, Y0
-	VEXTRACTF128 $0x01, Y0, X10
-	VADDPS       X10, X0, X0
-	VMOVSS       X0, (SI)
-	VEXTRACTPS   $0x01, X0, 64(SI)
+	VADDPS       Y14, Y0, Y0
+	VSHUFPS      $0x88, Y0, Y0, Y14
+	VSHUFPS      $0xdd, Y0, Y0, Y0
+	VADDPS       Y14, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X14
+	VADDPS       X14, X0, X0
+	VMOVSS       X0, (R12)
+	VEXTRACTPS   $0x01, X0, 64(R12)
 	ADDQ         $0x04, SI
-	DECQ         R8
+	DECQ         32(SP)
 	JNZ          key
 
 done:

@@ -18,15 +18,14 @@
 //	CX       elements of D left
 //	DX       next line to prefetch
 //	SI       S
-//	R8       Keys
-//	R9       KStride
-//	R10      3·KStride
-//	R11      4·D
-//	R12      3·4·D
+//	R8       KStride
+//	R9       3·KStride
+//	R10      4·D
+//	R11      3·4·D
 //	Z0–Z15   partial sums of S[r][key]
 //	Z16–Z23  Q[r][d]
 //	Z24–Z27  K[key][d]; sums
-//	R13      steps left in the block
+//	R12      S, of the sums added across
 
 // func decode_score_f16_4x4_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512F, AVX512VL, MMX+
@@ -55,18 +54,36 @@ gaps:
 	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
-	MOVQ 24(DI), SI
-	MOVQ 40(DI), R8
-	MOVQ 16(DI), R9
-	LEAQ (R9)(R9*2), R10
-	MOVQ 32(DI), R11
-	SHLQ $0x02, R11
-	LEAQ (R11)(R11*2), R12
-	SUBQ $0x10, R8
-	JLT  rest
+	MOVQ   24(DI), SI
+	MOVQ   16(DI), R8
+	LEAQ   (R8)(R8*2), R9
+	MOVQ   32(DI), R10
+	SHLQ   $0x02, R10
+	LEAQ   (R10)(R10*2), R11
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	MOVQ   SI, R12
+	MOVQ   40(DI), CX
+	MOVQ   CX, 32(SP)
+	SUBQ   $0x10, 32(SP)
+	JLT    rest
 
 block:
-	MOVQ $0x00000004, R13
+	MOVQ $0x00000004, 40(SP)
 
 keys:
 	MOVQ   (DI), AX
@@ -88,39 +105,39 @@ keys:
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
 	SUBQ   $0x20, CX
-	JLT    half
+	JLT    half_0
 
-steps:
+steps_0:
 	DECQ       24(SP)
-	JNZ        fetched_32
+	JNZ        fetched_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_32_256
+	JG         same_row_0_32_256
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_256:
+same_row_0_32_256:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_32:
+fetched_0_32:
 	// S[0..3][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z16
-	VMOVUPS     (AX)(R11*1), Z17
-	VMOVUPS     (AX)(R11*2), Z18
-	VMOVUPS     (AX)(R12*1), Z19
+	VMOVUPS     (AX)(R10*1), Z17
+	VMOVUPS     (AX)(R10*2), Z18
+	VMOVUPS     (AX)(R11*1), Z19
 	VMOVUPS     64(AX), Z20
-	VMOVUPS     64(AX)(R11*1), Z21
-	VMOVUPS     64(AX)(R11*2), Z22
-	VMOVUPS     64(AX)(R12*1), Z23
+	VMOVUPS     64(AX)(R10*1), Z21
+	VMOVUPS     64(AX)(R10*2), Z22
+	VMOVUPS     64(AX)(R11*1), Z23
 	VCVTPH2PS   (BX), Z24
 	VFMADD231PS Z24, Z16, Z0
 	VFMADD231PS Z24, Z17, Z4
@@ -131,32 +148,32 @@ fetched_32:
 	VFMADD231PS Z25, Z21, Z4
 	VFMADD231PS Z25, Z22, Z8
 	VFMADD231PS Z25, Z23, Z12
-	VCVTPH2PS   (BX)(R9*1), Z26
+	VCVTPH2PS   (BX)(R8*1), Z26
 	VFMADD231PS Z26, Z16, Z1
 	VFMADD231PS Z26, Z17, Z5
 	VFMADD231PS Z26, Z18, Z9
 	VFMADD231PS Z26, Z19, Z13
-	VCVTPH2PS   32(BX)(R9*1), Z27
+	VCVTPH2PS   32(BX)(R8*1), Z27
 	VFMADD231PS Z27, Z20, Z1
 	VFMADD231PS Z27, Z21, Z5
 	VFMADD231PS Z27, Z22, Z9
 	VFMADD231PS Z27, Z23, Z13
-	VCVTPH2PS   (BX)(R9*2), Z24
+	VCVTPH2PS   (BX)(R8*2), Z24
 	VFMADD231PS Z24, Z16, Z2
 	VFMADD231PS Z24, Z17, Z6
 	VFMADD231PS Z24, Z18, Z10
 	VFMADD231PS Z24, Z19, Z14
-	VCVTPH2PS   32(BX)(R9*2), Z25
+	VCVTPH2PS   32(BX)(R8*2), Z25
 	VFMADD231PS Z25, Z20, Z2
 	VFMADD231PS Z25, Z21, Z6
 	VFMADD231PS Z25, Z22, Z10
 	VFMADD231PS Z25, Z23, Z14
-	VCVTPH2PS   (BX)(R10*1), Z26
+	VCVTPH2PS   (BX)(R9*1), Z26
 	VFMADD231PS Z26, Z16, Z3
 	VFMADD231PS Z26, Z17, Z7
 	VFMADD231PS Z26, Z18, Z11
 	VFMADD231PS Z26, Z19, Z15
-	VCVTPH2PS   32(BX)(R10*1), Z27
+	VCVTPH2PS   32(BX)(R9*1), Z27
 	VFMADD231PS Z27, Z20, Z3
 	VFMADD231PS Z27, Z21, Z7
 	VFMADD231PS Z27, Z22, Z11
@@ -164,51 +181,51 @@ fetched_32:
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps
+	JGE         steps_0
 
-half:
+half_0:
 	ADDQ       $0x20, CX
-	JZ         summed
+	JZ         summed_0
 	DECQ       24(SP)
-	JNZ        fetched_16
+	JNZ        fetched_0_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
 	SUBQ       $+128, 8(SP)
-	JG         same_row_16_128
+	JG         same_row_0_16_128
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_16_128:
+same_row_0_16_128:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_16:
+fetched_0_16:
 	// S[0..3][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z16
-	VMOVUPS     (AX)(R11*1), Z17
-	VMOVUPS     (AX)(R11*2), Z18
-	VMOVUPS     (AX)(R12*1), Z19
+	VMOVUPS     (AX)(R10*1), Z17
+	VMOVUPS     (AX)(R10*2), Z18
+	VMOVUPS     (AX)(R11*1), Z19
 	VCVTPH2PS   (BX), Z24
 	VFMADD231PS Z24, Z16, Z0
 	VFMADD231PS Z24, Z17, Z4
 	VFMADD231PS Z24, Z18, Z8
 	VFMADD231PS Z24, Z19, Z12
-	VCVTPH2PS   (BX)(R9*1), Z25
+	VCVTPH2PS   (BX)(R8*1), Z25
 	VFMADD231PS Z25, Z16, Z1
 	VFMADD231PS Z25, Z17, Z5
 	VFMADD231PS Z25, Z18, Z9
 	VFMADD231PS Z25, Z19, Z13
-	VCVTPH2PS   (BX)(R9*2), Z26
+	VCVTPH2PS   (BX)(R8*2), Z26
 	VFMADD231PS Z26, Z16, Z2
 	VFMADD231PS Z26, Z17, Z6
 	VFMADD231PS Z26, Z18, Z10
 	VFMADD231PS Z26, Z19, Z14
-	VCVTPH2PS   (BX)(R10*1), Z27
+	VCVTPH2PS   (BX)(R9*1), Z27
 	VFMADD231PS Z27, Z16, Z3
 	VFMADD231PS Z27, Z17, Z7
 	VFMADD231PS Z27, Z18, Z11
@@ -216,12 +233,13 @@ fetched_16:
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
-summed:
-	// K on to the next row
+summed_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*4), BX
+	LEAQ   (BX)(R8*4), BX
+	MOVQ   SI, R12
 
 	// sums across, stored
 	VSHUFPS       $0x4e, Z1, Z0, Z24
@@ -230,17 +248,17 @@ summed:
 	VSHUFPS       $0x4e, Z3, Z2, Z24
 	VSHUFPS       $0xe4, Z3, Z2, Z2
 	VADDPS        Z24, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z24
-	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z24, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y24
-	VADDPS        Y24, Y0, Y0
 	VSHUFPS       $0x4e, Z5, Z4, Z24
 	VSHUFPS       $0xe4, Z5, Z4, Z4
 	VADDPS        Z24, Z4, Z4
 	VSHUFPS       $0x4e, Z7, Z6, Z24
 	VSHUFPS       $0xe4, Z7, Z6, Z6
 	VADDPS        Z24, Z6, Z6
+	VSHUFPS       $0x88, Z2, Z0, Z24
+	VSHUFPS       $0xdd, Z2, Z0, Z0
+	VADDPS        Z24, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y24
+	VADDPS        Y24, Y0, Y0
 	VSHUFPS       $0x88, Z6, Z4, Z24
 	VSHUFPS       $0xdd, Z6, Z4, Z4
 	VADDPS        Z24, Z4, Z4
@@ -249,26 +267,26 @@ summed:
 	VSHUFF32X4    $0x00, Y4, Y0, Y24
 	VSHUFF32X4    $0x03, Y4, Y0, Y0
 	VADDPS        Y24, Y0, Y0
-	VMOVUPS       X0, (SI)
+	VMOVUPS       X0, (R12)
 	VEXTRACTF32X4 $0x01, Y0, X24
-	VMOVUPS       X24, 64(SI)
+	VMOVUPS       X24, 64(R12)
 	VSHUFPS       $0x4e, Z9, Z8, Z24
 	VSHUFPS       $0xe4, Z9, Z8, Z8
 	VADDPS        Z24, Z8, Z8
 	VSHUFPS       $0x4e, Z11, Z10, Z24
 	VSHUFPS       $0xe4, Z11, Z10, Z10
 	VADDPS        Z24, Z10, Z10
-	VSHUFPS       $0x88, Z10, Z8, Z24
-	VSHUFPS       $0xdd, Z10, Z8, Z8
-	VADDPS        Z24, Z8, Z8
-	VEXTRACTF64X4 $0x01, Z8, Y24
-	VADDPS        Y24, Y8, Y8
 	VSHUFPS       $0x4e, Z13, Z12, Z24
 	VSHUFPS       $0xe4, Z13, Z12, Z12
 	VADDPS        Z24, Z12, Z12
 	VSHUFPS       $0x4e, Z15, Z14, Z24
 	VSHUFPS       $0xe4, Z15, Z14, Z14
 	VADDPS        Z24, Z14, Z14
+	VSHUFPS       $0x88, Z10, Z8, Z24
+	VSHUFPS       $0xdd, Z10, Z8, Z8
+	VADDPS        Z24, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y24
+	VADDPS        Y24, Y8, Y8
 	VSHUFPS       $0x88, Z14, Z12, Z24
 	VSHUFPS       $0xdd, Z14, Z12, Z12
 	VADDPS        Z24, Z12, Z12
@@ -277,21 +295,23 @@ summed:
 	VSHUFF32X4    $0x00, Y12, Y8, Y24
 	VSHUFF32X4    $0x03, Y12, Y8, Y8
 	VADDPS        Y24, Y8, Y8
-	VMOVUPS       X8, 128(SI)
+	VMOVUPS       X8, 128(R12)
 	VEXTRACTF32X4 $0x01, Y8, X24
-	VMOVUPS       X24, 192(SI)
+	VMOVUPS       X24, 192(R12)
+	MOVQ          SI, R12
 	ADDQ          $0x10, SI
-	DECQ          R13
+	DECQ          40(SP)
 	JNZ           keys
 	ADDQ          $+192, SI
-	SUBQ          $0x10, R8
+	SUBQ          $0x10, 32(SP)
 	JGE           block
 
 rest:
-	ADDQ $0x10, R8
+	ADDQ $0x10, 32(SP)
 	JZ   done
 
 key:
+	MOVQ   SI, R12
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
@@ -299,36 +319,36 @@ key:
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
 	SUBQ   $0x20, CX
-	JLT    half_rest
+	JLT    half_rest_0
 
-steps_rest:
+steps_rest_0:
 	DECQ       24(SP)
-	JNZ        fetched_rest_32
+	JNZ        fetched_rest_0_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_rest_32_64
+	JG         same_row_rest_0_32_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_32_64:
+same_row_rest_0_32_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_32:
+fetched_rest_0_32:
 	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z16
-	VMOVUPS     (AX)(R11*1), Z17
-	VMOVUPS     (AX)(R11*2), Z18
-	VMOVUPS     (AX)(R12*1), Z19
+	VMOVUPS     (AX)(R10*1), Z17
+	VMOVUPS     (AX)(R10*2), Z18
+	VMOVUPS     (AX)(R11*1), Z19
 	VMOVUPS     64(AX), Z20
-	VMOVUPS     64(AX)(R11*1), Z21
-	VMOVUPS     64(AX)(R11*2), Z22
-	VMOVUPS     64(AX)(R12*1), Z23
+	VMOVUPS     64(AX)(R10*1), Z21
+	VMOVUPS     64(AX)(R10*2), Z22
+	VMOVUPS     64(AX)(R11*1), Z23
 	VCVTPH2PS   (BX), Z24
 	VFMADD231PS Z24, Z16, Z0
 	VFMADD231PS Z24, Z17, Z1
@@ -342,34 +362,34 @@ fetched_rest_32:
 	ADDQ        $+128, AX
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps_rest
+	JGE         steps_rest_0
 
-half_rest:
+half_rest_0:
 	ADDQ       $0x20, CX
-	JZ         summed_rest
+	JZ         summed_rest_0
 	DECQ       24(SP)
-	JNZ        fetched_rest_16
+	JNZ        fetched_rest_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
-	JG         same_row_rest_16_32
+	JG         same_row_rest_0_16_32
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_16_32:
+same_row_rest_0_16_32:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_16:
+fetched_rest_0_16:
 	// S[0..3][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Z16
-	VMOVUPS     (AX)(R11*1), Z17
-	VMOVUPS     (AX)(R11*2), Z18
-	VMOVUPS     (AX)(R12*1), Z19
+	VMOVUPS     (AX)(R10*1), Z17
+	VMOVUPS     (AX)(R10*2), Z18
+	VMOVUPS     (AX)(R11*1), Z19
 	VCVTPH2PS   (BX), Z24
 	VFMADD231PS Z24, Z16, Z0
 	VFMADD231PS Z24, Z17, Z1
@@ -378,12 +398,12 @@ fetched_rest_16:
 	ADDQ        $0x40, AX
 	ADDQ        $0x20, BX
 
-summed_rest:
-	// K on to the next row
+summed_rest_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*1), BX
+	LEAQ   (BX)(R8*1), BX
 
 	// sums across, stored
 	VSHUFPS       $0x4e, Z1, Z0, Z24
@@ -399,12 +419,12 @@ summed_rest:
 	VADDPS        Y24, Y0, Y0
 	VEXTRACTF32X4 $0x01, Y0, X24
 	VADDPS        X24, X0, X0
-	VMOVSS        X0, (SI)
-	VEXTRACTPS    $0x01, X0, 64(SI)
-	VEXTRACTPS    $0x02, X0, 128(SI)
-	VEXTRACTPS    $0x03, X0, 192(SI)
+	VMOVSS        X0, (R12)
+	VEXTRACTPS    $0x01, X0, 64(R12)
+	VEXTRACTPS    $0x02, X0, 128(R12)
+	VEXTRACTPS    $0x03, X0, 192(R12)
 	ADDQ          $0x04, SI
-	DECQ          R8
+	DECQ          32(SP)
 	JNZ           key
 
 done:

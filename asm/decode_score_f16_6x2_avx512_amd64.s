@@ -21,11 +21,12 @@
 //	R8       KStride
 //	R9       4·D
 //	R10      3·4·D
-//	R11      5·4·D
 //	Z0–Z11   partial sums of S[r][key]
-//	Z12–Z15  K[key][d]; sums
-//	Z16–Z19  Q[r][d]
-//	R12      steps left in the block
+//	Z12–Z23  those of every other step
+//	Z24–Z27  K[key][d]
+//	Z28–Z31  Q[r][d]; sums
+//	R11      Q, 4 rows on
+//	R12      S, of the sums added across
 
 // func decode_score_f16_6x2_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512F, AVX512VL, MMX+
@@ -54,24 +55,35 @@ gaps:
 	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
-	MOVQ 24(DI), SI
-
-	// keys left, for which there is no register
-	MOVQ 40(DI), CX
-	MOVQ CX, 48(SP)
-	MOVQ 16(DI), R8
-	MOVQ 32(DI), R9
-	SHLQ $0x02, R9
-	LEAQ (R9)(R9*2), R10
-	LEAQ (R9)(R9*4), R11
-	SUBQ $0x10, 48(SP)
-	JLT  rest
+	MOVQ   24(DI), SI
+	MOVQ   16(DI), R8
+	MOVQ   32(DI), R9
+	SHLQ   $0x02, R9
+	LEAQ   (R9)(R9*2), R10
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	MOVQ   SI, R12
+	MOVQ   40(DI), CX
+	MOVQ   CX, 32(SP)
+	SUBQ   $0x10, 32(SP)
+	JLT    rest
 
 block:
-	MOVQ $0x00000008, R12
+	MOVQ $0x00000004, 40(SP)
 
 keys:
 	MOVQ   (DI), AX
+	LEAQ   (AX)(R9*4), R11
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
@@ -86,185 +98,423 @@ keys:
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
 	SUBQ   $0x20, CX
-	JLT    half
+	JLT    half_0
 
-steps:
+steps_0:
 	DECQ       24(SP)
-	JNZ        fetched_32
+	JNZ        fetched_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
 	SUBQ       $+128, 8(SP)
-	JG         same_row_32_128
+	JG         same_row_0_32_128
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_128:
+same_row_0_32_128:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_32:
+fetched_0_32:
 	// S[0..5][0..1] += Q[d+0..]·K[d+0..]
-	VCVTPH2PS   (BX), Z12
-	VCVTPH2PS   32(BX), Z13
-	VCVTPH2PS   (BX)(R8*1), Z14
-	VCVTPH2PS   32(BX)(R8*1), Z15
-	VMOVUPS     (AX), Z16
-	VFMADD231PS Z12, Z16, Z0
-	VFMADD231PS Z14, Z16, Z1
-	VMOVUPS     (AX)(R9*1), Z17
-	VFMADD231PS Z12, Z17, Z2
-	VFMADD231PS Z14, Z17, Z3
-	VMOVUPS     (AX)(R9*2), Z18
-	VFMADD231PS Z12, Z18, Z4
-	VFMADD231PS Z14, Z18, Z5
-	VMOVUPS     (AX)(R10*1), Z19
-	VFMADD231PS Z12, Z19, Z6
-	VFMADD231PS Z14, Z19, Z7
-	VMOVUPS     (AX)(R9*4), Z16
-	VFMADD231PS Z12, Z16, Z8
-	VFMADD231PS Z14, Z16, Z9
-	VMOVUPS     (AX)(R11*1), Z17
-	VFMADD231PS Z12, Z17, Z10
-	VFMADD231PS Z14, Z17, Z11
-	VMOVUPS     64(AX), Z18
-	VFMADD231PS Z13, Z18, Z0
-	VFMADD231PS Z15, Z18, Z1
-	VMOVUPS     64(AX)(R9*1), Z19
-	VFMADD231PS Z13, Z19, Z2
-	VFMADD231PS Z15, Z19, Z3
-	VMOVUPS     64(AX)(R9*2), Z16
-	VFMADD231PS Z13, Z16, Z4
-	VFMADD231PS Z15, Z16, Z5
-	VMOVUPS     64(AX)(R10*1), Z17
-	VFMADD231PS Z13, Z17, Z6
-	VFMADD231PS Z15, Z17, Z7
-	VMOVUPS     64(AX)(R9*4), Z18
-	VFMADD231PS Z13, Z18, Z8
-	VFMADD231PS Z15, Z18, Z9
-	VMOVUPS     64(AX)(R11*1), Z19
-	VFMADD231PS Z13, Z19, Z10
-	VFMADD231PS Z15, Z19, Z11
+	VCVTPH2PS   (BX), Z24
+	VCVTPH2PS   32(BX), Z25
+	VCVTPH2PS   (BX)(R8*1), Z26
+	VCVTPH2PS   32(BX)(R8*1), Z27
+	VMOVUPS     (AX), Z28
+	VFMADD231PS Z24, Z28, Z0
+	VFMADD231PS Z26, Z28, Z1
+	VMOVUPS     (AX)(R9*1), Z29
+	VFMADD231PS Z24, Z29, Z2
+	VFMADD231PS Z26, Z29, Z3
+	VMOVUPS     (AX)(R9*2), Z30
+	VFMADD231PS Z24, Z30, Z4
+	VFMADD231PS Z26, Z30, Z5
+	VMOVUPS     (AX)(R10*1), Z31
+	VFMADD231PS Z24, Z31, Z6
+	VFMADD231PS Z26, Z31, Z7
+	VMOVUPS     (R11), Z28
+	VFMADD231PS Z24, Z28, Z8
+	VFMADD231PS Z26, Z28, Z9
+	VMOVUPS     (R11)(R9*1), Z29
+	VFMADD231PS Z24, Z29, Z10
+	VFMADD231PS Z26, Z29, Z11
+	VMOVUPS     64(AX), Z30
+	VFMADD231PS Z25, Z30, Z0
+	VFMADD231PS Z27, Z30, Z1
+	VMOVUPS     64(AX)(R9*1), Z31
+	VFMADD231PS Z25, Z31, Z2
+	VFMADD231PS Z27, Z31, Z3
+	VMOVUPS     64(AX)(R9*2), Z28
+	VFMADD231PS Z25, Z28, Z4
+	VFMADD231PS Z27, Z28, Z5
+	VMOVUPS     64(AX)(R10*1), Z29
+	VFMADD231PS Z25, Z29, Z6
+	VFMADD231PS Z27, Z29, Z7
+	VMOVUPS     64(R11), Z30
+	VFMADD231PS Z25, Z30, Z8
+	VFMADD231PS Z27, Z30, Z9
+	VMOVUPS     64(R11)(R9*1), Z31
+	VFMADD231PS Z25, Z31, Z10
+	VFMADD231PS Z27, Z31, Z11
 	ADDQ        $+128, AX
+	ADDQ        $+128, R11
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps
+	JGE         steps_0
 
-half:
+half_0:
 	ADDQ       $0x20, CX
-	JZ         summed
+	JZ         summed_0
 	DECQ       24(SP)
-	JNZ        fetched_16
+	JNZ        fetched_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_16_64
+	JG         same_row_0_16_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_16_64:
+same_row_0_16_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_16:
+fetched_0_16:
 	// S[0..5][0..1] += Q[d+0..]·K[d+0..]
-	VCVTPH2PS   (BX), Z12
-	VCVTPH2PS   (BX)(R8*1), Z13
-	VMOVUPS     (AX), Z16
-	VFMADD231PS Z12, Z16, Z0
-	VFMADD231PS Z13, Z16, Z1
-	VMOVUPS     (AX)(R9*1), Z17
-	VFMADD231PS Z12, Z17, Z2
-	VFMADD231PS Z13, Z17, Z3
-	VMOVUPS     (AX)(R9*2), Z18
-	VFMADD231PS Z12, Z18, Z4
-	VFMADD231PS Z13, Z18, Z5
-	VMOVUPS     (AX)(R10*1), Z19
-	VFMADD231PS Z12, Z19, Z6
-	VFMADD231PS Z13, Z19, Z7
-	VMOVUPS     (AX)(R9*4), Z16
-	VFMADD231PS Z12, Z16, Z8
-	VFMADD231PS Z13, Z16, Z9
-	VMOVUPS     (AX)(R11*1), Z17
-	VFMADD231PS Z12, Z17, Z10
-	VFMADD231PS Z13, Z17, Z11
+	VCVTPH2PS   (BX), Z24
+	VCVTPH2PS   (BX)(R8*1), Z25
+	VMOVUPS     (AX), Z28
+	VFMADD231PS Z24, Z28, Z0
+	VFMADD231PS Z25, Z28, Z1
+	VMOVUPS     (AX)(R9*1), Z29
+	VFMADD231PS Z24, Z29, Z2
+	VFMADD231PS Z25, Z29, Z3
+	VMOVUPS     (AX)(R9*2), Z30
+	VFMADD231PS Z24, Z30, Z4
+	VFMADD231PS Z25, Z30, Z5
+	VMOVUPS     (AX)(R10*1), Z31
+	VFMADD231PS Z24, Z31, Z6
+	VFMADD231PS Z25, Z31, Z7
+	VMOVUPS     (R11), Z28
+	VFMADD231PS Z24, Z28, Z8
+	VFMADD231PS Z25, Z28, Z9
+	VMOVUPS     (R11)(R9*1), Z29
+	VFMADD231PS Z24, Z29, Z10
+	VFMADD231PS Z25, Z29, Z11
 	ADDQ        $0x40, AX
+	ADDQ        $0x40, R11
 	ADDQ        $0x20, BX
 
-summed:
-	// K on to the next row
+summed_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
 	LEAQ   (BX)(R8*2), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z12
-	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z12, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z12
-	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z12, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z12
-	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z12, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y12
-	VADDPS        Y12, Y0, Y0
-	VSHUFPS       $0x4e, Z5, Z4, Z12
-	VSHUFPS       $0xe4, Z5, Z4, Z4
-	VADDPS        Z12, Z4, Z4
-	VSHUFPS       $0x4e, Z7, Z6, Z12
-	VSHUFPS       $0xe4, Z7, Z6, Z6
-	VADDPS        Z12, Z6, Z6
-	VSHUFPS       $0x88, Z6, Z4, Z12
-	VSHUFPS       $0xdd, Z6, Z4, Z4
-	VADDPS        Z12, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y12
-	VADDPS        Y12, Y4, Y4
-	VSHUFF32X4    $0x00, Y4, Y0, Y12
-	VSHUFF32X4    $0x03, Y4, Y0, Y0
-	VADDPS        Y12, Y0, Y0
-	VMOVLPS       X0, (SI)
-	VMOVHPS       X0, 64(SI)
-	VEXTRACTF32X4 $0x01, Y0, X12
-	VMOVLPS       X12, 128(SI)
-	VMOVHPS       X12, 192(SI)
-	VSHUFPS       $0x4e, Z9, Z8, Z12
-	VSHUFPS       $0xe4, Z9, Z8, Z8
-	VADDPS        Z12, Z8, Z8
-	VSHUFPS       $0x4e, Z11, Z10, Z12
-	VSHUFPS       $0xe4, Z11, Z10, Z10
-	VADDPS        Z12, Z10, Z10
-	VSHUFPS       $0x88, Z10, Z8, Z12
-	VSHUFPS       $0xdd, Z10, Z8, Z8
-	VADDPS        Z12, Z8, Z8
-	VEXTRACTF64X4 $0x01, Z8, Y12
-	VADDPS        Y12, Y8, Y8
-	VEXTRACTF32X4 $0x01, Y8, X12
-	VADDPS        X12, X8, X8
-	VMOVLPS       X8, 256(SI)
-	VMOVHPS       X8, 320(SI)
+	VSHUFPS       $0x4e, Z13, Z12, Z28
+	VSHUFPS       $0xe4, Z13, Z12, Z12
+	VADDPS        Z28, Z12, Z12
+	VSHUFPS       $0x4e, Z15, Z14, Z28
+	VSHUFPS       $0xe4, Z15, Z14, Z14
+	VADDPS        Z28, Z14, Z14
+	VSHUFPS       $0x4e, Z17, Z16, Z28
+	VSHUFPS       $0xe4, Z17, Z16, Z16
+	VADDPS        Z28, Z16, Z16
+	VSHUFPS       $0x4e, Z19, Z18, Z28
+	VSHUFPS       $0xe4, Z19, Z18, Z18
+	VADDPS        Z28, Z18, Z18
+	VSHUFPS       $0x88, Z14, Z12, Z28
+	VSHUFPS       $0xdd, Z14, Z12, Z12
+	VADDPS        Z28, Z12, Z12
+	VEXTRACTF64X4 $0x01, Z12, Y28
+	VADDPS        Y28, Y12, Y12
+	VSHUFPS       $0x88, Z18, Z16, Z28
+	VSHUFPS       $0xdd, Z18, Z16, Z16
+	VADDPS        Z28, Z16, Z16
+	VEXTRACTF64X4 $0x01, Z16, Y28
+	VADDPS        Y28, Y16, Y16
+	VSHUFF32X4    $0x00, Y16, Y12, Y28
+	VSHUFF32X4    $0x03, Y16, Y12, Y12
+	VADDPS        Y28, Y12, Y12
+	VMOVLPS       X12, (R12)
+	VMOVHPS       X12, 64(R12)
+	VEXTRACTF32X4 $0x01, Y12, X28
+	VMOVLPS       X28, 128(R12)
+	VMOVHPS       X28, 192(R12)
+	VSHUFPS       $0x4e, Z21, Z20, Z28
+	VSHUFPS       $0xe4, Z21, Z20, Z20
+	VADDPS        Z28, Z20, Z20
+	VSHUFPS       $0x4e, Z23, Z22, Z28
+	VSHUFPS       $0xe4, Z23, Z22, Z22
+	VADDPS        Z28, Z22, Z22
+	VSHUFPS       $0x88, Z22, Z20, Z28
+	VSHUFPS       $0xdd, Z22, Z20, Z20
+	VADDPS        Z28, Z20, Z20
+	VEXTRACTF64X4 $0x01, Z20, Y28
+	VADDPS        Y28, Y20, Y20
+	VEXTRACTF32X4 $0x01, Y20, X28
+	VADDPS        X28, X20, X20
+	VMOVLPS       X20, 256(R12)
+	VMOVHPS       X20, 320(R12)
+	MOVQ          SI, R12
 	ADDQ          $0x08, SI
-	DECQ          R12
+	MOVQ          (DI), AX
+	LEAQ          (AX)(R9*4), R11
+	MOVQ          32(DI), CX
+	VPXORD        Z12, Z12, Z12
+	VPXORD        Z13, Z13, Z13
+	VPXORD        Z14, Z14, Z14
+	VPXORD        Z15, Z15, Z15
+	VPXORD        Z16, Z16, Z16
+	VPXORD        Z17, Z17, Z17
+	VPXORD        Z18, Z18, Z18
+	VPXORD        Z19, Z19, Z19
+	VPXORD        Z20, Z20, Z20
+	VPXORD        Z21, Z21, Z21
+	VPXORD        Z22, Z22, Z22
+	VPXORD        Z23, Z23, Z23
+	SUBQ          $0x20, CX
+	JLT           half_1
+
+steps_1:
+	DECQ       24(SP)
+	JNZ        fetched_1_32
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $+128, DX
+	SUBQ       $+128, 8(SP)
+	JG         same_row_1_32_128
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_32_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_32:
+	// S[0..5][0..1] += Q[d+0..]·K[d+0..]
+	VCVTPH2PS   (BX), Z24
+	VCVTPH2PS   32(BX), Z25
+	VCVTPH2PS   (BX)(R8*1), Z26
+	VCVTPH2PS   32(BX)(R8*1), Z27
+	VMOVUPS     (AX), Z28
+	VFMADD231PS Z24, Z28, Z12
+	VFMADD231PS Z26, Z28, Z13
+	VMOVUPS     (AX)(R9*1), Z29
+	VFMADD231PS Z24, Z29, Z14
+	VFMADD231PS Z26, Z29, Z15
+	VMOVUPS     (AX)(R9*2), Z30
+	VFMADD231PS Z24, Z30, Z16
+	VFMADD231PS Z26, Z30, Z17
+	VMOVUPS     (AX)(R10*1), Z31
+	VFMADD231PS Z24, Z31, Z18
+	VFMADD231PS Z26, Z31, Z19
+	VMOVUPS     (R11), Z28
+	VFMADD231PS Z24, Z28, Z20
+	VFMADD231PS Z26, Z28, Z21
+	VMOVUPS     (R11)(R9*1), Z29
+	VFMADD231PS Z24, Z29, Z22
+	VFMADD231PS Z26, Z29, Z23
+	VMOVUPS     64(AX), Z30
+	VFMADD231PS Z25, Z30, Z12
+	VFMADD231PS Z27, Z30, Z13
+	VMOVUPS     64(AX)(R9*1), Z31
+	VFMADD231PS Z25, Z31, Z14
+	VFMADD231PS Z27, Z31, Z15
+	VMOVUPS     64(AX)(R9*2), Z28
+	VFMADD231PS Z25, Z28, Z16
+	VFMADD231PS Z27, Z28, Z17
+	VMOVUPS     64(AX)(R10*1), Z29
+	VFMADD231PS Z25, Z29, Z18
+	VFMADD231PS Z27, Z29, Z19
+	VMOVUPS     64(R11), Z30
+	VFMADD231PS Z25, Z30, Z20
+	VFMADD231PS Z27, Z30, Z21
+	VMOVUPS     64(R11)(R9*1), Z31
+	VFMADD231PS Z25, Z31, Z22
+	VFMADD231PS Z27, Z31, Z23
+	ADDQ        $+128, AX
+	ADDQ        $+128, R11
+	ADDQ        $0x40, BX
+	SUBQ        $0x20, CX
+	JGE         steps_1
+
+half_1:
+	ADDQ       $0x20, CX
+	JZ         summed_1
+	DECQ       24(SP)
+	JNZ        fetched_1_16
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	SUBQ       $0x40, 8(SP)
+	JG         same_row_1_16_64
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_16_64:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_16:
+	// S[0..5][0..1] += Q[d+0..]·K[d+0..]
+	VCVTPH2PS   (BX), Z24
+	VCVTPH2PS   (BX)(R8*1), Z25
+	VMOVUPS     (AX), Z28
+	VFMADD231PS Z24, Z28, Z12
+	VFMADD231PS Z25, Z28, Z13
+	VMOVUPS     (AX)(R9*1), Z29
+	VFMADD231PS Z24, Z29, Z14
+	VFMADD231PS Z25, Z29, Z15
+	VMOVUPS     (AX)(R9*2), Z30
+	VFMADD231PS Z24, Z30, Z16
+	VFMADD231PS Z25, Z30, Z17
+	VMOVUPS     (AX)(R10*1), Z31
+	VFMADD231PS Z24, Z31, Z18
+	VFMADD231PS Z25, Z31, Z19
+	VMOVUPS     (R11), Z28
+	VFMADD231PS Z24, Z28, Z20
+	VFMADD231PS Z25, Z28, Z21
+	VMOVUPS     (R11)(R9*1), Z29
+	VFMADD231PS Z24, Z29, Z22
+	VFMADD231PS Z25, Z29, Z23
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, R11
+	ADDQ        $0x20, BX
+
+summed_1:
+	// K back, or on to the next row
+	MOVQ   32(DI), CX
+	IMUL3Q $+2, CX, CX
+	SUBQ   CX, BX
+	LEAQ   (BX)(R8*2), BX
+
+	// sums across, stored
+	VSHUFPS       $0x4e, Z1, Z0, Z28
+	VSHUFPS       $0xe4, Z1, Z0, Z0
+	VADDPS        Z28, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z28
+	VSHUFPS       $0xe4, Z3, Z2, Z2
+	VADDPS        Z28, Z2, Z2
+	VSHUFPS       $0x4e, Z5, Z4, Z28
+	VSHUFPS       $0xe4, Z5, Z4, Z4
+	VADDPS        Z28, Z4, Z4
+	VSHUFPS       $0x4e, Z7, Z6, Z28
+	VSHUFPS       $0xe4, Z7, Z6, Z6
+	VADDPS        Z28, Z6, Z6
+	VSHUFPS       $0x88, Z2, Z0, Z28
+	VSHUFPS       $0xdd, Z2, Z0, Z0
+	VADDPS        Z28, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y28
+	VADDPS        Y28, Y0, Y0
+	VSHUFPS       $0x88, Z6, Z4, Z28
+	VSHUFPS       $0xdd, Z6, Z4, Z4
+	VADDPS        Z28, Z4, Z4
+	VEXTRACTF64X4 $0x01, Z4, Y28
+	VADDPS        Y28, Y4, Y4
+	VSHUFF32X4    $0x00, Y4, Y0, Y28
+	VSHUFF32X4    $0x03, Y4, Y0, Y0
+	VADDPS        Y28, Y0, Y0
+	VMOVLPS       X0, (R12)
+	VMOVHPS       X0, 64(R12)
+	VEXTRACTF32X4 $0x01, Y0, X28
+	VMOVLPS       X28, 128(R12)
+	VMOVHPS       X28, 192(R12)
+	VSHUFPS       $0x4e, Z9, Z8, Z28
+	VSHUFPS       $0xe4, Z9, Z8, Z8
+	VADDPS        Z28, Z8, Z8
+	VSHUFPS       $0x4e, Z11, Z10, Z28
+	VSHUFPS       $0xe4, Z11, Z10, Z10
+	VADDPS        Z28, Z10, Z10
+	VSHUFPS       $0x88, Z10, Z8, Z28
+	VSHUFPS       $0xdd, Z10, Z8, Z8
+	VADDPS        Z28, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y28
+	VADDPS        Y28, Y8, Y8
+	VEXTRACTF32X4 $0x01, Y8, X28
+	VADDPS        X28, X8, X8
+	VMOVLPS       X8, 256(R12)
+	VMOVHPS       X8, 320(R12)
+	MOVQ          SI, R12
+	ADDQ          $0x08, SI
+	DECQ          40(SP)
 	JNZ           keys
 	ADDQ          $+320, SI
-	SUBQ          $0x10, 48(SP)
+	SUBQ          $0x10, 32(SP)
 	JGE           block
 
+	// sums across, stored
+	VSHUFPS       $0x4e, Z13, Z12, Z28
+	VSHUFPS       $0xe4, Z13, Z12, Z12
+	VADDPS        Z28, Z12, Z12
+	VSHUFPS       $0x4e, Z15, Z14, Z28
+	VSHUFPS       $0xe4, Z15, Z14, Z14
+	VADDPS        Z28, Z14, Z14
+	VSHUFPS       $0x4e, Z17, Z16, Z28
+	VSHUFPS       $0xe4, Z17, Z16, Z16
+	VADDPS        Z28, Z16, Z16
+	VSHUFPS       $0x4e, Z19, Z18, Z28
+	VSHUFPS       $0xe4, Z19, Z18, Z18
+	VADDPS        Z28, Z18, Z18
+	VSHUFPS       $0x88, Z14, Z12, Z28
+	VSHUFPS       $0xdd, Z14, Z12, Z12
+	VADDPS        Z28, Z12, Z12
+	VEXTRACTF64X4 $0x01, Z12, Y28
+	VADDPS        Y28, Y12, Y12
+	VSHUFPS       $0x88, Z18, Z16, Z28
+	VSHUFPS       $0xdd, Z18, Z16, Z16
+	VADDPS        Z28, Z16, Z16
+	VEXTRACTF64X4 $0x01, Z16, Y28
+	VADDPS        Y28, Y16, Y16
+	VSHUFF32X4    $0x00, Y16, Y12, Y28
+	VSHUFF32X4    $0x03, Y16, Y12, Y12
+	VADDPS        Y28, Y12, Y12
+	VMOVLPS       X12, (R12)
+	VMOVHPS       X12, 64(R12)
+	VEXTRACTF32X4 $0x01, Y12, X28
+	VMOVLPS       X28, 128(R12)
+	VMOVHPS       X28, 192(R12)
+	VSHUFPS       $0x4e, Z21, Z20, Z28
+	VSHUFPS       $0xe4, Z21, Z20, Z20
+	VADDPS        Z28, Z20, Z20
+	VSHUFPS       $0x4e, Z23, Z22, Z28
+	VSHUFPS       $0xe4, Z23, Z22, Z22
+	VADDPS        Z28, Z22, Z22
+	VSHUFPS       $0x88, Z22, Z20, Z28
+	VSHUFPS       $0xdd, Z22, Z20, Z20
+	VADDPS        Z28, Z20, Z20
+	VEXTRACTF64X4 $0x01, Z20, Y28
+	VADDPS        Y28, Y20, Y20
+	VEXTRACTF32X4 $0x01, Y20, X28
+	VADDPS        X28, X20, X20
+	VMOVLPS       X20, 256(R12)
+	VMOVHPS       X20, 320(R12)
+
 rest:
-	ADDQ $0x10, 48(SP)
+	ADDQ $0x10, 32(SP)
 	JZ   done
 
 key:
+	MOVQ   SI, R12
 	MOVQ   (DI), AX
+	LEAQ   (AX)(R9*4), R11
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
@@ -273,139 +523,138 @@ key:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
 	SUBQ   $0x20, CX
-	JLT    half_rest
+	JLT    half_rest_0
 
-steps_rest:
+steps_rest_0:
 	DECQ       24(SP)
-	JNZ        fetched_rest_32
+	JNZ        fetched_rest_0_32
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_rest_32_64
+	JG         same_row_rest_0_32_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_32_64:
+same_row_rest_0_32_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_32:
+fetched_rest_0_32:
 	// S[0..5][0..0] += Q[d+0..]·K[d+0..]
-	VCVTPH2PS   (BX), Z12
-	VCVTPH2PS   32(BX), Z13
-	VMOVUPS     (AX), Z16
-	VFMADD231PS Z12, Z16, Z0
-	VMOVUPS     (AX)(R9*1), Z17
-	VFMADD231PS Z12, Z17, Z1
-	VMOVUPS     (AX)(R9*2), Z18
-	VFMADD231PS Z12, Z18, Z2
-	VMOVUPS     (AX)(R10*1), Z19
-	VFMADD231PS Z12, Z19, Z3
-	VMOVUPS     (AX)(R9*4), Z16
-	VFMADD231PS Z12, Z16, Z4
-	VMOVUPS     (AX)(R11*1), Z17
-	VFMADD231PS Z12, Z17, Z5
-	VMOVUPS     64(AX), Z18
-	VFMADD231PS Z13, Z18, Z0
-	VMOVUPS     64(AX)(R9*1), Z19
-	VFMADD231PS Z13, Z19, Z1
-	VMOVUPS     64(AX)(R9*2), Z16
-	VFMADD231PS Z13, Z16, Z2
-	VMOVUPS     64(AX)(R10*1), Z17
-	VFMADD231PS Z13, Z17, Z3
-	VMOVUPS     64(AX)(R9*4), Z18
-	VFMADD231PS Z13, Z18, Z4
-	VMOVUPS     64(AX)(R11*1), Z19
-	VFMADD231PS Z13, Z19, Z5
+	VCVTPH2PS   (BX), Z24
+	VCVTPH2PS   32(BX), Z25
+	VMOVUPS     (AX), Z28
+	VFMADD231PS Z24, Z28, Z0
+	VMOVUPS     (AX)(R9*1), Z29
+	VFMADD231PS Z24, Z29, Z1
+	VMOVUPS     (AX)(R9*2), Z30
+	VFMADD231PS Z24, Z30, Z2
+	VMOVUPS     (AX)(R10*1), Z31
+	VFMADD231PS Z24, Z31, Z3
+	VMOVUPS     (R11), Z28
+	VFMADD231PS Z24, Z28, Z4
+	VMOVUPS     (R11)(R9*1), Z29
+	VFMADD231PS Z24, Z29, Z5
+	VMOVUPS     64(AX), Z30
+	VFMADD231PS Z25, Z30, Z0
+	VMOVUPS     64(AX)(R9*1), Z31
+	VFMADD231PS Z25, Z31, Z1
+	VMOVUPS     64(AX)(R9*2), Z28
+	VFMADD231PS Z25, Z28, Z2
+	VMOVUPS     64(AX)(R10*1), Z29
+	VFMADD231PS Z25, Z29, Z3
+	VMOVUPS     64(R11), Z30
+	VFMADD231PS Z25, Z30, Z4
+	VMOVUPS     64(R11)(R9*1), Z31
+	VFMADD231PS Z25, Z31, Z5
 	ADDQ        $+128, AX
+	ADDQ        $+128, R11
 	ADDQ        $0x40, BX
 	SUBQ        $0x20, CX
-	JGE         steps_rest
+	JGE         steps_rest_0
 
-half_rest:
+half_rest_0:
 	ADDQ       $0x20, CX
-	JZ         summed_rest
+	JZ         summed_rest_0
 	DECQ       24(SP)
-	JNZ        fetched_rest_16
+	JNZ        fetched_rest_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x20, DX
 	SUBQ       $0x20, 8(SP)
-	JG         same_row_rest_16_32
+	JG         same_row_rest_0_16_32
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_16_32:
+same_row_rest_0_16_32:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_16:
+fetched_rest_0_16:
 	// S[0..5][0..0] += Q[d+0..]·K[d+0..]
-	VCVTPH2PS   (BX), Z12
-	VMOVUPS     (AX), Z16
-	VFMADD231PS Z12, Z16, Z0
-	VMOVUPS     (AX)(R9*1), Z17
-	VFMADD231PS Z12, Z17, Z1
-	VMOVUPS     (AX)(R9*2), Z18
-	VFMADD231PS Z12, Z18, Z2
-	VMOVUPS     (AX)(R10*1), Z19
-	VFMADD231PS Z12, Z19, Z3
-	VMOVUPS     (AX)(R9*4), Z16
-	VFMADD231PS Z12, Z16, Z4
-	VMOVUPS     (AX)(R11*1), Z17
-	VFMADD231PS Z12, Z17, Z5
+	VCVTPH2PS   (BX), Z24
+	VMOVUPS     (AX), Z28
+	VFMADD231PS Z24, Z28, Z0
+	VMOVUPS     (AX)(R9*1), Z29
+	VFMADD231PS Z24, Z29, Z1
+	VMOVUPS     (AX)(R9*2), Z30
+	VFMADD231PS Z24, Z30, Z2
+	VMOVUPS     (AX)(R10*1), Z31
+	VFMADD231PS Z24, Z31, Z3
+	VMOVUPS     (R11), Z28
+	VFMADD231PS Z24, Z28, Z4
+	VMOVUPS     (R11)(R9*1), Z29
+	VFMADD231PS Z24, Z29, Z5
 	ADDQ        $0x40, AX
+	ADDQ        $0x40, R11
 	ADDQ        $0x20, BX
 
-summed_rest:
-	// K on to the next row
+summed_rest_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+2, CX, CX
 	SUBQ   CX, BX
 	LEAQ   (BX)(R8*1), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z12
+	VSHUFPS       $0x4e, Z1, Z0, Z28
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z12, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z12
+	VADDPS        Z28, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z28
 	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z12, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z12
-	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z12, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y12
-	VADDPS        Y12, Y0, Y0
-	VSHUFPS       $0x4e, Z5, Z4, Z12
+	VADDPS        Z28, Z2, Z2
+	VSHUFPS       $0x4e, Z5, Z4, Z28
 	VSHUFPS       $0xe4, Z5, Z4, Z4
-	VADDPS        Z12, Z4, Z4
-	VSHUFPS       $0x4e, Z7, Z6, Z12
-	VSHUFPS       $0xe4, Z7, Z6, Z6
-	VADDPS        Z12, Z6, Z6
-	VSHUFPS       $0x88, Z6, Z4, Z12
-	VSHUFPS       $0xdd, Z6, Z4, Z4
-	VADDPS        Z12, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y12
-	VADDPS        Y12, Y4, Y4
-	VSHUFF32X4    $0x00, Y4, Y0, Y12
+	VADDPS        Z28, Z4, Z4
+	VSHUFPS       $0x88, Z2, Z0, Z28
+	VSHUFPS       $0xdd, Z2, Z0, Z0
+	VADDPS        Z28, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y28
+	VADDPS        Y28, Y0, Y0
+	VSHUFPS       $0x88, Z4, Z4, Z28
+	VSHUFPS       $0xdd, Z4, Z4, Z4
+	VADDPS        Z28, Z4, Z4
+	VEXTRACTF64X4 $0x01, Z4, Y28
+	VADDPS        Y28, Y4, Y4
+	VSHUFF32X4    $0x00, Y4, Y0, Y28
 	VSHUFF32X4    $0x03, Y4, Y0, Y0
-	VADDPS        Y12, Y0, Y0
-	VMOVSS        X0, (SI)
-	VEXTRACTPS    $0x01, X0, 64(SI)
-	VEXTRACTPS    $0x02, X0, 128(SI)
-	VEXTRACTPS    $0x03, X0, 192(SI)
-	VEXTRACTF32X4 $0x01, Y0, X12
-	VMOVSS        X12, 256(SI)
-	VEXTRACTPS    $0x01, X12, 320(SI)
+	VADDPS        Y28, Y0, Y0
+	VMOVSS        X0, (R12)
+	VEXTRACTPS    $0x01, X0, 64(R12)
+	VEXTRACTPS    $0x02, X0, 128(R12)
+	VEXTRACTPS    $0x03, X0, 192(R12)
+	VEXTRACTF32X4 $0x01, Y0, X28
+	VMOVSS        X28, 256(R12)
+	VEXTRACTPS    $0x01, X28, 320(R12)
 	ADDQ          $0x04, SI
-	DECQ          48(SP)
+	DECQ          32(SP)
 	JNZ           key
 
 done:

@@ -18,12 +18,12 @@
 //	CX       elements of D left
 //	DX       next line to prefetch
 //	SI       S
-//	R8       Keys
-//	R9       KStride
-//	Z0–Z7    partial sums of S[r][key]
-//	Z8–Z9    Q[r][d]
-//	Z10–Z13  K[key][d]; sums
-//	R10      steps left in the block
+//	R8       KStride
+//	Z0       partial sums of S[r][key]
+//	Z1       those of every other step
+//	Z2–Z3    Q[r][d]
+//	Z4–Z7    K[key][d]; sums
+//	R9       S, of the sums added across
 
 // func decode_score_f32_1x1_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512F, AVX512VL, MMX+
@@ -52,205 +52,304 @@ gaps:
 	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
-	MOVQ 24(DI), SI
-	MOVQ 40(DI), R8
-	MOVQ 16(DI), R9
-	SUBQ $0x10, R8
-	JLT  rest
+	MOVQ   24(DI), SI
+	MOVQ   16(DI), R8
+	VPXORD Z1, Z1, Z1
+	MOVQ   SI, R9
+	MOVQ   40(DI), CX
+	MOVQ   CX, 32(SP)
+	SUBQ   $0x10, 32(SP)
+	JLT    rest
 
 block:
-	MOVQ $0x00000010, R10
+	MOVQ $0x00000008, 40(SP)
 
 keys:
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
 	SUBQ   $0x20, CX
-	JLT    half
+	JLT    half_0
 
-steps:
+steps_0:
 	DECQ       24(SP)
-	JNZ        fetched_32
+	JNZ        fetched_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
 	SUBQ       $+128, 8(SP)
-	JG         same_row_32_128
+	JG         same_row_0_32_128
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_128:
+same_row_0_32_128:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_32:
+fetched_0_32:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z8
-	VMOVUPS     64(AX), Z9
-	VMOVUPS     (BX), Z10
-	VFMADD231PS Z10, Z8, Z0
-	VMOVUPS     64(BX), Z11
-	VFMADD231PS Z11, Z9, Z0
+	VMOVUPS     (AX), Z2
+	VMOVUPS     64(AX), Z3
+	VMOVUPS     (BX), Z4
+	VFMADD231PS Z4, Z2, Z0
+	VMOVUPS     64(BX), Z5
+	VFMADD231PS Z5, Z3, Z0
 	ADDQ        $+128, AX
 	ADDQ        $+128, BX
 	SUBQ        $0x20, CX
-	JGE         steps
+	JGE         steps_0
 
-half:
+half_0:
 	ADDQ       $0x20, CX
-	JZ         summed
+	JZ         summed_0
 	DECQ       24(SP)
-	JNZ        fetched_16
+	JNZ        fetched_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_16_64
+	JG         same_row_0_16_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_16_64:
+same_row_0_16_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_16:
+fetched_0_16:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z8
-	VMOVUPS     (BX), Z10
-	VFMADD231PS Z10, Z8, Z0
+	VMOVUPS     (AX), Z2
+	VMOVUPS     (BX), Z4
+	VFMADD231PS Z4, Z2, Z0
 	ADDQ        $0x40, AX
 	ADDQ        $0x40, BX
 
-summed:
-	// K on to the next row
+summed_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+4, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*1), BX
+	LEAQ   (BX)(R8*1), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z10
-	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z10, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z10
-	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z10, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z10
-	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z10, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y10
-	VADDPS        Y10, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X10
-	VADDPS        X10, X0, X0
-	VMOVSS        X0, (SI)
+	VSHUFPS       $0x4e, Z1, Z1, Z4
+	VSHUFPS       $0xe4, Z1, Z1, Z1
+	VADDPS        Z4, Z1, Z1
+	VSHUFPS       $0x88, Z1, Z1, Z4
+	VSHUFPS       $0xdd, Z1, Z1, Z1
+	VADDPS        Z4, Z1, Z1
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF32X4 $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VMOVSS        X1, (R9)
+	MOVQ          SI, R9
 	ADDQ          $0x04, SI
-	DECQ          R10
+	MOVQ          (DI), AX
+	MOVQ          32(DI), CX
+	VPXORD        Z1, Z1, Z1
+	SUBQ          $0x20, CX
+	JLT           half_1
+
+steps_1:
+	DECQ       24(SP)
+	JNZ        fetched_1_32
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $+128, DX
+	SUBQ       $+128, 8(SP)
+	JG         same_row_1_32_128
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_32_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_32:
+	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
+	VMOVUPS     (AX), Z2
+	VMOVUPS     64(AX), Z3
+	VMOVUPS     (BX), Z4
+	VFMADD231PS Z4, Z2, Z1
+	VMOVUPS     64(BX), Z5
+	VFMADD231PS Z5, Z3, Z1
+	ADDQ        $+128, AX
+	ADDQ        $+128, BX
+	SUBQ        $0x20, CX
+	JGE         steps_1
+
+half_1:
+	ADDQ       $0x20, CX
+	JZ         summed_1
+	DECQ       24(SP)
+	JNZ        fetched_1_16
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	SUBQ       $0x40, 8(SP)
+	JG         same_row_1_16_64
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_16_64:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_16:
+	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
+	VMOVUPS     (AX), Z2
+	VMOVUPS     (BX), Z4
+	VFMADD231PS Z4, Z2, Z1
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, BX
+
+summed_1:
+	// K back, or on to the next row
+	MOVQ   32(DI), CX
+	IMUL3Q $+4, CX, CX
+	SUBQ   CX, BX
+	LEAQ   (BX)(R8*1), BX
+
+	// sums across, stored
+	VSHUFPS       $0x4e, Z0, Z0, Z4
+	VSHUFPS       $0xe4, Z0, Z0, Z0
+	VADDPS        Z4, Z0, Z0
+	VSHUFPS       $0x88, Z0, Z0, Z4
+	VSHUFPS       $0xdd, Z0, Z0, Z0
+	VADDPS        Z4, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF32X4 $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VMOVSS        X0, (R9)
+	MOVQ          SI, R9
+	ADDQ          $0x04, SI
+	DECQ          40(SP)
 	JNZ           keys
-	SUBQ          $0x10, R8
+	SUBQ          $0x10, 32(SP)
 	JGE           block
 
+	// sums across, stored
+	VSHUFPS       $0x4e, Z1, Z1, Z4
+	VSHUFPS       $0xe4, Z1, Z1, Z1
+	VADDPS        Z4, Z1, Z1
+	VSHUFPS       $0x88, Z1, Z1, Z4
+	VSHUFPS       $0xdd, Z1, Z1, Z1
+	VADDPS        Z4, Z1, Z1
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF32X4 $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VMOVSS        X1, (R9)
+
 rest:
-	ADDQ $0x10, R8
+	ADDQ $0x10, 32(SP)
 	JZ   done
 
 key:
+	MOVQ   SI, R9
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
 	SUBQ   $0x20, CX
-	JLT    half_rest
+	JLT    half_rest_0
 
-steps_rest:
+steps_rest_0:
 	DECQ       24(SP)
-	JNZ        fetched_rest_32
+	JNZ        fetched_rest_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
 	SUBQ       $+128, 8(SP)
-	JG         same_row_rest_32_128
+	JG         same_row_rest_0_32_128
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_32_128:
+same_row_rest_0_32_128:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_32:
+fetched_rest_0_32:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z8
-	VMOVUPS     64(AX), Z9
-	VMOVUPS     (BX), Z10
-	VFMADD231PS Z10, Z8, Z0
-	VMOVUPS     64(BX), Z11
-	VFMADD231PS Z11, Z9, Z0
+	VMOVUPS     (AX), Z2
+	VMOVUPS     64(AX), Z3
+	VMOVUPS     (BX), Z4
+	VFMADD231PS Z4, Z2, Z0
+	VMOVUPS     64(BX), Z5
+	VFMADD231PS Z5, Z3, Z0
 	ADDQ        $+128, AX
 	ADDQ        $+128, BX
 	SUBQ        $0x20, CX
-	JGE         steps_rest
+	JGE         steps_rest_0
 
-half_rest:
+half_rest_0:
 	ADDQ       $0x20, CX
-	JZ         summed_rest
+	JZ         summed_rest_0
 	DECQ       24(SP)
-	JNZ        fetched_rest_16
+	JNZ        fetched_rest_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_rest_16_64
+	JG         same_row_rest_0_16_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_16_64:
+same_row_rest_0_16_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_16:
+fetched_rest_0_16:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z8
-	VMOVUPS     (BX), Z10
-	VFMADD231PS Z10, Z8, Z0
+	VMOVUPS     (AX), Z2
+	VMOVUPS     (BX), Z4
+	VFMADD231PS Z4, Z2, Z0
 	ADDQ        $0x40, AX
 	ADDQ        $0x40, BX
 
-summed_rest:
-	// K on to the next row
+summed_rest_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+4, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*1), BX
+	LEAQ   (BX)(R8*1), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z10
-	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z10, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z10
-	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z10, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z10
-	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z10, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y10
-	VADDPS        Y10, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X10
-	VADDPS        X10, X0, X0
-	VMOVSS        X0, (SI)
+	VSHUFPS       $0x4e, Z0, Z0, Z4
+	VSHUFPS       $0xe4, Z0, Z0, Z0
+	VADDPS        Z4, Z0, Z0
+	VSHUFPS       $0x88, Z0, Z0, Z4
+	VSHUFPS       $0xdd, Z0, Z0, Z0
+	VADDPS        Z4, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF32X4 $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VMOVSS        X0, (R9)
 	ADDQ          $0x04, SI
-	DECQ          R8
+	DECQ          32(SP)
 	JNZ           key
 
 done:

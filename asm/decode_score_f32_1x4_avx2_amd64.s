@@ -18,17 +18,17 @@
 //	CX       elements of D left
 //	DX       next line to prefetch
 //	SI       S
-//	R8       Keys
-//	R9       KStride
-//	R10      3·KStride
-//	Y0–Y7    partial sums of S[r][key]
+//	R8       KStride
+//	R9       3·KStride
+//	Y0–Y3    partial sums of S[r][key]
+//	Y4–Y7    those of every other step
 //	Y8       Q[r][d]
 //	Y9–Y12   K[key][d]; sums
-//	R11      partial sums, at key
+//	R10      S, of the sums added across
 
 // func decode_score_f32_1x4_avx2(a *DecodeScoreArgs)
 // Requires: AVX, FMA3, MMX+
-TEXT ·decode_score_f32_1x4_avx2(SB), $672-8
+TEXT ·decode_score_f32_1x4_avx2(SB), $128-8
 	MOVQ a+0(FP), DI
 	MOVQ 8(DI), BX
 
@@ -53,22 +53,21 @@ gaps:
 	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
-	MOVQ 24(DI), SI
-	MOVQ 40(DI), R8
-	MOVQ 16(DI), R9
-	LEAQ (R9)(R9*2), R10
-
-	// partial sums, aligned
-	LEAQ 159(SP), R11
-	ANDQ $-32, R11
-	MOVQ R11, 32(SP)
-	LEAQ 512(R11), CX
-	MOVQ CX, 40(SP)
-	SUBQ $0x10, R8
-	JLT  rest
+	MOVQ   24(DI), SI
+	MOVQ   16(DI), R8
+	LEAQ   (R8)(R8*2), R9
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   SI, R10
+	MOVQ   40(DI), CX
+	MOVQ   CX, 32(SP)
+	SUBQ   $0x10, 32(SP)
+	JLT    rest
 
 block:
-	MOVQ 32(SP), R11
+	MOVQ $0x00000002, 40(SP)
 
 keys:
 	MOVQ   (DI), AX
@@ -78,251 +77,376 @@ keys:
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	SUBQ   $0x20, CX
-	JLT    half
+	JLT    half_0
 
-steps:
+steps_0:
 	DECQ       24(SP)
-	JNZ        fetched_32
+	JNZ        fetched_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_32_512
+	JG         same_row_0_32_512
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_512:
+same_row_0_32_512:
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_32_256
+	JG         same_row_0_32_256
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_256:
+same_row_0_32_256:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_32:
+fetched_0_32:
 	// S[0..0][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
 	VMOVUPS     (BX), Y9
 	VFMADD231PS Y9, Y8, Y0
-	VMOVUPS     (BX)(R9*1), Y10
+	VMOVUPS     (BX)(R8*1), Y10
 	VFMADD231PS Y10, Y8, Y1
-	VMOVUPS     (BX)(R9*2), Y11
+	VMOVUPS     (BX)(R8*2), Y11
 	VFMADD231PS Y11, Y8, Y2
-	VMOVUPS     (BX)(R10*1), Y12
+	VMOVUPS     (BX)(R9*1), Y12
 	VFMADD231PS Y12, Y8, Y3
 
 	// S[0..0][0..3] += Q[d+8..]·K[d+8..]
 	VMOVUPS     32(AX), Y8
 	VMOVUPS     32(BX), Y9
 	VFMADD231PS Y9, Y8, Y0
-	VMOVUPS     32(BX)(R9*1), Y10
+	VMOVUPS     32(BX)(R8*1), Y10
 	VFMADD231PS Y10, Y8, Y1
-	VMOVUPS     32(BX)(R9*2), Y11
+	VMOVUPS     32(BX)(R8*2), Y11
 	VFMADD231PS Y11, Y8, Y2
-	VMOVUPS     32(BX)(R10*1), Y12
+	VMOVUPS     32(BX)(R9*1), Y12
 	VFMADD231PS Y12, Y8, Y3
 
 	// S[0..0][0..3] += Q[d+16..]·K[d+16..]
 	VMOVUPS     64(AX), Y8
 	VMOVUPS     64(BX), Y9
 	VFMADD231PS Y9, Y8, Y0
-	VMOVUPS     64(BX)(R9*1), Y10
+	VMOVUPS     64(BX)(R8*1), Y10
 	VFMADD231PS Y10, Y8, Y1
-	VMOVUPS     64(BX)(R9*2), Y11
+	VMOVUPS     64(BX)(R8*2), Y11
 	VFMADD231PS Y11, Y8, Y2
-	VMOVUPS     64(BX)(R10*1), Y12
+	VMOVUPS     64(BX)(R9*1), Y12
 	VFMADD231PS Y12, Y8, Y3
 
 	// S[0..0][0..3] += Q[d+24..]·K[d+24..]
 	VMOVUPS     96(AX), Y8
 	VMOVUPS     96(BX), Y9
 	VFMADD231PS Y9, Y8, Y0
-	VMOVUPS     96(BX)(R9*1), Y10
+	VMOVUPS     96(BX)(R8*1), Y10
 	VFMADD231PS Y10, Y8, Y1
-	VMOVUPS     96(BX)(R9*2), Y11
+	VMOVUPS     96(BX)(R8*2), Y11
 	VFMADD231PS Y11, Y8, Y2
-	VMOVUPS     96(BX)(R10*1), Y12
+	VMOVUPS     96(BX)(R9*1), Y12
 	VFMADD231PS Y12, Y8, Y3
 	ADDQ        $+128, AX
 	ADDQ        $+128, BX
 	SUBQ        $0x20, CX
-	JGE         steps
+	JGE         steps_0
 
-half:
+half_0:
 	ADDQ       $0x20, CX
-	JZ         summed
+	JZ         summed_0
 	DECQ       24(SP)
-	JNZ        fetched_16
+	JNZ        fetched_0_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_16_256
+	JG         same_row_0_16_256
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_16_256:
+same_row_0_16_256:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_16:
+fetched_0_16:
 	// S[0..0][0..3] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
 	VMOVUPS     (BX), Y9
 	VFMADD231PS Y9, Y8, Y0
-	VMOVUPS     (BX)(R9*1), Y10
+	VMOVUPS     (BX)(R8*1), Y10
 	VFMADD231PS Y10, Y8, Y1
-	VMOVUPS     (BX)(R9*2), Y11
+	VMOVUPS     (BX)(R8*2), Y11
 	VFMADD231PS Y11, Y8, Y2
-	VMOVUPS     (BX)(R10*1), Y12
+	VMOVUPS     (BX)(R9*1), Y12
 	VFMADD231PS Y12, Y8, Y3
 
 	// S[0..0][0..3] += Q[d+8..]·K[d+8..]
 	VMOVUPS     32(AX), Y8
 	VMOVUPS     32(BX), Y9
 	VFMADD231PS Y9, Y8, Y0
-	VMOVUPS     32(BX)(R9*1), Y10
+	VMOVUPS     32(BX)(R8*1), Y10
 	VFMADD231PS Y10, Y8, Y1
-	VMOVUPS     32(BX)(R9*2), Y11
+	VMOVUPS     32(BX)(R8*2), Y11
 	VFMADD231PS Y11, Y8, Y2
-	VMOVUPS     32(BX)(R10*1), Y12
+	VMOVUPS     32(BX)(R9*1), Y12
 	VFMADD231PS Y12, Y8, Y3
 	ADDQ        $0x40, AX
 	ADDQ        $0x40, BX
 
-summed:
-	// K on to the next row
-	MOVQ    32(DI), CX
-	IMUL3Q  $+4, CX, CX
-	SUBQ    CX, BX
-	LEAQ    (BX)(R9*4), BX
-	VMOVUPS Y0, (R11)
-	VMOVUPS Y1, 32(R11)
-	VMOVUPS Y2, 64(R11)
-	VMOVUPS Y3, 96(R11)
-	ADDQ    $+128, R11
-	CMPQ    R11, 40(SP)
-	JLT     keys
-
-	// sums across
-	MOVQ       32(SP), R11
-	VMOVUPS    (R11), Y0
-	VMOVUPS    32(R11), Y1
-	VMOVUPS    64(R11), Y2
-	VMOVUPS    96(R11), Y3
-	VMOVUPS    128(R11), Y4
-	VMOVUPS    160(R11), Y5
-	VMOVUPS    192(R11), Y6
-	VMOVUPS    224(R11), Y7
-	VSHUFPS    $0x4e, Y1, Y0, Y9
-	VBLENDPS   $0xcc, Y1, Y0, Y0
-	VADDPS     Y9, Y0, Y0
-	VSHUFPS    $0x4e, Y3, Y2, Y9
-	VBLENDPS   $0xcc, Y3, Y2, Y2
-	VADDPS     Y9, Y2, Y2
-	VSHUFPS    $0x88, Y2, Y0, Y9
-	VSHUFPS    $0xdd, Y2, Y0, Y0
-	VADDPS     Y9, Y0, Y0
-	VSHUFPS    $0x4e, Y5, Y4, Y9
-	VBLENDPS   $0xcc, Y5, Y4, Y4
-	VADDPS     Y9, Y4, Y4
-	VSHUFPS    $0x4e, Y7, Y6, Y9
-	VBLENDPS   $0xcc, Y7, Y6, Y6
-	VADDPS     Y9, Y6, Y6
-	VSHUFPS    $0x88, Y6, Y4, Y9
-	VSHUFPS    $0xdd, Y6, Y4, Y4
-	VADDPS     Y9, Y4, Y4
-	VPERM2F128 $0x21, Y4, Y0, Y9
-	VBLENDPS   $0xf0, Y4, Y0, Y0
-	VADDPS     Y9, Y0, Y0
-	VMOVUPS    Y0, (SI)
-	VMOVUPS    256(R11), Y0
-	VMOVUPS    288(R11), Y1
-	VMOVUPS    320(R11), Y2
-	VMOVUPS    352(R11), Y3
-	VMOVUPS    384(R11), Y4
-	VMOVUPS    416(R11), Y5
-	VMOVUPS    448(R11), Y6
-	VMOVUPS    480(R11), Y7
-	VSHUFPS    $0x4e, Y1, Y0, Y9
-	VBLENDPS   $0xcc, Y1, Y0, Y0
-	VADDPS     Y9, Y0, Y0
-	VSHUFPS    $0x4e, Y3, Y2, Y9
-	VBLENDPS   $0xcc, Y3, Y2, Y2
-	VADDPS     Y9, Y2, Y2
-	VSHUFPS    $0x88, Y2, Y0, Y9
-	VSHUFPS    $0xdd, Y2, Y0, Y0
-	VADDPS     Y9, Y0, Y0
-	VSHUFPS    $0x4e, Y5, Y4, Y9
-	VBLENDPS   $0xcc, Y5, Y4, Y4
-	VADDPS     Y9, Y4, Y4
-	VSHUFPS    $0x4e, Y7, Y6, Y9
-	VBLENDPS   $0xcc, Y7, Y6, Y6
-	VADDPS     Y9, Y6, Y6
-	VSHUFPS    $0x88, Y6, Y4, Y9
-	VSHUFPS    $0xdd, Y6, Y4, Y4
-	VADDPS     Y9, Y4, Y4
-	VPERM2F128 $0x21, Y4, Y0, Y9
-	VBLENDPS   $0xf0, Y4, Y0, Y0
-	VADDPS     Y9, Y0, Y0
-	VMOVUPS    Y0, 32(SI)
-	ADDQ       $0x40, SI
-	SUBQ       $0x10, R8
-	JGE        block
-
-rest:
-	ADDQ $0x10, R8
-	JZ   done
-
-key:
-	MOVQ   (DI), AX
+summed_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
-	VXORPS Y0, Y0, Y0
-	SUBQ   $0x20, CX
-	JLT    half_rest
+	IMUL3Q $+4, CX, CX
+	SUBQ   CX, BX
+	LEAQ   (BX)(R8*4), BX
 
-steps_rest:
+	// sums across, stored
+	VSHUFPS      $0x4e, Y5, Y4, Y9
+	VBLENDPS     $0xcc, Y5, Y4, Y4
+	VADDPS       Y9, Y4, Y4
+	VSHUFPS      $0x4e, Y7, Y6, Y9
+	VBLENDPS     $0xcc, Y7, Y6, Y6
+	VADDPS       Y9, Y6, Y6
+	VSHUFPS      $0x88, Y6, Y4, Y9
+	VSHUFPS      $0xdd, Y6, Y4, Y4
+	VADDPS       Y9, Y4, Y4
+	VEXTRACTF128 $0x01, Y4, X9
+	VADDPS       X9, X4, X4
+	VMOVUPS      X4, (R10)
+	MOVQ         SI, R10
+	ADDQ         $0x10, SI
+	MOVQ         (DI), AX
+	MOVQ         32(DI), CX
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	SUBQ         $0x20, CX
+	JLT          half_1
+
+steps_1:
 	DECQ       24(SP)
-	JNZ        fetched_rest_32
+	JNZ        fetched_1_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
-	ADDQ       $+128, DX
-	SUBQ       $+128, 8(SP)
-	JG         same_row_rest_32_128
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_1_32_512
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_32_128:
+same_row_1_32_512:
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_1_32_256
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_32_256:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_32:
+fetched_1_32:
+	// S[0..0][0..3] += Q[d+0..]·K[d+0..]
+	VMOVUPS     (AX), Y8
+	VMOVUPS     (BX), Y9
+	VFMADD231PS Y9, Y8, Y4
+	VMOVUPS     (BX)(R8*1), Y10
+	VFMADD231PS Y10, Y8, Y5
+	VMOVUPS     (BX)(R8*2), Y11
+	VFMADD231PS Y11, Y8, Y6
+	VMOVUPS     (BX)(R9*1), Y12
+	VFMADD231PS Y12, Y8, Y7
+
+	// S[0..0][0..3] += Q[d+8..]·K[d+8..]
+	VMOVUPS     32(AX), Y8
+	VMOVUPS     32(BX), Y9
+	VFMADD231PS Y9, Y8, Y4
+	VMOVUPS     32(BX)(R8*1), Y10
+	VFMADD231PS Y10, Y8, Y5
+	VMOVUPS     32(BX)(R8*2), Y11
+	VFMADD231PS Y11, Y8, Y6
+	VMOVUPS     32(BX)(R9*1), Y12
+	VFMADD231PS Y12, Y8, Y7
+
+	// S[0..0][0..3] += Q[d+16..]·K[d+16..]
+	VMOVUPS     64(AX), Y8
+	VMOVUPS     64(BX), Y9
+	VFMADD231PS Y9, Y8, Y4
+	VMOVUPS     64(BX)(R8*1), Y10
+	VFMADD231PS Y10, Y8, Y5
+	VMOVUPS     64(BX)(R8*2), Y11
+	VFMADD231PS Y11, Y8, Y6
+	VMOVUPS     64(BX)(R9*1), Y12
+	VFMADD231PS Y12, Y8, Y7
+
+	// S[0..0][0..3] += Q[d+24..]·K[d+24..]
+	VMOVUPS     96(AX), Y8
+	VMOVUPS     96(BX), Y9
+	VFMADD231PS Y9, Y8, Y4
+	VMOVUPS     96(BX)(R8*1), Y10
+	VFMADD231PS Y10, Y8, Y5
+	VMOVUPS     96(BX)(R8*2), Y11
+	VFMADD231PS Y11, Y8, Y6
+	VMOVUPS     96(BX)(R9*1), Y12
+	VFMADD231PS Y12, Y8, Y7
+	ADDQ        $+128, AX
+	ADDQ        $+128, BX
+	SUBQ        $0x20, CX
+	JGE         steps_1
+
+half_1:
+	ADDQ       $0x20, CX
+	JZ         summed_1
+	DECQ       24(SP)
+	JNZ        fetched_1_16
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_1_16_256
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_16_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_16:
+	// S[0..0][0..3] += Q[d+0..]·K[d+0..]
+	VMOVUPS     (AX), Y8
+	VMOVUPS     (BX), Y9
+	VFMADD231PS Y9, Y8, Y4
+	VMOVUPS     (BX)(R8*1), Y10
+	VFMADD231PS Y10, Y8, Y5
+	VMOVUPS     (BX)(R8*2), Y11
+	VFMADD231PS Y11, Y8, Y6
+	VMOVUPS     (BX)(R9*1), Y12
+	VFMADD231PS Y12, Y8, Y7
+
+	// S[0..0][0..3] += Q[d+8..]·K[d+8..]
+	VMOVUPS     32(AX), Y8
+	VMOVUPS     32(BX), Y9
+	VFMADD231PS Y9, Y8, Y4
+	VMOVUPS     32(BX)(R8*1), Y10
+	VFMADD231PS Y10, Y8, Y5
+	VMOVUPS     32(BX)(R8*2), Y11
+	VFMADD231PS Y11, Y8, Y6
+	VMOVUPS     32(BX)(R9*1), Y12
+	VFMADD231PS Y12, Y8, Y7
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, BX
+
+summed_1:
+	// K back, or on to the next row
+	MOVQ   32(DI), CX
+	IMUL3Q $+4, CX, CX
+	SUBQ   CX, BX
+	LEAQ   (BX)(R8*4), BX
+
+	// sums across, stored
+	VSHUFPS      $0x4e, Y1, Y0, Y9
+	VBLENDPS     $0xcc, Y1, Y0, Y0
+	VADDPS       Y9, Y0, Y0
+	VSHUFPS      $0x4e, Y3, Y2, Y9
+	VBLENDPS     $0xcc, Y3, Y2, Y2
+	VADDPS       Y9, Y2, Y2
+	VSHUFPS      $0x88, Y2, Y0, Y9
+	VSHUFPS      $0xdd, Y2, Y0, Y0
+	VADDPS       Y9, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X9
+	VADDPS       X9, X0, X0
+	VMOVUPS      X0, (R10)
+	MOVQ         SI, R10
+	ADDQ         $0x10, SI
+	DECQ         40(SP)
+	JNZ          keys
+	SUBQ         $0x10, 32(SP)
+	JGE          block
+
+	// sums across, stored
+	VSHUFPS      $0x4e, Y5, Y4, Y9
+	VBLENDPS     $0xcc, Y5, Y4, Y4
+	VADDPS       Y9, Y4, Y4
+	VSHUFPS      $0x4e, Y7, Y6, Y9
+	VBLENDPS     $0xcc, Y7, Y6, Y6
+	VADDPS       Y9, Y6, Y6
+	VSHUFPS      $0x88, Y6, Y4, Y9
+	VSHUFPS      $0xdd, Y6, Y4, Y4
+	VADDPS       Y9, Y4, Y4
+	VEXTRACTF128 $0x01, Y4, X9
+	VADDPS       X9, X4, X4
+	VMOVUPS      X4, (R10)
+
+rest:
+	ADDQ $0x10, 32(SP)
+	JZ   done
+
+key:
+	MOVQ   SI, R10
+	MOVQ   (DI), AX
+	MOVQ   32(DI), CX
+	VXORPS Y0, Y0, Y0
+	SUBQ   $0x20, CX
+	JLT    half_rest_0
+
+steps_rest_0:
+	DECQ       24(SP)
+	JNZ        fetched_rest_0_32
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $+128, DX
+	SUBQ       $+128, 8(SP)
+	JG         same_row_rest_0_32_128
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_rest_0_32_128:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_rest_0_32:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
 	VMOVUPS     (BX), Y9
@@ -345,29 +469,29 @@ fetched_rest_32:
 	ADDQ        $+128, AX
 	ADDQ        $+128, BX
 	SUBQ        $0x20, CX
-	JGE         steps_rest
+	JGE         steps_rest_0
 
-half_rest:
+half_rest_0:
 	ADDQ       $0x20, CX
-	JZ         summed_rest
+	JZ         summed_rest_0
 	DECQ       24(SP)
-	JNZ        fetched_rest_16
+	JNZ        fetched_rest_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_rest_16_64
+	JG         same_row_rest_0_16_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_16_64:
+same_row_rest_0_16_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_16:
+fetched_rest_0_16:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
 	VMOVUPS     (AX), Y8
 	VMOVUPS     (BX), Y9
@@ -380,28 +504,25 @@ fetched_rest_16:
 	ADDQ        $0x40, AX
 	ADDQ        $0x40, BX
 
-summed_rest:
-	// K on to the next row
+summed_rest_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+4, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*1), BX
+	LEAQ   (BX)(R8*1), BX
 
 	// sums across, stored
-	VSHUFPS      $0x4e, Y1, Y0, Y9
-	VBLENDPS     $0xcc, Y1, Y0, Y0
+	VSHUFPS      $0x4e, Y0, Y0, Y9
+	VBLENDPS     $0xcc, Y0, Y0, Y0
 	VADDPS       Y9, Y0, Y0
-	VSHUFPS      $0x4e, Y3, Y2, Y9
-	VBLENDPS     $0xcc, Y3, Y2, Y2
-	VADDPS       Y9, Y2, Y2
-	VSHUFPS      $0x88, Y2, Y0, Y9
-	VSHUFPS      $0xdd, Y2, Y0, Y0
+	VSHUFPS      $0x88, Y0, Y0, Y9
+	VSHUFPS      $0xdd, Y0, Y0, Y0
 	VADDPS       Y9, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X9
 	VADDPS       X9, X0, X0
-	VMOVSS       X0, (SI)
+	VMOVSS       X0, (R10)
 	ADDQ         $0x04, SI
-	DECQ         R8
+	DECQ         32(SP)
 	JNZ          key
 
 done:

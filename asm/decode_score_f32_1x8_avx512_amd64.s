@@ -18,15 +18,15 @@
 //	CX       elements of D left
 //	DX       next line to prefetch
 //	SI       S
-//	R8       Keys
-//	R9       KStride
-//	R10      3·KStride
-//	R11      5·KStride
-//	R12      7·KStride
+//	R8       KStride
+//	R9       3·KStride
+//	R10      5·KStride
+//	R11      7·KStride
 //	Z0–Z7    partial sums of S[r][key]
-//	Z8–Z9    Q[r][d]
-//	Z10–Z13  K[key][d]; sums
-//	R13      steps left in the block
+//	Z8–Z15   those of every other step
+//	Z16–Z17  Q[r][d]
+//	Z18–Z21  K[key][d]; sums
+//	R12      S, of the sums added across
 
 // func decode_score_f32_1x8_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512F, AVX512VL, MMX+
@@ -55,17 +55,27 @@ gaps:
 	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
-	MOVQ 24(DI), SI
-	MOVQ 40(DI), R8
-	MOVQ 16(DI), R9
-	LEAQ (R9)(R9*2), R10
-	LEAQ (R9)(R9*4), R11
-	LEAQ (R10)(R9*4), R12
-	SUBQ $0x10, R8
-	JLT  rest
+	MOVQ   24(DI), SI
+	MOVQ   16(DI), R8
+	LEAQ   (R8)(R8*2), R9
+	LEAQ   (R8)(R8*4), R10
+	LEAQ   (R9)(R8*4), R11
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	MOVQ   SI, R12
+	MOVQ   40(DI), CX
+	MOVQ   CX, 32(SP)
+	SUBQ   $0x10, 32(SP)
+	JLT    rest
 
 block:
-	MOVQ $0x00000002, R13
+	MOVQ $0x00000001, 40(SP)
 
 keys:
 	MOVQ   (DI), AX
@@ -79,306 +89,545 @@ keys:
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
 	SUBQ   $0x20, CX
-	JLT    half
+	JLT    half_0
 
-steps:
+steps_0:
 	DECQ       24(SP)
-	JNZ        fetched_32
+	JNZ        fetched_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_32_1024
+	JG         same_row_0_32_1024
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_1024:
+same_row_0_32_1024:
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_32_768
+	JG         same_row_0_32_768
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_768:
+same_row_0_32_768:
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_32_512
+	JG         same_row_0_32_512
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_512:
+same_row_0_32_512:
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_32_256
+	JG         same_row_0_32_256
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_256:
+same_row_0_32_256:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_32:
+fetched_0_32:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z8
-	VMOVUPS     64(AX), Z9
-	VMOVUPS     (BX), Z10
-	VFMADD231PS Z10, Z8, Z0
-	VMOVUPS     64(BX), Z11
-	VFMADD231PS Z11, Z9, Z0
-	VMOVUPS     (BX)(R9*1), Z12
-	VFMADD231PS Z12, Z8, Z1
-	VMOVUPS     64(BX)(R9*1), Z13
-	VFMADD231PS Z13, Z9, Z1
-	VMOVUPS     (BX)(R9*2), Z10
-	VFMADD231PS Z10, Z8, Z2
-	VMOVUPS     64(BX)(R9*2), Z11
-	VFMADD231PS Z11, Z9, Z2
-	VMOVUPS     (BX)(R10*1), Z12
-	VFMADD231PS Z12, Z8, Z3
-	VMOVUPS     64(BX)(R10*1), Z13
-	VFMADD231PS Z13, Z9, Z3
-	VMOVUPS     (BX)(R9*4), Z10
-	VFMADD231PS Z10, Z8, Z4
-	VMOVUPS     64(BX)(R9*4), Z11
-	VFMADD231PS Z11, Z9, Z4
-	VMOVUPS     (BX)(R11*1), Z12
-	VFMADD231PS Z12, Z8, Z5
-	VMOVUPS     64(BX)(R11*1), Z13
-	VFMADD231PS Z13, Z9, Z5
-	VMOVUPS     (BX)(R10*2), Z10
-	VFMADD231PS Z10, Z8, Z6
-	VMOVUPS     64(BX)(R10*2), Z11
-	VFMADD231PS Z11, Z9, Z6
-	VMOVUPS     (BX)(R12*1), Z12
-	VFMADD231PS Z12, Z8, Z7
-	VMOVUPS     64(BX)(R12*1), Z13
-	VFMADD231PS Z13, Z9, Z7
+	VMOVUPS     (AX), Z16
+	VMOVUPS     64(AX), Z17
+	VMOVUPS     (BX), Z18
+	VFMADD231PS Z18, Z16, Z0
+	VMOVUPS     64(BX), Z19
+	VFMADD231PS Z19, Z17, Z0
+	VMOVUPS     (BX)(R8*1), Z20
+	VFMADD231PS Z20, Z16, Z1
+	VMOVUPS     64(BX)(R8*1), Z21
+	VFMADD231PS Z21, Z17, Z1
+	VMOVUPS     (BX)(R8*2), Z18
+	VFMADD231PS Z18, Z16, Z2
+	VMOVUPS     64(BX)(R8*2), Z19
+	VFMADD231PS Z19, Z17, Z2
+	VMOVUPS     (BX)(R9*1), Z20
+	VFMADD231PS Z20, Z16, Z3
+	VMOVUPS     64(BX)(R9*1), Z21
+	VFMADD231PS Z21, Z17, Z3
+	VMOVUPS     (BX)(R8*4), Z18
+	VFMADD231PS Z18, Z16, Z4
+	VMOVUPS     64(BX)(R8*4), Z19
+	VFMADD231PS Z19, Z17, Z4
+	VMOVUPS     (BX)(R10*1), Z20
+	VFMADD231PS Z20, Z16, Z5
+	VMOVUPS     64(BX)(R10*1), Z21
+	VFMADD231PS Z21, Z17, Z5
+	VMOVUPS     (BX)(R9*2), Z18
+	VFMADD231PS Z18, Z16, Z6
+	VMOVUPS     64(BX)(R9*2), Z19
+	VFMADD231PS Z19, Z17, Z6
+	VMOVUPS     (BX)(R11*1), Z20
+	VFMADD231PS Z20, Z16, Z7
+	VMOVUPS     64(BX)(R11*1), Z21
+	VFMADD231PS Z21, Z17, Z7
 	ADDQ        $+128, AX
 	ADDQ        $+128, BX
 	SUBQ        $0x20, CX
-	JGE         steps
+	JGE         steps_0
 
-half:
+half_0:
 	ADDQ       $0x20, CX
-	JZ         summed
+	JZ         summed_0
 	DECQ       24(SP)
-	JNZ        fetched_16
+	JNZ        fetched_0_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_16_512
+	JG         same_row_0_16_512
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_16_512:
+same_row_0_16_512:
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_16_256
+	JG         same_row_0_16_256
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_16_256:
+same_row_0_16_256:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_16:
+fetched_0_16:
 	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z8
-	VMOVUPS     (BX), Z10
-	VFMADD231PS Z10, Z8, Z0
-	VMOVUPS     (BX)(R9*1), Z11
-	VFMADD231PS Z11, Z8, Z1
-	VMOVUPS     (BX)(R9*2), Z12
-	VFMADD231PS Z12, Z8, Z2
-	VMOVUPS     (BX)(R10*1), Z13
-	VFMADD231PS Z13, Z8, Z3
-	VMOVUPS     (BX)(R9*4), Z10
-	VFMADD231PS Z10, Z8, Z4
-	VMOVUPS     (BX)(R11*1), Z11
-	VFMADD231PS Z11, Z8, Z5
-	VMOVUPS     (BX)(R10*2), Z12
-	VFMADD231PS Z12, Z8, Z6
-	VMOVUPS     (BX)(R12*1), Z13
-	VFMADD231PS Z13, Z8, Z7
+	VMOVUPS     (AX), Z16
+	VMOVUPS     (BX), Z18
+	VFMADD231PS Z18, Z16, Z0
+	VMOVUPS     (BX)(R8*1), Z19
+	VFMADD231PS Z19, Z16, Z1
+	VMOVUPS     (BX)(R8*2), Z20
+	VFMADD231PS Z20, Z16, Z2
+	VMOVUPS     (BX)(R9*1), Z21
+	VFMADD231PS Z21, Z16, Z3
+	VMOVUPS     (BX)(R8*4), Z18
+	VFMADD231PS Z18, Z16, Z4
+	VMOVUPS     (BX)(R10*1), Z19
+	VFMADD231PS Z19, Z16, Z5
+	VMOVUPS     (BX)(R9*2), Z20
+	VFMADD231PS Z20, Z16, Z6
+	VMOVUPS     (BX)(R11*1), Z21
+	VFMADD231PS Z21, Z16, Z7
 	ADDQ        $0x40, AX
 	ADDQ        $0x40, BX
 
-summed:
-	// K on to the next row
+summed_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+4, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*8), BX
+	LEAQ   (BX)(R8*8), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z10
-	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z10, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z10
-	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z10, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z10
-	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z10, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y10
-	VADDPS        Y10, Y0, Y0
-	VSHUFPS       $0x4e, Z5, Z4, Z10
-	VSHUFPS       $0xe4, Z5, Z4, Z4
-	VADDPS        Z10, Z4, Z4
-	VSHUFPS       $0x4e, Z7, Z6, Z10
-	VSHUFPS       $0xe4, Z7, Z6, Z6
-	VADDPS        Z10, Z6, Z6
-	VSHUFPS       $0x88, Z6, Z4, Z10
-	VSHUFPS       $0xdd, Z6, Z4, Z4
-	VADDPS        Z10, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y10
-	VADDPS        Y10, Y4, Y4
-	VSHUFF32X4    $0x00, Y4, Y0, Y10
-	VSHUFF32X4    $0x03, Y4, Y0, Y0
-	VADDPS        Y10, Y0, Y0
-	VMOVUPS       Y0, (SI)
+	VSHUFPS       $0x4e, Z9, Z8, Z18
+	VSHUFPS       $0xe4, Z9, Z8, Z8
+	VADDPS        Z18, Z8, Z8
+	VSHUFPS       $0x4e, Z11, Z10, Z18
+	VSHUFPS       $0xe4, Z11, Z10, Z10
+	VADDPS        Z18, Z10, Z10
+	VSHUFPS       $0x4e, Z13, Z12, Z18
+	VSHUFPS       $0xe4, Z13, Z12, Z12
+	VADDPS        Z18, Z12, Z12
+	VSHUFPS       $0x4e, Z15, Z14, Z18
+	VSHUFPS       $0xe4, Z15, Z14, Z14
+	VADDPS        Z18, Z14, Z14
+	VSHUFPS       $0x88, Z10, Z8, Z18
+	VSHUFPS       $0xdd, Z10, Z8, Z8
+	VADDPS        Z18, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y18
+	VADDPS        Y18, Y8, Y8
+	VSHUFPS       $0x88, Z14, Z12, Z18
+	VSHUFPS       $0xdd, Z14, Z12, Z12
+	VADDPS        Z18, Z12, Z12
+	VEXTRACTF64X4 $0x01, Z12, Y18
+	VADDPS        Y18, Y12, Y12
+	VSHUFF32X4    $0x00, Y12, Y8, Y18
+	VSHUFF32X4    $0x03, Y12, Y8, Y8
+	VADDPS        Y18, Y8, Y8
+	VMOVUPS       Y8, (R12)
+	MOVQ          SI, R12
 	ADDQ          $0x20, SI
-	DECQ          R13
+	MOVQ          (DI), AX
+	MOVQ          32(DI), CX
+	VPXORD        Z8, Z8, Z8
+	VPXORD        Z9, Z9, Z9
+	VPXORD        Z10, Z10, Z10
+	VPXORD        Z11, Z11, Z11
+	VPXORD        Z12, Z12, Z12
+	VPXORD        Z13, Z13, Z13
+	VPXORD        Z14, Z14, Z14
+	VPXORD        Z15, Z15, Z15
+	SUBQ          $0x20, CX
+	JLT           half_1
+
+steps_1:
+	DECQ       24(SP)
+	JNZ        fetched_1_32
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_1_32_1024
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_32_1024:
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_1_32_768
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_32_768:
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_1_32_512
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_32_512:
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_1_32_256
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_32_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_32:
+	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
+	VMOVUPS     (AX), Z16
+	VMOVUPS     64(AX), Z17
+	VMOVUPS     (BX), Z18
+	VFMADD231PS Z18, Z16, Z8
+	VMOVUPS     64(BX), Z19
+	VFMADD231PS Z19, Z17, Z8
+	VMOVUPS     (BX)(R8*1), Z20
+	VFMADD231PS Z20, Z16, Z9
+	VMOVUPS     64(BX)(R8*1), Z21
+	VFMADD231PS Z21, Z17, Z9
+	VMOVUPS     (BX)(R8*2), Z18
+	VFMADD231PS Z18, Z16, Z10
+	VMOVUPS     64(BX)(R8*2), Z19
+	VFMADD231PS Z19, Z17, Z10
+	VMOVUPS     (BX)(R9*1), Z20
+	VFMADD231PS Z20, Z16, Z11
+	VMOVUPS     64(BX)(R9*1), Z21
+	VFMADD231PS Z21, Z17, Z11
+	VMOVUPS     (BX)(R8*4), Z18
+	VFMADD231PS Z18, Z16, Z12
+	VMOVUPS     64(BX)(R8*4), Z19
+	VFMADD231PS Z19, Z17, Z12
+	VMOVUPS     (BX)(R10*1), Z20
+	VFMADD231PS Z20, Z16, Z13
+	VMOVUPS     64(BX)(R10*1), Z21
+	VFMADD231PS Z21, Z17, Z13
+	VMOVUPS     (BX)(R9*2), Z18
+	VFMADD231PS Z18, Z16, Z14
+	VMOVUPS     64(BX)(R9*2), Z19
+	VFMADD231PS Z19, Z17, Z14
+	VMOVUPS     (BX)(R11*1), Z20
+	VFMADD231PS Z20, Z16, Z15
+	VMOVUPS     64(BX)(R11*1), Z21
+	VFMADD231PS Z21, Z17, Z15
+	ADDQ        $+128, AX
+	ADDQ        $+128, BX
+	SUBQ        $0x20, CX
+	JGE         steps_1
+
+half_1:
+	ADDQ       $0x20, CX
+	JZ         summed_1
+	DECQ       24(SP)
+	JNZ        fetched_1_16
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_1_16_512
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_16_512:
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_1_16_256
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_16_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_16:
+	// S[0..0][0..7] += Q[d+0..]·K[d+0..]
+	VMOVUPS     (AX), Z16
+	VMOVUPS     (BX), Z18
+	VFMADD231PS Z18, Z16, Z8
+	VMOVUPS     (BX)(R8*1), Z19
+	VFMADD231PS Z19, Z16, Z9
+	VMOVUPS     (BX)(R8*2), Z20
+	VFMADD231PS Z20, Z16, Z10
+	VMOVUPS     (BX)(R9*1), Z21
+	VFMADD231PS Z21, Z16, Z11
+	VMOVUPS     (BX)(R8*4), Z18
+	VFMADD231PS Z18, Z16, Z12
+	VMOVUPS     (BX)(R10*1), Z19
+	VFMADD231PS Z19, Z16, Z13
+	VMOVUPS     (BX)(R9*2), Z20
+	VFMADD231PS Z20, Z16, Z14
+	VMOVUPS     (BX)(R11*1), Z21
+	VFMADD231PS Z21, Z16, Z15
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, BX
+
+summed_1:
+	// K back, or on to the next row
+	MOVQ   32(DI), CX
+	IMUL3Q $+4, CX, CX
+	SUBQ   CX, BX
+	LEAQ   (BX)(R8*8), BX
+
+	// sums across, stored
+	VSHUFPS       $0x4e, Z1, Z0, Z18
+	VSHUFPS       $0xe4, Z1, Z0, Z0
+	VADDPS        Z18, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z18
+	VSHUFPS       $0xe4, Z3, Z2, Z2
+	VADDPS        Z18, Z2, Z2
+	VSHUFPS       $0x4e, Z5, Z4, Z18
+	VSHUFPS       $0xe4, Z5, Z4, Z4
+	VADDPS        Z18, Z4, Z4
+	VSHUFPS       $0x4e, Z7, Z6, Z18
+	VSHUFPS       $0xe4, Z7, Z6, Z6
+	VADDPS        Z18, Z6, Z6
+	VSHUFPS       $0x88, Z2, Z0, Z18
+	VSHUFPS       $0xdd, Z2, Z0, Z0
+	VADDPS        Z18, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y18
+	VADDPS        Y18, Y0, Y0
+	VSHUFPS       $0x88, Z6, Z4, Z18
+	VSHUFPS       $0xdd, Z6, Z4, Z4
+	VADDPS        Z18, Z4, Z4
+	VEXTRACTF64X4 $0x01, Z4, Y18
+	VADDPS        Y18, Y4, Y4
+	VSHUFF32X4    $0x00, Y4, Y0, Y18
+	VSHUFF32X4    $0x03, Y4, Y0, Y0
+	VADDPS        Y18, Y0, Y0
+	VMOVUPS       Y0, (R12)
+	MOVQ          SI, R12
+	ADDQ          $0x20, SI
+	DECQ          40(SP)
 	JNZ           keys
-	SUBQ          $0x10, R8
+	SUBQ          $0x10, 32(SP)
 	JGE           block
 
+	// sums across, stored
+	VSHUFPS       $0x4e, Z9, Z8, Z18
+	VSHUFPS       $0xe4, Z9, Z8, Z8
+	VADDPS        Z18, Z8, Z8
+	VSHUFPS       $0x4e, Z11, Z10, Z18
+	VSHUFPS       $0xe4, Z11, Z10, Z10
+	VADDPS        Z18, Z10, Z10
+	VSHUFPS       $0x4e, Z13, Z12, Z18
+	VSHUFPS       $0xe4, Z13, Z12, Z12
+	VADDPS        Z18, Z12, Z12
+	VSHUFPS       $0x4e, Z15, Z14, Z18
+	VSHUFPS       $0xe4, Z15, Z14, Z14
+	VADDPS        Z18, Z14, Z14
+	VSHUFPS       $0x88, Z10, Z8, Z18
+	VSHUFPS       $0xdd, Z10, Z8, Z8
+	VADDPS        Z18, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y18
+	VADDPS        Y18, Y8, Y8
+	VSHUFPS       $0x88, Z14, Z12, Z18
+	VSHUFPS       $0xdd, Z14, Z12, Z12
+	VADDPS        Z18, Z12, Z12
+	VEXTRACTF64X4 $0x01, Z12, Y18
+	VADDPS        Y18, Y12, Y12
+	VSHUFF32X4    $0x00, Y12, Y8, Y18
+	VSHUFF32X4    $0x03, Y12, Y8, Y8
+	VADDPS        Y18, Y8, Y8
+	VMOVUPS       Y8, (R12)
+
 rest:
-	ADDQ $0x10, R8
+	ADDQ $0x10, 32(SP)
 	JZ   done
 
 key:
+	MOVQ   SI, R12
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
 	SUBQ   $0x20, CX
-	JLT    half_rest
+	JLT    half_rest_0
 
-steps_rest:
+steps_rest_0:
 	DECQ       24(SP)
-	JNZ        fetched_rest_32
+	JNZ        fetched_rest_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
 	SUBQ       $+128, 8(SP)
-	JG         same_row_rest_32_128
+	JG         same_row_rest_0_32_128
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_32_128:
+same_row_rest_0_32_128:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_32:
+fetched_rest_0_32:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z8
-	VMOVUPS     64(AX), Z9
-	VMOVUPS     (BX), Z10
-	VFMADD231PS Z10, Z8, Z0
-	VMOVUPS     64(BX), Z11
-	VFMADD231PS Z11, Z9, Z0
+	VMOVUPS     (AX), Z16
+	VMOVUPS     64(AX), Z17
+	VMOVUPS     (BX), Z18
+	VFMADD231PS Z18, Z16, Z0
+	VMOVUPS     64(BX), Z19
+	VFMADD231PS Z19, Z17, Z0
 	ADDQ        $+128, AX
 	ADDQ        $+128, BX
 	SUBQ        $0x20, CX
-	JGE         steps_rest
+	JGE         steps_rest_0
 
-half_rest:
+half_rest_0:
 	ADDQ       $0x20, CX
-	JZ         summed_rest
+	JZ         summed_rest_0
 	DECQ       24(SP)
-	JNZ        fetched_rest_16
+	JNZ        fetched_rest_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_rest_16_64
+	JG         same_row_rest_0_16_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_16_64:
+same_row_rest_0_16_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_16:
+fetched_rest_0_16:
 	// S[0..0][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z8
-	VMOVUPS     (BX), Z10
-	VFMADD231PS Z10, Z8, Z0
+	VMOVUPS     (AX), Z16
+	VMOVUPS     (BX), Z18
+	VFMADD231PS Z18, Z16, Z0
 	ADDQ        $0x40, AX
 	ADDQ        $0x40, BX
 
-summed_rest:
-	// K on to the next row
+summed_rest_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+4, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*1), BX
+	LEAQ   (BX)(R8*1), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z10
-	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z10, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z10
-	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z10, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z10
-	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z10, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y10
-	VADDPS        Y10, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X10
-	VADDPS        X10, X0, X0
-	VMOVSS        X0, (SI)
+	VSHUFPS       $0x4e, Z0, Z0, Z18
+	VSHUFPS       $0xe4, Z0, Z0, Z0
+	VADDPS        Z18, Z0, Z0
+	VSHUFPS       $0x88, Z0, Z0, Z18
+	VSHUFPS       $0xdd, Z0, Z0, Z0
+	VADDPS        Z18, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y18
+	VADDPS        Y18, Y0, Y0
+	VEXTRACTF32X4 $0x01, Y0, X18
+	VADDPS        X18, X0, X0
+	VMOVSS        X0, (R12)
 	ADDQ          $0x04, SI
-	DECQ          R8
+	DECQ          32(SP)
 	JNZ           key
 
 done:

@@ -18,14 +18,14 @@
 //	CX       elements of D left
 //	DX       next line to prefetch
 //	SI       S
-//	R8       Keys
-//	R9       KStride
-//	R10      3·KStride
-//	R11      4·D
+//	R8       KStride
+//	R9       3·KStride
+//	R10      4·D
 //	Z0–Z11   partial sums of S[r][key]
-//	Z12–Z17  Q[r][d]
-//	Z18–Z21  K[key][d]; sums
-//	R12      steps left in the block
+//	Z12–Z23  those of every other step
+//	Z24–Z29  Q[r][d]
+//	Z30–Z31  K[key][d]; sums
+//	R11      S, of the sums added across
 
 // func decode_score_f32_3x4_avx512(a *DecodeScoreArgs)
 // Requires: AVX, AVX512F, AVX512VL, MMX+
@@ -54,17 +54,31 @@ gaps:
 	MOVQ  $0x00000001, 24(SP)
 
 no_prefetch:
-	MOVQ 24(DI), SI
-	MOVQ 40(DI), R8
-	MOVQ 16(DI), R9
-	LEAQ (R9)(R9*2), R10
-	MOVQ 32(DI), R11
-	SHLQ $0x02, R11
-	SUBQ $0x10, R8
-	JLT  rest
+	MOVQ   24(DI), SI
+	MOVQ   16(DI), R8
+	LEAQ   (R8)(R8*2), R9
+	MOVQ   32(DI), R10
+	SHLQ   $0x02, R10
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	MOVQ   SI, R11
+	MOVQ   40(DI), CX
+	MOVQ   CX, 32(SP)
+	SUBQ   $0x10, 32(SP)
+	JLT    rest
 
 block:
-	MOVQ $0x00000004, R12
+	MOVQ $0x00000002, 40(SP)
 
 keys:
 	MOVQ   (DI), AX
@@ -82,303 +96,545 @@ keys:
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
 	SUBQ   $0x20, CX
-	JLT    half
+	JLT    half_0
 
-steps:
+steps_0:
 	DECQ       24(SP)
-	JNZ        fetched_32
+	JNZ        fetched_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_32_512
+	JG         same_row_0_32_512
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_512:
+same_row_0_32_512:
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_32_256
+	JG         same_row_0_32_256
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_32_256:
+same_row_0_32_256:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_32:
+fetched_0_32:
 	// S[0..2][0..3] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z12
-	VMOVUPS     (AX)(R11*1), Z13
-	VMOVUPS     (AX)(R11*2), Z14
-	VMOVUPS     64(AX), Z15
-	VMOVUPS     64(AX)(R11*1), Z16
-	VMOVUPS     64(AX)(R11*2), Z17
-	VMOVUPS     (BX), Z18
-	VFMADD231PS Z18, Z12, Z0
-	VFMADD231PS Z18, Z13, Z4
-	VFMADD231PS Z18, Z14, Z8
-	VMOVUPS     64(BX), Z19
-	VFMADD231PS Z19, Z15, Z0
-	VFMADD231PS Z19, Z16, Z4
-	VFMADD231PS Z19, Z17, Z8
-	VMOVUPS     (BX)(R9*1), Z20
-	VFMADD231PS Z20, Z12, Z1
-	VFMADD231PS Z20, Z13, Z5
-	VFMADD231PS Z20, Z14, Z9
-	VMOVUPS     64(BX)(R9*1), Z21
-	VFMADD231PS Z21, Z15, Z1
-	VFMADD231PS Z21, Z16, Z5
-	VFMADD231PS Z21, Z17, Z9
-	VMOVUPS     (BX)(R9*2), Z18
-	VFMADD231PS Z18, Z12, Z2
-	VFMADD231PS Z18, Z13, Z6
-	VFMADD231PS Z18, Z14, Z10
-	VMOVUPS     64(BX)(R9*2), Z19
-	VFMADD231PS Z19, Z15, Z2
-	VFMADD231PS Z19, Z16, Z6
-	VFMADD231PS Z19, Z17, Z10
-	VMOVUPS     (BX)(R10*1), Z20
-	VFMADD231PS Z20, Z12, Z3
-	VFMADD231PS Z20, Z13, Z7
-	VFMADD231PS Z20, Z14, Z11
-	VMOVUPS     64(BX)(R10*1), Z21
-	VFMADD231PS Z21, Z15, Z3
-	VFMADD231PS Z21, Z16, Z7
-	VFMADD231PS Z21, Z17, Z11
+	VMOVUPS     (AX), Z24
+	VMOVUPS     (AX)(R10*1), Z25
+	VMOVUPS     (AX)(R10*2), Z26
+	VMOVUPS     64(AX), Z27
+	VMOVUPS     64(AX)(R10*1), Z28
+	VMOVUPS     64(AX)(R10*2), Z29
+	VMOVUPS     (BX), Z30
+	VFMADD231PS Z30, Z24, Z0
+	VFMADD231PS Z30, Z25, Z4
+	VFMADD231PS Z30, Z26, Z8
+	VMOVUPS     64(BX), Z31
+	VFMADD231PS Z31, Z27, Z0
+	VFMADD231PS Z31, Z28, Z4
+	VFMADD231PS Z31, Z29, Z8
+	VMOVUPS     (BX)(R8*1), Z30
+	VFMADD231PS Z30, Z24, Z1
+	VFMADD231PS Z30, Z25, Z5
+	VFMADD231PS Z30, Z26, Z9
+	VMOVUPS     64(BX)(R8*1), Z31
+	VFMADD231PS Z31, Z27, Z1
+	VFMADD231PS Z31, Z28, Z5
+	VFMADD231PS Z31, Z29, Z9
+	VMOVUPS     (BX)(R8*2), Z30
+	VFMADD231PS Z30, Z24, Z2
+	VFMADD231PS Z30, Z25, Z6
+	VFMADD231PS Z30, Z26, Z10
+	VMOVUPS     64(BX)(R8*2), Z31
+	VFMADD231PS Z31, Z27, Z2
+	VFMADD231PS Z31, Z28, Z6
+	VFMADD231PS Z31, Z29, Z10
+	VMOVUPS     (BX)(R9*1), Z30
+	VFMADD231PS Z30, Z24, Z3
+	VFMADD231PS Z30, Z25, Z7
+	VFMADD231PS Z30, Z26, Z11
+	VMOVUPS     64(BX)(R9*1), Z31
+	VFMADD231PS Z31, Z27, Z3
+	VFMADD231PS Z31, Z28, Z7
+	VFMADD231PS Z31, Z29, Z11
 	ADDQ        $+128, AX
 	ADDQ        $+128, BX
 	SUBQ        $0x20, CX
-	JGE         steps
+	JGE         steps_0
 
-half:
+half_0:
 	ADDQ       $0x20, CX
-	JZ         summed
+	JZ         summed_0
 	DECQ       24(SP)
-	JNZ        fetched_16
+	JNZ        fetched_0_16
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	PREFETCHT0 128(DX)
 	PREFETCHT0 192(DX)
 	ADDQ       $+256, DX
 	SUBQ       $+256, 8(SP)
-	JG         same_row_16_256
+	JG         same_row_0_16_256
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_16_256:
+same_row_0_16_256:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_16:
+fetched_0_16:
 	// S[0..2][0..3] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z12
-	VMOVUPS     (AX)(R11*1), Z13
-	VMOVUPS     (AX)(R11*2), Z14
-	VMOVUPS     (BX), Z18
-	VFMADD231PS Z18, Z12, Z0
-	VFMADD231PS Z18, Z13, Z4
-	VFMADD231PS Z18, Z14, Z8
-	VMOVUPS     (BX)(R9*1), Z19
-	VFMADD231PS Z19, Z12, Z1
-	VFMADD231PS Z19, Z13, Z5
-	VFMADD231PS Z19, Z14, Z9
-	VMOVUPS     (BX)(R9*2), Z20
-	VFMADD231PS Z20, Z12, Z2
-	VFMADD231PS Z20, Z13, Z6
-	VFMADD231PS Z20, Z14, Z10
-	VMOVUPS     (BX)(R10*1), Z21
-	VFMADD231PS Z21, Z12, Z3
-	VFMADD231PS Z21, Z13, Z7
-	VFMADD231PS Z21, Z14, Z11
+	VMOVUPS     (AX), Z24
+	VMOVUPS     (AX)(R10*1), Z25
+	VMOVUPS     (AX)(R10*2), Z26
+	VMOVUPS     (BX), Z30
+	VFMADD231PS Z30, Z24, Z0
+	VFMADD231PS Z30, Z25, Z4
+	VFMADD231PS Z30, Z26, Z8
+	VMOVUPS     (BX)(R8*1), Z31
+	VFMADD231PS Z31, Z24, Z1
+	VFMADD231PS Z31, Z25, Z5
+	VFMADD231PS Z31, Z26, Z9
+	VMOVUPS     (BX)(R8*2), Z30
+	VFMADD231PS Z30, Z24, Z2
+	VFMADD231PS Z30, Z25, Z6
+	VFMADD231PS Z30, Z26, Z10
+	VMOVUPS     (BX)(R9*1), Z31
+	VFMADD231PS Z31, Z24, Z3
+	VFMADD231PS Z31, Z25, Z7
+	VFMADD231PS Z31, Z26, Z11
 	ADDQ        $0x40, AX
 	ADDQ        $0x40, BX
 
-summed:
-	// K on to the next row
+summed_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+4, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*4), BX
+	LEAQ   (BX)(R8*4), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z18
-	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z18, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z18
-	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z18, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z18
-	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z18, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y18
-	VADDPS        Y18, Y0, Y0
-	VSHUFPS       $0x4e, Z5, Z4, Z18
-	VSHUFPS       $0xe4, Z5, Z4, Z4
-	VADDPS        Z18, Z4, Z4
-	VSHUFPS       $0x4e, Z7, Z6, Z18
-	VSHUFPS       $0xe4, Z7, Z6, Z6
-	VADDPS        Z18, Z6, Z6
-	VSHUFPS       $0x88, Z6, Z4, Z18
-	VSHUFPS       $0xdd, Z6, Z4, Z4
-	VADDPS        Z18, Z4, Z4
-	VEXTRACTF64X4 $0x01, Z4, Y18
-	VADDPS        Y18, Y4, Y4
-	VSHUFF32X4    $0x00, Y4, Y0, Y18
-	VSHUFF32X4    $0x03, Y4, Y0, Y0
-	VADDPS        Y18, Y0, Y0
-	VMOVUPS       X0, (SI)
-	VEXTRACTF32X4 $0x01, Y0, X18
-	VMOVUPS       X18, 64(SI)
-	VSHUFPS       $0x4e, Z9, Z8, Z18
-	VSHUFPS       $0xe4, Z9, Z8, Z8
-	VADDPS        Z18, Z8, Z8
-	VSHUFPS       $0x4e, Z11, Z10, Z18
-	VSHUFPS       $0xe4, Z11, Z10, Z10
-	VADDPS        Z18, Z10, Z10
-	VSHUFPS       $0x88, Z10, Z8, Z18
-	VSHUFPS       $0xdd, Z10, Z8, Z8
-	VADDPS        Z18, Z8, Z8
-	VEXTRACTF64X4 $0x01, Z8, Y18
-	VADDPS        Y18, Y8, Y8
-	VEXTRACTF32X4 $0x01, Y8, X18
-	VADDPS        X18, X8, X8
-	VMOVUPS       X8, 128(SI)
+	VSHUFPS       $0x4e, Z13, Z12, Z30
+	VSHUFPS       $0xe4, Z13, Z12, Z12
+	VADDPS        Z30, Z12, Z12
+	VSHUFPS       $0x4e, Z15, Z14, Z30
+	VSHUFPS       $0xe4, Z15, Z14, Z14
+	VADDPS        Z30, Z14, Z14
+	VSHUFPS       $0x4e, Z17, Z16, Z30
+	VSHUFPS       $0xe4, Z17, Z16, Z16
+	VADDPS        Z30, Z16, Z16
+	VSHUFPS       $0x4e, Z19, Z18, Z30
+	VSHUFPS       $0xe4, Z19, Z18, Z18
+	VADDPS        Z30, Z18, Z18
+	VSHUFPS       $0x88, Z14, Z12, Z30
+	VSHUFPS       $0xdd, Z14, Z12, Z12
+	VADDPS        Z30, Z12, Z12
+	VEXTRACTF64X4 $0x01, Z12, Y30
+	VADDPS        Y30, Y12, Y12
+	VSHUFPS       $0x88, Z18, Z16, Z30
+	VSHUFPS       $0xdd, Z18, Z16, Z16
+	VADDPS        Z30, Z16, Z16
+	VEXTRACTF64X4 $0x01, Z16, Y30
+	VADDPS        Y30, Y16, Y16
+	VSHUFF32X4    $0x00, Y16, Y12, Y30
+	VSHUFF32X4    $0x03, Y16, Y12, Y12
+	VADDPS        Y30, Y12, Y12
+	VMOVUPS       X12, (R11)
+	VEXTRACTF32X4 $0x01, Y12, X30
+	VMOVUPS       X30, 64(R11)
+	VSHUFPS       $0x4e, Z21, Z20, Z30
+	VSHUFPS       $0xe4, Z21, Z20, Z20
+	VADDPS        Z30, Z20, Z20
+	VSHUFPS       $0x4e, Z23, Z22, Z30
+	VSHUFPS       $0xe4, Z23, Z22, Z22
+	VADDPS        Z30, Z22, Z22
+	VSHUFPS       $0x88, Z22, Z20, Z30
+	VSHUFPS       $0xdd, Z22, Z20, Z20
+	VADDPS        Z30, Z20, Z20
+	VEXTRACTF64X4 $0x01, Z20, Y30
+	VADDPS        Y30, Y20, Y20
+	VEXTRACTF32X4 $0x01, Y20, X30
+	VADDPS        X30, X20, X20
+	VMOVUPS       X20, 128(R11)
+	MOVQ          SI, R11
 	ADDQ          $0x10, SI
-	DECQ          R12
+	MOVQ          (DI), AX
+	MOVQ          32(DI), CX
+	VPXORD        Z12, Z12, Z12
+	VPXORD        Z13, Z13, Z13
+	VPXORD        Z14, Z14, Z14
+	VPXORD        Z15, Z15, Z15
+	VPXORD        Z16, Z16, Z16
+	VPXORD        Z17, Z17, Z17
+	VPXORD        Z18, Z18, Z18
+	VPXORD        Z19, Z19, Z19
+	VPXORD        Z20, Z20, Z20
+	VPXORD        Z21, Z21, Z21
+	VPXORD        Z22, Z22, Z22
+	VPXORD        Z23, Z23, Z23
+	SUBQ          $0x20, CX
+	JLT           half_1
+
+steps_1:
+	DECQ       24(SP)
+	JNZ        fetched_1_32
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_1_32_512
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_32_512:
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_1_32_256
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_32_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_32:
+	// S[0..2][0..3] += Q[d+0..]·K[d+0..]
+	VMOVUPS     (AX), Z24
+	VMOVUPS     (AX)(R10*1), Z25
+	VMOVUPS     (AX)(R10*2), Z26
+	VMOVUPS     64(AX), Z27
+	VMOVUPS     64(AX)(R10*1), Z28
+	VMOVUPS     64(AX)(R10*2), Z29
+	VMOVUPS     (BX), Z30
+	VFMADD231PS Z30, Z24, Z12
+	VFMADD231PS Z30, Z25, Z16
+	VFMADD231PS Z30, Z26, Z20
+	VMOVUPS     64(BX), Z31
+	VFMADD231PS Z31, Z27, Z12
+	VFMADD231PS Z31, Z28, Z16
+	VFMADD231PS Z31, Z29, Z20
+	VMOVUPS     (BX)(R8*1), Z30
+	VFMADD231PS Z30, Z24, Z13
+	VFMADD231PS Z30, Z25, Z17
+	VFMADD231PS Z30, Z26, Z21
+	VMOVUPS     64(BX)(R8*1), Z31
+	VFMADD231PS Z31, Z27, Z13
+	VFMADD231PS Z31, Z28, Z17
+	VFMADD231PS Z31, Z29, Z21
+	VMOVUPS     (BX)(R8*2), Z30
+	VFMADD231PS Z30, Z24, Z14
+	VFMADD231PS Z30, Z25, Z18
+	VFMADD231PS Z30, Z26, Z22
+	VMOVUPS     64(BX)(R8*2), Z31
+	VFMADD231PS Z31, Z27, Z14
+	VFMADD231PS Z31, Z28, Z18
+	VFMADD231PS Z31, Z29, Z22
+	VMOVUPS     (BX)(R9*1), Z30
+	VFMADD231PS Z30, Z24, Z15
+	VFMADD231PS Z30, Z25, Z19
+	VFMADD231PS Z30, Z26, Z23
+	VMOVUPS     64(BX)(R9*1), Z31
+	VFMADD231PS Z31, Z27, Z15
+	VFMADD231PS Z31, Z28, Z19
+	VFMADD231PS Z31, Z29, Z23
+	ADDQ        $+128, AX
+	ADDQ        $+128, BX
+	SUBQ        $0x20, CX
+	JGE         steps_1
+
+half_1:
+	ADDQ       $0x20, CX
+	JZ         summed_1
+	DECQ       24(SP)
+	JNZ        fetched_1_16
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	ADDQ       $+256, DX
+	SUBQ       $+256, 8(SP)
+	JG         same_row_1_16_256
+	ADDQ       8(SP), DX
+	ADDQ       16(SP), DX
+	MOVQ       (SP), DI
+	MOVQ       DI, 8(SP)
+	MOVQ       a+0(FP), DI
+
+same_row_1_16_256:
+	MOVQ 56(DI), DI
+	MOVQ DI, 24(SP)
+	MOVQ a+0(FP), DI
+
+fetched_1_16:
+	// S[0..2][0..3] += Q[d+0..]·K[d+0..]
+	VMOVUPS     (AX), Z24
+	VMOVUPS     (AX)(R10*1), Z25
+	VMOVUPS     (AX)(R10*2), Z26
+	VMOVUPS     (BX), Z30
+	VFMADD231PS Z30, Z24, Z12
+	VFMADD231PS Z30, Z25, Z16
+	VFMADD231PS Z30, Z26, Z20
+	VMOVUPS     (BX)(R8*1), Z31
+	VFMADD231PS Z31, Z24, Z13
+	VFMADD231PS Z31, Z25, Z17
+	VFMADD231PS Z31, Z26, Z21
+	VMOVUPS     (BX)(R8*2), Z30
+	VFMADD231PS Z30, Z24, Z14
+	VFMADD231PS Z30, Z25, Z18
+	VFMADD231PS Z30, Z26, Z22
+	VMOVUPS     (BX)(R9*1), Z31
+	VFMADD231PS Z31, Z24, Z15
+	VFMADD231PS Z31, Z25, Z19
+	VFMADD231PS Z31, Z26, Z23
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, BX
+
+summed_1:
+	// K back, or on to the next row
+	MOVQ   32(DI), CX
+	IMUL3Q $+4, CX, CX
+	SUBQ   CX, BX
+	LEAQ   (BX)(R8*4), BX
+
+	// sums across, stored
+	VSHUFPS       $0x4e, Z1, Z0, Z30
+	VSHUFPS       $0xe4, Z1, Z0, Z0
+	VADDPS        Z30, Z0, Z0
+	VSHUFPS       $0x4e, Z3, Z2, Z30
+	VSHUFPS       $0xe4, Z3, Z2, Z2
+	VADDPS        Z30, Z2, Z2
+	VSHUFPS       $0x4e, Z5, Z4, Z30
+	VSHUFPS       $0xe4, Z5, Z4, Z4
+	VADDPS        Z30, Z4, Z4
+	VSHUFPS       $0x4e, Z7, Z6, Z30
+	VSHUFPS       $0xe4, Z7, Z6, Z6
+	VADDPS        Z30, Z6, Z6
+	VSHUFPS       $0x88, Z2, Z0, Z30
+	VSHUFPS       $0xdd, Z2, Z0, Z0
+	VADDPS        Z30, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y30
+	VADDPS        Y30, Y0, Y0
+	VSHUFPS       $0x88, Z6, Z4, Z30
+	VSHUFPS       $0xdd, Z6, Z4, Z4
+	VADDPS        Z30, Z4, Z4
+	VEXTRACTF64X4 $0x01, Z4, Y30
+	VADDPS        Y30, Y4, Y4
+	VSHUFF32X4    $0x00, Y4, Y0, Y30
+	VSHUFF32X4    $0x03, Y4, Y0, Y0
+	VADDPS        Y30, Y0, Y0
+	VMOVUPS       X0, (R11)
+	VEXTRACTF32X4 $0x01, Y0, X30
+	VMOVUPS       X30, 64(R11)
+	VSHUFPS       $0x4e, Z9, Z8, Z30
+	VSHUFPS       $0xe4, Z9, Z8, Z8
+	VADDPS        Z30, Z8, Z8
+	VSHUFPS       $0x4e, Z11, Z10, Z30
+	VSHUFPS       $0xe4, Z11, Z10, Z10
+	VADDPS        Z30, Z10, Z10
+	VSHUFPS       $0x88, Z10, Z8, Z30
+	VSHUFPS       $0xdd, Z10, Z8, Z8
+	VADDPS        Z30, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y30
+	VADDPS        Y30, Y8, Y8
+	VEXTRACTF32X4 $0x01, Y8, X30
+	VADDPS        X30, X8, X8
+	VMOVUPS       X8, 128(R11)
+	MOVQ          SI, R11
+	ADDQ          $0x10, SI
+	DECQ          40(SP)
 	JNZ           keys
 	ADDQ          $+128, SI
-	SUBQ          $0x10, R8
+	SUBQ          $0x10, 32(SP)
 	JGE           block
 
+	// sums across, stored
+	VSHUFPS       $0x4e, Z13, Z12, Z30
+	VSHUFPS       $0xe4, Z13, Z12, Z12
+	VADDPS        Z30, Z12, Z12
+	VSHUFPS       $0x4e, Z15, Z14, Z30
+	VSHUFPS       $0xe4, Z15, Z14, Z14
+	VADDPS        Z30, Z14, Z14
+	VSHUFPS       $0x4e, Z17, Z16, Z30
+	VSHUFPS       $0xe4, Z17, Z16, Z16
+	VADDPS        Z30, Z16, Z16
+	VSHUFPS       $0x4e, Z19, Z18, Z30
+	VSHUFPS       $0xe4, Z19, Z18, Z18
+	VADDPS        Z30, Z18, Z18
+	VSHUFPS       $0x88, Z14, Z12, Z30
+	VSHUFPS       $0xdd, Z14, Z12, Z12
+	VADDPS        Z30, Z12, Z12
+	VEXTRACTF64X4 $0x01, Z12, Y30
+	VADDPS        Y30, Y12, Y12
+	VSHUFPS       $0x88, Z18, Z16, Z30
+	VSHUFPS       $0xdd, Z18, Z16, Z16
+	VADDPS        Z30, Z16, Z16
+	VEXTRACTF64X4 $0x01, Z16, Y30
+	VADDPS        Y30, Y16, Y16
+	VSHUFF32X4    $0x00, Y16, Y12, Y30
+	VSHUFF32X4    $0x03, Y16, Y12, Y12
+	VADDPS        Y30, Y12, Y12
+	VMOVUPS       X12, (R11)
+	VEXTRACTF32X4 $0x01, Y12, X30
+	VMOVUPS       X30, 64(R11)
+	VSHUFPS       $0x4e, Z21, Z20, Z30
+	VSHUFPS       $0xe4, Z21, Z20, Z20
+	VADDPS        Z30, Z20, Z20
+	VSHUFPS       $0x4e, Z23, Z22, Z30
+	VSHUFPS       $0xe4, Z23, Z22, Z22
+	VADDPS        Z30, Z22, Z22
+	VSHUFPS       $0x88, Z22, Z20, Z30
+	VSHUFPS       $0xdd, Z22, Z20, Z20
+	VADDPS        Z30, Z20, Z20
+	VEXTRACTF64X4 $0x01, Z20, Y30
+	VADDPS        Y30, Y20, Y20
+	VEXTRACTF32X4 $0x01, Y20, X30
+	VADDPS        X30, X20, X20
+	VMOVUPS       X20, 128(R11)
+
 rest:
-	ADDQ $0x10, R8
+	ADDQ $0x10, 32(SP)
 	JZ   done
 
 key:
+	MOVQ   SI, R11
 	MOVQ   (DI), AX
 	MOVQ   32(DI), CX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	SUBQ   $0x20, CX
-	JLT    half_rest
+	JLT    half_rest_0
 
-steps_rest:
+steps_rest_0:
 	DECQ       24(SP)
-	JNZ        fetched_rest_32
+	JNZ        fetched_rest_0_32
 	PREFETCHT0 (DX)
 	PREFETCHT0 64(DX)
 	ADDQ       $+128, DX
 	SUBQ       $+128, 8(SP)
-	JG         same_row_rest_32_128
+	JG         same_row_rest_0_32_128
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_32_128:
+same_row_rest_0_32_128:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_32:
+fetched_rest_0_32:
 	// S[0..2][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z12
-	VMOVUPS     (AX)(R11*1), Z13
-	VMOVUPS     (AX)(R11*2), Z14
-	VMOVUPS     64(AX), Z15
-	VMOVUPS     64(AX)(R11*1), Z16
-	VMOVUPS     64(AX)(R11*2), Z17
-	VMOVUPS     (BX), Z18
-	VFMADD231PS Z18, Z12, Z0
-	VFMADD231PS Z18, Z13, Z1
-	VFMADD231PS Z18, Z14, Z2
-	VMOVUPS     64(BX), Z19
-	VFMADD231PS Z19, Z15, Z0
-	VFMADD231PS Z19, Z16, Z1
-	VFMADD231PS Z19, Z17, Z2
+	VMOVUPS     (AX), Z24
+	VMOVUPS     (AX)(R10*1), Z25
+	VMOVUPS     (AX)(R10*2), Z26
+	VMOVUPS     64(AX), Z27
+	VMOVUPS     64(AX)(R10*1), Z28
+	VMOVUPS     64(AX)(R10*2), Z29
+	VMOVUPS     (BX), Z30
+	VFMADD231PS Z30, Z24, Z0
+	VFMADD231PS Z30, Z25, Z1
+	VFMADD231PS Z30, Z26, Z2
+	VMOVUPS     64(BX), Z31
+	VFMADD231PS Z31, Z27, Z0
+	VFMADD231PS Z31, Z28, Z1
+	VFMADD231PS Z31, Z29, Z2
 	ADDQ        $+128, AX
 	ADDQ        $+128, BX
 	SUBQ        $0x20, CX
-	JGE         steps_rest
+	JGE         steps_rest_0
 
-half_rest:
+half_rest_0:
 	ADDQ       $0x20, CX
-	JZ         summed_rest
+	JZ         summed_rest_0
 	DECQ       24(SP)
-	JNZ        fetched_rest_16
+	JNZ        fetched_rest_0_16
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	SUBQ       $0x40, 8(SP)
-	JG         same_row_rest_16_64
+	JG         same_row_rest_0_16_64
 	ADDQ       8(SP), DX
 	ADDQ       16(SP), DX
 	MOVQ       (SP), DI
 	MOVQ       DI, 8(SP)
 	MOVQ       a+0(FP), DI
 
-same_row_rest_16_64:
+same_row_rest_0_16_64:
 	MOVQ 56(DI), DI
 	MOVQ DI, 24(SP)
 	MOVQ a+0(FP), DI
 
-fetched_rest_16:
+fetched_rest_0_16:
 	// S[0..2][0..0] += Q[d+0..]·K[d+0..]
-	VMOVUPS     (AX), Z12
-	VMOVUPS     (AX)(R11*1), Z13
-	VMOVUPS     (AX)(R11*2), Z14
-	VMOVUPS     (BX), Z18
-	VFMADD231PS Z18, Z12, Z0
-	VFMADD231PS Z18, Z13, Z1
-	VFMADD231PS Z18, Z14, Z2
+	VMOVUPS     (AX), Z24
+	VMOVUPS     (AX)(R10*1), Z25
+	VMOVUPS     (AX)(R10*2), Z26
+	VMOVUPS     (BX), Z30
+	VFMADD231PS Z30, Z24, Z0
+	VFMADD231PS Z30, Z25, Z1
+	VFMADD231PS Z30, Z26, Z2
 	ADDQ        $0x40, AX
 	ADDQ        $0x40, BX
 
-summed_rest:
-	// K on to the next row
+summed_rest_0:
+	// K back, or on to the next row
 	MOVQ   32(DI), CX
 	IMUL3Q $+4, CX, CX
 	SUBQ   CX, BX
-	LEAQ   (BX)(R9*1), BX
+	LEAQ   (BX)(R8*1), BX
 
 	// sums across, stored
-	VSHUFPS       $0x4e, Z1, Z0, Z18
+	VSHUFPS       $0x4e, Z1, Z0, Z30
 	VSHUFPS       $0xe4, Z1, Z0, Z0
-	VADDPS        Z18, Z0, Z0
-	VSHUFPS       $0x4e, Z3, Z2, Z18
-	VSHUFPS       $0xe4, Z3, Z2, Z2
-	VADDPS        Z18, Z2, Z2
-	VSHUFPS       $0x88, Z2, Z0, Z18
+	VADDPS        Z30, Z0, Z0
+	VSHUFPS       $0x4e, Z2, Z2, Z30
+	VSHUFPS       $0xe4, Z2, Z2, Z2
+	VADDPS        Z30, Z2, Z2
+	VSHUFPS       $0x88, Z2, Z0, Z30
 	VSHUFPS       $0xdd, Z2, Z0, Z0
-	VADDPS        Z18, Z0, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y18
-	VADDPS        Y18, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X18
-	VADDPS        X18, X0, X0
-	VMOVSS        X0, (SI)
-	VEXTRACTPS    $0x01, X0, 64(SI)
-	VEXTRACTPS    $0x02, X0, 128(SI)
+	VADDPS        Z30, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y30
+	VADDPS        Y30, Y0, Y0
+	VEXTRACTF32X4 $0x01, Y0, X30
+	VADDPS        X30, X0, X0
+	VMOVSS        X0, (R11)
+	VEXTRACTPS    $0x01, X0, 64(R11)
+	VEXTRACTPS    $0x02, X0, 128(R11)
 	ADDQ          $0x04, SI
-	DECQ          R8
+	DECQ          32(SP)
 	JNZ           key
 
 done:

@@ -75,8 +75,8 @@ func DecodeScore(id ID, a *DecodeScoreArgs) {
 		decode_score_f32_3x4_avx512(a)
 	case id_decode_score_f32_4x4_avx512:
 		decode_score_f32_4x4_avx512(a)
-	case id_decode_score_f32_5x4_avx512:
-		decode_score_f32_5x4_avx512(a)
+	case id_decode_score_f32_5x2_avx512:
+		decode_score_f32_5x2_avx512(a)
 	case id_decode_score_f32_6x2_avx512:
 		decode_score_f32_6x2_avx512(a)
 	case id_decode_score_f32_7x2_avx512:
@@ -95,8 +95,8 @@ func DecodeScore(id ID, a *DecodeScoreArgs) {
 		decode_score_f16_3x4_avx512(a)
 	case id_decode_score_f16_4x4_avx512:
 		decode_score_f16_4x4_avx512(a)
-	case id_decode_score_f16_5x4_avx512:
-		decode_score_f16_5x4_avx512(a)
+	case id_decode_score_f16_5x2_avx512:
+		decode_score_f16_5x2_avx512(a)
 	case id_decode_score_f16_6x2_avx512:
 		decode_score_f16_6x2_avx512(a)
 	case id_decode_score_f16_7x2_avx512:
@@ -115,8 +115,8 @@ func DecodeScore(id ID, a *DecodeScoreArgs) {
 		decode_score_bf16_3x4_avx512(a)
 	case id_decode_score_bf16_4x4_avx512:
 		decode_score_bf16_4x4_avx512(a)
-	case id_decode_score_bf16_5x4_avx512:
-		decode_score_bf16_5x4_avx512(a)
+	case id_decode_score_bf16_5x2_avx512:
+		decode_score_bf16_5x2_avx512(a)
 	case id_decode_score_bf16_6x2_avx512:
 		decode_score_bf16_6x2_avx512(a)
 	case id_decode_score_bf16_7x2_avx512:

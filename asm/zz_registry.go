@@ -149,7 +149,7 @@ const (
 	id_decode_score_f32_2x4_avx512
 	id_decode_score_f32_3x4_avx512
 	id_decode_score_f32_4x4_avx512
-	id_decode_score_f32_5x4_avx512
+	id_decode_score_f32_5x2_avx512
 	id_decode_score_f32_6x2_avx512
 	id_decode_score_f32_7x2_avx512
 	id_decode_score_f32_8x2_avx512
@@ -217,7 +217,7 @@ const (
 	id_decode_score_f16_2x4_avx512
 	id_decode_score_f16_3x4_avx512
 	id_decode_score_f16_4x4_avx512
-	id_decode_score_f16_5x4_avx512
+	id_decode_score_f16_5x2_avx512
 	id_decode_score_f16_6x2_avx512
 	id_decode_score_f16_7x2_avx512
 	id_decode_score_f16_8x2_avx512
@@ -285,7 +285,7 @@ const (
 	id_decode_score_bf16_2x4_avx512
 	id_decode_score_bf16_3x4_avx512
 	id_decode_score_bf16_4x4_avx512
-	id_decode_score_bf16_5x4_avx512
+	id_decode_score_bf16_5x2_avx512
 	id_decode_score_bf16_6x2_avx512
 	id_decode_score_bf16_7x2_avx512
 	id_decode_score_bf16_8x2_avx512
@@ -614,16 +614,16 @@ func List() []Kernel {
 		{id_amx_split_exp_f32_16x32_avx512, "amx_split_exp_f32_16x32_avx512", OpAMXSplitExp, "f32", "avx512", 16, 32, false, false, []string{"AVX", "AVX512DQ", "AVX512F"}, 1024, 256, "7e780e93cb3c"},
 		{id_lane_score_f32_16x16_avx512, "lane_score_f32_16x16_avx512", OpLaneScore, "f32", "avx512", 16, 16, false, false, []string{"AVX", "AVX512F"}, 512, 128, "4b83eda7ee5d"},
 		{id_pack_f32_w16_avx512, "pack_f32_w16_avx512", OpPack, "f32", "avx512", 0, 16, false, false, []string{"AVX", "AVX512F"}, 0, 1024, "21ce6ebe131c"},
-		{id_decode_score_f32_1x8_avx512, "decode_score_f32_1x8_avx512", OpDecodeScore, "f32", "avx512", 1, 8, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 36, "89b8a1869f55"},
-		{id_decode_score_f32_2x4_avx512, "decode_score_f32_2x4_avx512", OpDecodeScore, "f32", "avx512", 2, 4, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "5d9349aa6633"},
-		{id_decode_score_f32_3x4_avx512, "decode_score_f32_3x4_avx512", OpDecodeScore, "f32", "avx512", 3, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 28, "51ae04a127d7"},
-		{id_decode_score_f32_4x4_avx512, "decode_score_f32_4x4_avx512", OpDecodeScore, "f32", "avx512", 4, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 32, "6c0f72e79692"},
-		{id_decode_score_f32_5x4_avx512, "decode_score_f32_5x4_avx512", OpDecodeScore, "f32", "avx512", 5, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 40, 36, "4784d7d5e99a"},
-		{id_decode_score_f32_6x2_avx512, "decode_score_f32_6x2_avx512", OpDecodeScore, "f32", "avx512", 6, 2, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 32, "59a7130c8c94"},
-		{id_decode_score_f32_7x2_avx512, "decode_score_f32_7x2_avx512", OpDecodeScore, "f32", "avx512", 7, 2, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 28, 36, "621e66423fa8"},
-		{id_decode_score_f32_8x2_avx512, "decode_score_f32_8x2_avx512", OpDecodeScore, "f32", "avx512", 8, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 40, "c855d6d1b29e"},
-		{id_decode_score_f32_4x2_avx512, "decode_score_f32_4x2_avx512", OpDecodeScore, "f32", "avx512", 4, 2, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 24, "52b58ebfdd47"},
-		{id_decode_score_f32_1x1_avx512, "decode_score_f32_1x1_avx512", OpDecodeScore, "f32", "avx512", 1, 1, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 2, 8, "bd21ca485d02"},
+		{id_decode_score_f32_1x8_avx512, "decode_score_f32_1x8_avx512", OpDecodeScore, "f32", "avx512", 1, 8, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 36, "3b57cb174a54"},
+		{id_decode_score_f32_2x4_avx512, "decode_score_f32_2x4_avx512", OpDecodeScore, "f32", "avx512", 2, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 24, "85b544d1442b"},
+		{id_decode_score_f32_3x4_avx512, "decode_score_f32_3x4_avx512", OpDecodeScore, "f32", "avx512", 3, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 28, "881bb180c3c0"},
+		{id_decode_score_f32_4x4_avx512, "decode_score_f32_4x4_avx512", OpDecodeScore, "f32", "avx512", 4, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 32, "b0810d9458d0"},
+		{id_decode_score_f32_5x2_avx512, "decode_score_f32_5x2_avx512", OpDecodeScore, "f32", "avx512", 5, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 20, 28, "f2a023db00cd"},
+		{id_decode_score_f32_6x2_avx512, "decode_score_f32_6x2_avx512", OpDecodeScore, "f32", "avx512", 6, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 32, "fb54e241cb18"},
+		{id_decode_score_f32_7x2_avx512, "decode_score_f32_7x2_avx512", OpDecodeScore, "f32", "avx512", 7, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 28, 36, "579e12b2b09d"},
+		{id_decode_score_f32_8x2_avx512, "decode_score_f32_8x2_avx512", OpDecodeScore, "f32", "avx512", 8, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 40, "2786837bfdc6"},
+		{id_decode_score_f32_4x2_avx512, "decode_score_f32_4x2_avx512", OpDecodeScore, "f32", "avx512", 4, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 24, "6e6968e89571"},
+		{id_decode_score_f32_1x1_avx512, "decode_score_f32_1x1_avx512", OpDecodeScore, "f32", "avx512", 1, 1, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 2, 8, "902cdaf906ab"},
 		{id_decode_value_f32_1x128_avx512, "decode_value_f32_1x128_avx512", OpDecodeValue, "f32", "avx512", 1, 128, false, false, []string{"AVX", "AVX512F"}, 256, 516, "a1a090feabe0"},
 		{id_decode_value_f32_2x64_avx512, "decode_value_f32_2x64_avx512", OpDecodeValue, "f32", "avx512", 2, 64, false, false, []string{"AVX", "AVX512F"}, 256, 264, "62fe9121083d"},
 		{id_decode_value_f32_3x64_avx512, "decode_value_f32_3x64_avx512", OpDecodeValue, "f32", "avx512", 3, 64, false, false, []string{"AVX", "AVX512F"}, 384, 268, "bb32c4da8abb"},
@@ -682,16 +682,16 @@ func List() []Kernel {
 		{id_panel_score_f32_12x16_avx512, "panel_score_f32_12x16_avx512", OpPanelScore, "f32", "avx512", 12, 16, false, true, []string{"AVX", "AVX512F"}, 384, 112, "63c4e26f04ad"},
 		{id_panel_value_f32_12x16_avx512, "panel_value_f32_12x16_avx512", OpPanelValue, "f32", "avx512", 12, 16, false, true, []string{"AVX", "AVX512F"}, 384, 112, "0acf45a9034e"},
 		{id_transpose_f32_w16_avx512, "transpose_f32_w16_avx512", OpTranspose, "f32", "avx512", 0, 16, false, false, []string{"AVX", "AVX512F"}, 0, 1024, "c6824075d40e"},
-		{id_decode_score_f16_1x8_avx512, "decode_score_f16_1x8_avx512", OpDecodeScore, "f16", "avx512", 1, 8, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "2c3abebc948f"},
-		{id_decode_score_f16_2x4_avx512, "decode_score_f16_2x4_avx512", OpDecodeScore, "f16", "avx512", 2, 4, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 16, "16b4b7250c65"},
-		{id_decode_score_f16_3x4_avx512, "decode_score_f16_3x4_avx512", OpDecodeScore, "f16", "avx512", 3, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 20, "3c2961e573cc"},
-		{id_decode_score_f16_4x4_avx512, "decode_score_f16_4x4_avx512", OpDecodeScore, "f16", "avx512", 4, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 24, "11928c8d0401"},
-		{id_decode_score_f16_5x4_avx512, "decode_score_f16_5x4_avx512", OpDecodeScore, "f16", "avx512", 5, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 40, 28, "f55156a8635b"},
-		{id_decode_score_f16_6x2_avx512, "decode_score_f16_6x2_avx512", OpDecodeScore, "f16", "avx512", 6, 2, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 24, 28, "710a024c2699"},
-		{id_decode_score_f16_7x2_avx512, "decode_score_f16_7x2_avx512", OpDecodeScore, "f16", "avx512", 7, 2, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 28, 32, "c38a96db561f"},
-		{id_decode_score_f16_8x2_avx512, "decode_score_f16_8x2_avx512", OpDecodeScore, "f16", "avx512", 8, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 36, "7b541d911136"},
-		{id_decode_score_f16_4x2_avx512, "decode_score_f16_4x2_avx512", OpDecodeScore, "f16", "avx512", 4, 2, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "0da8080eade0"},
-		{id_decode_score_f16_1x1_avx512, "decode_score_f16_1x1_avx512", OpDecodeScore, "f16", "avx512", 1, 1, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 2, 6, "e92539b62507"},
+		{id_decode_score_f16_1x8_avx512, "decode_score_f16_1x8_avx512", OpDecodeScore, "f16", "avx512", 1, 8, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 20, "bb95eeffb22f"},
+		{id_decode_score_f16_2x4_avx512, "decode_score_f16_2x4_avx512", OpDecodeScore, "f16", "avx512", 2, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 16, "29925c3baf6e"},
+		{id_decode_score_f16_3x4_avx512, "decode_score_f16_3x4_avx512", OpDecodeScore, "f16", "avx512", 3, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 20, "6c681fd52805"},
+		{id_decode_score_f16_4x4_avx512, "decode_score_f16_4x4_avx512", OpDecodeScore, "f16", "avx512", 4, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 24, "9f2ddb9f2424"},
+		{id_decode_score_f16_5x2_avx512, "decode_score_f16_5x2_avx512", OpDecodeScore, "f16", "avx512", 5, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 20, 24, "11279663e4c7"},
+		{id_decode_score_f16_6x2_avx512, "decode_score_f16_6x2_avx512", OpDecodeScore, "f16", "avx512", 6, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 28, "1ddf7f2884b1"},
+		{id_decode_score_f16_7x2_avx512, "decode_score_f16_7x2_avx512", OpDecodeScore, "f16", "avx512", 7, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 28, 32, "185361cd4186"},
+		{id_decode_score_f16_8x2_avx512, "decode_score_f16_8x2_avx512", OpDecodeScore, "f16", "avx512", 8, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 36, "185415363202"},
+		{id_decode_score_f16_4x2_avx512, "decode_score_f16_4x2_avx512", OpDecodeScore, "f16", "avx512", 4, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 20, "6759884a90b3"},
+		{id_decode_score_f16_1x1_avx512, "decode_score_f16_1x1_avx512", OpDecodeScore, "f16", "avx512", 1, 1, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 2, 6, "82c118bda16a"},
 		{id_decode_value_f16_1x128_avx512, "decode_value_f16_1x128_avx512", OpDecodeValue, "f16", "avx512", 1, 128, false, false, []string{"AVX", "AVX512F"}, 256, 260, "eba590665912"},
 		{id_decode_value_f16_2x64_avx512, "decode_value_f16_2x64_avx512", OpDecodeValue, "f16", "avx512", 2, 64, false, false, []string{"AVX", "AVX512F"}, 256, 136, "444703137a7d"},
 		{id_decode_value_f16_3x64_avx512, "decode_value_f16_3x64_avx512", OpDecodeValue, "f16", "avx512", 3, 64, false, false, []string{"AVX", "AVX512F"}, 384, 140, "d6d773315415"},
@@ -750,16 +750,16 @@ func List() []Kernel {
 		{id_panel_score_f16_12x16_avx512, "panel_score_f16_12x16_avx512", OpPanelScore, "f16", "avx512", 12, 16, false, true, []string{"AVX", "AVX512F"}, 384, 80, "2847d1aca043"},
 		{id_panel_value_f16_12x16_avx512, "panel_value_f16_12x16_avx512", OpPanelValue, "f16", "avx512", 12, 16, false, true, []string{"AVX", "AVX512F"}, 384, 80, "9fc68e7e48b5"},
 		{id_transpose_f16_w16_avx512, "transpose_f16_w16_avx512", OpTranspose, "f16", "avx512", 0, 16, false, false, []string{"AVX", "AVX2"}, 0, 512, "7c84ab318f86"},
-		{id_decode_score_bf16_1x8_avx512, "decode_score_bf16_1x8_avx512", OpDecodeScore, "bf16", "avx512", 1, 8, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "a8c7468a7034"},
-		{id_decode_score_bf16_2x4_avx512, "decode_score_bf16_2x4_avx512", OpDecodeScore, "bf16", "avx512", 2, 4, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 16, "7bb02d2a9e04"},
-		{id_decode_score_bf16_3x4_avx512, "decode_score_bf16_3x4_avx512", OpDecodeScore, "bf16", "avx512", 3, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 20, "5d64c810ba23"},
-		{id_decode_score_bf16_4x4_avx512, "decode_score_bf16_4x4_avx512", OpDecodeScore, "bf16", "avx512", 4, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 24, "938b4c42e2d0"},
-		{id_decode_score_bf16_5x4_avx512, "decode_score_bf16_5x4_avx512", OpDecodeScore, "bf16", "avx512", 5, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 40, 28, "d191d923c12b"},
-		{id_decode_score_bf16_6x2_avx512, "decode_score_bf16_6x2_avx512", OpDecodeScore, "bf16", "avx512", 6, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 28, "58dc0453dee0"},
-		{id_decode_score_bf16_7x2_avx512, "decode_score_bf16_7x2_avx512", OpDecodeScore, "bf16", "avx512", 7, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 28, 32, "e4be6c2ea101"},
-		{id_decode_score_bf16_8x2_avx512, "decode_score_bf16_8x2_avx512", OpDecodeScore, "bf16", "avx512", 8, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 36, "5aff6ad4cc87"},
-		{id_decode_score_bf16_4x2_avx512, "decode_score_bf16_4x2_avx512", OpDecodeScore, "bf16", "avx512", 4, 2, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 16, 20, "ba1a28b38ac6"},
-		{id_decode_score_bf16_1x1_avx512, "decode_score_bf16_1x1_avx512", OpDecodeScore, "bf16", "avx512", 1, 1, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 2, 6, "99a2c8413841"},
+		{id_decode_score_bf16_1x8_avx512, "decode_score_bf16_1x8_avx512", OpDecodeScore, "bf16", "avx512", 1, 8, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 20, "fd2d292b7a43"},
+		{id_decode_score_bf16_2x4_avx512, "decode_score_bf16_2x4_avx512", OpDecodeScore, "bf16", "avx512", 2, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 16, "02455bddbb70"},
+		{id_decode_score_bf16_3x4_avx512, "decode_score_bf16_3x4_avx512", OpDecodeScore, "bf16", "avx512", 3, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 20, "70f10643072f"},
+		{id_decode_score_bf16_4x4_avx512, "decode_score_bf16_4x4_avx512", OpDecodeScore, "bf16", "avx512", 4, 4, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 24, "ab4e629f6834"},
+		{id_decode_score_bf16_5x2_avx512, "decode_score_bf16_5x2_avx512", OpDecodeScore, "bf16", "avx512", 5, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 20, 24, "4c3f07e011b2"},
+		{id_decode_score_bf16_6x2_avx512, "decode_score_bf16_6x2_avx512", OpDecodeScore, "bf16", "avx512", 6, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 24, 28, "7dc04299b580"},
+		{id_decode_score_bf16_7x2_avx512, "decode_score_bf16_7x2_avx512", OpDecodeScore, "bf16", "avx512", 7, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 28, 32, "0dae7a53c196"},
+		{id_decode_score_bf16_8x2_avx512, "decode_score_bf16_8x2_avx512", OpDecodeScore, "bf16", "avx512", 8, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 32, 36, "f2b81a36c40e"},
+		{id_decode_score_bf16_4x2_avx512, "decode_score_bf16_4x2_avx512", OpDecodeScore, "bf16", "avx512", 4, 2, false, false, []string{"AVX", "AVX512BW", "AVX512F", "AVX512VL"}, 16, 20, "0b38247676fe"},
+		{id_decode_score_bf16_1x1_avx512, "decode_score_bf16_1x1_avx512", OpDecodeScore, "bf16", "avx512", 1, 1, false, false, []string{"AVX", "AVX512F", "AVX512VL"}, 2, 6, "d71c4547881f"},
 		{id_decode_value_bf16_1x128_avx512, "decode_value_bf16_1x128_avx512", OpDecodeValue, "bf16", "avx512", 1, 128, false, false, []string{"AVX", "AVX512F"}, 256, 260, "a1a9a053ae39"},
 		{id_decode_value_bf16_2x64_avx512, "decode_value_bf16_2x64_avx512", OpDecodeValue, "bf16", "avx512", 2, 64, false, false, []string{"AVX", "AVX512F"}, 256, 136, "ff069335d07f"},
 		{id_decode_value_bf16_3x64_avx512, "decode_value_bf16_3x64_avx512", OpDecodeValue, "bf16", "avx512", 3, 64, false, false, []string{"AVX", "AVX512F"}, 384, 140, "d8355bd1a8a5"},
@@ -852,11 +852,11 @@ func List() []Kernel {
 		{id_pack_f16_w32_avx2, "pack_f16_w32_avx2", OpPack, "f16", "avx2", 0, 32, false, false, []string{"AVX", "AVX2", "F16C"}, 0, 256, "e19416af19b1"},
 		{id_pack_bf16_w32_avx2, "pack_bf16_w32_avx2", OpPack, "bf16", "avx2", 0, 32, false, false, []string{"AVX", "AVX2"}, 0, 256, "4656367abe1d"},
 		{id_pack_f32_w3_avx2, "pack_f32_w3_avx2", OpPack, "f32", "avx2", 0, 3, false, false, []string{"AVX"}, 0, 192, "7dc4c2e0181b"},
-		{id_decode_score_f32_1x8_avx2, "decode_score_f32_1x8_avx2", OpDecodeScore, "f32", "avx2", 1, 8, false, false, []string{"AVX", "FMA3"}, 16, 36, "b82bda5803fe"},
-		{id_decode_score_f32_2x4_avx2, "decode_score_f32_2x4_avx2", OpDecodeScore, "f32", "avx2", 2, 4, false, false, []string{"AVX", "FMA3"}, 16, 24, "5c0ff3e359a9"},
-		{id_decode_score_f32_3x4_avx2, "decode_score_f32_3x4_avx2", OpDecodeScore, "f32", "avx2", 3, 4, false, false, []string{"AVX", "FMA3"}, 24, 28, "d843206a6bdb"},
-		{id_decode_score_f32_4x2_avx2, "decode_score_f32_4x2_avx2", OpDecodeScore, "f32", "avx2", 4, 2, false, false, []string{"AVX", "FMA3"}, 16, 24, "82e77c97dcd2"},
-		{id_decode_score_f32_1x4_avx2, "decode_score_f32_1x4_avx2", OpDecodeScore, "f32", "avx2", 1, 4, false, false, []string{"AVX", "FMA3"}, 8, 20, "868269517411"},
+		{id_decode_score_f32_1x8_avx2, "decode_score_f32_1x8_avx2", OpDecodeScore, "f32", "avx2", 1, 8, false, false, []string{"AVX", "FMA3"}, 16, 36, "1c165296c6b5"},
+		{id_decode_score_f32_2x4_avx2, "decode_score_f32_2x4_avx2", OpDecodeScore, "f32", "avx2", 2, 4, false, false, []string{"AVX", "FMA3"}, 16, 24, "bc2da8b8db7c"},
+		{id_decode_score_f32_3x4_avx2, "decode_score_f32_3x4_avx2", OpDecodeScore, "f32", "avx2", 3, 4, false, false, []string{"AVX", "FMA3"}, 24, 28, "beb4639f191a"},
+		{id_decode_score_f32_4x2_avx2, "decode_score_f32_4x2_avx2", OpDecodeScore, "f32", "avx2", 4, 2, false, false, []string{"AVX", "FMA3"}, 16, 24, "2713444f88f1"},
+		{id_decode_score_f32_1x4_avx2, "decode_score_f32_1x4_avx2", OpDecodeScore, "f32", "avx2", 1, 4, false, false, []string{"AVX", "FMA3"}, 8, 20, "52ccddff6970"},
 		{id_decode_value_f32_1x64_avx2, "decode_value_f32_1x64_avx2", OpDecodeValue, "f32", "avx2", 1, 64, false, false, []string{"AVX", "FMA3"}, 128, 260, "fabc7ee8f9ec"},
 		{id_decode_value_f32_2x32_avx2, "decode_value_f32_2x32_avx2", OpDecodeValue, "f32", "avx2", 2, 32, false, false, []string{"AVX", "FMA3"}, 128, 136, "322cd109b249"},
 		{id_decode_value_f32_3x32_avx2, "decode_value_f32_3x32_avx2", OpDecodeValue, "f32", "avx2", 3, 32, false, false, []string{"AVX", "FMA3"}, 192, 140, "d63cc8000946"},
@@ -871,11 +871,11 @@ func List() []Kernel {
 		{id_panel_score_f32_4x16_avx2, "panel_score_f32_4x16_avx2", OpPanelScore, "f32", "avx2", 4, 16, false, false, []string{"AVX", "FMA3"}, 128, 80, "5d017ec07d3c"},
 		{id_panel_value_f32_4x16_avx2, "panel_value_f32_4x16_avx2", OpPanelValue, "f32", "avx2", 4, 16, false, false, []string{"AVX", "FMA3"}, 128, 80, "da4b114170a2"},
 		{id_transpose_f32_w16_avx2, "transpose_f32_w16_avx2", OpTranspose, "f32", "avx2", 0, 16, false, false, []string{"AVX"}, 0, 512, "f9308698687b"},
-		{id_decode_score_f16_1x8_avx2, "decode_score_f16_1x8_avx2", OpDecodeScore, "f16", "avx2", 1, 8, false, false, []string{"AVX", "F16C", "FMA3"}, 16, 20, "cfdc89c53692"},
-		{id_decode_score_f16_2x4_avx2, "decode_score_f16_2x4_avx2", OpDecodeScore, "f16", "avx2", 2, 4, false, false, []string{"AVX", "F16C", "FMA3"}, 16, 16, "76ebd6106550"},
-		{id_decode_score_f16_3x4_avx2, "decode_score_f16_3x4_avx2", OpDecodeScore, "f16", "avx2", 3, 4, false, false, []string{"AVX", "F16C", "FMA3"}, 24, 20, "39bf026822a8"},
-		{id_decode_score_f16_4x2_avx2, "decode_score_f16_4x2_avx2", OpDecodeScore, "f16", "avx2", 4, 2, false, false, []string{"AVX", "F16C", "FMA3"}, 16, 20, "ee2734aa7b0e"},
-		{id_decode_score_f16_1x4_avx2, "decode_score_f16_1x4_avx2", OpDecodeScore, "f16", "avx2", 1, 4, false, false, []string{"AVX", "F16C", "FMA3"}, 8, 12, "e7c45121c78e"},
+		{id_decode_score_f16_1x8_avx2, "decode_score_f16_1x8_avx2", OpDecodeScore, "f16", "avx2", 1, 8, false, false, []string{"AVX", "F16C", "FMA3"}, 16, 20, "10f9cd1a6b5e"},
+		{id_decode_score_f16_2x4_avx2, "decode_score_f16_2x4_avx2", OpDecodeScore, "f16", "avx2", 2, 4, false, false, []string{"AVX", "F16C", "FMA3"}, 16, 16, "b3aadd1dcc33"},
+		{id_decode_score_f16_3x4_avx2, "decode_score_f16_3x4_avx2", OpDecodeScore, "f16", "avx2", 3, 4, false, false, []string{"AVX", "F16C", "FMA3"}, 24, 20, "00bf05258d90"},
+		{id_decode_score_f16_4x2_avx2, "decode_score_f16_4x2_avx2", OpDecodeScore, "f16", "avx2", 4, 2, false, false, []string{"AVX", "F16C", "FMA3"}, 16, 20, "1527e884985a"},
+		{id_decode_score_f16_1x4_avx2, "decode_score_f16_1x4_avx2", OpDecodeScore, "f16", "avx2", 1, 4, false, false, []string{"AVX", "F16C", "FMA3"}, 8, 12, "47fcfabd6089"},
 		{id_decode_value_f16_1x64_avx2, "decode_value_f16_1x64_avx2", OpDecodeValue, "f16", "avx2", 1, 64, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 132, "e80e37694052"},
 		{id_decode_value_f16_2x32_avx2, "decode_value_f16_2x32_avx2", OpDecodeValue, "f16", "avx2", 2, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 72, "b7f076497e27"},
 		{id_decode_value_f16_3x32_avx2, "decode_value_f16_3x32_avx2", OpDecodeValue, "f16", "avx2", 3, 32, false, false, []string{"AVX", "F16C", "FMA3"}, 192, 76, "14221d054cff"},
@@ -890,11 +890,11 @@ func List() []Kernel {
 		{id_panel_score_f16_4x16_avx2, "panel_score_f16_4x16_avx2", OpPanelScore, "f16", "avx2", 4, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 48, "186cd46aef18"},
 		{id_panel_value_f16_4x16_avx2, "panel_value_f16_4x16_avx2", OpPanelValue, "f16", "avx2", 4, 16, false, false, []string{"AVX", "F16C", "FMA3"}, 128, 48, "102b23db3db5"},
 		{id_transpose_f16_w16_avx2, "transpose_f16_w16_avx2", OpTranspose, "f16", "avx2", 0, 16, false, false, []string{"AVX", "AVX2"}, 0, 512, "7f40be30f214"},
-		{id_decode_score_bf16_1x8_avx2, "decode_score_bf16_1x8_avx2", OpDecodeScore, "bf16", "avx2", 1, 8, false, false, []string{"AVX", "AVX2", "FMA3"}, 16, 20, "2423c12e20d9"},
-		{id_decode_score_bf16_2x4_avx2, "decode_score_bf16_2x4_avx2", OpDecodeScore, "bf16", "avx2", 2, 4, false, false, []string{"AVX", "AVX2", "FMA3"}, 16, 16, "85f8b64fe005"},
-		{id_decode_score_bf16_3x4_avx2, "decode_score_bf16_3x4_avx2", OpDecodeScore, "bf16", "avx2", 3, 4, false, false, []string{"AVX", "AVX2", "FMA3"}, 24, 20, "1e819b4a2d24"},
-		{id_decode_score_bf16_4x2_avx2, "decode_score_bf16_4x2_avx2", OpDecodeScore, "bf16", "avx2", 4, 2, false, false, []string{"AVX", "AVX2", "FMA3"}, 16, 20, "4618d86ce5fa"},
-		{id_decode_score_bf16_1x4_avx2, "decode_score_bf16_1x4_avx2", OpDecodeScore, "bf16", "avx2", 1, 4, false, false, []string{"AVX", "AVX2", "FMA3"}, 8, 12, "d7e225bd8627"},
+		{id_decode_score_bf16_1x8_avx2, "decode_score_bf16_1x8_avx2", OpDecodeScore, "bf16", "avx2", 1, 8, false, false, []string{"AVX", "AVX2", "FMA3"}, 16, 20, "5f62e1063d97"},
+		{id_decode_score_bf16_2x4_avx2, "decode_score_bf16_2x4_avx2", OpDecodeScore, "bf16", "avx2", 2, 4, false, false, []string{"AVX", "AVX2", "FMA3"}, 16, 16, "c4ceccf47db7"},
+		{id_decode_score_bf16_3x4_avx2, "decode_score_bf16_3x4_avx2", OpDecodeScore, "bf16", "avx2", 3, 4, false, false, []string{"AVX", "AVX2", "FMA3"}, 24, 20, "482317f86307"},
+		{id_decode_score_bf16_4x2_avx2, "decode_score_bf16_4x2_avx2", OpDecodeScore, "bf16", "avx2", 4, 2, false, false, []string{"AVX", "AVX2", "FMA3"}, 16, 20, "c7bb1bcbbe44"},
+		{id_decode_score_bf16_1x4_avx2, "decode_score_bf16_1x4_avx2", OpDecodeScore, "bf16", "avx2", 1, 4, false, false, []string{"AVX", "AVX2", "FMA3"}, 8, 12, "19b3709352dd"},
 		{id_decode_value_bf16_1x64_avx2, "decode_value_bf16_1x64_avx2", OpDecodeValue, "bf16", "avx2", 1, 64, false, false, []string{"AVX", "AVX2", "FMA3"}, 128, 132, "d48df058e73f"},
 		{id_decode_value_bf16_2x32_avx2, "decode_value_bf16_2x32_avx2", OpDecodeValue, "bf16", "avx2", 2, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 128, 72, "4fbece165f42"},
 		{id_decode_value_bf16_3x32_avx2, "decode_value_bf16_3x32_avx2", OpDecodeValue, "bf16", "avx2", 3, 32, false, false, []string{"AVX", "AVX2", "FMA3"}, 192, 76, "96dc4b247d8c"},

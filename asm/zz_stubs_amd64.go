@@ -185,7 +185,7 @@ func decode_score_f32_3x4_avx512(a *DecodeScoreArgs)
 func decode_score_f32_4x4_avx512(a *DecodeScoreArgs)
 
 //go:noescape
-func decode_score_f32_5x4_avx512(a *DecodeScoreArgs)
+func decode_score_f32_5x2_avx512(a *DecodeScoreArgs)
 
 //go:noescape
 func decode_score_f32_6x2_avx512(a *DecodeScoreArgs)
@@ -389,7 +389,7 @@ func decode_score_f16_3x4_avx512(a *DecodeScoreArgs)
 func decode_score_f16_4x4_avx512(a *DecodeScoreArgs)
 
 //go:noescape
-func decode_score_f16_5x4_avx512(a *DecodeScoreArgs)
+func decode_score_f16_5x2_avx512(a *DecodeScoreArgs)
 
 //go:noescape
 func decode_score_f16_6x2_avx512(a *DecodeScoreArgs)
@@ -593,7 +593,7 @@ func decode_score_bf16_3x4_avx512(a *DecodeScoreArgs)
 func decode_score_bf16_4x4_avx512(a *DecodeScoreArgs)
 
 //go:noescape
-func decode_score_bf16_5x4_avx512(a *DecodeScoreArgs)
+func decode_score_bf16_5x2_avx512(a *DecodeScoreArgs)
 
 //go:noescape
 func decode_score_bf16_6x2_avx512(a *DecodeScoreArgs)

@@ -262,8 +262,11 @@ func (t *Tuning) inOrder(v *variant, k Case) {
 		// which would hold up the garbage collector.
 		t.DecodeBlock = min(max(512<<10/(pad(k.KeyDim)*k.Key.size())/asm.Lane*asm.Lane, 512), 2048)
 	}
+	beyond := k.Bucket > 4096 || k.Key == F32 && k.Bucket > 512 // caches
+	if v.isa == asm.AVX512 && k.Group > 1 && !beyond {
+		t.DecodeScore = "4x2" // of memory two lines of four rows come faster than of two
+	}
 	if k.Phase == Decode && k.Group == 1 {
-		beyond := k.Bucket > 4096 || k.Key == F32 && k.Bucket > 512 // caches
 		switch {
 		case v.isa == asm.AVX512 && beyond:
 			t.DecodeScore, t.Prefetch = "1x1", 0 // row after row

@@ -202,7 +202,7 @@ var Sets = []Set{
 		Interleaved: true,
 		Dot:         true,
 		AMX:         true,
-		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 4}, {5, 4}, {6, 2}, {7, 2}, {8, 2}, {4, 2}, {1, 1}},
+		DecodeScore: []Tile{{1, 8}, {2, 4}, {3, 4}, {4, 4}, {5, 2}, {6, 2}, {7, 2}, {8, 2}, {4, 2}, {1, 1}},
 		DecodeValue: []Tile{{1, 128}, {2, 64}, {3, 64}, {4, 64}, {5, 32}, {6, 32}, {7, 32}, {8, 32}, {4, 32}},
 		LaneScore:   []Tile{{16, 16}},
 		Panels:      slices.Concat(upTo(12, 32), upTo(12, 16)),

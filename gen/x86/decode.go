@@ -10,136 +10,84 @@ import (
 )
 
 // decodeScore emits S = Q·Kᵀ against K in plain rows: C keys at a time, R × C
-// vectors of partial sums along D, summed across by transposing adds.
+// vectors of partial sums along D, to be added across.
 func (e *emitter) decodeScore() {
 	rows, cols, t := e.spec.Rows, e.spec.Cols, e.spec.DType
 	e.maths = "S[j/16][r][j%16] = Σ_d Q[r][d]·K[j][d]    r < R, j < Keys"
 	e.step, e.flops, e.bytes = "one d", 2*rows*cols, 4*rows+t.Size()*cols
-	if lane%cols != 0 {
-		e.fail(fmt.Errorf("%d keys a step, expected a divisor of %d", cols, lane))
+	if lane%(2*cols) != 0 {
+		e.fail(fmt.Errorf("%d keys a step, expected a divisor of %d", cols, lane/2))
 	}
 
 	g := rowDots{
-		e: e, rows: rows, dtype: t,
+		e: e, rows: rows, dtype: t, chunk: 1,
 		q: e.gp("Q, at d"), k: e.param("K"), d: e.gp("elements of D left"),
 	}
 	g.stream = e.newStream(g.k, "KStride", e.frame)
-	s := e.param("S")
-	var left operand.Op
-	if rows > 4 {
-		e.note("keys left, for which there is no register")
-		left = e.frame.Offset(48)
-		e.MOVQ(e.arg("Keys"), g.d)
-		e.MOVQ(g.d, left)
-	} else {
-		left = e.param("Keys")
-	}
+	s, left, rounds := e.param("S"), e.frame.Offset(32), e.frame.Offset(40)
 	g.keyStride = newStrides(e, "KStride", cols, func(r reg.GPPhysical) { e.MOVQ(e.arg("KStride"), r) })
 	if rows > 1 {
-		g.rowStride = newStrides(e, "4·D", rows, func(r reg.GPPhysical) {
+		g.rowStride = newStrides(e, "4·D", min(rows, baseRows), func(r reg.GPPhysical) {
 			e.MOVQ(e.arg("D"), r)
 			e.SHLQ(operand.Imm(2), r)
 		})
 	}
-	acc := e.vec("partial sums of S[r][key]", max(rows*cols, 8))
-	g.chunk = 1
-	if e.avx512() {
-		g.chunk = 2
+
+	turns, atOnce := g.turns(cols)
+	if g.rows > baseRows {
+		g.q4 = e.gp("Q, 4 rows on")
 	}
-	hold := func(role string, n int) []reg.VecPhysical {
-		regs := e.vec(role, g.chunk*n)
-		if t == spec.BF16 {
-			e.newHalves()
-		}
-		return regs
-	}
-	pass := func(role string) []reg.VecPhysical { return e.vec(role, max(1, min(e.room(), 4))) }
-	if g.holdK = cols < rows; g.holdK {
-		g.kv = hold("K[key][d]; sums", cols)
-		g.qv = pass("Q[r][d]")
-	} else {
-		g.qv = hold("Q[r][d]", rows)
-		g.kv = pass("K[key][d]; sums")
-	}
-	// With no more sums than hide the latency of an FMA, adding them across holds up the
-	// next ones: 4×2 lost a quarter of its time (Zen 3). So they wait in memory for a
-	// whole block's. On AVX-512, where loads of what was just stored cross lines, that takes longer.
-	block := g.storedBlock
-	if !e.avx512() && rows*cols <= 8 {
-		block = g.delayedBlock()
-	}
+	g.to = e.gp("S, of the sums added across")
+	e.MOVQ(s, g.to)
+	e.MOVQ(e.arg("Keys"), g.d)
+	e.MOVQ(g.d, left)
 
 	e.SUBQ(imm(lane), left)
 	e.JLT(operand.LabelRef("rest"))
 	e.Label("block")
-	block(acc, cols, s)
+	e.MOVQ(operand.U32(lane/cols*rows/g.rows/len(turns)), rounds)
+	e.Label("keys")
+	before := turns[len(turns)-1]
+	for i, t := range turns {
+		next := turns[(i+1)%len(turns)]
+		g.dots(t, cols, next.row == 0, fmt.Sprintf("_%d", i))
+		if atOnce {
+			e.MOVQ(s, g.to)
+		}
+		g.across(before, cols)
+		t.wait(e)
+		e.MOVQ(s, g.to)
+		if next.row == 0 {
+			e.ADDQ(imm(4*cols), s)
+		}
+		before = t
+	}
+	e.DECQ(rounds)
+	e.JNZ(operand.LabelRef("keys"))
+	if rows > 1 {
+		e.ADDQ(imm(4*lane*(rows-1)), s)
+	}
 	e.SUBQ(imm(lane), left)
 	e.JGE(operand.LabelRef("block"))
+	if !atOnce {
+		g.across(before, cols)
+	}
 
 	e.Label("rest")
 	e.ADDQ(imm(lane), left)
 	e.JZ(operand.LabelRef("done"))
 	e.Label("key")
-	g.dots(acc[:rows], 1, "_rest")
-	e.note("sums across, stored")
-	g.storeSteps(acc[:rows], 1, s)
+	e.MOVQ(s, g.to)
+	for row := 0; row < rows; row += g.rows {
+		t := newTurn(row, turns[0].acc[:g.rows])
+		g.dots(t, 1, row+g.rows == rows, fmt.Sprintf("_rest_%d", row))
+		g.across(t, 1)
+	}
 	e.ADDQ(imm(4), s)
 	e.DECQ(left)
 	e.JNZ(operand.LabelRef("key"))
 	e.Label("done")
 	e.ret()
-}
-
-// storedBlock emits the scores of 16 keys, stored after each step, and moves s on.
-func (g *rowDots) storedBlock(acc []reg.VecPhysical, keys int, s reg.GPPhysical) {
-	e := g.e
-	n := e.gp("steps left in the block")
-	e.MOVQ(operand.U32(lane/keys), n)
-	e.Label("keys")
-	g.dots(acc[:g.rows*keys], keys, "")
-	e.note("sums across, stored")
-	g.storeSteps(acc[:g.rows*keys], keys, s)
-	e.ADDQ(imm(4*keys), s)
-	e.DECQ(n)
-	e.JNZ(operand.LabelRef("keys"))
-	if g.rows > 1 {
-		e.ADDQ(imm(4*lane*(g.rows-1)), s)
-	}
-}
-
-// delayedBlock prepares to emit the same with the partial sums of the block kept in
-// memory, [r][16], until it is complete (AVX2).
-func (g *rowDots) delayedBlock() func(acc []reg.VecPhysical, keys int, s reg.GPPhysical) {
-	e := g.e
-	size := 4 * e.lanes // bytes of a vector
-	first, end := e.frame.Offset(32), e.frame.Offset(40)
-	sums := e.gp("partial sums, at key")
-	e.note("partial sums, aligned")
-	e.LEAQ(e.AllocLocal(size*(g.rows*lane+1)).Offset(size-1), sums)
-	e.ANDQ(operand.I32(int32(-size)), sums)
-	e.MOVQ(sums, first)
-	e.LEAQ(at(sums, size*lane), g.d)
-	e.MOVQ(g.d, end)
-	return func(acc []reg.VecPhysical, keys int, s reg.GPPhysical) {
-		e.MOVQ(first, sums)
-		e.Label("keys")
-		g.dots(acc[:g.rows*keys], keys, "")
-		for i, x := range acc[:g.rows*keys] {
-			e.VMOVUPS(x, at(sums, size*(i/keys*lane+i%keys)))
-		}
-		e.ADDQ(imm(size*keys), sums)
-		e.CMPQ(sums, end)
-		e.JLT(operand.LabelRef("keys"))
-		e.note("sums across")
-		e.MOVQ(first, sums)
-		for i := 0; i < g.rows*lane; i += 8 {
-			for j, x := range acc[:8] {
-				e.VMOVUPS(at(sums, size*(i+j)), x)
-			}
-			e.VMOVUPS(g.eight(acc[:8]), at(s, 4*i))
-		}
-		e.ADDQ(imm(4*lane*g.rows), s)
-	}
 }
 
 // decodeValue emits O = alpha·O + P·V, V streamed once: a span of keys for all column
@@ -240,12 +188,15 @@ func (e *emitter) decodeValue() {
 	e.ret()
 }
 
+// baseRows is how many rows of Q one base register reaches.
+const baseRows = 4
+
 // rowDots emits dot products of rows of Q and rows of K.
 type rowDots struct {
 	e                    *emitter
-	rows                 int
+	rows                 int // of a turn
 	dtype                spec.DType
-	q, k, d              reg.GPPhysical
+	q, q4, k, d          reg.GPPhysical
 	stream               stream
 	rowStride, keyStride strides
 	qv, kv               []reg.VecPhysical
@@ -254,15 +205,101 @@ type rowDots struct {
 	// chunk is how many vectors of a key come one after another: reads of lines next to each other
 	// are what hardware foresees (Zen 4).
 	chunk int
+
+	tmp    reg.VecPhysical    // to add across with
+	loaded [4]reg.VecPhysical // of what waits in memory
+	to     reg.GPPhysical     // where in S the sums go
 }
 
-// dots fills acc[r·keys + c] with the partial sums of row r and key c, and moves
-// k on by keys rows.
-func (g *rowDots) dots(acc []reg.VecPhysical, keys int, suffix string) {
+// turn is some rows of a step.
+type turn struct {
+	row  int // the first
+	acc  []reg.VecPhysical
+	sums []operand.Op // acc, or where it waits
+}
+
+func newTurn(row int, acc []reg.VecPhysical) turn {
+	t := turn{row: row, acc: acc}
+	for _, x := range acc {
+		t.sums = append(t.sums, x)
+	}
+	return t
+}
+
+// wait stores the partial sums that are to wait in memory.
+func (t turn) wait(e *emitter) {
+	for i, x := range t.acc {
+		if t.sums[i] != operand.Op(x) {
+			e.VMOVUPS(x, t.sums[i])
+		}
+	}
+}
+
+// turns hands out the vector registers. Adding across waits for the last products, and many operations that wait
+// leave no places in the scheduler for the next products. So it is done a turn later, of sums that have
+// registers of their own or, with AVX2, wait in memory, unless there is no room for that.
+func (g *rowDots) turns(keys int) (turns []turn, atOnce bool) {
+	e, n := g.e, g.rows*keys
+	acc := e.vec("partial sums of S[r][key]", n)
+	least := 1 // registers for what passes, which then serve to add across, and for bf16
+	if g.dtype == spec.BF16 {
+		least = 2
+	}
+	left := func(chunk int) int { return e.room() - chunk*min(g.rows, keys) - least }
+	if e.avx512() && !(left(2) < n && left(1) >= n) {
+		g.chunk = 2
+	}
+	switch {
+	case left(g.chunk) >= n:
+		turns = []turn{newTurn(0, acc), newTurn(0, e.vec("those of every other step", n))}
+	case g.rows == 2*baseRows: // of half the rows, so that K is read twice
+		g.rows = baseRows
+		turns = []turn{newTurn(0, acc[:n/2]), newTurn(baseRows, acc[n/2:])}
+	default:
+		turns = []turn{newTurn(0, acc)}
+	}
+	inMemory := len(turns) == 1 && !e.avx512() && left(g.chunk) >= len(g.loaded)
+	if inMemory {
+		copy(g.loaded[:], e.vec("partial sums, loaded", len(g.loaded)))
+	}
+	g.holdK = keys < g.rows
+	stay, pass := "Q[r][d]", "K[key][d]"
+	if g.holdK {
+		stay, pass = pass, stay
+	}
+	g.qv = e.vec(stay, g.chunk*min(g.rows, keys))
+	if g.dtype == spec.BF16 {
+		e.newHalves()
+	}
+	g.kv = e.vec(pass+"; sums", max(1, min(e.room(), 4)))
+	g.tmp = g.kv[0]
+	if g.holdK {
+		g.qv, g.kv = g.kv, g.qv
+	}
+	if inMemory {
+		size, room := 4*e.lanes, e.gp("partial sums of the step before")
+		e.LEAQ(e.AllocLocal(size*(n+1)).Offset(size-1), room)
+		e.ANDQ(operand.I32(int32(-size)), room)
+		for i := range turns[0].sums {
+			turns[0].sums[i] = at(room, size*i)
+		}
+	}
+	// The first time zeros are added across, stored where scores will be.
+	last := turns[len(turns)-1]
+	e.zero(last.acc...)
+	last.wait(e)
+	return turns, len(turns) == 1 && !inMemory
+}
+
+// dots fills acc[r·keys + c] of a turn with the partial sums of its row r and key c, and moves
+// k on by keys rows or, for more rows of Q, back.
+func (g *rowDots) dots(t turn, keys int, on bool, suffix string) {
 	const unroll = 32 // elements: one cache line of 16-bit elements
-	e, size := g.e, g.dtype.Size()
+	e, size, acc := g.e, g.dtype.Size(), t.acc
 	body := func(n int) {
-		g.stream.fetch(keys*n*size, fmt.Sprintf("%s_%d", suffix, n))
+		if t.row == 0 {
+			g.stream.fetch(keys*n*size, fmt.Sprintf("%s_%d", suffix, n))
+		}
 		halves := g.dtype == spec.BF16 && n >= 2*e.lanes
 		chunk := min(g.chunk, n/e.lanes)
 		for first := 0; first < n; first += chunk * e.lanes {
@@ -276,7 +313,11 @@ func (g *rowDots) dots(acc []reg.VecPhysical, keys int, suffix string) {
 				}
 			}
 			query := func(i int, x reg.VecPhysical) {
-				e.VMOVUPS(g.rowStride.mem(g.q, i%g.rows, 4*(first+i/g.rows*e.lanes)), x)
+				base, r := g.q, i%g.rows
+				if r >= baseRows {
+					base, r = g.q4, r-baseRows
+				}
+				e.VMOVUPS(g.rowStride.mem(base, r, 4*(first+i/g.rows*e.lanes)), x)
 			}
 			if g.holdK {
 				for i := range keys * chunk {
@@ -303,9 +344,18 @@ func (g *rowDots) dots(acc []reg.VecPhysical, keys int, suffix string) {
 			}
 		}
 		e.ADDQ(imm(4*n), g.q)
+		if g.rows > baseRows {
+			e.ADDQ(imm(4*n), g.q4)
+		}
 		e.ADDQ(imm(size*n), g.k)
 	}
 	e.MOVQ(e.arg("Q"), g.q)
+	if t.row > 0 {
+		e.LEAQ(indexed(g.q, g.rowStride.once, baseRows, 0), g.q)
+	}
+	if g.rows > baseRows {
+		e.LEAQ(indexed(g.q, g.rowStride.once, baseRows, 0), g.q4)
+	}
 	e.MOVQ(e.arg("D"), g.d)
 	e.zero(acc...)
 	e.SUBQ(imm(unroll), g.d)
@@ -319,33 +369,83 @@ func (g *rowDots) dots(acc []reg.VecPhysical, keys int, suffix string) {
 	e.JZ(operand.LabelRef("summed" + suffix))
 	body(unroll / 2)
 	e.Label("summed" + suffix)
-	e.note("K on to the next row")
+	e.note("K back, or on to the next row")
 	e.MOVQ(e.arg("D"), g.d)
 	e.IMUL3Q(operand.I8(int8(size)), g.d, g.d)
 	e.SUBQ(g.d, g.k)
-	e.LEAQ(indexed(g.k, g.keyStride.once, uint8(keys), 0), g.k)
-}
-
-// storeSteps stores the sums of rows × keys accumulators at s.
-func (g *rowDots) storeSteps(acc []reg.VecPhysical, keys int, s reg.GPPhysical) {
-	for i := 0; i < len(acc); i += 8 {
-		if i+4 >= len(acc) {
-			g.storeFour(g.four(acc[i:i+4]), i, len(acc), keys, s)
-			continue
-		}
-		y := g.eight(acc[i : i+8])
-		if keys == 8 {
-			g.e.VMOVUPS(y, at(s, 4*i*lane/keys))
-			continue
-		}
-		g.storeFour(y.AsX().(reg.VecPhysical), i, len(acc), keys, s)
-		g.storeFour(g.high(y), i+4, len(acc), keys, s)
+	if on {
+		e.LEAQ(indexed(g.k, g.keyStride.once, uint8(keys), 0), g.k)
 	}
 }
 
-// storeFour stores x, the sums of accumulators i to i+3 of n.
-func (g *rowDots) storeFour(x reg.VecPhysical, i, n, keys int, s reg.GPPhysical) {
-	e, to := g.e, func(i int) operand.Mem { return at(s, 4*(i/keys*lane+i%keys)) }
+// across adds the partial sums of a turn across, up to eight at a time, and stores the results.
+func (g *rowDots) across(t turn, keys int) {
+	g.e.note("sums across, stored")
+	for i := 0; i < len(t.sums); i += 8 {
+		g.eight(t, i, keys)
+	}
+}
+
+// eight does so for up to eight vectors, from i on. Where a blend does, it spares the shuffle unit,
+// which shares a port with the FMAs.
+func (g *rowDots) eight(t turn, i, keys int) {
+	e, v, tmp := g.e, t.sums, g.tmp
+	// Two into one, in 128 bits; beyond the last, anything.
+	var x []reg.VecPhysical
+	for j := i; j < min(i+8, len(v)); j += 2 {
+		a, ok := v[j].(reg.VecPhysical)
+		if !ok {
+			a = g.loaded[len(x)]
+			e.VMOVUPS(v[j], a)
+		}
+		b := v[min(j+1, len(v)-1)]
+		e.VSHUFPS(operand.Imm(0x4E), b, a, tmp) // a2 a3 b0 b1
+		if e.avx512() {
+			e.VSHUFPS(operand.Imm(0xE4), b, a, a) // a0 a1 b2 b3
+		} else {
+			e.VBLENDPS(operand.Imm(0xCC), b, a, a)
+		}
+		e.VADDPS(tmp, a, a)
+		x = append(x, a)
+	}
+	// Four into one.
+	for j := 0; j < len(x); j += 2 {
+		a, b := x[j], x[min(j+1, len(x)-1)]
+		e.VSHUFPS(operand.Imm(0x88), b, a, tmp)
+		e.VSHUFPS(operand.Imm(0xDD), b, a, a)
+		e.VADDPS(tmp, a, a)
+		if e.avx512() {
+			e.VEXTRACTF64X4(operand.Imm(1), a, tmp.AsY())
+			e.VADDPS(tmp.AsY(), a.AsY(), a.AsY())
+		}
+	}
+	lo := x[0].AsY().(reg.VecPhysical)
+	if len(x) <= 2 {
+		e.VADDPS(g.high(lo), lo.AsX(), lo.AsX())
+		g.store(lo.AsX(), t, i, keys)
+		return
+	}
+	hi := x[2].AsY()
+	if e.avx512() {
+		e.VSHUFF32X4(operand.Imm(0), hi, lo, tmp.AsY())
+		e.VSHUFF32X4(operand.Imm(3), hi, lo, lo)
+	} else {
+		e.VPERM2F128(operand.Imm(0x21), hi, lo, tmp.AsY())
+		e.VBLENDPS(operand.Imm(0xF0), hi, lo, lo)
+	}
+	e.VADDPS(tmp.AsY(), lo, lo)
+	if keys == 8 {
+		e.VMOVUPS(lo, at(g.to, 4*i*lane/keys))
+		return
+	}
+	g.store(lo.AsX(), t, i, keys)
+	g.store(g.high(lo), t, i+4, keys)
+}
+
+// store stores x, the sums of vectors i to i+3 of a turn.
+func (g *rowDots) store(x reg.Register, t turn, i, keys int) {
+	e, n := g.e, len(t.sums)
+	to := func(i int) operand.Mem { return at(g.to, 4*((t.row+i/keys)*lane+i%keys)) }
 	switch keys {
 	case 1:
 		e.VMOVSS(x, to(i))
@@ -362,56 +462,9 @@ func (g *rowDots) storeFour(x reg.VecPhysical, i, n, keys int, s reg.GPPhysical)
 	}
 }
 
-// lanes sums each of four vectors within 128 bits, into one element of each 128
-// bits of the vector returned. Where a blend does, it spares the shuffle unit,
-// which shares a port with the FMAs.
-func (g *rowDots) lanes(a []reg.VecPhysical) reg.VecPhysical {
-	e, tmp := g.e, g.kv[0]
-	for i := 0; i < 4; i += 2 {
-		e.VSHUFPS(operand.Imm(0x4E), a[i+1], a[i], tmp) // a2 a3 b0 b1
-		if e.avx512() {
-			e.VSHUFPS(operand.Imm(0xE4), a[i+1], a[i], a[i]) // a0 a1 b2 b3
-		} else {
-			e.VBLENDPS(operand.Imm(0xCC), a[i+1], a[i], a[i])
-		}
-		e.VADDPS(tmp, a[i], a[i])
-	}
-	e.VSHUFPS(operand.Imm(0x88), a[2], a[0], tmp)
-	e.VSHUFPS(operand.Imm(0xDD), a[2], a[0], a[0])
-	e.VADDPS(tmp, a[0], a[0])
-	if e.avx512() {
-		e.VEXTRACTF64X4(operand.Imm(1), a[0], tmp.AsY())
-		e.VADDPS(tmp.AsY(), a[0].AsY(), a[0].AsY())
-	}
-	return a[0].AsY().(reg.VecPhysical)
-}
-
-// four sums each of four vectors into one element of the XMM returned. Those beyond the tile may hold anything.
-func (g *rowDots) four(a []reg.VecPhysical) reg.VecPhysical {
-	y := g.lanes(a)
-	x := y.AsX().(reg.VecPhysical)
-	g.e.VADDPS(g.high(y), x, x)
-	return x
-}
-
-// eight sums each of eight vectors into one element of the YMM returned.
-func (g *rowDots) eight(a []reg.VecPhysical) reg.VecPhysical {
-	e, tmp := g.e, g.kv[0].AsY()
-	lo, hi := g.lanes(a[:4]), g.lanes(a[4:])
-	if e.avx512() {
-		e.VSHUFF32X4(operand.Imm(0), hi, lo, tmp)
-		e.VSHUFF32X4(operand.Imm(3), hi, lo, lo)
-	} else {
-		e.VPERM2F128(operand.Imm(0x21), hi, lo, tmp)
-		e.VBLENDPS(operand.Imm(0xF0), hi, lo, lo)
-	}
-	e.VADDPS(tmp, lo, lo)
-	return lo
-}
-
 // high is the upper half of y, in a temporary register.
-func (g *rowDots) high(y reg.VecPhysical) reg.VecPhysical {
-	x := g.kv[0].AsX().(reg.VecPhysical)
+func (g *rowDots) high(y reg.VecPhysical) reg.Register {
+	x := g.tmp.AsX()
 	if g.e.avx512() {
 		g.e.VEXTRACTF32X4(operand.Imm(1), y, x)
 	} else {
