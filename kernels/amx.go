@@ -57,10 +57,13 @@ func (f *amxFamily) add(op asm.Op, k kernel) {
 }
 
 // dotted is t for a Precision of BF16. Tunings are found in float32, where FMAs can be the faster ones; bf16 itself
-// is multiplied by AMX where the variant has it.
-func (v *variant) dotted(t Tuning) Tuning {
+// is multiplied by AMX where the variant has it. The dot products of a Zen make up for packing from
+// two tiles' rows on.
+func (v *variant) dotted(t Tuning, host HostInfo) Tuning {
 	if v.tiles[0].amx {
 		t.Tile = v.tiles[0].name
+	} else if host.zen() {
+		t.FewRows = min(t.FewRows, 2*maxDecodeRows-1)
 	}
 	return t
 }

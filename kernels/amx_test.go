@@ -34,8 +34,9 @@ func TestAMXSelection(t *testing.T) {
 	require.Equal(t, avx512.manyNames(), preferred(with).manyNames()[1:])
 	require.NotContains(t, avx512.manyNames(), tile)
 	// Whatever was tuned in float32.
-	require.Equal(t, Tuning{Tile: tile, KeyBlock: 64}, preferred(with).dotted(Tuning{Tile: "12x32", KeyBlock: 64}))
-	require.Equal(t, Tuning{Tile: "12x32"}, avx512.dotted(Tuning{Tile: "12x32"}))
+	require.Equal(t, Tuning{Tile: tile, KeyBlock: 64}, preferred(with).dotted(Tuning{Tile: "12x32", KeyBlock: 64}, HostInfo{}))
+	require.Equal(t, Tuning{Tile: "12x32", FewRows: 64}, avx512.dotted(Tuning{Tile: "12x32", FewRows: 64}, HostInfo{}))
+	require.Equal(t, Tuning{Tile: "12x32", FewRows: 15}, avx512.dotted(Tuning{Tile: "12x32", FewRows: 64}, HostInfo{CPU: "AMD EPYC"}))
 	host := HostInfo{Caches: Caches{L1: 48 << 10, L2: 2 << 20}, CPUs: 1}
 	for _, dim := range []int{1, 64, 128, 8192} {
 		for dt := range DType(nTypes) {

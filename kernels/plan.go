@@ -124,7 +124,7 @@ func (p *Plan) makeRecipes(o *options) error {
 				}
 			}
 			if p.config.Precision == BF16 {
-				t = p.variant.dotted(t)
+				t = p.variant.dotted(t, host)
 			}
 			if o.tuning != nil {
 				t, source = *o.tuning, "option"

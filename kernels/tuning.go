@@ -39,6 +39,9 @@ func Buckets() []int { return []int{512, 4096, 32768, math.MaxInt32} }
 // BucketOf is the upper bound of the bucket of a KV length.
 func BucketOf(kv int) int { return Buckets()[bucketIndex(kv)] }
 
+// maxFewRows is the most that Tuning.FewRows can be.
+const maxFewRows = 256
+
 const (
 	nPhases  = 3
 	nBuckets = 4
@@ -98,7 +101,7 @@ func (t Tuning) validate(v *variant) error {
 		{"RowBlock", t.RowBlock, 1, 1 << 16, 1},
 		{"Split", t.Split, 64, maxLength, 16},
 		{"MinItems", t.MinItems, 0, 1 << 12, 1},
-		{"FewRows", t.FewRows, 0, 256, 1},
+		{"FewRows", t.FewRows, 0, maxFewRows, 1},
 		{"DecodeBlock", t.DecodeBlock, 16, 4096, 16},
 		{"DecodeRows", t.DecodeRows, 1, v.decodeRows(), 1},
 		{"Prefetch", t.Prefetch, 0, 1 << 20, 1},
@@ -247,6 +250,9 @@ func defaultTuning(v *variant, k Case, host HostInfo) Tuning {
 			t.RowBlock = 4096 / tile.rows * tile.rows
 		}
 	}
+	if host.zen() && v.isa == asm.AVX512 {
+		t.manyAsFew(k)
+	}
 	return t
 }
 
@@ -282,6 +288,19 @@ func (t *Tuning) inOrder(v *variant, k Case) {
 	t.DecodeValue = "4x32" // two lines of a row
 	if row := 4 * pad(k.KeyDim); k.Phase == Decode && k.Key == F32 && row <= 256 && k.Group > 1 && k.Group <= v.fewHeight() {
 		t.Prefetch = 0 // four rows are close enough together to be foreseen
+	}
+}
+
+// manyAsFew has as many rows as can be go without packing, and in tiles of eight rather than of a vector's
+// lanes, where converting K twice takes less than copying it does (Zen 4).
+func (t *Tuning) manyAsFew(k Case) {
+	t.FewRows = maxFewRows
+	slow := k.Key == F16 && k.KeyDim < 128 // to convert
+	if slow {
+		t.FewRows = 64
+	}
+	if k.Phase == Prefill || k.Key != F32 && !slow {
+		t.DecodeRows = maxPanelRows
 	}
 }
 

@@ -260,7 +260,8 @@ func (r Request) problem(c kernels.Case, queries int) problem {
 	switch queries {
 	case 0:
 		// Heads are independent, and arithmetic decides: one for each thread will do.
-		p.queries, heads = min(max(maxPairs/(c.Group*keys), 64), keys), r.Threads
+		// They are more rows than the few-rows family takes.
+		p.queries, heads = min(max(maxPairs/(c.Group*keys), maxFewRows/c.Group+1, 64), keys), r.Threads
 	case 1:
 	default:
 		heads = chunkPairs / (c.Group * queries * keys)
