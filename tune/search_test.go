@@ -543,6 +543,24 @@ func TestTheLastRaceIsInOtherMemory(t *testing.T) {
 	require.Equal(t, r.Default, r.Tuned)
 }
 
+// What is known stays unless another wins twice.
+func TestKnownStaysUnlessBeatenTwice(t *testing.T) {
+	req := request(t, kernels.Prefill)
+	req.Known, _ = known(t, req, func(*kernels.Tuning) {})
+	for wins, kept := range map[int]bool{1: true, 2: false} {
+		var l *fakeLab
+		l = newFakeLab(func(_ problem, t kernels.Tuning) float64 {
+			if t.KeyBlock == 64 && l.renewed <= wins {
+				return 0.8
+			}
+			return 1
+		})
+		r := searchOne(t, req, l)
+		require.Equal(t, 2, l.renewed)
+		require.Equal(t, kept, r.Kept)
+	}
+}
+
 func TestKnownEntriesThatDoNotFitAreIgnored(t *testing.T) {
 	req := request(t, kernels.Prefill)
 	bad, _ := known(t, req, func(x *kernels.Tuning) { x.KeyBlock = 7 })
