@@ -246,7 +246,8 @@ func (g *rowDots) turns(keys int) (turns []turn, atOnce bool) {
 		least = 2
 	}
 	left := func(chunk int) int { return e.room() - chunk*min(g.rows, keys) - least }
-	if e.avx512() && !(left(2) < n && left(1) >= n) {
+	// One vector at a time where only then the sums of two turns have room.
+	if e.avx512() && (left(2) >= n || left(1) < n) {
 		g.chunk = 2
 	}
 	switch {
