@@ -357,7 +357,7 @@ func (e *emitter) columns(left reg.GPPhysical, width int, tile func(width int)) 
 }
 
 // outer is a register tile that grows by outer products: acc[r][v] += a[r]·b[v],
-// a broadcast from memory, b a row of vectors. Of a and b the smaller stays in
+// a broadcast from memory, b a row of vectors. Of a and b mostly the smaller stays in
 // registers for the step; the other passes through the registers left over.
 type outer struct {
 	e     *emitter
@@ -371,16 +371,18 @@ type outer struct {
 
 // newOuter hands out the registers of a rows × vecs tile of c, its factors a and b.
 func (e *emitter) newOuter(rows, vecs int, c, a, b string) *outer {
-	t := &outer{e: e, rows: rows, holdA: rows < vecs}
+	// AVX-512 holds b of f16, converted a step ahead, so that a can be embedded.
+	ahead := e.avx512() && e.spec.DType == spec.F16 && rows > 1
+	t := &outer{e: e, rows: rows, holdA: rows < vecs && !ahead}
 	acc := e.vec(c, rows*vecs)
 	for r := range rows {
 		t.acc = append(t.acc, acc[r*vecs:(r+1)*vecs])
 	}
-	hold, pass := b, a
+	hold, pass, n := b, a, vecs
 	if t.holdA {
-		hold, pass = a, b
+		hold, pass, n = a, b, rows
 	}
-	t.hold = e.vec(hold, min(rows, vecs))
+	t.hold = e.vec(hold, n)
 	if e.spec.DType == spec.BF16 && !e.spec.Op.Dot() {
 		e.newHalves()
 	}
@@ -522,10 +524,18 @@ func (t *outer) products(a func(r int) operand.Mem, b func(v int, dst reg.VecPhy
 // (AVX-512): fewer operations, which matters where two threads share a core, but a load for
 // each vector. Two vectors: in as many rows as leave two loads a cycle enough for b, for
 // the other rows and for the lines that are prefetched, half as many where b has two bytes.
+// More vectors: all rows but one of f16, whose conversions take the ports on which Zen 4 broadcasts.
 func (t *outer) embedded(r, rows, vecs int) bool {
-	if !t.e.avx512() || t.e.spec.Op.Dot() || vecs > 2 {
+	if !t.e.avx512() || t.e.spec.Op.Dot() {
 		return false
 	}
 	n := max(rows-t.e.spec.DType.Size(), 0)
+	switch {
+	case vecs <= 2:
+	case t.e.spec.DType == spec.F16:
+		n = rows - 1
+	default:
+		return false
+	}
 	return vecs == 1 || (r+1)*n/rows > r*n/rows
 }
