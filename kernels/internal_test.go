@@ -144,6 +144,12 @@ func TestDefaultsFollowTheHost(t *testing.T) {
 	}
 }
 
+func TestCounted(t *testing.T) {
+	require.Equal(t, "", counted(nil))
+	require.Equal(t, "a", counted([]string{"a"}))
+	require.Equal(t, "2 × a, b, 3 × a", counted([]string{"a", "a", "b", "a", "a", "a"}))
+}
+
 // A head's part of a page is about as long in every type.
 func TestUsualPageLen(t *testing.T) {
 	for _, tt := range []struct {

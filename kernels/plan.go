@@ -3,6 +3,7 @@ package kernels
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/gqa-go/gqa/asm"
@@ -183,7 +184,7 @@ type SequenceExplanation struct {
 	Rows     int    `json:"rows"` // a KV head: queries × group
 	Phase    Phase  `json:"phase"`
 	Family   string `json:"family"` // few-rows or many-rows
-	Tile     string `json:"tile"`   // register tile, or the few-rows tiles in turn
+	Tile     string `json:"tile"`   // register tile, or the few-rows tiles in turn: "2 × a, b"
 	KeyBlock int    `json:"key_block"`
 	RowBlock int    `json:"row_block"`
 	Split    int    `json:"split"`
@@ -225,7 +226,7 @@ func (p *Plan) Explain(seqs []Sequence) Explanation {
 					tiles = append(tiles, c.decodeScore[n].name)
 				}
 			}
-			x.Tile = strings.Join(tiles, " ")
+			x.Tile = counted(tiles)
 		} else {
 			x.Family, x.Tile, x.KeyBlock, x.RowBlock = "many-rows", c.Tile, c.KeyBlock, block
 			x.Precision = p.config.Precision
@@ -236,6 +237,23 @@ func (p *Plan) Explain(seqs []Sequence) Explanation {
 		e.Sequences = append(e.Sequences, x)
 	}
 	return e
+}
+
+// counted joins names, the same ones that follow each other with their number: "2 × a, b".
+func counted(names []string) string {
+	var list []string
+	for len(names) > 0 {
+		n := slices.IndexFunc(names, func(x string) bool { return x != names[0] })
+		if n < 0 {
+			n = len(names)
+		}
+		item := names[0]
+		if n > 1 {
+			item = fmt.Sprintf("%d × %s", n, item)
+		}
+		list, names = append(list, item), names[n:]
+	}
+	return strings.Join(list, ", ")
 }
 
 // String is the explanation in a few lines.
