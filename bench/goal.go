@@ -225,17 +225,18 @@ func Goals(v kernels.Variant) []Goal {
 	if v.ISA == asm.AVX2 {
 		compute = 1.10
 	}
-	for _, t := range types {
-		for _, kv := range []int{512, 4096, 32768} {
-			list = append(list, Goal{Case: of(1, kv, t), Figure: OverBound, Limit: compute, MemoryLimit: 1.10})
+	for _, cache := range []bool{false, true} {
+		memory := 1.10
+		if cache {
+			memory = 1.06
 		}
-	}
-	for _, shape := range [][3]int{{32, 8, 128}, {32, 1, 128}, {32, 32, 128}, {9, 3, 64}} {
-		for _, t := range types {
-			for _, kv := range []int{512, 4096, 32768} {
-				c := shaped(of(1, kv, t), shape[0], shape[1], shape[2])
-				c.Cache = true
-				list = append(list, Goal{Case: c, Figure: OverBound, Limit: compute, MemoryLimit: 1.06})
+		for _, shape := range [][3]int{{32, 8, 128}, {32, 1, 128}, {32, 32, 128}, {9, 3, 64}} {
+			for _, t := range types {
+				for _, kv := range []int{512, 4096, 32768} {
+					c := shaped(of(1, kv, t), shape[0], shape[1], shape[2])
+					c.Cache = cache
+					list = append(list, Goal{Case: c, Figure: OverBound, Limit: compute, MemoryLimit: memory})
+				}
 			}
 		}
 	}

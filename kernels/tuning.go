@@ -274,8 +274,8 @@ func (t *Tuning) inOrder(v *variant, k Case) {
 	}
 	if k.Phase == Decode && k.Group == 1 {
 		switch {
-		case v.isa == asm.AVX512 && beyond:
-			t.DecodeScore, t.Prefetch = "1x1", 0 // row after row
+		case v.isa == asm.AVX512 && (beyond || k.Key == F32):
+			t.DecodeScore, t.Prefetch = "1x1", 0 // row after row; many heads of few float32 keys are as long
 		case v.isa == asm.AVX512 && k.Bucket <= 512:
 			t.Prefetch = 0
 		case v.isa == asm.AVX2 && beyond:
