@@ -273,9 +273,10 @@ func (t *Tuning) inOrder(v *variant, k Case) {
 		t.DecodeScore = "4x2" // of memory two lines of four rows come faster than of two
 	}
 	if k.Phase == Decode && k.Group == 1 {
+		beyond = beyond || k.Key == F32 // so are few keys of many heads
 		switch {
-		case v.isa == asm.AVX512 && (beyond || k.Key == F32):
-			t.DecodeScore, t.Prefetch = "1x1", 0 // row after row; many heads of few float32 keys are as long
+		case v.isa == asm.AVX512 && beyond:
+			t.DecodeScore, t.Prefetch = "1x1", 0 // row after row
 		case v.isa == asm.AVX512 && k.Bucket <= 512:
 			t.Prefetch = 0
 		case v.isa == asm.AVX2 && beyond:
