@@ -404,23 +404,20 @@ func (s *searcher) crossover(ctx context.Context, deadline time.Time, t kernels.
 // confirm lets what was found race against what the search started from, and that has to
 // be no worse than the default.
 func (s *searcher) confirm(ctx context.Context, end time.Time, def, start, t kernels.Tuning) (CaseResult, error) {
-	won, r, err := s.beats(ctx, end, start, t)
+	winner, r, err := s.decide(ctx, end, start, t)
 	if err != nil {
 		return CaseResult{}, err
 	}
-	if !won {
+	if winner == 0 {
 		t = start
 	}
-	result := CaseResult{Case: s.c, Default: def, DefaultTime: r.total(0), TunedTime: r.total(0)}
-	if won {
-		result.TunedTime = r.total(1)
-	}
+	result := CaseResult{Case: s.c, Default: def, DefaultTime: r.total(0), TunedTime: r.total(winner)}
 	if start != def {
-		if won, r, err = s.beats(ctx, end, t, def); err != nil {
+		if winner, r, err = s.decide(ctx, end, t, def); err != nil {
 			return CaseResult{}, err
 		}
 		result.TunedTime, result.DefaultTime = r.total(0), r.total(len(r.tunings)-1)
-		if won {
+		if winner > 0 {
 			t, result.TunedTime = def, result.DefaultTime
 		}
 	}
@@ -430,9 +427,9 @@ func (s *searcher) confirm(ctx context.Context, end time.Time, def, start, t ker
 	return result, nil
 }
 
-// beats tells whether b is faster than a: where a tuning was known, twice, each time in other memory, since what
-// else the machine does for a second can favour either all the time.
-func (s *searcher) beats(ctx context.Context, end time.Time, a, b kernels.Tuning) (won bool, r *race, err error) {
+// decide is a duel or, where a tuning was known, two of which b has to win both: what else the machine does
+// for a second can favour either all the time.
+func (s *searcher) decide(ctx context.Context, end time.Time, a, b kernels.Tuning) (winner int, r *race, err error) {
 	margin, races := margin, 1
 	if s.known != nil {
 		margin, races = knownMargin, 2
@@ -441,7 +438,7 @@ func (s *searcher) beats(ctx context.Context, end time.Time, a, b kernels.Tuning
 		now := s.lab.now()
 		winner, r, err := s.duel(ctx, now.Add(end.Sub(now)/time.Duration(races)), margin, a, b)
 		if err != nil || winner == 0 || races == 1 {
-			return winner > 0, r, err
+			return winner, r, err
 		}
 	}
 }

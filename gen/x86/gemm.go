@@ -530,12 +530,11 @@ func (t *outer) embedded(r, rows, vecs int) bool {
 		return false
 	}
 	n := max(rows-t.e.spec.DType.Size(), 0)
-	switch {
-	case vecs <= 2:
-	case t.e.spec.DType == spec.F16:
-		n = rows - 1
-	default:
-		return false
+	if vecs > 2 {
+		n = 0
+		if t.e.spec.DType == spec.F16 {
+			n = rows - 1
+		}
 	}
 	return vecs == 1 || (r+1)*n/rows > r*n/rows
 }
